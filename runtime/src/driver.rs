@@ -1,0 +1,45 @@
+//! The seam between the loop and whatever brings packets.
+
+use crate::time::Instant;
+use std::os::fd::BorrowedFd;
+
+/// What one [`Driver::poll`] brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Polled {
+    /// Packets taken from the device, delivered or dropped.
+    pub packets: usize,
+    /// The device had at least as many as the budget allowed: poll again soon.
+    pub more: bool,
+}
+
+/// What one [`Driver::flush`] left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flushed {
+    /// Packets handed to the device.
+    pub packets: usize,
+    /// Packets that the device did not take; they stay queued for the next turn.
+    pub left: usize,
+}
+
+/// Brings packets to the tasks of one core and takes theirs away. Implemented by `trimaran-net`.
+///
+/// Neither `poll` nor `flush` blocks. `park` is the only call of the loop that does.
+pub trait Driver {
+    /// Called once on the core's own thread before the first turn.
+    fn start(&mut self) {}
+
+    /// Receives one burst of at most `budget` packets, queues them at their sockets and wakes the waiting tasks.
+    fn poll(&mut self, now: Instant, budget: usize) -> Polled;
+
+    /// Transmits what tasks have queued.
+    fn flush(&mut self, now: Instant) -> Flushed;
+
+    /// Blocks until a packet may be there, `wake` is readable, or `timeout` has passed (`None`: no timer is pending).
+    /// Returns at once where a packet is already there. Spurious returns are allowed; the caller polls again.
+    fn park(&mut self, timeout: Option<std::time::Duration>, wake: Option<BorrowedFd<'_>>);
+
+    /// When the next packet arrives, if the driver can know it. Only simulated drivers do; the world jumps to it.
+    fn next_arrival(&self) -> Option<Instant> {
+        None
+    }
+}
