@@ -1,1 +1,139 @@
-fn main() {}
+//! The tasks of this repository, as one command: `cargo xtask test`, `cargo xtask sim`, `cargo xtask bench`.
+//!
+//! ```text
+//!   main.rs       what the user typed
+//!   test.rs       the steps that must pass before a change goes in, in order
+//!   step.rs       runs one step: its line, its log file, its limit
+//!   preflight.rs  installs what a fresh machine lacks
+//!   workspace.rs  the root, and what each crate has to offer
+//! ```
+#![forbid(unsafe_code)]
+
+mod preflight;
+mod step;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use workspace::Workspace;
+
+/// The tasks of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check everything that a change must pass: formatting, lints, tests, docs, simulator, real processes.
+    ///
+    /// Prints one line per step and stops at the first that fails, with that step's whole output. The output of every
+    /// step is also kept in target/xtask/. Needs no configuration: on a fresh machine it installs what it lacks.
+    Test(TestArgs),
+    /// Run whole clusters in the simulator: many seeds, or one again.
+    ///
+    /// A failing seed prints how to replay it. The same seed on the same commit gives the same run, packet for packet.
+    Sim(SimArgs),
+    /// Run the criterion benches of every crate that has some.
+    ///
+    /// Compare ratios within one run: absolute times on a shared machine mean little.
+    Bench(BenchArgs),
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Stop at the first failing test instead of running the rest of its step.
+    #[arg(long)]
+    fail_fast: bool,
+    /// Only formatting, lints and the crates' own tests: no docs, no simulator, no real processes.
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+struct SimArgs {
+    /// Run this many seeds, one after another.
+    #[arg(long, group = "which", value_name = "N")]
+    seeds: Option<u64>,
+    /// Run this one seed again.
+    #[arg(long, group = "which", value_name = "N")]
+    seed: Option<u64>,
+    /// Passed on to `kv sim` as they are; see `cargo run -p kv-example -- sim --help`.
+    #[arg(last = true, value_name = "MORE")]
+    more: Vec<String>,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// Only benches whose name contains this.
+    filter: Option<String>,
+    /// Passed on to criterion as they are, e.g. `--save-baseline before`.
+    #[arg(last = true, value_name = "MORE")]
+    more: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let workspace = match Workspace::load() {
+        Ok(workspace) => workspace,
+        Err(error) => {
+            eprintln!("xtask: cannot read the workspace: {error}");
+            return ExitCode::from(3);
+        }
+    };
+    match cli.task {
+        Task::Test(args) => test::run(&workspace, args.fail_fast, args.quick),
+        Task::Sim(args) => sim(&workspace, &args),
+        Task::Bench(args) => bench(&workspace, &args),
+    }
+}
+
+fn sim(workspace: &Workspace, args: &SimArgs) -> ExitCode {
+    let mut cargo = workspace.cargo(&["run", "--release", "--quiet", "--package", "kv-example", "--", "sim"]);
+    if let Some(seeds) = args.seeds {
+        cargo.args(["--seeds", &seeds.to_string()]);
+    }
+    if let Some(seed) = args.seed {
+        cargo.args(["--seed", &seed.to_string()]);
+    }
+    step::pass_through(cargo.args(&args.more))
+}
+
+fn bench(workspace: &Workspace, args: &BenchArgs) -> ExitCode {
+    let packages = workspace.packages_with_benches();
+    if packages.is_empty() {
+        eprintln!("xtask: no crate of this workspace has a benches/ directory");
+        return ExitCode::from(2);
+    }
+    let mut cargo = workspace.cargo(&["bench", "--benches"]);
+    for package in &packages {
+        cargo.args(["--package", package]);
+    }
+    cargo.arg("--").args(&args.filter).args(&args.more);
+    step::pass_through(&mut cargo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sim_takes_seeds_or_a_seed_but_not_both_and_not_neither() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("xtask sim --seeds 3 -- --nodes 5").is_ok());
+        assert!(parse("xtask sim --seed 7").is_ok());
+        assert!(parse("xtask sim --seed 7 --seeds 3").is_err());
+        assert!(parse("xtask sim").is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! `cargo xtask test`: the steps that a change must pass, cheapest and most telling first.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use cargo_metadata::TargetKind;
+
+use crate::preflight::{self, Tools};
+use crate::step::{Failed, Steps};
+use crate::workspace::Workspace;
+
+const SWARM_SEEDS: &str = "300";
+const DENY_VERSION: &str = "0.20.2";
+
+/// Runs all steps, or the quick ones; stops at the first that fails.
+pub(crate) fn run(workspace: &Workspace, fail_fast: bool, quick: bool) -> ExitCode {
+    let log_dir = match workspace.log_dir() {
+        Ok(dir) => dir,
+        Err(error) => {
+            eprintln!("xtask: cannot make the directory for logs: {error}");
+            return ExitCode::from(3);
+        }
+    };
+    let mut run = Run {
+        workspace,
+        steps: Steps::new(log_dir, if quick { 5 } else { 10 }),
+        tools: preflight::look(),
+        fail_fast,
+        closing: String::new(),
+    };
+    let outcome = run.quick_steps().and_then(|()| if quick { Ok(()) } else { run.long_steps() });
+    // The runner's own closing lines come last: whoever reads only the end sees the tests counted.
+    match outcome {
+        Ok(()) => {
+            run.steps.finish();
+            print!("{}", run.closing);
+            ExitCode::SUCCESS
+        }
+        Err(failed) => {
+            print!("{}", closing_lines(&failed.explain()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Run<'w> {
+    workspace: &'w Workspace,
+    steps: Steps,
+    tools: Tools,
+    fail_fast: bool,
+    /// The closing lines of each test run so far.
+    closing: String,
+}
+
+impl Run<'_> {
+    fn quick_steps(&mut self) -> Result<(), Failed> {
+        let installs = std::mem::take(&mut self.tools.installs);
+        self.steps.run("preflight", installs)?;
+        for note in &self.tools.notes {
+            println!("      note: {note}");
+        }
+        self.steps.run("format", vec![self.cargo(&["fmt", "--all", "--check"])])?;
+        self.steps.run(
+            "lints",
+            vec![
+                self.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+                self.cargo(&[
+                    "clippy",
+                    "-p",
+                    "trimaran-raft",
+                    "--all-targets",
+                    "--features",
+                    "sabotage",
+                    "--",
+                    "-D",
+                    "warnings",
+                ]),
+            ],
+        )?;
+        // Consensus first: when Raft is broken, every later failure is only an echo.
+        self.test("consensus tests", vec![self.runner(&["-p", "trimaran-raft", "--tests", "--features", "sabotage"])])?;
+        let rest = ["-p", "trimaran-runtime", "-p", "trimaran-net", "-p", "trimaran-rpc", "-p", "xtask", "--tests"];
+        let mut example = vec!["-p", "kv-example", "--bins"];
+        if self.workspace.has("kv-example", &TargetKind::Lib) {
+            example.push("--lib");
+        }
+        self.test("other tests", vec![self.runner(&rest), self.runner(&example)])
+    }
+
+    fn long_steps(&mut self) -> Result<(), Failed> {
+        let mut doc = self.cargo(&["doc", "--workspace", "--no-deps"]);
+        doc.env("RUSTDOCFLAGS", "-D warnings");
+        self.steps.run("docs", vec![self.cargo(&["test", "--workspace", "--doc"]), doc])?;
+        let swarm = ["run", "--release", "-p", "kv-example", "--", "sim", "--seeds", SWARM_SEEDS];
+        self.steps.run("simulator", vec![self.cargo(&swarm)])?;
+        if self.workspace.has("kv-example", &TargetKind::Test) {
+            self.test("real processes", vec![self.runner(&["-p", "kv-example", "--test", "*"])])?;
+        } else {
+            self.steps.skip("real processes", "kv-example has no tests/ yet");
+        }
+        self.dependencies()
+    }
+
+    /// Checks deny.toml. Last, since a fresh machine first builds cargo-deny for it (two to three minutes).
+    fn dependencies(&mut self) -> Result<(), Failed> {
+        let Some(deny) = self.deny() else {
+            self.steps.skip(
+                "dependencies",
+                "cargo-deny could not be built here; `cargo install cargo-deny` to check deny.toml",
+            );
+            return Ok(());
+        };
+        let check = |args: &[&str]| {
+            let mut command = Command::new(&deny);
+            command.current_dir(self.workspace.root()).args(args);
+            command
+        };
+        let commands = vec![check(&["check", "licenses", "sources"]), check(&["--exclude-dev", "check", "bans"])];
+        self.steps.run("dependencies", commands).map(drop)
+    }
+
+    /// The installed cargo-deny, or our own under target/, built now if need be.
+    fn deny(&mut self) -> Option<PathBuf> {
+        if self.tools.deny {
+            self.steps.skip("cargo-deny", "already installed");
+            return Some("cargo-deny".into());
+        }
+        let root = self.steps.log_dir().join("tools");
+        let binary = root.join("bin/cargo-deny");
+        if binary.exists() {
+            self.steps.skip("cargo-deny", "already built");
+            return Some(binary);
+        }
+        let mut install =
+            self.cargo(&["install", "--locked", "--quiet", "cargo-deny", "--version", DENY_VERSION, "--root"]);
+        install.arg(&root);
+        self.steps.attempt("cargo-deny", vec![install]).then_some(binary)
+    }
+
+    fn test(&mut self, name: &str, commands: Vec<Command>) -> Result<(), Failed> {
+        let output = self.steps.run(name, commands)?;
+        self.closing.push_str(&closing_lines(&output));
+        Ok(())
+    }
+
+    /// The test runner over some packages: nextest where it is installed, because it names a hanging test and kills it.
+    fn runner(&self, selection: &[&str]) -> Command {
+        let mut command = if self.tools.nextest {
+            self.cargo(&["nextest", "run", "--no-tests", "pass"])
+        } else {
+            self.cargo(&["test"])
+        };
+        command.args(selection);
+        if !self.fail_fast {
+            command.arg("--no-fail-fast");
+        }
+        command
+    }
+
+    fn cargo(&self, args: &[&str]) -> Command {
+        self.workspace.cargo(args)
+    }
+}
+
+/// What the runner said last: nextest's summary with the failed tests below it, or libtest's results and errors.
+fn closing_lines(output: &str) -> String {
+    let mut closing = String::new();
+    let mut in_summary = false;
+    for line in output.lines() {
+        let text = line.trim_start();
+        // A new command of the same step ends the summary of the one before.
+        in_summary =
+            !text.starts_with("$ ") && (in_summary || text.starts_with("Summary [") || text.starts_with("error: "));
+        let result = text.starts_with("test result: ") && !text.contains(" 0 passed; 0 failed");
+        if in_summary || result || (text.starts_with("test ") && text.ends_with(" ... FAILED")) {
+            closing.push_str(line);
+            closing.push('\n');
+        }
+    }
+    closing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nextest_closes_with_its_summary_and_the_failed_tests() {
+        let output = "$ cargo nextest run\n   Compiling a\n  PASS [ 0.1s] a b\n------------\n     Summary [ 0.2s] 2 tests run: 1 passed, 1 failed\n        FAIL [ 0.1s] a c\nerror: test run failed\n";
+        assert_eq!(
+            closing_lines(output),
+            "     Summary [ 0.2s] 2 tests run: 1 passed, 1 failed\n        FAIL [ 0.1s] a c\nerror: test run failed\n"
+        );
+    }
+
+    #[test]
+    fn libtest_closes_with_its_results_but_not_with_empty_ones() {
+        let output = "running 0 tests\ntest result: ok. 0 passed; 0 failed; 0 ignored\nrunning 2 tests\ntest a ... ok\ntest b ... FAILED\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n\nerror: test failed, to rerun pass `-p a --lib`\n";
+        assert_eq!(
+            closing_lines(output),
+            "test b ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\nerror: test failed, to rerun pass `-p a --lib`\n"
+        );
+    }
+
+    #[test]
+    fn a_second_command_starts_a_new_summary() {
+        let output = "     Summary [ 1s] 1 test run: 1 passed\n$ cargo nextest run -p b\n   Compiling b\n     Summary [ 2s] 3 tests run: 3 passed\n";
+        assert_eq!(
+            closing_lines(output),
+            "     Summary [ 1s] 1 test run: 1 passed\n     Summary [ 2s] 3 tests run: 3 passed\n"
+        );
+    }
+}
