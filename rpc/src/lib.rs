@@ -1,1 +1,6 @@
-//! Placeholder.
+//! R2P2 requests in, replies out, replicated when they ask for it.
+#![forbid(unsafe_code)]
+
+pub mod r2p2;
+
+pub mod sim;

@@ -1,0 +1,310 @@
+//! The blocks of our own clients: 40 bytes in front of a request, 24 in front of its response.
+//!
+//! Announced by flag 0x20 on the first packet, which always holds the whole block.
+
+use super::counters::DropReason;
+use super::layout::{REQUEST_BLOCK_BYTES, RESPONSE_BLOCK_BYTES, field, request_block, response_block};
+
+/// The version of both blocks that we speak.
+pub const BLOCK_VERSION: u8 = 1;
+
+/// What our own clients say in front of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestBlock {
+    /// No bit has a meaning yet; sent as 0, ignored on receive.
+    pub flags: u8,
+    /// The shard that the client believes to be responsible.
+    pub shard: u16,
+    /// Version of the shard map that it used.
+    pub map_version: u32,
+    /// First 4 bytes of the method's hash.
+    pub method: u32,
+    /// Session id, 0 for a call without a session.
+    pub session: u64,
+    /// The call's number in its session.
+    pub seq: u64,
+    /// Every call of the session up to this number has been answered to the client.
+    pub acked: u64,
+}
+
+impl RequestBlock {
+    /// The block's bytes, every one of them written.
+    pub fn emit(&self) -> [u8; REQUEST_BLOCK_BYTES] {
+        use request_block::*;
+        let mut bytes = [0; REQUEST_BLOCK_BYTES];
+        bytes[VERSION] = BLOCK_VERSION;
+        bytes[FLAGS] = self.flags;
+        bytes[SHARD].copy_from_slice(&self.shard.to_le_bytes());
+        bytes[MAP_VERSION].copy_from_slice(&self.map_version.to_le_bytes());
+        bytes[METHOD].copy_from_slice(&self.method.to_le_bytes());
+        bytes[SESSION].copy_from_slice(&self.session.to_le_bytes());
+        bytes[SEQ].copy_from_slice(&self.seq.to_le_bytes());
+        bytes[ACKED].copy_from_slice(&self.acked.to_le_bytes());
+        bytes
+    }
+
+    /// Splits a message into block and arguments. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`DropReason::BlockTooShort`], [`DropReason::BlockVersion`] or [`DropReason::BlockReserved`].
+    pub fn parse(message: &[u8]) -> Result<(RequestBlock, &[u8]), DropReason> {
+        use request_block::*;
+        let Some((bytes, body)) = message.split_first_chunk::<REQUEST_BLOCK_BYTES>() else {
+            return Err(DropReason::BlockTooShort);
+        };
+        if bytes[VERSION] != BLOCK_VERSION {
+            return Err(DropReason::BlockVersion);
+        }
+        if field(bytes, RESERVED) != [0; 4] {
+            return Err(DropReason::BlockReserved);
+        }
+        let block = RequestBlock {
+            flags: bytes[FLAGS],
+            shard: u16::from_le_bytes(field(bytes, SHARD)),
+            map_version: u32::from_le_bytes(field(bytes, MAP_VERSION)),
+            method: u32::from_le_bytes(field(bytes, METHOD)),
+            session: u64::from_le_bytes(field(bytes, SESSION)),
+            seq: u64::from_le_bytes(field(bytes, SEQ)),
+            acked: u64::from_le_bytes(field(bytes, ACKED)),
+        };
+        Ok((block, body))
+    }
+}
+
+/// How a call of our own client ended on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u8)]
+pub enum Status {
+    /// Applied, or read.
+    #[default]
+    Ok = 0,
+    /// Applied, or read, and the service said no; the body is its error.
+    App = 1,
+    /// Certainly not applied; `reason` says why.
+    NotApplied = 2,
+    /// Never appended: too few replicas are reachable.
+    NoQuorum = 3,
+    /// Certainly not applied: another shard is responsible.
+    WrongShard = 4,
+    /// The session is no longer known; an earlier try may have applied.
+    SessionExpired = 5,
+    /// The handler failed, for instance by a panic; whether it applied is unknown.
+    Internal = 6,
+}
+
+impl Status {
+    const fn from_wire(value: u8) -> Option<Status> {
+        Some(match value {
+            0 => Status::Ok,
+            1 => Status::App,
+            2 => Status::NotApplied,
+            3 => Status::NoQuorum,
+            4 => Status::WrongShard,
+            5 => Status::SessionExpired,
+            6 => Status::Internal,
+            _ => return None,
+        })
+    }
+}
+
+/// Why a call was certainly not applied: the response block's `reason` with status [`Status::NotApplied`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u16)]
+pub enum Refusal {
+    /// Nothing more is known, also for every value that we do not know.
+    #[default]
+    Unspecified = 0,
+    /// Asked of a replica that does not lead; the block names the leader where it is known.
+    NotLeader = 1,
+    /// No leader is known yet.
+    NoLeader = 2,
+    /// A queue of the server is full.
+    Busy = 3,
+    /// The request is over the server's limit.
+    TooLarge = 4,
+    /// The service has no such method.
+    UnknownMethod = 5,
+    /// The arguments do not decode.
+    BadArguments = 6,
+    /// The node belongs to no cluster yet.
+    Uninitialised = 7,
+    /// The method's mark does not allow the policy it was called with.
+    PolicyMismatch = 8,
+    /// Leadership moved before the request was complete.
+    LeadershipLost = 9,
+    /// The fragments did not arrive in time.
+    Incomplete = 10,
+    /// The replica has stopped applying.
+    Stopped = 11,
+}
+
+impl Refusal {
+    /// Whether the same call may succeed a little later or at another replica.
+    pub const fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Refusal::NotLeader
+                | Refusal::NoLeader
+                | Refusal::Busy
+                | Refusal::Uninitialised
+                | Refusal::LeadershipLost
+                | Refusal::Incomplete
+                | Refusal::Stopped
+        )
+    }
+
+    /// The wire value.
+    pub const fn to_wire(self) -> u16 {
+        self as u16
+    }
+
+    /// The refusal of a wire value; [`Refusal::Unspecified`] for those we do not know.
+    pub const fn from_wire(value: u16) -> Refusal {
+        match value {
+            1 => Refusal::NotLeader,
+            2 => Refusal::NoLeader,
+            3 => Refusal::Busy,
+            4 => Refusal::TooLarge,
+            5 => Refusal::UnknownMethod,
+            6 => Refusal::BadArguments,
+            7 => Refusal::Uninitialised,
+            8 => Refusal::PolicyMismatch,
+            9 => Refusal::LeadershipLost,
+            10 => Refusal::Incomplete,
+            11 => Refusal::Stopped,
+            _ => Refusal::Unspecified,
+        }
+    }
+}
+
+/// What the server says in front of a response to our own clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResponseBlock {
+    /// How the call ended.
+    pub status: Status,
+    /// Why, where the status is [`Status::NotApplied`].
+    pub reason: Refusal,
+    /// Slot of the leader as far as the sender knows, 0 where it does not.
+    pub leader: u8,
+    /// Durability mode of the cluster.
+    pub durability: u8,
+    /// Replicas that the sender has heard of lately, itself included.
+    pub reachable: u8,
+    /// Voters of the configuration.
+    pub total: u8,
+    /// The sender's term.
+    pub term: u64,
+    /// Log index at which the call was applied or read, 0 where it was not.
+    pub index: u64,
+}
+
+impl ResponseBlock {
+    /// The block's bytes, every one of them written.
+    pub fn emit(&self) -> [u8; RESPONSE_BLOCK_BYTES] {
+        use response_block::*;
+        let mut bytes = [0; RESPONSE_BLOCK_BYTES];
+        bytes[VERSION] = BLOCK_VERSION;
+        bytes[STATUS] = self.status as u8;
+        bytes[REASON].copy_from_slice(&self.reason.to_wire().to_le_bytes());
+        bytes[LEADER] = self.leader;
+        bytes[DURABILITY] = self.durability;
+        bytes[REACHABLE] = self.reachable;
+        bytes[TOTAL] = self.total;
+        bytes[TERM].copy_from_slice(&self.term.to_le_bytes());
+        bytes[INDEX].copy_from_slice(&self.index.to_le_bytes());
+        bytes
+    }
+
+    /// Splits a message into block and body. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`DropReason::BlockTooShort`], [`DropReason::BlockVersion`] or [`DropReason::BlockStatus`].
+    pub fn parse(message: &[u8]) -> Result<(ResponseBlock, &[u8]), DropReason> {
+        use response_block::*;
+        let Some((bytes, body)) = message.split_first_chunk::<RESPONSE_BLOCK_BYTES>() else {
+            return Err(DropReason::BlockTooShort);
+        };
+        if bytes[VERSION] != BLOCK_VERSION {
+            return Err(DropReason::BlockVersion);
+        }
+        let block = ResponseBlock {
+            status: Status::from_wire(bytes[STATUS]).ok_or(DropReason::BlockStatus)?,
+            reason: Refusal::from_wire(u16::from_le_bytes(field(bytes, REASON))),
+            leader: bytes[LEADER],
+            durability: bytes[DURABILITY],
+            reachable: bytes[REACHABLE],
+            total: bytes[TOTAL],
+            term: u64::from_le_bytes(field(bytes, TERM)),
+            index: u64::from_le_bytes(field(bytes, INDEX)),
+        };
+        Ok((block, body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_block_byte_for_byte() {
+        let block = RequestBlock {
+            flags: 0,
+            shard: 0x0102,
+            map_version: 3,
+            method: 0xA1B2_C3D4,
+            session: 5,
+            seq: 6,
+            acked: 0x0807_0605_0403_0201,
+        };
+        let bytes = block.emit();
+        assert_eq!(
+            &bytes[..],
+            b"\x01\x00\x02\x01\x03\0\0\0\xD4\xC3\xB2\xA1\0\0\0\0\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08"
+        );
+        assert_eq!(RequestBlock::parse(&bytes), Ok((block, &[][..])));
+        assert_eq!(RequestBlock::parse(&bytes[..39]), Err(DropReason::BlockTooShort));
+        let with = |at: usize| {
+            let mut bytes = bytes;
+            bytes[at] = 9;
+            RequestBlock::parse(&bytes).map(|_| ())
+        };
+        assert_eq!(with(0), Err(DropReason::BlockVersion));
+        assert_eq!(with(15), Err(DropReason::BlockReserved));
+        assert_eq!(with(1), Ok(()));
+    }
+
+    #[test]
+    fn response_block_byte_for_byte() {
+        let block = ResponseBlock {
+            status: Status::NotApplied,
+            reason: Refusal::NotLeader,
+            leader: 3,
+            durability: 1,
+            reachable: 2,
+            total: 5,
+            term: 7,
+            index: 0x0102,
+        };
+        let mut bytes = block.emit().to_vec();
+        assert_eq!(bytes, b"\x01\x02\x01\0\x03\x01\x02\x05\x07\0\0\0\0\0\0\0\x02\x01\0\0\0\0\0\0");
+        bytes.extend_from_slice(b"body");
+        assert_eq!(ResponseBlock::parse(&bytes), Ok((block, &b"body"[..])));
+        assert_eq!(ResponseBlock::parse(&bytes[..23]), Err(DropReason::BlockTooShort));
+        bytes[1] = 7;
+        assert_eq!(ResponseBlock::parse(&bytes), Err(DropReason::BlockStatus));
+        bytes[0] = 2;
+        assert_eq!(ResponseBlock::parse(&bytes), Err(DropReason::BlockVersion));
+    }
+
+    #[test]
+    fn codes_survive_the_wire() {
+        for value in 0..=u16::from(u8::MAX) {
+            let known = Refusal::from_wire(value);
+            assert!(known == Refusal::Unspecified || known.to_wire() == value);
+            if let Some(status) = Status::from_wire(value as u8) {
+                assert_eq!(status as u16, value);
+            }
+        }
+        assert_eq!(Refusal::from_wire(11), Refusal::Stopped);
+    }
+}
