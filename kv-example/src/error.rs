@@ -1,0 +1,247 @@
+//! Everything that can go wrong for whoever runs `kv`: a code, one cause, and the command or line that mends it.
+//!
+//! E01xx is the environment (exit code 3), E02xx the command line and the configuration (2), E03xx the cluster (4).
+
+use crate::config::place::Place;
+use std::fmt::Write;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+use thiserror::Error;
+
+/// A failure, printed once, by [`report`](crate::report).
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "each variant's message is its documentation; its fields are what the message names")]
+pub enum Error {
+    #[error("{address}/udp is in use{}", by(owner))]
+    AddressInUse { address: SocketAddrV4, owner: Option<String> },
+    #[error("{address} is no address of this machine")]
+    AddressElsewhere { address: SocketAddrV4 },
+    #[error("no permission to {what}")]
+    NoPermission { what: String },
+    #[error("cannot {what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("the `us` profile needs cores of its own, and this machine has none isolated")]
+    SharedCores,
+    #[error("node {slot} ended ({status}){}", tail(output))]
+    NodeEnded { slot: u8, status: String, output: String },
+    #[error("interrupted")]
+    Interrupted,
+
+    #[error("cannot read the configuration {path}: {source}")]
+    ConfigUnreadable { path: String, source: std::io::Error },
+    #[error("{message}")]
+    ConfigSyntax { message: String, place: Box<Place> },
+    #[error("unknown key `{key}` in {section}")]
+    UnknownKey { key: String, section: String, hint: String, place: Box<Place> },
+    #[error("`{key}` is missing in {section}")]
+    MissingKey { key: &'static str, section: String, example: &'static str, place: Box<Place> },
+    #[error("`{key}` must be {expected}, not {found}")]
+    BadValue { key: String, expected: String, found: String, place: Box<Place> },
+    #[error("slot {slot} is given twice, first on line {first_line}")]
+    DuplicateSlot { slot: u8, first_line: usize, place: Box<Place> },
+    #[error("the address {address} is given twice, first on line {first_line}")]
+    DuplicateAddress { address: SocketAddrV4, first_line: usize, place: Box<Place> },
+    #[error("slot {slot} is no member; the members are {members}")]
+    SlotNotMember { slot: u8, members: String, place: Box<Place> },
+    #[error("nothing says how durable an acknowledgement is: there is neither `durability` nor `data_dir`")]
+    DurabilityMissing { place: Box<Place> },
+    #[error("`durability = \"{durability}\"` {problem}")]
+    DurabilityContradicts { durability: &'static str, problem: &'static str, help: &'static str, place: Box<Place> },
+    #[error("{what} is not in this build")]
+    NotInThisBuild { what: &'static str, help: &'static str, place: Box<Place> },
+    #[error(
+        "an election timeout of {election_min:?} is too short for a heartbeat of {heartbeat:?}: one lost packet would cost the leader its office"
+    )]
+    TimingTight { heartbeat: Duration, election_min: Duration, place: Box<Place> },
+    #[error("{smaller} may not exceed {larger}")]
+    LimitsContradict { smaller: &'static str, larger: &'static str, place: Box<Place> },
+    #[error("{problem}")]
+    Usage { problem: String, help: String },
+
+    #[error("no quorum: {reachable} of {total} replicas reachable, {quorum} needed")]
+    NoQuorum { reachable: u8, total: u8, quorum: u8 },
+    #[error("no answer from {servers} within {within:?}")]
+    Unreachable { servers: String, within: Duration },
+    #[error("the cluster has not been formed: {who} waits for `init`")]
+    Uninitialised { who: String },
+    #[error("{who} already belongs to a cluster")]
+    AlreadyInitialised { who: String },
+    #[error("the outcome is unknown: the request was sent, and no answer came within {within:?}")]
+    Unknown { within: Duration },
+    #[error("the cluster was replaced by one with another id: what the old one held is gone")]
+    ClusterReplaced,
+    #[error("certainly not applied: {reason}")]
+    NotApplied { reason: String },
+    #[error("the service refused: {message}")]
+    Refused { message: String },
+    #[error("the answer makes no sense: {what}")]
+    BadAnswer { what: String },
+    #[error("the node stopped: {reason}")]
+    NodeStopped { reason: String },
+    #[error("the demo failed: {what}")]
+    DemoFailed { what: String },
+    #[error("{failed} of {ran} seeds failed, the first is {first}")]
+    SeedsFailed { failed: u64, ran: u64, first: u64 },
+}
+
+fn by(owner: &Option<String>) -> String {
+    owner.as_ref().map_or_else(String::new, |owner| format!(" by {owner}"))
+}
+
+fn tail(output: &str) -> String {
+    if output.is_empty() { " without a word".to_owned() } else { format!("; its last words:\n{}", output.trim_end()) }
+}
+
+impl Error {
+    /// An operating system's refusal, in the words "cannot `what`".
+    pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        let what = what.into();
+        match source.kind() {
+            std::io::ErrorKind::PermissionDenied => Error::NoPermission { what },
+            _ => Error::Io { what, source },
+        }
+    }
+
+    /// The stable code, to search for.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::AddressInUse { .. } => "E0101",
+            Error::AddressElsewhere { .. } => "E0102",
+            Error::NoPermission { .. } => "E0103",
+            Error::Io { .. } => "E0104",
+            Error::SharedCores => "E0105",
+            Error::NodeEnded { .. } => "E0106",
+            Error::Interrupted => "E0107",
+            Error::ConfigUnreadable { .. } => "E0201",
+            Error::ConfigSyntax { .. } => "E0202",
+            Error::UnknownKey { .. } => "E0203",
+            Error::MissingKey { .. } => "E0204",
+            Error::BadValue { .. } => "E0205",
+            Error::DuplicateSlot { .. } => "E0206",
+            Error::DuplicateAddress { .. } => "E0207",
+            Error::SlotNotMember { .. } => "E0208",
+            Error::DurabilityMissing { .. } => "E0209",
+            Error::DurabilityContradicts { .. } => "E0210",
+            Error::NotInThisBuild { .. } => "E0211",
+            Error::TimingTight { .. } => "E0212",
+            Error::LimitsContradict { .. } => "E0213",
+            Error::Usage { .. } => "E0215",
+            Error::NoQuorum { .. } => "E0301",
+            Error::Unreachable { .. } => "E0302",
+            Error::Uninitialised { .. } => "E0303",
+            Error::AlreadyInitialised { .. } => "E0304",
+            Error::Unknown { .. } => "E0305",
+            Error::ClusterReplaced => "E0306",
+            Error::NotApplied { .. } => "E0307",
+            Error::Refused { .. } => "E0308",
+            Error::BadAnswer { .. } => "E0309",
+            Error::NodeStopped { .. } => "E0310",
+            Error::DemoFailed { .. } => "E0320",
+            Error::SeedsFailed { .. } => "E0321",
+        }
+    }
+
+    /// The process's exit code: 2 usage or configuration, 3 environment, 4 cluster, 1 a run that found a fault or a
+    /// service that refused, 130 interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Interrupted => 130,
+            Error::Refused { .. } | Error::DemoFailed { .. } | Error::SeedsFailed { .. } => 1,
+            _ => match self.code().get(..3) {
+                Some("E01") => 3,
+                Some("E02") => 2,
+                _ => 4,
+            },
+        }
+    }
+
+    /// The line of the configuration that is to blame.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Error::ConfigSyntax { place, .. }
+            | Error::UnknownKey { place, .. }
+            | Error::MissingKey { place, .. }
+            | Error::BadValue { place, .. }
+            | Error::DuplicateSlot { place, .. }
+            | Error::DuplicateAddress { place, .. }
+            | Error::SlotNotMember { place, .. }
+            | Error::DurabilityMissing { place }
+            | Error::DurabilityContradicts { place, .. }
+            | Error::NotInThisBuild { place, .. }
+            | Error::TimingTight { place, .. }
+            | Error::LimitsContradict { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+
+    /// What to type or to write so that it works.
+    pub fn help(&self) -> String {
+        match self {
+            Error::AddressInUse { address, owner } => {
+                let mut help = String::new();
+                if let Some(pid) = owner.as_ref().and_then(|owner| owner.rsplit_once("pid ")) {
+                    // Writing to a String cannot fail.
+                    let _ = write!(help, "`kill {}`, or ", pid.1.trim_end_matches(')'));
+                }
+                help + &format!(
+                    "give this member another port than {} in the configuration of every node",
+                    address.port()
+                )
+            }
+            Error::AddressElsewhere { address } => {
+                format!("`ip -4 addr` lists this machine's addresses; write one of them in place of {}", address.ip())
+            }
+            Error::NoPermission { .. } => "run it as a user who may, or choose a port from 1024 up".into(),
+            Error::Io { .. } => "mend what the operating system complains about, then try again".into(),
+            Error::SharedCores => {
+                "write `profile = \"shared\"`, boot with isolcpus=..., or insist with `kv serve --force`".into()
+            }
+            Error::NodeEnded { .. } => "the last line says why; `kv serve --config` shows it alone".into(),
+            Error::Interrupted => "nothing is left behind: run it again".into(),
+            Error::ConfigUnreadable { path, .. } => {
+                format!("`ls -l {path}`; `kv example-config` prints one to begin with")
+            }
+            Error::ConfigSyntax { .. } => "this is TOML: `key = value`, texts in quotes".into(),
+            Error::UnknownKey { hint, .. } => hint.clone(),
+            Error::MissingKey { example, .. } => format!("add `{example}`"),
+            Error::BadValue { expected, .. } => format!("write {expected}"),
+            Error::DuplicateSlot { .. } => "give each [[member]] a slot of its own, 1 to 9".into(),
+            Error::DuplicateAddress { .. } => {
+                "every `client` and every `peer` needs an address and port of its own".into()
+            }
+            Error::SlotNotMember { .. } => "set `slot` to this node's member, or add a [[member]] for it".into(),
+            Error::DurabilityMissing { .. } => {
+                "add `durability = \"volatile\"` (memory only: a power loss of all nodes loses everything)".into()
+            }
+            Error::DurabilityContradicts { help, .. } | Error::NotInThisBuild { help, .. } => (*help).into(),
+            Error::TimingTight { heartbeat, .. } => {
+                format!(
+                    "let the election timeout begin at {:?} or later",
+                    *heartbeat * crate::config::ELECTION_HEARTBEATS_MIN
+                )
+            }
+            Error::LimitsContradict { smaller, larger, .. } => format!("lower {smaller}, or raise {larger}"),
+            Error::Usage { help, .. } => help.clone(),
+            Error::NoQuorum { .. } => {
+                "start the missing nodes: `kv serve --config node.toml`; `kv status` shows which".into()
+            }
+            Error::Unreachable { .. } => {
+                "`kv serve --config node.toml` starts a node; check --servers for typing errors".into()
+            }
+            Error::Uninitialised { .. } => "`kv init --config node.toml` forms a new, empty cluster".into(),
+            Error::AlreadyInitialised { .. } => {
+                "`kv status` shows its cluster; to begin anew, stop all nodes and start them without their data".into()
+            }
+            Error::Unknown { .. } => {
+                "look with `kv get` before you write again: the first write may have happened".into()
+            }
+            Error::ClusterReplaced => "connect anew, without the old cluster's id".into(),
+            Error::NotApplied { .. } => "try again: `kv status` shows whether there is a leader".into(),
+            Error::Refused { .. } => "correct the command; nothing was changed".into(),
+            Error::BadAnswer { .. } => "check that --servers names nodes of this program and version".into(),
+            Error::NodeStopped { .. } => "`kv status` on the others; then start this node again".into(),
+            Error::DemoFailed { .. } => "that is a bug of this program: `kv demo --keep` leaves the nodes' logs".into(),
+            Error::SeedsFailed { first, .. } => format!("`kv sim --seed {first}` runs it again, step by step the same"),
+        }
+    }
+}
