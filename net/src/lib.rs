@@ -1,1 +1,44 @@
-//! Placeholder.
+//! Frames in, datagrams out: packets, ports and datagram sockets for one core.
+//!
+//! ```text
+//!              UdpSocket               NetDriver                     Port
+//!
+//!        <- recv -- [rx queue] <- demux -- poll  <- rx_burst --  udp   kernel sockets      -> network
+//!   task                                                         sim   simulated network
+//!        -- send -> [tx queue] -- Control, -> flush -- tx_burst ->  Tap, FaultInjector: wrap any port
+//!                                 then Normal
+//! ```
+//!
+//! The way of a packet, file by file:
+//!
+//! * [`packet`], [`pool`], [`burst`]: an owned buffer, where it comes from, and how buffers travel together
+//! * [`port`]: the seam; [`port::udp`] over kernel sockets, [`port::sim`] over a simulated network in virtual time
+//! * `driver`, `demux`: from the port to the right socket and back, once per turn of the core
+//! * `net`, `socket`: what tasks hold
+//! * [`tap`]: wrap any port to write a pcap file or to inject faults
+//!
+//! Everything is bounded. What is lost at a bound is counted, see [`NetStats`]; what cannot be sent is given back.
+
+pub mod burst;
+mod demux;
+mod driver;
+mod error;
+mod net;
+pub mod packet;
+pub mod pool;
+pub mod port;
+mod socket;
+mod stats;
+pub mod tap;
+
+pub use burst::{Burst, PacketQueue};
+pub use driver::NetDriver;
+pub use error::{NetError, Refusal, SendError};
+pub use net::{Net, NetConfig};
+pub use packet::Packet;
+pub use port::sim::{FaultCounters, Link, SimCounters, SimNet, SimPort};
+pub use port::udp::{UdpConfig, UdpPort};
+pub use port::{Capabilities, Port};
+pub use socket::{Priority, SocketOptions, UdpSocket};
+pub use stats::{NetStats, PortStats, SocketStats};
+pub use tap::{FaultInjector, PcapWriter, Tap};

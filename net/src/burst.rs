@@ -1,0 +1,154 @@
+//! Groups of packets: what a port hands over in one call, and what waits for it.
+
+use crate::packet::Packet;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+
+/// Most packets that cross a port in one call.
+pub const BURST_PACKETS: usize = 64;
+
+/// Up to [`BURST_PACKETS`] received packets in the order of their arrival. Reused from turn to turn, never allocates.
+#[derive(Debug, Default)]
+pub struct Burst {
+    packets: SmallVec<[Packet; BURST_PACKETS]>,
+}
+
+impl Burst {
+    /// An empty burst.
+    pub fn new() -> Self {
+        Burst::default()
+    }
+
+    /// Packets in it.
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Packets that still fit.
+    pub fn room(&self) -> usize {
+        BURST_PACKETS - self.packets.len()
+    }
+
+    /// Adds a packet, or gives it back where the burst is full.
+    pub fn push(&mut self, packet: Packet) -> Result<(), Packet> {
+        if self.room() == 0 {
+            return Err(packet);
+        }
+        self.packets.push(packet);
+        Ok(())
+    }
+
+    /// Takes all packets out, oldest first.
+    pub fn drain(&mut self) -> impl Iterator<Item = Packet> + '_ {
+        self.packets.drain(..)
+    }
+
+    /// The packets, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Packet> {
+        self.packets.iter()
+    }
+
+    /// The packets from number `from` on, to be changed in place.
+    pub fn iter_mut_from(&mut self, from: usize) -> impl Iterator<Item = &mut Packet> {
+        self.packets.iter_mut().skip(from)
+    }
+}
+
+/// A bounded first-in first-out queue of packets. At its limit it gives a packet back rather than grow.
+#[derive(Debug)]
+pub struct PacketQueue {
+    packets: VecDeque<Packet>,
+    limit_packets: usize,
+}
+
+impl PacketQueue {
+    /// An empty queue for at most `limit_packets`. Memory is taken as it fills.
+    pub fn new(limit_packets: usize) -> Self {
+        PacketQueue { packets: VecDeque::new(), limit_packets }
+    }
+
+    /// Appends a packet, or gives it back where the queue is full.
+    pub fn push(&mut self, packet: Packet) -> Result<(), Packet> {
+        if self.is_full() {
+            return Err(packet);
+        }
+        self.packets.push_back(packet);
+        Ok(())
+    }
+
+    /// Takes the oldest packet.
+    pub fn pop(&mut self) -> Option<Packet> {
+        self.packets.pop_front()
+    }
+
+    /// The oldest packet.
+    pub fn front(&self) -> Option<&Packet> {
+        self.packets.front()
+    }
+
+    /// The packets, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Packet> {
+        self.packets.iter()
+    }
+
+    /// Packets in the queue.
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// The next [`PacketQueue::push`] would give its packet back.
+    pub fn is_full(&self) -> bool {
+        self.packets.len() >= self.limit_packets
+    }
+
+    /// Drops everything in it.
+    pub fn clear(&mut self) {
+        self.packets.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::Priority;
+
+    fn numbered(number: u8) -> Packet {
+        let mut packet = Packet::alloc(Priority::Normal).unwrap();
+        packet.extend_from_slice(&[number]).unwrap();
+        packet
+    }
+
+    #[test]
+    fn a_full_burst_gives_the_packet_back() {
+        let mut burst = Burst::new();
+        for number in 0..BURST_PACKETS as u8 {
+            burst.push(numbered(number)).unwrap();
+        }
+        let back = burst.push(numbered(200)).unwrap_err();
+        assert_eq!(back.data(), [200]);
+        let order: Vec<u8> = burst.drain().map(|packet| packet.data()[0]).collect();
+        assert_eq!(order, (0..BURST_PACKETS as u8).collect::<Vec<_>>());
+        assert_eq!(burst.room(), BURST_PACKETS);
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_newest_back_and_keeps_order() {
+        let mut queue = PacketQueue::new(2);
+        queue.push(numbered(1)).unwrap();
+        queue.push(numbered(2)).unwrap();
+        assert_eq!(queue.push(numbered(3)).unwrap_err().data(), [3]);
+        assert_eq!(queue.pop().unwrap().data(), [1]);
+        queue.push(numbered(4)).unwrap();
+        assert_eq!(queue.iter().map(|packet| packet.data()[0]).collect::<Vec<_>>(), [2, 4]);
+    }
+}

@@ -1,0 +1,58 @@
+//! Where packets come from and go to: the seam below the sockets.
+
+pub mod sim;
+pub mod udp;
+
+use crate::burst::{Burst, PacketQueue};
+use crate::error::NetError;
+use crate::socket::SocketOptions;
+use crate::stats::PortStats;
+use std::net::SocketAddrV4;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+use trimaran_runtime::Instant;
+
+/// What a port can carry. Fixed for its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Largest payload of one datagram, in bytes.
+    pub payload_bytes: usize,
+}
+
+/// A device, or what stands for one. Owned by the [`NetDriver`](crate::NetDriver) of one core and called by it alone.
+///
+/// No call blocks but [`Port::park`]. Packets lost below this line are counted in [`Port::stats`].
+pub trait Port {
+    /// Called once on the core's own thread before the first turn.
+    fn start(&mut self) {}
+
+    /// Begins to receive datagrams for `local` and returns the address they carry; port 0 asks for a free one.
+    fn bind(&mut self, local: SocketAddrV4, options: &SocketOptions) -> Result<SocketAddrV4, NetError>;
+
+    /// Stops receiving for an address that [`Port::bind`] returned. What has not been taken is lost.
+    fn unbind(&mut self, local: SocketAddrV4);
+
+    /// Moves at most `max` packets (and no more than `out` has room for) to the end of `out`, and returns how many it
+    /// took from the device. That includes those it had to drop, so a full count means that more may wait.
+    fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize;
+
+    /// Takes packets from the front of `queue`, at most one burst, and returns how many it took. Packets that it
+    /// removed are sent or counted as lost; those that the device had no room for stay in the queue. Zero from a queue
+    /// that is not empty means that trying again in this turn is useless.
+    fn tx_burst(&mut self, now: Instant, queue: &mut PacketQueue) -> usize;
+
+    /// Blocks until a packet may be there, a device that was full may have room, `wake` is readable or `timeout` has
+    /// passed. May return early. Every call of one core passes the same `wake`.
+    fn park(&mut self, timeout: Option<Duration>, wake: Option<BorrowedFd<'_>>);
+
+    /// What the port can carry.
+    fn capabilities(&self) -> Capabilities;
+
+    /// What it has carried and lost.
+    fn stats(&self) -> PortStats;
+
+    /// When the next packet arrives, where that can be known.
+    fn next_arrival(&self) -> Option<Instant> {
+        None
+    }
+}

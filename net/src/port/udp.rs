@@ -1,0 +1,318 @@
+//! A port over kernel UDP sockets, one per bound address.
+
+mod mmsg;
+mod socket;
+
+use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
+use crate::error::NetError;
+use crate::packet::{Packet, ROOM_BYTES};
+use crate::port::{Capabilities, Port};
+use crate::socket::{Priority, SocketOptions};
+use crate::stats::PortStats;
+use mmsg::Mmsg;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::time::Timespec;
+use socket::{KernelSocket, key};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddrV4;
+use std::num::NonZeroU64;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+use trimaran_runtime::Instant;
+
+/// Datagrams per system call.
+const BATCH_PACKETS: usize = BURST_PACKETS;
+/// With no more sockets than this, asking each is cheaper than asking epoll which to ask.
+const ASK_EACH: usize = 4;
+/// What epoll says of the wake fd. Keys of sockets have 49 bits.
+const WAKE_KEY: u64 = u64::MAX;
+/// Errors of earlier packets swallowed per call before the socket is left alone until the next turn.
+const STALE_ERRORS: usize = 8;
+
+/// Settings of a [`UdpPort`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpConfig {
+    /// Largest payload to send, in bytes: the path's MTU less 28. Capped by the packet buffer's 1920.
+    pub payload_bytes: usize,
+}
+
+impl Default for UdpConfig {
+    /// 1472 bytes, which fills an Ethernet frame.
+    fn default() -> Self {
+        UdpConfig { payload_bytes: 1472 }
+    }
+}
+
+/// Kernel UDP: `recvmmsg` and `sendmmsg` on sockets that are never connected, so that answers may come from any
+/// address, and epoll to sleep.
+///
+/// Must stay on one thread, with one wake fd. An ICMP error never stops a socket.
+pub struct UdpPort {
+    config: UdpConfig,
+    epoll: OwnedFd,
+    /// Sorted by key: Control sockets come first.
+    sockets: Vec<KernelSocket>,
+    /// The Normal socket that receives first in the next burst.
+    turn: usize,
+    /// Empty packets for the next datagrams.
+    slots: Vec<Packet>,
+    mmsg: Mmsg,
+    events: Vec<Event>,
+    /// Readiness is as epoll just told; no need to ask again.
+    informed: bool,
+    wake: Option<RawFd>,
+    stats: PortStats,
+}
+
+impl UdpPort {
+    /// A port without sockets.
+    pub fn new(config: UdpConfig) -> Result<Self, NetError> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)
+            .map_err(|errno| NetError::Io { action: "create an epoll instance", source: errno.into() })?;
+        Ok(UdpPort {
+            config,
+            epoll,
+            sockets: Vec::new(),
+            turn: 0,
+            slots: Vec::with_capacity(BATCH_PACKETS),
+            mmsg: Mmsg::new(),
+            events: Vec::with_capacity(64),
+            informed: false,
+            wake: None,
+            stats: PortStats::default(),
+        })
+    }
+
+    fn find(&self, local: SocketAddrV4) -> Option<usize> {
+        let at = |priority| self.sockets.binary_search_by_key(&key(priority, local), |socket| socket.key).ok();
+        at(Priority::Control).or_else(|| at(Priority::Normal))
+    }
+
+    fn controls(&self) -> usize {
+        self.sockets.partition_point(|socket| socket.priority == Priority::Control)
+    }
+
+    /// Asks epoll what is readable and writable, for at most `timeout`.
+    fn ask(&mut self, timeout: Option<&Timespec>) {
+        self.events.clear();
+        // An error (a signal, most likely) looks like a wait that ended early, which every caller expects.
+        let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), timeout);
+        for event in &self.events {
+            let (key, flags) = (event.data.u64(), event.flags);
+            if let Ok(at) = self.sockets.binary_search_by_key(&key, |socket| socket.key)
+                && flags.intersects(EventFlags::IN | EventFlags::ERR)
+            {
+                self.sockets[at].readable = true;
+            }
+        }
+    }
+
+    /// Receives at most `max` datagrams from socket `at`; returns how many the kernel gave.
+    fn receive(&mut self, at: usize, max: usize, out: &mut Burst) -> usize {
+        let socket = &mut self.sockets[at];
+        let max = max.min(self.slots.len());
+        let received = match self.mmsg.receive(socket.fd(), &mut self.slots[..max]) {
+            Ok(received) => received,
+            Err(error) => {
+                // Other errors were somebody's ICMP answer; reading it has cleared it. Look again next turn.
+                let empty = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
+                self.stats.rx_errors += u64::from(!empty);
+                socket.readable = !empty;
+                return 0;
+            }
+        };
+        socket.readable = received == max;
+        for (at, slot) in self.slots[..received].iter_mut().enumerate() {
+            if self.mmsg.truncated(at) {
+                self.stats.rx_truncated += 1;
+                continue;
+            }
+            let Some(fresh) = Packet::alloc(socket.priority) else {
+                self.stats.rx_no_buffer += 1;
+                continue;
+            };
+            let mut packet = std::mem::replace(slot, fresh);
+            packet.set_dst(socket.local);
+            self.stats.rx_packets += 1;
+            let pushed = out.push(packet);
+            debug_assert!(pushed.is_ok(), "no more were asked for than fit");
+        }
+        received
+    }
+
+    /// Receives from the sockets `from..to`, starting at `first`, until `max` have been taken.
+    fn receive_range(&mut self, range: std::ops::Range<usize>, first: usize, max: usize, out: &mut Burst) -> usize {
+        let ask_each = self.sockets.len() <= ASK_EACH;
+        let count = range.len();
+        let mut taken = 0;
+        for step in 0..count {
+            if taken >= max {
+                break;
+            }
+            let at = range.start + (first + step) % count;
+            if ask_each || self.sockets[at].readable {
+                taken += self.receive(at, max - taken, out);
+            }
+        }
+        taken
+    }
+
+    fn refill_slots(&mut self) {
+        while self.slots.len() < BATCH_PACKETS {
+            let Some(packet) = Packet::alloc(Priority::Control) else { break };
+            self.slots.push(packet);
+        }
+    }
+
+    /// Keeps epoll's interest in room to write in step with the sockets that lack it.
+    fn watch_blocked(&mut self) {
+        for socket in &mut self.sockets {
+            if socket.blocked != socket.watched_for_room {
+                let room = if socket.blocked { EventFlags::OUT } else { EventFlags::empty() };
+                let interest = EventFlags::IN | room;
+                if epoll::modify(&self.epoll, socket.fd(), EventData::new_u64(socket.key), interest).is_ok() {
+                    socket.watched_for_room = socket.blocked;
+                }
+            }
+        }
+    }
+
+    fn watch_wake(&mut self, wake: BorrowedFd<'_>) {
+        if self.wake == Some(wake.as_raw_fd()) {
+            return;
+        }
+        match epoll::add(&self.epoll, wake, EventData::new_u64(WAKE_KEY), EventFlags::IN) {
+            Ok(()) => self.wake = Some(wake.as_raw_fd()),
+            Err(errno) => tracing::error!(%errno, "cannot watch the core's wake fd: wakes from other threads are late"),
+        }
+    }
+}
+
+impl Port for UdpPort {
+    fn start(&mut self) {
+        // The default slack of 50 us would be added to every sleep.
+        if let Err(errno) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
+            tracing::warn!(%errno, "cannot lower this thread's timer slack: timers are up to 50 us late");
+        }
+    }
+
+    fn bind(&mut self, local: SocketAddrV4, options: &SocketOptions) -> Result<SocketAddrV4, NetError> {
+        let socket = KernelSocket::bind(local, options)?;
+        let (local, key) = (socket.local, socket.key);
+        epoll::add(&self.epoll, socket.fd(), EventData::new_u64(key), EventFlags::IN)
+            .map_err(|errno| NetError::Io { action: "watch a socket", source: errno.into() })?;
+        let at = self.sockets.partition_point(|other| other.key < key);
+        self.sockets.insert(at, socket);
+        Ok(local)
+    }
+
+    fn unbind(&mut self, local: SocketAddrV4) {
+        if let Some(at) = self.find(local) {
+            // Closing the socket also takes it out of epoll.
+            self.sockets.remove(at);
+        }
+    }
+
+    fn rx_burst(&mut self, _now: Instant, max: usize, out: &mut Burst) -> usize {
+        self.refill_slots();
+        let max = max.min(out.room());
+        if self.sockets.len() > ASK_EACH && !std::mem::take(&mut self.informed) {
+            self.ask(Some(&Timespec::default()));
+        }
+        let (controls, all) = (self.controls(), self.sockets.len());
+        // Control first, but a flood of it leaves something for the others.
+        let control_max = if controls < all { max - max / 4 } else { max };
+        let mut taken = self.receive_range(0..controls, 0, control_max, out);
+        if controls < all {
+            taken += self.receive_range(controls..all, self.turn, max - taken, out);
+            self.turn = (self.turn + 1) % (all - controls);
+        }
+        taken
+    }
+
+    fn tx_burst(&mut self, _now: Instant, queue: &mut PacketQueue) -> usize {
+        let Some(src) = queue.front().map(Packet::src) else { return 0 };
+        let count = queue.iter().take(BATCH_PACKETS).take_while(|packet| packet.src() == src).count();
+        let Some(at) = self.find(src) else {
+            (0..count).for_each(|_| drop(queue.pop()));
+            self.stats.tx_refused += count as u64;
+            return count;
+        };
+        let mut gone = 0;
+        let mut stale_errors = 0;
+        while gone < count {
+            let socket = &mut self.sockets[at];
+            match self.mmsg.send(socket.fd(), queue, count - gone) {
+                Ok(sent) => {
+                    (0..sent).for_each(|_| drop(queue.pop()));
+                    self.stats.tx_packets += sent as u64;
+                    socket.blocked = false;
+                    gone += sent;
+                }
+                Err(error) => match Verdict::of(&error) {
+                    Verdict::Full => {
+                        self.stats.tx_full += 1;
+                        socket.blocked = true;
+                        break;
+                    }
+                    Verdict::Stale => {
+                        self.stats.tx_errors += 1;
+                        stale_errors += 1;
+                        if stale_errors > STALE_ERRORS {
+                            break;
+                        }
+                    }
+                    Verdict::Refused => {
+                        drop(queue.pop());
+                        self.stats.tx_refused += 1;
+                        gone += 1;
+                    }
+                },
+            }
+        }
+        gone
+    }
+
+    fn park(&mut self, timeout: Option<Duration>, wake: Option<BorrowedFd<'_>>) {
+        if self.sockets.iter().any(|socket| socket.readable) {
+            return;
+        }
+        self.watch_blocked();
+        if let Some(wake) = wake {
+            self.watch_wake(wake);
+        }
+        // A duration that does not fit a timespec is 292 billion years.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        self.ask(timeout.as_ref());
+        self.informed = true;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { payload_bytes: self.config.payload_bytes.min(ROOM_BYTES) }
+    }
+
+    fn stats(&self) -> PortStats {
+        self.stats
+    }
+}
+
+/// What an error of `sendmmsg` means for the first packet.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// No room now: the packet stays with its owner.
+    Full,
+    /// The error of an earlier packet, or a signal: try this one again.
+    Stale,
+    /// This packet will never go (too large, no route, forbidden by a filter).
+    Refused,
+}
+
+impl Verdict {
+    fn of(error: &io::Error) -> Verdict {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Verdict::Full,
+            Some(libc::EINTR | libc::ECONNREFUSED) => Verdict::Stale,
+            _ => Verdict::Refused,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Datagrams as a pcap file that every analyser reads.
+
+use crate::packet::Packet;
+use std::io::{self, Write};
+use std::net::SocketAddrV4;
+use trimaran_runtime::Instant;
+
+/// Ethernet, IPv4 and UDP headers put before each payload.
+const HEADERS_BYTES: usize = 14 + 20 + 8;
+/// Marks a file with nanosecond timestamps.
+const MAGIC_NANOS: u32 = 0xA1B2_3C4D;
+const LINKTYPE_ETHERNET: u32 = 1;
+/// More than any packet has.
+const SNAP_BYTES: u32 = 65_535;
+
+/// Writes datagrams in pcap format, with nanosecond timestamps and made-up Ethernet, IPv4 and UDP headers: hardware
+/// addresses are derived from the IP addresses, the UDP checksum is absent.
+///
+/// A failed write is counted and ends the recording; traffic goes on. Wrap files in a `BufWriter`.
+pub struct PcapWriter<W: Write> {
+    out: W,
+    limit_bytes: u64,
+    written_bytes: u64,
+    packets: u64,
+    unwritten: u64,
+    failed: bool,
+    /// Records made but not written, and where each ends.
+    scratch: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl<W: Write> PcapWriter<W> {
+    /// Writes the file header. No more than `limit_bytes` are ever written; later packets are only counted.
+    pub fn new(mut out: W, limit_bytes: u64) -> io::Result<Self> {
+        let mut header = Vec::with_capacity(24);
+        header.extend_from_slice(&MAGIC_NANOS.to_le_bytes());
+        header.extend_from_slice(&2u16.to_le_bytes());
+        header.extend_from_slice(&4u16.to_le_bytes());
+        header.extend_from_slice(&[0; 8]); // UTC, no accuracy claimed
+        header.extend_from_slice(&SNAP_BYTES.to_le_bytes());
+        header.extend_from_slice(&LINKTYPE_ETHERNET.to_le_bytes());
+        out.write_all(&header)?;
+        Ok(PcapWriter {
+            out,
+            limit_bytes,
+            written_bytes: header.len() as u64,
+            packets: 0,
+            unwritten: 0,
+            failed: false,
+            scratch: Vec::new(),
+            ends: Vec::new(),
+        })
+    }
+
+    /// Writes one packet as seen at `now`.
+    pub fn record(&mut self, now: Instant, packet: &Packet) {
+        self.prepare(now, std::iter::once(packet));
+        self.commit(1);
+    }
+
+    /// Makes records of packets that may yet be taken or not.
+    pub(super) fn prepare<'a>(&mut self, now: Instant, packets: impl Iterator<Item = &'a Packet>) {
+        self.scratch.clear();
+        self.ends.clear();
+        for packet in packets {
+            append_record(&mut self.scratch, now, packet);
+            self.ends.push(self.scratch.len());
+        }
+    }
+
+    /// Writes the first `count` of the records made.
+    pub(super) fn commit(&mut self, count: usize) {
+        let count = count.min(self.ends.len());
+        let fits = |end: &&usize| self.written_bytes + **end as u64 <= self.limit_bytes;
+        let written = if self.failed { 0 } else { self.ends[..count].iter().take_while(fits).count() };
+        let bytes = written.checked_sub(1).map_or(0, |last| self.ends[last]);
+        self.unwritten += (count - written) as u64;
+        match self.out.write_all(&self.scratch[..bytes]) {
+            Ok(()) => {
+                self.written_bytes += bytes as u64;
+                self.packets += written as u64;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the packet capture ends here");
+                self.failed = true;
+                self.unwritten += written as u64;
+            }
+        }
+    }
+
+    /// Packets written.
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Packets not written, because of the limit or an error.
+    pub fn unwritten(&self) -> u64 {
+        self.unwritten
+    }
+
+    /// Flushes the underlying writer.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// Ends the recording and returns the underlying writer, flushed.
+    pub fn into_inner(mut self) -> io::Result<W> {
+        self.out.flush()?;
+        Ok(self.out)
+    }
+}
+
+fn append_record(out: &mut Vec<u8>, now: Instant, packet: &Packet) {
+    let nanos = now.as_nanos();
+    let frame_bytes = (HEADERS_BYTES + packet.len()) as u32;
+    let udp_bytes = (8 + packet.len()) as u16; // a packet buffer is far shorter than 64 KiB
+    out.extend_from_slice(&((nanos / 1_000_000_000) as u32).to_le_bytes());
+    out.extend_from_slice(&((nanos % 1_000_000_000) as u32).to_le_bytes());
+    out.extend_from_slice(&frame_bytes.to_le_bytes());
+    out.extend_from_slice(&frame_bytes.to_le_bytes());
+
+    let (src, dst) = (packet.src(), packet.dst());
+    out.extend_from_slice(&hardware_address(dst));
+    out.extend_from_slice(&hardware_address(src));
+    out.extend_from_slice(&0x0800u16.to_be_bytes());
+
+    let ip_at = out.len();
+    out.extend_from_slice(&[0x45, 0]);
+    out.extend_from_slice(&(20 + udp_bytes).to_be_bytes());
+    out.extend_from_slice(&[0, 0, 0x40, 0, 64, 17, 0, 0]); // no fragments, 64 hops, UDP, checksum to come
+    out.extend_from_slice(&src.ip().octets());
+    out.extend_from_slice(&dst.ip().octets());
+    let checksum = internet_checksum(&out[ip_at..]);
+    out[ip_at + 10..ip_at + 12].copy_from_slice(&checksum.to_be_bytes());
+
+    out.extend_from_slice(&src.port().to_be_bytes());
+    out.extend_from_slice(&dst.port().to_be_bytes());
+    out.extend_from_slice(&udp_bytes.to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+    out.extend_from_slice(packet.data());
+}
+
+/// A locally administered address that shows the IP address.
+fn hardware_address(addr: SocketAddrV4) -> [u8; 6] {
+    let [a, b, c, d] = addr.ip().octets();
+    [0x02, 0, a, b, c, d]
+}
+
+fn internet_checksum(header: &[u8]) -> u16 {
+    let mut sum: u32 = header.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    !(sum as u16)
+}
