@@ -27,8 +27,6 @@ pub enum Command<'a> {
     Del(Keys<'a>),
     /// `INCR key`: the new number.
     Incr(&'a [u8]),
-    /// `DIGEST`: the newest entry that this replica has executed, how many keys it holds, and a hash of them.
-    Digest,
     /// `JOURNAL position`: a page of the calls that this replica has executed, where it keeps a journal.
     Journal(u64),
 }
@@ -115,32 +113,10 @@ impl<'a> Command<'a> {
             }
         } else if is("echo") {
             one(rest, "echo").map(Command::Echo)
-        } else if is("digest") {
-            if rest.is_empty() { Ok(Command::Digest) } else { Err(CommandError::ArgumentCount("digest")) }
         } else if is("journal") {
             one(rest, "journal").and_then(unsigned).map(Command::Journal)
         } else {
             Err(CommandError::Unknown(printable(name)))
-        }
-    }
-
-    /// Whether the command may change the replicated state.
-    pub fn is_write(&self) -> bool {
-        matches!(self, Command::Set(..) | Command::SetV(..) | Command::Del(_) | Command::Incr(_))
-    }
-
-    /// The command's name in lower case.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Command::Ping(_) => "ping",
-            Command::Echo(_) => "echo",
-            Command::Get(_) => "get",
-            Command::Set(..) => "set",
-            Command::SetV(..) => "setv",
-            Command::Del(_) => "del",
-            Command::Incr(_) => "incr",
-            Command::Digest => "digest",
-            Command::Journal(_) => "journal",
         }
     }
 }

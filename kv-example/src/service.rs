@@ -12,15 +12,13 @@ use trimaran_rpc::service::{Cx, ReadCx, Service};
 #[derive(Debug, Default)]
 pub struct Kv {
     store: Store,
-    /// The newest entry executed.
-    executed: LogIndex,
     journal: Option<Journal>,
 }
 
 impl Kv {
     /// An empty store; with a journal it also notes every write that it executes.
     pub fn new(journal: Option<Journal>) -> Self {
-        Kv { journal, ..Kv::default() }
+        Kv { store: Store::default(), journal }
     }
 
     /// The state itself, to look at.
@@ -29,7 +27,6 @@ impl Kv {
     }
 
     fn execute(&mut self, index: LogIndex, request: &[u8], reply: &mut Vec<u8>) {
-        self.executed = index;
         match Command::parse(request) {
             Ok(command) => {
                 let version_before = self.store.version();
@@ -47,22 +44,16 @@ impl Kv {
 
     fn look(&self, is_local: bool, request: &[u8], reply: &mut Vec<u8>) {
         match Command::parse(request) {
-            Ok(Command::Digest) if is_local => Reply::Bulk(self.digest_line().as_bytes()).emit(reply),
             Ok(Command::Journal(position)) if is_local => match &self.journal {
                 Some(journal) => Reply::Bulk(&journal.page(position)).emit(reply),
                 None => Reply::Error("ERR this replica keeps no journal: start it with --journal").emit(reply),
             },
-            Ok(Command::Digest | Command::Journal(_)) => {
+            Ok(Command::Journal(_)) => {
                 Reply::Error("ERR this command asks one replica: send it under policy 0 or 1").emit(reply);
             }
             Ok(command) => self.store.answer(&command, reply),
             Err(refusal) => Reply::Error(&refusal.to_string()).emit(reply),
         }
-    }
-
-    /// `executed-index keys digest`, the digest in hexadecimal.
-    fn digest_line(&self) -> String {
-        format!("{} {} {:016x}", self.executed.0, self.store.len(), self.store.digest())
     }
 }
 
@@ -125,18 +116,8 @@ mod tests {
         let (before, mut reply) = (kv.state_digest(), Vec::new());
         kv.execute(LogIndex(9), &[0xff; 100], &mut reply);
         assert!(reply.starts_with(b"-ERR Protocol error"));
-        assert_eq!((kv.state_digest(), kv.executed), (before, LogIndex(9)));
+        assert_eq!(kv.state_digest(), before);
         assert!(query(&kv, true, &["nonsense"]).starts_with(b"-ERR unknown command"));
-    }
-
-    #[test]
-    fn one_replica_tells_its_digest_and_where_it_stands() {
-        let mut kv = Kv::default();
-        apply(&mut kv, 3, &["set", "k", "v"]);
-        apply(&mut kv, 4, &["get", "k"]);
-        let line = format!("4 1 {:016x}", kv.state_digest());
-        assert_eq!(query(&kv, true, &["digest"]), format!("${}\r\n{line}\r\n", line.len()).into_bytes());
-        assert!(query(&kv, false, &["digest"]).starts_with(b"-ERR"), "a linearizable read may run anywhere");
     }
 
     #[test]
@@ -155,6 +136,7 @@ mod tests {
         };
         let calls = vec![executed(3, 1, &["set", "k", "v"]), executed(7, 2, &["incr", "n"])];
         assert_eq!(Page::parse(page), Ok(Page { kept: 2, not_kept: 0, calls }));
+        assert!(query(&kv, false, &["journal", "0"]).starts_with(b"-ERR"), "a linearizable read may run anywhere");
         assert!(query(&Kv::default(), true, &["journal", "0"]).starts_with(b"-ERR this replica keeps no journal"));
     }
 }

@@ -98,7 +98,7 @@ error[E0203]: unknown key `durabilty` in the top level
     assert_eq!(complaint(&with_line("durabilty = \"volatile\"")), expected);
     assert!(complaint(&with_line("log_bytes = 1")).ends_with("= help: `log_bytes` belongs in [limits]\n"));
     assert!(
-        complaint(&with_section("[net]\nprot = \"udp\"")).contains("unknown key `prot` in [net]\n --> n.toml:11:1\n")
+        complaint(&with_section("[net]\nprot = \"udp\"")).contains("unknown key `prot` in [net]\n  --> n.toml:11:1\n")
     );
     let list = "= help: the keys of [net] are port, payload_bytes, rcvbuf_bytes\n";
     assert!(complaint(&with_section("[net]\ncolour = 1")).ends_with(list));
