@@ -130,7 +130,8 @@ impl SimNet {
         self.fabric.borrow().counters()
     }
 
-    /// A hash over the time, addresses and bytes of everything sent. Two runs with equal hashes were the same.
+    /// A hash over time, addresses, length and first bytes of every datagram sent. Two runs with equal hashes were,
+    /// for all that can be known, the same.
     pub fn trace_hash(&self) -> u64 {
         self.fabric.borrow().trace_hash()
     }

@@ -153,3 +153,80 @@ fn internet_checksum(header: &[u8]) -> u16 {
     }
     !(sum as u16)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::Priority;
+
+    fn packet(payload: &[u8]) -> Packet {
+        let mut packet = Packet::alloc(Priority::Normal).unwrap();
+        packet.extend_from_slice(payload).unwrap();
+        packet.set_src("10.0.0.1:8000".parse().unwrap());
+        packet.set_dst("10.0.0.2:9000".parse().unwrap());
+        packet
+    }
+
+    const FILE_HEADER: [u8; 24] =
+        [0x4D, 0x3C, 0xB2, 0xA1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0, 0, 1, 0, 0, 0];
+
+    #[test]
+    fn one_datagram_byte_by_byte() {
+        let mut pcap = PcapWriter::new(Vec::new(), u64::MAX).unwrap();
+        pcap.record(Instant::from_nanos(3_000_000_007), &packet(b"hey"));
+        assert_eq!((pcap.packets(), pcap.unwritten()), (1, 0));
+        let bytes = pcap.into_inner().unwrap();
+        let mut expected = FILE_HEADER.to_vec();
+        expected.extend_from_slice(&[3, 0, 0, 0, 7, 0, 0, 0, 45, 0, 0, 0, 45, 0, 0, 0]); // 3 s 7 ns, 45 of 45 bytes
+        expected.extend_from_slice(&[2, 0, 10, 0, 0, 2, 2, 0, 10, 0, 0, 1, 8, 0]); // Ethernet
+        // The checksum, worked out by hand: the other words add up to 0xD933, whose complement is 0x26CC.
+        expected.extend_from_slice(&[0x45, 0, 0, 31, 0, 0, 0x40, 0, 64, 17, 0x26, 0xCC, 10, 0, 0, 1, 10, 0, 0, 2]);
+        expected.extend_from_slice(&[0x1F, 0x40, 0x23, 0x28, 0, 11, 0, 0]); // UDP 8000 -> 9000, 11 bytes
+        expected.extend_from_slice(b"hey");
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn the_limit_ends_the_file_at_a_whole_packet() {
+        let one_bytes = 16 + HEADERS_BYTES as u64 + 3;
+        let mut pcap = PcapWriter::new(Vec::new(), 24 + 2 * one_bytes + 1).unwrap();
+        for _ in 0..3 {
+            pcap.record(Instant::ZERO, &packet(b"abc"));
+        }
+        assert_eq!((pcap.packets(), pcap.unwritten()), (2, 1));
+        assert_eq!(pcap.into_inner().unwrap().len() as u64, 24 + 2 * one_bytes);
+    }
+
+    #[test]
+    fn what_the_port_left_is_not_written() {
+        let mut pcap = PcapWriter::new(Vec::new(), u64::MAX).unwrap();
+        let packets = [packet(b"one"), packet(b"two"), packet(b"three")];
+        pcap.prepare(Instant::ZERO, packets.iter());
+        pcap.commit(2);
+        assert_eq!((pcap.packets(), pcap.unwritten()), (2, 0));
+        let bytes = pcap.into_inner().unwrap();
+        assert!(bytes.ends_with(b"two"));
+    }
+
+    /// Takes the file header and nothing more.
+    struct Broken(usize);
+
+    impl Write for Broken {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += 1;
+            if self.0 == 1 { Ok(bytes.len()) } else { Err(io::ErrorKind::StorageFull.into()) }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failed_write_ends_the_recording_and_is_not_tried_again() {
+        let mut pcap = PcapWriter::new(Broken(0), u64::MAX).unwrap();
+        pcap.record(Instant::ZERO, &packet(b"x"));
+        pcap.record(Instant::ZERO, &packet(b"x"));
+        assert_eq!((pcap.packets(), pcap.unwritten()), (0, 2));
+        assert!(pcap.out.0 <= 3, "writes after the failure carry nothing");
+    }
+}
