@@ -1,0 +1,126 @@
+//! Packets per second through the ports, turned by hand: `cargo bench -p trimaran-net`.
+//!
+//! Figures of one run on one machine; compare runs, not machines.
+
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+use trimaran_net::{Link, Net, NetConfig, NetDriver, Port, SimNet, SocketOptions, UdpConfig, UdpPort, UdpSocket};
+use trimaran_runtime::{Driver, Instant};
+
+#[allow(clippy::disallowed_methods)] // a bench measures the real clock
+fn seconds(work: impl FnOnce()) -> f64 {
+    let start = std::time::Instant::now();
+    work();
+    start.elapsed().as_secs_f64()
+}
+
+fn report(what: &str, packets: u64, work: impl FnOnce()) {
+    let seconds = seconds(work);
+    println!("{what:<58} {:>8.2} M/s  {:>7.1} ns", packets as f64 / seconds / 1e6, seconds * 1e9 / packets as f64);
+}
+
+struct End<P: Port> {
+    driver: NetDriver<P>,
+    socket: UdpSocket,
+    peer: SocketAddrV4,
+}
+
+impl<P: Port + 'static> End<P> {
+    fn new(port: P, local: SocketAddrV4) -> Self {
+        let (driver, net): (NetDriver<P>, Net) = NetDriver::new(port, NetConfig::default());
+        let socket = net.bind(local, SocketOptions::default()).expect("the address is free");
+        End { driver, peer: socket.local_addr(), socket }
+    }
+
+    fn send(&self, payload: &[u8]) {
+        let mut packet = self.socket.alloc().expect("the pool is far from its limit");
+        packet.extend_from_slice(payload).expect("the payload fits");
+        self.socket.send_to(packet, self.peer).expect("the queue has room");
+    }
+
+    /// Sends everything back where it came from.
+    fn echo(&mut self, now: Instant) {
+        self.driver.poll(now, 64);
+        while let Some(packet) = self.socket.try_recv() {
+            let from = packet.src();
+            self.socket.send_to(packet, from).expect("the queue has room");
+        }
+        self.driver.flush(now);
+    }
+
+    fn collect(&mut self, now: Instant) -> u64 {
+        self.driver.poll(now, 64);
+        std::iter::from_fn(|| self.socket.try_recv()).map(black_box).count() as u64
+    }
+}
+
+/// `outstanding` packets go round between the two until `packets` have come back.
+fn ping_pong<P: Port + 'static>(
+    a: &mut End<P>,
+    b: &mut End<P>,
+    payload: &[u8],
+    outstanding: u64,
+    packets: u64,
+    mut clock: impl FnMut() -> Instant,
+) {
+    let (mut sent, mut back) = (0, 0);
+    while back < packets {
+        while sent < packets && sent - back < outstanding {
+            a.send(payload);
+            sent += 1;
+        }
+        a.driver.flush(clock());
+        b.echo(clock());
+        back += a.collect(clock());
+    }
+}
+
+fn sim(link: Link, label: &str, payload: &[u8]) {
+    let net = SimNet::new(1);
+    net.set_default_link(link);
+    let (ip_a, ip_b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+    let mut a = End::new(net.port(ip_a), SocketAddrV4::new(ip_a, 1));
+    let mut b = End::new(net.port(ip_b), SocketAddrV4::new(ip_b, 1));
+    a.peer = b.socket.local_addr();
+    let mut now = Instant::ZERO;
+    let packets = 2_000_000;
+    // Both directions count: each packet crosses the network twice.
+    report(&format!("sim {label}, {} B", payload.len()), 2 * packets, || {
+        ping_pong(&mut a, &mut b, payload, 512, packets, || {
+            now += Duration::from_micros(1);
+            now
+        });
+    });
+}
+
+fn udp(payload: &[u8], outstanding: u64) {
+    let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let port = || UdpPort::new(UdpConfig::default()).expect("epoll is there");
+    let mut a = End::new(port(), any);
+    let mut b = End::new(port(), any);
+    a.peer = b.socket.local_addr();
+    let packets = 50_000 * outstanding.min(16);
+    report(&format!("udp loopback echo on one core, {} B, {outstanding} outstanding", payload.len()), packets, || {
+        ping_pong(&mut a, &mut b, payload, outstanding, packets, || Instant::ZERO);
+    });
+}
+
+fn main() {
+    let packets = 20_000_000;
+    report("pool take and give", packets, || {
+        for _ in 0..packets {
+            black_box(trimaran_net::Packet::alloc(trimaran_net::Priority::Normal));
+        }
+    });
+    let fixed = Link::new(Duration::from_micros(10), Duration::from_micros(10));
+    let faulty = Link { duplicate: 0.01, reorder: 0.05, corrupt: 0.01, ..Link::default() };
+    sim(fixed, "fixed delay", &[7; 64]);
+    sim(Link::default(), "jitter", &[7; 64]);
+    sim(Link::default(), "jitter", &[7; 1472]);
+    sim(faulty, "four faults", &[7; 64]);
+    for outstanding in [1, 8, 64, 256] {
+        udp(&[7; 64], outstanding);
+    }
+    udp(&[7; 1472], 64);
+}
