@@ -19,7 +19,7 @@ pub mod block;
 pub mod counters;
 pub mod forward;
 pub mod header;
-mod layout;
+pub mod layout;
 pub mod message;
 pub mod policy;
 pub mod reassembly;
