@@ -94,6 +94,20 @@ fn sim(link: Link, label: &str, payload: &[u8]) {
     });
 }
 
+fn udp_idle(sockets: usize) {
+    let port = UdpPort::new(UdpConfig::default()).expect("epoll is there");
+    let (mut driver, net) = NetDriver::new(port, NetConfig::default());
+    let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let _bound: Vec<_> = (0..sockets).map(|_| net.bind(any, SocketOptions::default()).expect("a free port")).collect();
+    let turns = 300_000;
+    report(&format!("udp turn with nothing to do, {sockets} sockets"), turns, || {
+        for _ in 0..turns {
+            driver.poll(Instant::ZERO, 32);
+            driver.flush(Instant::ZERO);
+        }
+    });
+}
+
 fn udp(payload: &[u8], outstanding: u64) {
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let port = || UdpPort::new(UdpConfig::default()).expect("epoll is there");
@@ -119,6 +133,9 @@ fn main() {
     sim(Link::default(), "jitter", &[7; 64]);
     sim(Link::default(), "jitter", &[7; 1472]);
     sim(faulty, "four faults", &[7; 64]);
+    for sockets in [1, 2, 4, 5, 64] {
+        udp_idle(sockets);
+    }
     for outstanding in [1, 8, 64, 256] {
         udp(&[7; 64], outstanding);
     }

@@ -52,11 +52,6 @@ impl Burst {
     pub fn iter(&self) -> impl Iterator<Item = &Packet> {
         self.packets.iter()
     }
-
-    /// The packets from number `from` on, to be changed in place.
-    pub fn iter_mut_from(&mut self, from: usize) -> impl Iterator<Item = &mut Packet> {
-        self.packets.iter_mut().skip(from)
-    }
 }
 
 /// A bounded first-in first-out queue of packets. At its limit it gives a packet back rather than grow.

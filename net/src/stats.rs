@@ -64,6 +64,8 @@ pub struct PortStats {
     pub rx_truncated: u64,
     /// Dropped because the buffer pool was at its limit.
     pub rx_no_buffer: u64,
+    /// Dropped by the device because its receive buffer was full: this core was too slow or the buffer too small.
+    pub rx_overrun: u64,
     /// Errors that the device reported while receiving, most of them somebody's ICMP answer. The socket goes on.
     pub rx_errors: u64,
     /// Sent.

@@ -7,6 +7,7 @@ use common::{Node, drain, packet};
 use rustix::event::{EventfdFlags, eventfd};
 use std::net::{SocketAddrV4, UdpSocket as Plain};
 use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use trimaran_net::pool::{self, PoolLimits};
 use trimaran_net::{NetError, Priority, SocketOptions, UdpConfig, UdpPort, UdpSocket};
@@ -175,6 +176,61 @@ fn a_datagram_longer_than_a_buffer_is_counted_and_dropped() {
     let got = receive(&mut a, &socket, 2);
     assert_eq!((got[0].len(), got[1].len()), (1920, 0));
     assert_eq!((a.net.stats().port.rx_truncated, a.net.stats().port.rx_packets), (1, 2));
+}
+
+#[test]
+fn what_the_kernel_drops_for_want_of_buffer_is_counted() {
+    let mut a = node();
+    let tiny = SocketOptions { rcvbuf_bytes: 4096, ..SocketOptions::default() };
+    let socket = a.net.bind(any_port(), tiny).unwrap();
+    let (sender, _) = plain();
+    for _ in 0..100 {
+        sender.send_to(&[0; 1000], socket.local_addr()).unwrap();
+    }
+    a.poll(Instant::ZERO);
+    let overrun = a.net.stats().port.rx_overrun;
+    assert!(overrun > 0);
+    assert_eq!(socket.stats().received + overrun, 100);
+    drop(socket);
+    assert_eq!(a.net.stats().port.rx_overrun, overrun, "the count outlives its socket");
+}
+
+/// Keeps the text of warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = String::new();
+        event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            text += &format!("{field}={value:?} ");
+        });
+        self.0.lock().unwrap().push(text);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn too_small_a_receive_buffer_is_warned_of_once_with_the_cure() {
+    let warnings = Warnings::default();
+    // More than any kernel grants, even to root.
+    let huge = SocketOptions { rcvbuf_bytes: 3 << 29, ..SocketOptions::default() };
+    tracing::subscriber::with_default(warnings.clone(), || {
+        let a = node();
+        let _sockets = [a.net.bind(any_port(), huge).unwrap(), a.net.bind(any_port(), huge).unwrap()];
+    });
+    let warnings = warnings.0.lock().unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("sysctl -w net.core.rmem_max=1610612736"), "{warnings:?}");
 }
 
 #[test]

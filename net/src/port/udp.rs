@@ -16,6 +16,7 @@ use socket::{KernelSocket, key};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddrV4;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 use trimaran_runtime::Instant;
@@ -61,6 +62,8 @@ pub struct UdpPort {
     /// Readiness is as epoll just told; no need to ask again.
     informed: bool,
     wake: Option<RawFd>,
+    /// One socket got a smaller receive buffer than it asked for, and the log says so.
+    warned: bool,
     stats: PortStats,
 }
 
@@ -79,6 +82,7 @@ impl UdpPort {
             events: Vec::with_capacity(64),
             informed: false,
             wake: None,
+            warned: false,
             stats: PortStats::default(),
         })
     }
@@ -140,9 +144,8 @@ impl UdpPort {
         received
     }
 
-    /// Receives from the sockets `from..to`, starting at `first`, until `max` have been taken.
-    fn receive_range(&mut self, range: std::ops::Range<usize>, first: usize, max: usize, out: &mut Burst) -> usize {
-        let ask_each = self.sockets.len() <= ASK_EACH;
+    /// Receives from the readable sockets of `range`, beginning with number `first` of it, until `max` are taken.
+    fn receive_range(&mut self, range: Range<usize>, first: usize, max: usize, out: &mut Burst) -> usize {
         let count = range.len();
         let mut taken = 0;
         for step in 0..count {
@@ -150,7 +153,7 @@ impl UdpPort {
                 break;
             }
             let at = range.start + (first + step) % count;
-            if ask_each || self.sockets[at].readable {
+            if self.sockets[at].readable {
                 taken += self.receive(at, max - taken, out);
             }
         }
@@ -199,6 +202,14 @@ impl Port for UdpPort {
     fn bind(&mut self, local: SocketAddrV4, options: &SocketOptions) -> Result<SocketAddrV4, NetError> {
         let socket = KernelSocket::bind(local, options)?;
         let (local, key) = (socket.local, socket.key);
+        let (wanted_bytes, granted_bytes) = (options.rcvbuf_bytes, socket.rcvbuf_bytes);
+        if granted_bytes < wanted_bytes && !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(
+                %local, wanted_bytes, granted_bytes,
+                "the kernel grants a smaller receive buffer: large requests may lose packets; \
+                 allow it with: sysctl -w net.core.rmem_max={wanted_bytes}"
+            );
+        }
         epoll::add(&self.epoll, socket.fd(), EventData::new_u64(key), EventFlags::IN)
             .map_err(|errno| NetError::Io { action: "watch a socket", source: errno.into() })?;
         let at = self.sockets.partition_point(|other| other.key < key);
@@ -209,15 +220,19 @@ impl Port for UdpPort {
     fn unbind(&mut self, local: SocketAddrV4) {
         if let Some(at) = self.find(local) {
             // Closing the socket also takes it out of epoll.
-            self.sockets.remove(at);
+            self.stats.rx_overrun += self.sockets.remove(at).overrun();
         }
     }
 
     fn rx_burst(&mut self, _now: Instant, max: usize, out: &mut Burst) -> usize {
         self.refill_slots();
         let max = max.min(out.room());
-        if self.sockets.len() > ASK_EACH && !std::mem::take(&mut self.informed) {
-            self.ask(Some(&Timespec::default()));
+        if !std::mem::take(&mut self.informed) {
+            if self.sockets.len() <= ASK_EACH {
+                self.sockets.iter_mut().for_each(|socket| socket.readable = true);
+            } else {
+                self.ask(Some(&Timespec::default()));
+            }
         }
         let (controls, all) = (self.controls(), self.sockets.len());
         // Control first, but a flood of it leaves something for the others.
@@ -292,7 +307,8 @@ impl Port for UdpPort {
     }
 
     fn stats(&self) -> PortStats {
-        self.stats
+        let overrun: u64 = self.sockets.iter().map(KernelSocket::overrun).sum();
+        PortStats { rx_overrun: self.stats.rx_overrun + overrun, ..self.stats }
     }
 }
 
@@ -313,6 +329,25 @@ impl Verdict {
             Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Verdict::Full,
             Some(libc::EINTR | libc::ECONNREFUSED) => Verdict::Stale,
             _ => Verdict::Refused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_meaning() {
+        let verdict = |errno| Verdict::of(&io::Error::from_raw_os_error(errno));
+        for errno in [libc::EAGAIN, libc::EWOULDBLOCK, libc::ENOBUFS, libc::ENOMEM] {
+            assert_eq!(verdict(errno), Verdict::Full);
+        }
+        for errno in [libc::ECONNREFUSED, libc::EINTR] {
+            assert_eq!(verdict(errno), Verdict::Stale);
+        }
+        for errno in [libc::EMSGSIZE, libc::EPERM, libc::EACCES, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL] {
+            assert_eq!(verdict(errno), Verdict::Refused);
         }
     }
 }

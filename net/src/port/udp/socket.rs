@@ -3,15 +3,18 @@
 use crate::error::NetError;
 use crate::socket::{Priority, SocketOptions};
 use rustix::net::sockopt;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
+use std::mem;
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// A bound, unconnected, non-blocking kernel socket.
 pub(super) struct KernelSocket {
     pub(super) key: u64,
     pub(super) local: SocketAddrV4,
     pub(super) priority: Priority,
+    /// Receive buffer that the kernel granted.
+    pub(super) rcvbuf_bytes: usize,
     socket: UdpSocket,
     /// The last look at it left datagrams behind, or epoll said so.
     pub(super) readable: bool,
@@ -39,11 +42,12 @@ impl KernelSocket {
             Ok(SocketAddr::V6(_)) => local, // a socket bound to an IPv4 address has one
             Err(source) => return Err(NetError::Io { action: "read a socket's address", source }),
         };
-        size_receive_buffer(&socket, local, options.rcvbuf_bytes);
+        let rcvbuf_bytes = size_receive_buffer(&socket, options.rcvbuf_bytes)?;
         Ok(KernelSocket {
             key: key(options.priority, local),
             local,
             priority: options.priority,
+            rcvbuf_bytes,
             socket,
             readable: false,
             blocked: false,
@@ -54,28 +58,36 @@ impl KernelSocket {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
 
-/// Asks for `wanted_bytes` of receive buffer and warns where the kernel grants less.
-fn size_receive_buffer(socket: &UdpSocket, local: SocketAddrV4, wanted_bytes: usize) {
-    // The first form goes beyond net.core.rmem_max and needs CAP_NET_ADMIN.
-    let asked = sockopt::set_socket_recv_buffer_size_force(socket, wanted_bytes)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, wanted_bytes));
-    let granted = asked.and_then(|()| granted_receive_bytes(socket));
-    match granted {
-        Ok(granted_bytes) if granted_bytes >= wanted_bytes => {}
-        Ok(granted_bytes) => tracing::warn!(
-            %local, wanted_bytes, granted_bytes,
-            "the kernel grants a smaller receive buffer, bursts of large requests will be lost; \
-             allow it with: sysctl -w net.core.rmem_max={wanted_bytes}"
-        ),
-        Err(errno) => {
-            tracing::warn!(%local, wanted_bytes, errno = %io::Error::from(errno), "cannot size the receive buffer")
-        }
+    /// Datagrams that the kernel has dropped so far because the receive buffer was full. Costs a system call.
+    pub(super) fn overrun(&self) -> u64 {
+        // linux/sock_diag.h; libc does not name them.
+        const SO_MEMINFO: libc::c_int = 55;
+        const DROPS: usize = 8;
+        let mut memory_info = [0u32; 9];
+        let mut bytes = mem::size_of_val(&memory_info) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `bytes` bytes, the size of the array, and both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_MEMINFO,
+                memory_info.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        // A kernel before 4.12 does not know and leaves the zero.
+        if result == 0 { u64::from(memory_info[DROPS]) } else { 0 }
     }
 }
 
-/// The receive buffer in bytes of the caller's counting: the kernel reports twice that, to cover its own overhead.
-fn granted_receive_bytes(socket: &UdpSocket) -> rustix::io::Result<usize> {
-    Ok(sockopt::socket_recv_buffer_size(socket)? / 2)
+/// Asks for `wanted_bytes` of receive buffer and returns what the kernel grants, in bytes of the same counting: it
+/// reports twice that, to cover its own overhead.
+fn size_receive_buffer(socket: &UdpSocket, wanted_bytes: usize) -> Result<usize, NetError> {
+    // The first form goes beyond net.core.rmem_max and needs CAP_NET_ADMIN.
+    sockopt::set_socket_recv_buffer_size_force(socket, wanted_bytes)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, wanted_bytes))
+        .and_then(|()| sockopt::socket_recv_buffer_size(socket))
+        .map(|reported_bytes| reported_bytes / 2)
+        .map_err(|errno| NetError::Io { action: "size a socket's receive buffer", source: errno.into() })
 }
