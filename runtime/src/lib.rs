@@ -1,5 +1,48 @@
-//! One core, one loop.
+//! One core, one loop: tasks, timers and a driver polled in turns. Knows no protocol.
+//!
+//! ```text
+//!                      +----------------------- core.rs: the turn ------------------------+
+//!                      |                                                                  |
+//!   device --> driver.poll --> wake --+                                                   |
+//!                      |              +--> Control lane --> Normal lane --> driver.flush --> device
+//!   time ----> wheel.rs -----> wake --+      (task.rs: spawn, Task; channel.rs between)   |
+//!                      |              |                                                   |
+//!   other threads --> local.rs inbox -+        nothing to do: idle.rs spin, yield, park   |
+//!                      +------------------------------------------------------------------+
+//!
+//!   run.rs    one core per thread, pinned, on the machine's clock       sim.rs    many cores on one thread, in virtual
+//!   clock.rs  where time comes from                                               time: the same core, one seed, one trace
+//!   time.rs   now, sleep, timeout, interval        stats.rs, stall.rs   what is counted, and slow polls
+//! ```
+//!
+//! The rules of the turn: packets are received before timers fire, and both before tasks run, so that a task which asks
+//! "did it come in time?" sees all that came. A task that wakes itself runs once a turn. A turn never blocks; `park` is
+//! the only call that does.
+
+pub mod channel;
+pub mod clock;
+pub mod core;
 pub mod driver;
+mod error;
+mod idle;
+mod local;
+pub mod run;
+pub mod sim;
+mod stall;
+pub mod stats;
+pub mod task;
 pub mod time;
+mod wheel;
+
+pub use crate::core::{Core, CoreConfig, Turn};
+pub use clock::{Clock, Monotonic, Virtual};
 pub use driver::{Driver, Flushed, Polled};
-pub use time::Instant;
+pub use error::RuntimeError;
+pub use idle::Idle;
+pub use run::{CoreHandle, run, start};
+pub use stats::{Counter, Stats};
+pub use task::{ControlPanic, Lane, Panicked, Task, TaskGroup, YieldNow, spawn, spawn_in, yield_now};
+pub use time::{
+    Elapsed, Instant, Interval, RecvOrDeadline, Sleep, Timeout, interval, now, recv_or_deadline, sleep, sleep_until,
+    timeout, timeout_at,
+};

@@ -1,0 +1,202 @@
+//! From spinning to sleep, and the handshake that loses no wake on the way.
+//!
+//! ```text
+//!   the core, going to sleep            another thread, waking a task of it
+//!   1 state = SLEEPING                  a put the task into the inbox, ready = true
+//!   2 fence                             b fence
+//!   3 look at ready: work? then stay    c state was SLEEPING? then write the eventfd
+//!   4 sleep on the eventfd
+//! ```
+//!
+//! Of the two looks, 3 and c, at least one sees the other side's store, because each side puts a full fence between its
+//! store and its look. So either the core stays awake or the eventfd is written; a running core costs the waker no
+//! system call.
+
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
+
+/// What a core does when it has nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idle {
+    /// Polls for ever: the shortest reaction, for a core that nothing else uses.
+    Spin,
+    /// Polls so many times, then as often with a yield of the thread after each, then sleeps.
+    Hybrid {
+        /// Empty turns before the first yield.
+        polls: u32,
+        /// Empty turns, each followed by a yield, before sleeping.
+        yields: u32,
+    },
+    /// Sleeps at once.
+    Park,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Idle::Hybrid { polls: 50, yields: 100 }
+    }
+}
+
+/// What to do after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    None,
+    Yield,
+    Park,
+}
+
+/// Counts empty turns in a row.
+#[derive(Debug)]
+pub(crate) struct Idler {
+    policy: Idle,
+    empty: u32,
+}
+
+impl Idler {
+    pub(crate) fn new(policy: Idle) -> Self {
+        Idler { policy, empty: 0 }
+    }
+
+    pub(crate) fn after_turn(&mut self, worked: bool) -> Rest {
+        if worked {
+            self.empty = 0;
+            return Rest::None;
+        }
+        self.empty = self.empty.saturating_add(1);
+        match self.policy {
+            Idle::Spin => Rest::None,
+            Idle::Park => Rest::Park,
+            Idle::Hybrid { polls, .. } if self.empty <= polls => Rest::None,
+            Idle::Hybrid { polls, yields } if self.empty <= polls.saturating_add(yields) => Rest::Yield,
+            Idle::Hybrid { .. } => Rest::Park,
+        }
+    }
+}
+
+const AWAKE: u8 = 0;
+const SLEEPING: u8 = 1;
+const WOKEN: u8 = 2;
+
+/// Both sides of the handshake.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    state: AtomicU8,
+    ready: AtomicBool,
+    /// None where the core never sleeps by itself (simulation) or the process is out of descriptors; the core then
+    /// sleeps in short spells.
+    eventfd: Option<OwnedFd>,
+}
+
+impl Bell {
+    pub(crate) fn new(with_eventfd: bool) -> Self {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let eventfd = with_eventfd.then(|| eventfd(0, flags)).transpose().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no eventfd: the core will sleep for at most a millisecond at a time");
+            None
+        });
+        Bell { state: AtomicU8::new(AWAKE), ready: AtomicBool::new(false), eventfd }
+    }
+
+    /// Any thread: there is work in the inbox.
+    pub(crate) fn ring(&self) {
+        self.ready.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.state.compare_exchange(SLEEPING, WOKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            && let Some(eventfd) = &self.eventfd
+        {
+            // It fails only where the counter is at its maximum, and then the sleeper wakes anyway.
+            let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// The core: is there work? Cheap.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// The core: takes note that it is about to look into the inbox.
+    pub(crate) fn take_ready(&self) -> bool {
+        // The plain load first: the exchange locks the bus, and nearly always there is nothing.
+        self.is_ready() && self.ready.swap(false, Ordering::AcqRel)
+    }
+
+    /// The core: runs `sleep`, unless work came before. True where another thread ended the sleep.
+    pub(crate) fn sleep(&self, sleep: impl FnOnce(Option<BorrowedFd<'_>>)) -> bool {
+        self.state.store(SLEEPING, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.is_ready() {
+            return self.state.swap(AWAKE, Ordering::AcqRel) == WOKEN && self.drain();
+        }
+        sleep(self.eventfd.as_ref().map(AsFd::as_fd));
+        let woken = self.state.swap(AWAKE, Ordering::AcqRel) == WOKEN;
+        // Read in any case: a waker may be between its exchange and its write, and what it writes then must not make
+        // every later sleep return at once.
+        self.drain();
+        woken
+    }
+
+    pub(crate) fn can_be_rung(&self) -> bool {
+        self.eventfd.is_some()
+    }
+
+    fn drain(&self) -> bool {
+        if let Some(eventfd) = &self.eventfd {
+            let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hybrid_spins_then_yields_then_parks_and_work_starts_over() {
+        let mut idler = Idler::new(Idle::Hybrid { polls: 2, yields: 1 });
+        let rests: Vec<Rest> = [false, false, false, false, false, true, false, false, false]
+            .into_iter()
+            .map(|worked| idler.after_turn(worked))
+            .collect();
+        use Rest::*;
+        assert_eq!(rests, [None, None, Yield, Park, Park, None, None, None, Yield]);
+    }
+
+    #[test]
+    fn spin_never_rests_and_park_always_does() {
+        let mut spin = Idler::new(Idle::Spin);
+        assert!((0..1000).all(|_| spin.after_turn(false) == Rest::None));
+        assert_eq!(Idler::new(Idle::Park).after_turn(false), Rest::Park);
+    }
+
+    #[test]
+    fn work_before_the_sleep_prevents_it() {
+        let bell = Bell::new(true);
+        bell.ring();
+        bell.sleep(|_| panic!("slept although there was work"));
+        assert!(bell.take_ready());
+        assert!(!bell.take_ready());
+    }
+
+    #[test]
+    fn a_ring_in_the_sleep_makes_the_eventfd_readable_and_only_then() {
+        let readable = |fd: Option<BorrowedFd<'_>>| {
+            let fd = fd.expect("an eventfd");
+            let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut polled, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+        };
+        let bell = Bell::new(true);
+        // Awake: no system call for the waker.
+        bell.ring();
+        assert!(bell.take_ready());
+        assert!(!bell.sleep(|fd| assert!(!readable(fd))));
+        // Asleep: the descriptor, and the next sleep starts with a clean one.
+        assert!(bell.sleep(|fd| {
+            bell.ring();
+            assert!(readable(fd));
+        }));
+        assert!(bell.take_ready());
+        assert!(!bell.sleep(|fd| assert!(!readable(fd))));
+    }
+}
