@@ -10,6 +10,7 @@
 //! [`Verdict::Undecided`] when it is reached. It never says `Violated` of a history that has an order.
 
 mod kv;
+mod plan;
 mod search;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub enum Effect<S> {
     Reads,
     /// This state, whatever it found.
     Writes(S),
+    /// This state, or the one that it found.
+    MayWrite(S),
     /// It depends.
     Unknown,
 }
@@ -106,8 +109,8 @@ pub struct Violation {
     pub smallest: bool,
     /// The key's operations that might have taken effect at the same time as `offender`, in order of invocation.
     pub concurrent: Vec<OperationId>,
-    /// An order for everything before the offender's return, without `offender`. Other orders may exist; none has a
-    /// place for it.
+    /// An order for everything that returned before the offender. Other orders may exist; none has a place for
+    /// the offender's answer. The offender itself may be among them, with another answer.
     pub witness: Vec<OperationId>,
     /// The same in words, operations named.
     pub explanation: String,
@@ -234,7 +237,6 @@ impl<K: Debug, M: Model> Part<'_, K, M> {
         // What follows the last answer that the order has to explain explains nothing.
         let explained = witness.iter().rposition(|&i: &usize| self.calls[i].returned.is_some_and(|(at, _)| at < end));
         witness.truncate(explained.map_or(0, |last| last + 1));
-        witness.retain(|&i| i != offender);
         let beside = |&i: &usize| {
             let call = &self.calls[i];
             i != offender && call.invoked < end && call.returned.is_none_or(|(at, _)| at > self.calls[offender].invoked)

@@ -104,7 +104,8 @@ impl Model for Kv {
             (KvOp::Del, _) => Effect::Writes(None),
             (KvOp::Incr(_), Some(KvRet::Value(sum))) => Effect::Writes(sum),
             (KvOp::Cas { new, .. }, Some(KvRet::Changed(true))) => Effect::Writes(Some(new)),
-            (KvOp::Incr(_) | KvOp::Cas { .. }, _) => Effect::Unknown,
+            (KvOp::Cas { new, .. }, _) => Effect::MayWrite(Some(new)),
+            (KvOp::Incr(_), _) => Effect::Unknown,
         }
     }
 
@@ -144,6 +145,7 @@ mod tests {
                     match Kv.effect(op, known) {
                         Effect::Reads => assert_eq!(next, state, "{op:?} -> {ret:?}"),
                         Effect::Writes(written) => assert_eq!(next, written, "{op:?} -> {ret:?}"),
+                        Effect::MayWrite(written) => assert!(next == written || next == state, "{op:?} -> {ret:?}"),
                         Effect::Unknown => {}
                     }
                 }
