@@ -55,3 +55,48 @@ impl Demux {
         self.sockets.get(self.last).map(|(_, socket)| socket)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::SocketOptions;
+
+    fn addr(text: &str) -> SocketAddrV4 {
+        text.parse().unwrap()
+    }
+
+    fn demux(locals: &[&str]) -> Demux {
+        let mut demux = Demux::new();
+        for local in locals {
+            demux.insert(Rc::new(SocketState::new(addr(local), &SocketOptions::default())));
+        }
+        demux
+    }
+
+    fn found(demux: &mut Demux, dst: &str) -> Option<SocketAddrV4> {
+        demux.lookup(addr(dst)).map(|socket| socket.local())
+    }
+
+    #[test]
+    fn an_exact_address_wins_over_every_address() {
+        let mut demux = demux(&["0.0.0.0:1", "10.0.0.2:1", "10.0.0.1:2"]);
+        // Twice over, so that the memory of the last hit is used and must not mislead.
+        for _ in 0..2 {
+            assert_eq!(found(&mut demux, "10.0.0.2:1"), Some(addr("10.0.0.2:1")));
+            assert_eq!(found(&mut demux, "10.0.0.1:1"), Some(addr("0.0.0.0:1")));
+            assert_eq!(found(&mut demux, "10.0.0.1:2"), Some(addr("10.0.0.1:2")));
+            assert_eq!(found(&mut demux, "10.0.0.2:2"), None);
+        }
+    }
+
+    #[test]
+    fn a_removed_socket_is_not_found_where_it_was_found_last() {
+        let mut demux = demux(&["10.0.0.1:1", "10.0.0.1:2"]);
+        assert_eq!(found(&mut demux, "10.0.0.1:2"), Some(addr("10.0.0.1:2")));
+        assert!(demux.remove(addr("10.0.0.1:2")).is_some());
+        assert_eq!(found(&mut demux, "10.0.0.1:2"), None);
+        assert_eq!(found(&mut demux, "10.0.0.1:1"), Some(addr("10.0.0.1:1")));
+        assert!(demux.remove(addr("10.0.0.1:2")).is_none());
+        assert_eq!(demux.len(), 1);
+    }
+}

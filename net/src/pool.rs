@@ -233,7 +233,11 @@ mod tests {
         #[allow(clippy::disallowed_methods)] // the point of the test is a second thread without a core
         let abroad = std::thread::spawn(move || {
             receive.iter().for_each(drop);
-            stats()
+            let adopted = stats();
+            // Taken and dropped again, a buffer is charged to its new home.
+            drop(Packet::alloc(Priority::Normal));
+            assert_eq!((stats().taken, stats().returned, stats().adopted), (1, 1, 2));
+            adopted
         });
         let here: Vec<Packet> = (0..2).filter_map(|_| Packet::alloc(Priority::Normal)).collect();
         assert!(Packet::alloc(Priority::Normal).is_none());

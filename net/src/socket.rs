@@ -10,6 +10,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use trimaran_runtime::{Instant, recv_or_deadline};
 
 /// Whose packets go first, and who may use the last buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -179,6 +180,12 @@ impl UdpSocket {
     /// Waits for a packet. Nothing is lost when the future is dropped.
     pub fn recv(&self) -> impl Future<Output = Packet> + '_ {
         poll_fn(|cx| self.poll_recv(cx))
+    }
+
+    /// Waits for a packet until `at` by this core's clock: `None` then. A packet that is already queued wins even where
+    /// the deadline has passed, so that a core which was stopped sees what came meanwhile.
+    pub fn recv_or_deadline(&self, at: Instant) -> impl Future<Output = Option<Packet>> + '_ {
+        recv_or_deadline(self.recv(), at)
     }
 
     /// This socket's counters.

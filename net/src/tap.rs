@@ -29,6 +29,11 @@ impl<P: Port, W: Write> Tap<P, W> {
         Tap { port, pcap }
     }
 
+    /// The wrapped port.
+    pub fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
     /// The writer, to look at its counters or to flush it.
     pub fn pcap_mut(&mut self) -> &mut PcapWriter<W> {
         &mut self.pcap

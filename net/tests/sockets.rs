@@ -2,16 +2,11 @@
 
 mod common;
 
-use common::{A, B, Node, Wakes, addr, at, drain, packet, poll_recv};
-use std::net::SocketAddrV4;
-use std::os::fd::BorrowedFd;
+use common::{A, B, Narrow, Node, Wakes, addr, at, drain, packet, poll_recv};
 use std::time::Duration;
 use trimaran_net::pool::{self, PoolLimits};
-use trimaran_net::{
-    Burst, Capabilities, Link, NetConfig, NetError, PacketQueue, Port, PortStats, Priority, Refusal, SimNet,
-    SocketOptions,
-};
-use trimaran_runtime::{Driver, Instant};
+use trimaran_net::{Link, NetConfig, NetError, Priority, Refusal, SimNet, SocketOptions};
+use trimaran_runtime::Driver;
 
 fn net() -> SimNet {
     let sim = SimNet::new(1);
@@ -136,46 +131,10 @@ fn one_flush_sends_all_control_but_only_so_much_normal() {
     assert_eq!(second.stats().sent, 1);
 }
 
-/// A port that has room for so many packets and then refuses.
-struct Narrow<P> {
-    port: P,
-    room: usize,
-}
-
-impl<P: Port> Port for Narrow<P> {
-    fn bind(&mut self, local: SocketAddrV4, options: &SocketOptions) -> Result<SocketAddrV4, NetError> {
-        self.port.bind(local, options)
-    }
-    fn unbind(&mut self, local: SocketAddrV4) {
-        self.port.unbind(local);
-    }
-    fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
-        self.port.rx_burst(now, max, out)
-    }
-    fn tx_burst(&mut self, now: Instant, queue: &mut PacketQueue) -> usize {
-        let mut fitting = PacketQueue::new(self.room);
-        while !fitting.is_full()
-            && let Some(packet) = queue.pop()
-        {
-            fitting.push(packet).unwrap();
-        }
-        let taken = self.port.tx_burst(now, &mut fitting);
-        self.room -= taken;
-        taken
-    }
-    fn park(&mut self, _timeout: Option<Duration>, _wake: Option<BorrowedFd<'_>>) {}
-    fn capabilities(&self) -> Capabilities {
-        self.port.capabilities()
-    }
-    fn stats(&self) -> PortStats {
-        self.port.stats()
-    }
-}
-
 #[test]
 fn what_a_full_port_refuses_stays_queued_and_heartbeats_overtake_it() {
     let sim = net();
-    let mut a = Node::new(Narrow { port: sim.port(A), room: 1 });
+    let mut a = Node::new(Narrow::new(sim.port(A), 1));
     let mut b = Node::sim(&sim, B);
     let to = b.bind(addr(B, 1));
     let normal = a.bind(addr(A, 1));
@@ -194,6 +153,23 @@ fn what_a_full_port_refuses_stays_queued_and_heartbeats_overtake_it() {
     assert_eq!(a.driver.flush(at(0)).left, 0);
     b.poll(at(10));
     assert_eq!(drain(&to), [&[0][..], b"beat", &[1], &[2]]);
+}
+
+#[test]
+fn a_flush_that_stopped_at_its_own_limit_does_not_sleep_but_one_that_the_port_stopped_does() {
+    let sim = net();
+    let config = NetConfig { flush_packets: 64, ..NetConfig::default() };
+    let mut a = Node::configured(Narrow::new(sim.port(A), 100), config);
+    let socket = a.bind(addr(A, 1));
+    for _ in 0..200 {
+        socket.send_to(packet(b""), addr(B, 1)).unwrap();
+    }
+    assert_eq!(a.driver.flush(at(0)).left, 136);
+    a.driver.park(None, None);
+    assert_eq!(a.driver.port_mut().parks, 0);
+    assert_eq!(a.driver.flush(at(0)).left, 100);
+    a.driver.park(None, None);
+    assert_eq!(a.driver.port_mut().parks, 1);
 }
 
 #[test]

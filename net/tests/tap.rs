@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{A, B, Node, addr, at, drain, packet};
+use common::{A, B, Narrow, Node, addr, at, drain, packet};
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::rc::Rc;
@@ -60,6 +60,23 @@ fn a_tap_sees_both_directions() {
     drop((at_a, at_b));
     assert_eq!(a.driver.port_mut().pcap_mut().packets(), 2);
     assert_eq!(a.driver.port_mut().pcap_mut().unwritten(), 0);
+}
+
+#[test]
+fn a_tap_writes_once_what_a_full_port_takes_later() {
+    let sim = SimNet::new(1);
+    let file = Memory::default();
+    let pcap = PcapWriter::new(file.clone(), u64::MAX).unwrap();
+    let mut a = Node::new(Tap::new(Narrow::new(sim.port(A), 1), pcap));
+    let socket = a.bind(addr(A, 1));
+    for number in 0..3u8 {
+        socket.send_to(packet(&[number]), addr(B, 1)).unwrap();
+    }
+    a.flush(at(0));
+    assert_eq!(read(&file.0.borrow()).len(), 1);
+    a.driver.port_mut().port_mut().room = 5;
+    a.flush(at(1));
+    assert_eq!(read(&file.0.borrow()), [(0, vec![0]), (1_000, vec![1]), (1_000, vec![2])]);
 }
 
 #[test]
@@ -127,6 +144,18 @@ fn a_delayed_packet_leaves_at_the_first_turn_after_its_time() {
     b.poll(at(50));
     assert_eq!(drain(&to), [b"later"]);
     assert_eq!(a.driver.next_arrival(), None);
+}
+
+#[test]
+fn jitter_alone_keeps_order_behind_an_injector_too() {
+    let Injected { mut a, mut b, from, to } = injected(Link::new(Duration::ZERO, Duration::from_millis(1)), 1_000);
+    for number in 0..200u8 {
+        from.send_to(packet(&[number]), addr(B, 1)).unwrap();
+    }
+    a.flush(at(0));
+    a.poll(Instant::FAR);
+    b.poll(Instant::FAR);
+    assert_eq!(drain(&to), (0..200u8).map(|number| vec![number]).collect::<Vec<_>>());
 }
 
 #[test]

@@ -176,6 +176,9 @@ fn a_datagram_longer_than_a_buffer_is_counted_and_dropped() {
     let got = receive(&mut a, &socket, 2);
     assert_eq!((got[0].len(), got[1].len()), (1920, 0));
     assert_eq!((a.net.stats().port.rx_truncated, a.net.stats().port.rx_packets), (1, 2));
+    // The buffer that was cut short serves the next datagram like new.
+    sender.send_to(&[3; 1920], socket.local_addr()).unwrap();
+    assert_eq!(receive(&mut a, &socket, 1), [[3; 1920]]);
 }
 
 #[test]
@@ -267,6 +270,22 @@ fn control_is_received_first_but_leaves_normal_its_part() {
     }
     a.driver.poll(Instant::ZERO, 32);
     assert_eq!((control.stats().received, normal.stats().received), (24, 8));
+}
+
+#[test]
+fn normal_sockets_take_turns_under_a_flood() {
+    let mut a = node();
+    let sockets = [a.bind(any_port()), a.bind(any_port()), a.bind(any_port())];
+    let (sender, _) = plain();
+    for socket in &sockets {
+        for _ in 0..64 {
+            sender.send_to(b"x", socket.local_addr()).unwrap();
+        }
+    }
+    for _ in 0..3 {
+        a.driver.poll(Instant::ZERO, 32);
+    }
+    assert_eq!(sockets.each_ref().map(|socket| socket.stats().received), [32, 32, 32]);
 }
 
 #[test]

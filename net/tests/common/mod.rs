@@ -2,10 +2,16 @@
 #![allow(dead_code)] // each test file uses its own part
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use trimaran_net::{Net, NetConfig, NetDriver, Packet, Port, Priority, SimNet, SimPort, SocketOptions, UdpSocket};
+use std::time::Duration;
+use trimaran_net::burst::BURST_PACKETS;
+use trimaran_net::{
+    Burst, Capabilities, Net, NetConfig, NetDriver, NetError, Packet, PacketQueue, Port, PortStats, Priority, SimNet,
+    SimPort, SocketOptions, UdpSocket,
+};
 use trimaran_runtime::{Driver, Instant};
 
 pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -92,5 +98,50 @@ pub(crate) fn poll_recv(socket: &UdpSocket, waker: &Waker) -> Option<Packet> {
     match socket.poll_recv(&mut Context::from_waker(waker)) {
         Poll::Ready(packet) => Some(packet),
         Poll::Pending => None,
+    }
+}
+
+/// A port that has room for so many packets and then refuses, and never sleeps.
+pub(crate) struct Narrow<P> {
+    port: P,
+    pub(crate) room: usize,
+    pub(crate) parks: usize,
+}
+
+impl<P: Port> Narrow<P> {
+    pub(crate) fn new(port: P, room: usize) -> Self {
+        Narrow { port, room, parks: 0 }
+    }
+}
+
+impl<P: Port> Port for Narrow<P> {
+    fn bind(&mut self, local: SocketAddrV4, options: &SocketOptions) -> Result<SocketAddrV4, NetError> {
+        self.port.bind(local, options)
+    }
+    fn unbind(&mut self, local: SocketAddrV4) {
+        self.port.unbind(local);
+    }
+    fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
+        self.port.rx_burst(now, max, out)
+    }
+    fn tx_burst(&mut self, now: Instant, queue: &mut PacketQueue) -> usize {
+        let mut fitting = PacketQueue::new(self.room.min(BURST_PACKETS));
+        while !fitting.is_full()
+            && let Some(packet) = queue.pop()
+        {
+            fitting.push(packet).unwrap();
+        }
+        let taken = self.port.tx_burst(now, &mut fitting);
+        self.room -= taken;
+        taken
+    }
+    fn park(&mut self, _timeout: Option<Duration>, _wake: Option<BorrowedFd<'_>>) {
+        self.parks += 1;
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.port.capabilities()
+    }
+    fn stats(&self) -> PortStats {
+        self.port.stats()
     }
 }
