@@ -1,0 +1,191 @@
+//! Prints what the runtime costs: `cargo run --release -p trimaran-runtime --example figures`.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::hint::black_box;
+use std::os::fd::BorrowedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+use trimaran_runtime::channel::{self, Receiver, Sender};
+use trimaran_runtime::sim::World;
+use trimaran_runtime::{
+    Clock, Core, CoreConfig, Driver, Flushed, Idle, Instant, Lane, Monotonic, Polled, sleep_until, spawn, yield_now,
+};
+
+/// No device.
+struct Nothing;
+
+impl Driver for Nothing {
+    fn poll(&mut self, _: Instant, _: usize) -> Polled {
+        Polled::default()
+    }
+    fn flush(&mut self, _: Instant) -> Flushed {
+        Flushed::default()
+    }
+    fn park(&mut self, _: Option<Duration>, _: Option<BorrowedFd<'_>>) {}
+}
+
+type Wire = Rc<RefCell<VecDeque<(Instant, u64)>>>;
+
+/// One end of a wire on which a packet takes 5 us.
+struct End {
+    inbound: Wire,
+    outbound: Wire,
+    received: Sender<u64>,
+    to_send: Receiver<u64>,
+}
+
+impl Driver for End {
+    fn poll(&mut self, now: Instant, budget: usize) -> Polled {
+        let mut inbound = self.inbound.borrow_mut();
+        let mut packets = 0;
+        while packets < budget
+            && let Some((_, packet)) = inbound.pop_front_if(|packet| packet.0 <= now)
+        {
+            packets += usize::from(self.received.try_send(packet).is_ok());
+        }
+        Polled { packets, more: packets == budget }
+    }
+
+    fn flush(&mut self, now: Instant) -> Flushed {
+        let mut packets = 0;
+        while let Some(packet) = self.to_send.try_recv() {
+            self.outbound.borrow_mut().push_back((now + Duration::from_micros(5), packet));
+            packets += 1;
+        }
+        Flushed { packets, left: 0 }
+    }
+
+    fn park(&mut self, _: Option<Duration>, _: Option<BorrowedFd<'_>>) {}
+
+    fn next_arrival(&self) -> Option<Instant> {
+        self.inbound.borrow().front().map(|packet| packet.0)
+    }
+}
+
+fn core() -> Core<Nothing> {
+    Core::new(CoreConfig { idle: Idle::Spin, ..CoreConfig::default() }, Monotonic, Nothing)
+}
+
+/// The best of five runs, in nanoseconds for each of `count`.
+fn best(count: u64, mut run: impl FnMut()) -> f64 {
+    let once = |run: &mut dyn FnMut()| {
+        let start = Monotonic.now();
+        run();
+        (Monotonic.now() - start).as_nanos() as f64 / count as f64
+    };
+    (0..5).map(|_| once(&mut run)).fold(f64::MAX, f64::min)
+}
+
+fn spawn_run_free() -> f64 {
+    const TASKS: u64 = 64;
+    let mut core = core();
+    best(TASKS * 2000, || {
+        for _ in 0..2000 {
+            core.enter(|| {
+                for _ in 0..TASKS {
+                    spawn(async { black_box(()) }).detach();
+                }
+            });
+            core.turn();
+        }
+    })
+}
+
+fn self_wake_switch() -> f64 {
+    const TASKS: u64 = 64;
+    let mut core = core();
+    core.enter(|| {
+        for _ in 0..TASKS {
+            spawn(async {
+                loop {
+                    yield_now().await;
+                }
+            })
+            .detach();
+        }
+    });
+    core.turn();
+    best(TASKS * 5000, || {
+        for _ in 0..5000 {
+            core.turn();
+        }
+    })
+}
+
+fn timer_insert_cancel() -> f64 {
+    const PENDING: u64 = 100_000;
+    let core = core();
+    core.enter(|| {
+        let mut cx = Context::from_waker(Waker::noop());
+        let soon = trimaran_runtime::now();
+        let pending: Vec<_> = (0..PENDING)
+            .map(|i| {
+                let mut sleep = Box::pin(sleep_until(soon + Duration::from_micros(1000 + i * 7919 % 10_000_000)));
+                assert!(sleep.as_mut().poll(&mut cx).is_pending());
+                sleep
+            })
+            .collect();
+        let figure = best(1_000_000, || {
+            for i in 0..1_000_000u64 {
+                let mut sleep = pin!(sleep_until(soon + Duration::from_micros(1000 + i * 7907 % 10_000_000)));
+                black_box(sleep.as_mut().poll(&mut cx)).is_pending();
+            }
+        });
+        drop(pending);
+        figure
+    })
+}
+
+fn empty_turn() -> f64 {
+    let mut core = core();
+    best(1_000_000, || {
+        for _ in 0..1_000_000 {
+            black_box(core.turn());
+        }
+    })
+}
+
+/// Packets a second, with `at_once` of them on the wire between each of `pairs` pairs of cores.
+fn world(pairs: usize, at_once: u64) -> f64 {
+    let mut world = World::new(1);
+    for _ in 0..pairs {
+        let wires: [Wire; 2] = Default::default();
+        for side in 0..2 {
+            let (received, mut packets) = channel::mpsc(1024);
+            let (answers, to_send) = channel::mpsc(1024);
+            let (inbound, outbound) = (wires[side].clone(), wires[1 - side].clone());
+            let core = world.add_core("end", End { inbound, outbound, received, to_send });
+            if side == 0 {
+                wires[0].borrow_mut().extend((0..at_once).map(|i| (Instant::from_nanos(i * 100), i)));
+            }
+            let answer = async move {
+                while let Some(packet) = packets.recv().await {
+                    if answers.try_send(packet + 1).is_err() {
+                        return;
+                    }
+                }
+            };
+            world.spawn(core, Lane::Normal, answer).detach();
+        }
+    }
+    let before = world.packets();
+    let start = Monotonic.now();
+    while world.packets() - before < 2_000_000 {
+        assert!(world.step());
+    }
+    2_000_000.0 / (Monotonic.now() - start).as_secs_f64()
+}
+
+fn main() {
+    println!("spawn + run + free                 {:8.1} ns", spawn_run_free());
+    println!("self-wake switch                   {:8.1} ns", self_wake_switch());
+    println!("timer insert + cancel, 100k armed  {:8.1} ns", timer_insert_cancel());
+    println!("empty turn                         {:8.1} ns", empty_turn());
+    println!("world, 2 cores, 1 in flight        {:8.2} M packets/s", world(1, 1) / 1e6);
+    println!("world, 2 cores, 32 in flight       {:8.2} M packets/s", world(1, 32) / 1e6);
+    println!("world, 10 cores, 5 x 1 in flight   {:8.2} M packets/s", world(5, 1) / 1e6);
+}
