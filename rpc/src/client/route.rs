@@ -1,0 +1,162 @@
+//! Which server to ask: the leader as far as response blocks have told, else one after the other.
+
+use crate::r2p2::{Policy, ResponseBlock, Status};
+use std::net::SocketAddrV4;
+use trimaran_runtime::Instant;
+
+/// Slots are 1 to 9; slot 0 means that the leader is not known.
+const SLOTS: usize = 10;
+
+/// The servers of a cluster, and what is known of their leader.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// In slot order as far as the caller knows it; corrected by `slots`.
+    servers: Vec<SocketAddrV4>,
+    /// Addresses from which a slot's node is known to answer.
+    slots: [Option<SocketAddrV4>; SLOTS],
+    leader: Option<SocketAddrV4>,
+    term: u64,
+    next: usize,
+    probe_at: Instant,
+}
+
+impl Route {
+    pub(super) fn new(servers: Vec<SocketAddrV4>) -> Route {
+        Route { servers, slots: [None; SLOTS], leader: None, term: 0, next: 0, probe_at: Instant::ZERO }
+    }
+
+    /// The leader, or where none is known the server whose turn it is. `None` without servers.
+    pub(super) fn pick(&self) -> Option<SocketAddrV4> {
+        self.leader.or_else(|| self.servers.get(self.next).copied())
+    }
+
+    pub(super) fn leader(&self) -> Option<SocketAddrV4> {
+        self.leader
+    }
+
+    /// The next server to ask who leads, at most one per `pause` over all calls of the client.
+    pub(super) fn probe(&mut self, now: Instant, pause: std::time::Duration) -> Option<SocketAddrV4> {
+        if now < self.probe_at {
+            return None;
+        }
+        self.probe_at = now + pause;
+        self.turn();
+        self.servers.get(self.next).copied()
+    }
+
+    /// `server` has not answered for a while, or cannot help: it is not asked first any more.
+    pub(super) fn avoid(&mut self, server: SocketAddrV4) {
+        if self.leader == Some(server) {
+            self.leader = None;
+        }
+        if self.servers.get(self.next) == Some(&server) {
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        self.next = (self.next + 1) % self.servers.len().max(1);
+    }
+
+    /// Learns from a response block. Hints of an older term than the newest seen are stale and change nothing.
+    pub(super) fn learn(&mut self, from: SocketAddrV4, policy: Policy, block: &ResponseBlock) {
+        if block.term < self.term {
+            return;
+        }
+        self.term = block.term;
+        let slot = usize::from(block.leader);
+        let answered = matches!(block.status, Status::Ok | Status::App);
+        if answered && policy == Policy::ReplicatedRoute {
+            // Only the leader replies to a write.
+            self.leader = Some(from);
+            if let Some(address) = self.slots.get_mut(slot).filter(|_| slot != 0) {
+                *address = Some(from);
+            }
+        } else if slot != 0 {
+            let listed = || self.servers.get(slot - 1).copied();
+            self.leader = self.slots.get(slot).copied().flatten().or_else(listed);
+        } else if self.leader == Some(from) {
+            self.leader = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::r2p2::Refusal;
+    use std::net::Ipv4Addr;
+
+    fn server(number: u8) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, number), 8000)
+    }
+
+    fn block(term: u64, leader: u8, status: Status) -> ResponseBlock {
+        ResponseBlock { status, reason: Refusal::NotLeader, leader, term, ..ResponseBlock::default() }
+    }
+
+    fn route() -> Route {
+        Route::new(vec![server(1), server(2), server(3)])
+    }
+
+    #[test]
+    fn follows_the_newest_term_only() {
+        let mut route = route();
+        route.learn(server(1), Policy::ReplicatedRoute, &block(5, 3, Status::NotApplied));
+        assert_eq!(route.pick(), Some(server(3)));
+        route.learn(server(2), Policy::ReplicatedRoute, &block(4, 2, Status::NotApplied));
+        assert_eq!(route.pick(), Some(server(3)));
+    }
+
+    /// The list may be in any order: who answered a write is the slot's address, whatever its place in the list.
+    #[test]
+    fn corrects_the_order_of_the_list() {
+        let mut route = route();
+        route.learn(server(1), Policy::ReplicatedRoute, &block(5, 3, Status::Ok));
+        route.learn(server(2), Policy::ReplicatedRoute, &block(6, 2, Status::NotApplied));
+        assert_eq!(route.pick(), Some(server(2)));
+        route.learn(server(2), Policy::ReplicatedRoute, &block(7, 3, Status::NotApplied));
+        assert_eq!(route.pick(), Some(server(1)));
+    }
+
+    /// A read may be answered by any replica; that must not make it the leader.
+    #[test]
+    fn a_reads_answer_names_the_leader_but_is_not_it() {
+        let mut route = route();
+        route.learn(server(2), Policy::ReplicatedRouteNoSideEffects, &block(5, 1, Status::Ok));
+        assert_eq!(route.leader(), Some(server(1)));
+    }
+
+    #[test]
+    fn silence_moves_on_to_the_next() {
+        let mut route = route();
+        let asked: Vec<_> = (0..4)
+            .map(|_| {
+                let server = route.pick().unwrap();
+                route.avoid(server);
+                server
+            })
+            .collect();
+        assert_eq!(asked, [server(1), server(2), server(3), server(1)]);
+        assert_eq!(Route::new(Vec::new()).pick(), None);
+    }
+
+    #[test]
+    fn probes_are_paced_over_all_calls() {
+        let pause = std::time::Duration::from_millis(10);
+        let mut route = route();
+        assert_eq!(route.probe(Instant::ZERO, pause), Some(server(2)));
+        assert_eq!(route.probe(Instant::ZERO + pause / 2, pause), None);
+        assert_eq!(route.probe(Instant::ZERO + pause, pause), Some(server(3)));
+    }
+
+    /// No block, however wild, takes the route outside its list.
+    #[test]
+    fn slots_beyond_the_list_are_nobody() {
+        let mut route = route();
+        route.learn(server(1), Policy::ReplicatedRoute, &block(1, 255, Status::Ok));
+        assert_eq!(route.pick(), Some(server(1)));
+        route.learn(server(1), Policy::ReplicatedRoute, &block(2, 255, Status::NotApplied));
+        assert_eq!(route.leader(), None);
+    }
+}
