@@ -1,1 +1,66 @@
-//! Placeholder.
+//! Raft as a pure machine, with the asynchronous shard that drives it.
+//!
+//! ```text
+//!        peers' datagrams                              rpc: propose, read_barrier, next_committed
+//!               |                                                       ^   |
+//!   transport.poll_recv                                                 |   v
+//!               |                        +------------------------------+---------+
+//!               +---- message::decode -->|  shard: awaits, steps, flushes once a  |
+//!                                        |  wake, carries the actions out         |
+//!                                        +----+------------------+----------------+
+//!                                 step(input) |      ^ actions   | entries
+//!                                             v      | flush     v
+//!                                        +----+------+---+   +---+------+
+//!                                        |    machine    |-->|   log    |  headers and bodies apart,
+//!                                        | pure, a value |   |          |  terms as runs
+//!                                        +---------------+   +---+------+
+//!                                                                | write(range)      | gathered in place
+//!                                                                v                   v
+//!                                                             storage       transport.send -> peers
+//! ```
+//!
+//! | file | what it is about |
+//! |---|---|
+//! | `id` `entry` `config` | names, the 64-byte entry header, who takes part |
+//! | `message` | peer messages as bytes |
+//! | `log` | entries in memory |
+//! | `quorum` | counting, in each half of a joint configuration |
+//! | `machine` | elections, replication, commit, reads, membership: decisions, without clock or I/O |
+//! | `storage` | making the log durable; `memory` is the volatile mode |
+//! | `shard` | the task that runs a machine; the only file that knows the runtime |
+//! | `sabotage` | faults on purpose, to prove that the tests bite |
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod entry;
+mod error;
+mod id;
+mod log;
+mod machine;
+mod message;
+pub mod quorum;
+mod sabotage;
+mod settings;
+mod shard;
+mod status;
+mod storage;
+mod transport;
+mod wire;
+
+pub use config::{Configuration, LIST_MEMBERS};
+pub use entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind, Proposal};
+pub use error::{BootstrapError, DropReason, Error, Fatal, ProposeError, ReadError};
+pub use id::{ClusterId, Incarnation, LogIndex, Member, Nanos, NodeId, ShardId, Slot, Term};
+pub use log::Log;
+pub use machine::{Accepted, Action, Input, MAX_TERM_JUMP, Machine, More, Outgoing, Peer, PeerState, Refused, Role};
+pub use message::{
+    Ack, Answer, AppendHead, AppendWriter, Ask, Body, Conflict, Entries, FRAGMENT_OVERHEAD_BYTES,
+    MESSAGE_OVERHEAD_BYTES, Message, MessageHeader, PEER_VERSION, write_fragment,
+};
+pub use sabotage::{Fault, Sabotage};
+pub use settings::{Limits, ShardConfig, Timing};
+pub use shard::{Leadership, ReadBarrier, Shard};
+pub use status::{Counters, PeerStatus, Status};
+pub use storage::{Completion, HardState, MemoryStorage, Storage, Write};
+pub use transport::Transport;

@@ -1,0 +1,119 @@
+//! What can be refused, and what stops a shard; and why a message was dropped, which is a counter and no error.
+
+use crate::id::{ClusterId, Member};
+
+/// Why a request to a shard was refused, or why it stopped. Each refusal is proof that nothing was appended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Another node leads, or nobody is known to.
+    #[error("this node does not lead ({})", leader_text(.leader))]
+    NotLeader {
+        /// The leader as far as known.
+        leader: Option<Member>,
+    },
+    /// A byte budget is used up, or no quorum has answered lately.
+    #[error("overloaded: a byte budget is used up, or no quorum answers")]
+    Overloaded,
+    /// The body is larger than an entry may be.
+    #[error("a body of {body_bytes} bytes exceeds the limit of {limit_bytes}")]
+    TooLarge {
+        /// Bytes of the body.
+        body_bytes: u64,
+        /// The limit in force.
+        limit_bytes: u32,
+    },
+    /// The node belongs to no cluster yet.
+    #[error("this node belongs to no cluster yet")]
+    Uninitialised,
+    /// The node already belongs to a cluster, or was told to ask to join one.
+    #[error("this node already knows cluster {cluster}")]
+    AlreadyInitialised {
+        /// That cluster.
+        cluster: ClusterId,
+    },
+    /// A first configuration without this node in exactly this incarnation, without voters, or with too many.
+    #[error("the first configuration must name 1 to 9 voters, each slot once, and this node in this incarnation")]
+    BadConfiguration,
+    /// The log device failed: nothing more is acknowledged.
+    #[error("the log device failed; this replica has stopped acknowledging")]
+    StorageFailed,
+}
+
+fn leader_text(leader: &Option<Member>) -> String {
+    leader.map_or_else(|| "no leader is known".to_owned(), |leader| format!("{} at {} does", leader.id, leader.client))
+}
+
+/// Why [`crate::Shard::propose`] refused.
+pub type ProposeError = Error;
+/// Why [`crate::Shard::read_barrier`] refused.
+pub type ReadError = Error;
+/// Why [`crate::Shard::bootstrap`] refused.
+pub type BootstrapError = Error;
+/// Why [`crate::Shard::run`] ended.
+pub type Fatal = Error;
+
+/// Why a peer message changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum DropReason {
+    /// Not a message of this version, or its check sum is wrong.
+    Malformed,
+    /// Of another cluster.
+    WrongCluster,
+    /// For another node, or another life of this one.
+    WrongDestination,
+    /// Of another group.
+    WrongShard,
+    /// Claims to come from this very node.
+    FromMyself,
+    /// Of an earlier term.
+    StaleTerm,
+    /// Of a term too far ahead to be true.
+    AbsurdTerm,
+    /// An acknowledgement or vote that nobody asked this node for.
+    Unexpected,
+    /// Contradicts the protocol: a second leader in one term, an acknowledgement beyond the log, entries out of order.
+    Contradiction,
+    /// From a node outside the configuration, where only members count.
+    NotMember,
+    /// This node has no cluster yet and the message does not bring one.
+    Uninitialised,
+    /// More answers are waiting than are kept.
+    Busy,
+}
+
+impl DropReason {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [DropReason; 12] = [
+        DropReason::Malformed,
+        DropReason::WrongCluster,
+        DropReason::WrongDestination,
+        DropReason::WrongShard,
+        DropReason::FromMyself,
+        DropReason::StaleTerm,
+        DropReason::AbsurdTerm,
+        DropReason::Unexpected,
+        DropReason::Contradiction,
+        DropReason::NotMember,
+        DropReason::Uninitialised,
+        DropReason::Busy,
+    ];
+
+    /// The counter's name in status output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DropReason::Malformed => "malformed",
+            DropReason::WrongCluster => "wrong_cluster",
+            DropReason::WrongDestination => "wrong_destination",
+            DropReason::WrongShard => "wrong_shard",
+            DropReason::FromMyself => "from_myself",
+            DropReason::StaleTerm => "stale_term",
+            DropReason::AbsurdTerm => "absurd_term",
+            DropReason::Unexpected => "unexpected",
+            DropReason::Contradiction => "contradiction",
+            DropReason::NotMember => "not_member",
+            DropReason::Uninitialised => "uninitialised",
+            DropReason::Busy => "busy",
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! The consensus machine: pure, level-triggered, and a value.
+//!
+//! The caller's duties, in this order:
+//! 1. [`Machine::step`] with every input: messages first, then [`Input::Tick`] once [`Machine::next_deadline`] has passed.
+//! 2. [`Machine::flush`] once per turn; carry the actions out in their order, and flush again while it says [`More::Yes`].
+//! 3. Report what the storage completed with [`Input::Persisted`], what was applied with [`Input::Applied`].
+//!
+//! A step changes state and marks what is due; it never queues messages. A flush derives at most one append per peer from the
+//! state as it then is, so a burst of proposals costs one append and one write. The machine reads no clock, does no
+//! I/O and draws jitter from its own generator: equal inputs give equal machines.
+
+mod commit;
+mod election;
+mod flush;
+mod follower;
+mod membership;
+mod peer;
+mod propose;
+mod read;
+mod replication;
+
+use std::net::SocketAddrV4;
+
+use crate::config::Configuration;
+use crate::entry::Proposal;
+use crate::error::{DropReason, Error};
+use crate::id::{ClusterId, LogIndex, Member, Nanos, NodeId, ShardId, Term, nanos_of};
+use crate::log::Log;
+use crate::message::{Ack, Answer, AppendHead, Ask, Body, Conflict, Message};
+use crate::sabotage::{Fault, Sabotage};
+use crate::settings::{Limits, ShardConfig};
+use crate::storage::{HardState, Write};
+
+use membership::History;
+use read::Reads;
+
+pub use peer::{Peer, PeerState};
+
+/// A message whose term is further ahead than this is not believed: at one election per microsecond, nobody gets there in
+/// eighteen years.
+pub const MAX_TERM_JUMP: u64 = 1 << 49;
+
+/// Vote answers and the like waiting for the next flush; the votes of more candidates than seats are dropped.
+const REPLIES: usize = 32;
+
+/// What a node is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Knows no cluster.
+    Uninitialised,
+    /// Knows no cluster of its own, but was told of one that may take it in.
+    Joining {
+        /// The cluster that answered.
+        cluster: ClusterId,
+        /// Its leader, where the answer named one.
+        leader: Option<Member>,
+    },
+    /// Follows, or waits for a leader.
+    Follower,
+    /// Asks whether it could win, without changing anything.
+    PreCandidate,
+    /// Asks for votes in its term.
+    Candidate,
+    /// Leads its term.
+    Leader,
+}
+
+/// What can happen to a machine.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// Time has passed; deadlines at or before `now` fire.
+    Tick,
+    /// A message came from this address.
+    Message(SocketAddrV4, &'a Message<'a>),
+    /// Append an entry.
+    Propose(&'a Proposal<'a>),
+    /// A linearizable read wants an index to wait for.
+    Read,
+    /// This write and all before it are durable.
+    Persisted(Write),
+    /// The log device failed for good.
+    StorageFailed,
+    /// The log device has stopped answering (true) or answers again (false).
+    StorageStalled(bool),
+    /// The state machine has applied up to this entry and has this digest.
+    Applied(LogIndex, u64),
+    /// This node is about to stop: give up leadership and say so.
+    Farewell,
+}
+
+/// What a step did, where it is worth saying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// The state is up to date.
+    Done,
+    /// The proposal is the entry at this index.
+    Appended(LogIndex),
+    /// The read got this ticket, larger than all before.
+    Read(u64),
+}
+
+/// Why a step changed nothing that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// A message, dropped and to be counted.
+    Dropped(DropReason),
+    /// A request, to be answered.
+    Request(Error),
+}
+
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Self {
+        Refused::Dropped(reason)
+    }
+}
+
+/// What [`Machine::flush`] asks for. Carry out in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Write the hard state and these entries; report completion.
+    Persist(Write),
+    /// Send to a peer, with this term in the header.
+    Send(Member, Term, Outgoing),
+    /// Entries up to here may be applied.
+    Commit(LogIndex),
+    /// All reads with tickets up to this one may run once this index is applied.
+    ReadsReady(u64, LogIndex),
+    /// All reads with tickets up to this one have failed: this node does not lead any more.
+    ReadsFailed(u64),
+    /// Entries up to here have left the log in memory.
+    Trim(LogIndex),
+    /// This peer needs the log from this entry on, which is no longer held: it stays out.
+    OutOfReach(NodeId, LogIndex),
+    /// Role, term or known leader has changed.
+    LeadershipChanged,
+    /// Stop: nothing may be acknowledged any more.
+    Halt,
+}
+
+/// What to send; appends name a range of the log, which the caller cuts into datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outgoing {
+    /// See [`Body::PreVote`].
+    PreVote(Ask),
+    /// See [`Body::PreVoteReply`].
+    PreVoteReply(Answer),
+    /// See [`Body::Vote`].
+    Vote(Ask),
+    /// See [`Body::VoteReply`].
+    VoteReply(Answer),
+    /// The entries after `head.prev` up to this one; none makes it a heartbeat. `head.offset` bytes of the first are there.
+    Append(AppendHead, LogIndex),
+    /// See [`Body::Ack`].
+    Ack(Ack),
+    /// See [`Body::Farewell`].
+    Farewell,
+    /// See [`Body::Join`].
+    Join(Member),
+    /// See [`Body::JoinReply`].
+    JoinReply(Option<Member>),
+}
+
+/// Whether another flush right away would find something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum More {
+    /// Flush again after carrying the actions out.
+    Yes,
+    /// Nothing is left until the next step.
+    No,
+}
+
+/// An answer owed to someone who need not be a member of this configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Reply {
+    to: Member,
+    kind: ReplyKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum ReplyKind {
+    PreVote(Answer),
+    /// Granted or not is read from the hard state when it is sent.
+    Vote(Term),
+    /// An old leader or candidate learns the newer term.
+    NewerTerm,
+    Farewell,
+    Join,
+}
+
+/// What the machine needs of its configuration, in its own units.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Settings {
+    me: Member,
+    heartbeat_ns: u64,
+    election_min_ns: u64,
+    election_max_ns: u64,
+    limits: Limits,
+    /// Entry bytes that fit a datagram.
+    datagram_bytes: u64,
+    contacts: Vec<SocketAddrV4>,
+    shard: ShardId,
+    sabotage: Sabotage,
+}
+
+/// One replica's consensus state. With its [`Log`] it is the whole of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Machine {
+    settings: Settings,
+    now: Nanos,
+    random: u64,
+
+    cluster: Option<ClusterId>,
+    role: Role,
+    history: History,
+
+    /// Term and vote as decided, as handed to the storage, as durable.
+    hard: HardState,
+    hard_written: HardState,
+    hard_durable: HardState,
+    /// Entries handed to the storage, and durable.
+    written: LogIndex,
+    durable: LogIndex,
+    stalled: bool,
+    failed: bool,
+
+    leader: Option<NodeId>,
+    /// Where its last append came from: it may be outside this node's configuration.
+    leader_address: SocketAddrV4,
+    /// When the leader of this term was last heard; none where it is free to elect another.
+    leader_heard: Option<Nanos>,
+    election_at: Nanos,
+    /// Candidates ask the silent ones again at this time.
+    ask_again_at: Nanos,
+    join_at: Nanos,
+    join_due: bool,
+
+    /// Prefix verified with this term's leader, and the highest round seen from it.
+    verified: LogIndex,
+    echo: u64,
+    ack_due: bool,
+    conflict: Option<Conflict>,
+    credit_advertised: u64,
+
+    commit: LogIndex,
+    applied: LogIndex,
+    digest: u64,
+    /// Every live member has applied up to here, as its leader says.
+    floor: LogIndex,
+    /// When the newest entry was appended or received: log time goes on from there.
+    last_entry_at: Nanos,
+
+    peers: Vec<Peer>,
+    replies: Vec<Reply>,
+    /// Nodes without state that ask to be taken in, newest life of each slot.
+    joiners: Vec<Member>,
+
+    /// Leader: the round now open, the first entry of the term, the next heartbeat.
+    round: u64,
+    term_start: LogIndex,
+    heartbeat_at: Nanos,
+    led_since: Nanos,
+    reads: Reads,
+
+    /// What the last flush told.
+    told_commit: LogIndex,
+    told_leadership: (Role, Term, Option<NodeId>),
+    told_base: LogIndex,
+    told_halt: bool,
+}
+
+impl Machine {
+    /// A node that knows no cluster. `payload_bytes` is the transport's largest message.
+    pub fn new(config: &ShardConfig, payload_bytes: usize, now: Nanos) -> Self {
+        let overhead = crate::message::MESSAGE_OVERHEAD_BYTES;
+        let settings = Settings {
+            me: config.me,
+            heartbeat_ns: nanos_of(config.timing.heartbeat).max(1),
+            election_min_ns: nanos_of(config.timing.election_min).max(1),
+            election_max_ns: nanos_of(config.timing.election_max.max(config.timing.election_min)).max(1),
+            limits: config.limits,
+            datagram_bytes: payload_bytes.saturating_sub(overhead) as u64,
+            contacts: config.contacts.clone(),
+            shard: config.shard,
+            sabotage: config.sabotage,
+        };
+        let hard = HardState::default();
+        Machine {
+            settings,
+            now,
+            random: config.seed,
+            cluster: None,
+            role: Role::Uninitialised,
+            history: History::default(),
+            hard,
+            hard_written: hard,
+            hard_durable: hard,
+            written: LogIndex::ZERO,
+            durable: LogIndex::ZERO,
+            stalled: false,
+            failed: false,
+            leader: None,
+            leader_address: config.me.peer,
+            leader_heard: None,
+            election_at: Nanos::FAR,
+            ask_again_at: Nanos::FAR,
+            join_at: now,
+            join_due: false,
+            verified: LogIndex::ZERO,
+            echo: 0,
+            ack_due: false,
+            conflict: None,
+            credit_advertised: 0,
+            commit: LogIndex::ZERO,
+            applied: LogIndex::ZERO,
+            digest: 0,
+            floor: LogIndex::ZERO,
+            last_entry_at: now,
+            peers: Vec::new(),
+            replies: Vec::new(),
+            joiners: Vec::new(),
+            round: 0,
+            term_start: LogIndex::ZERO,
+            heartbeat_at: Nanos::FAR,
+            led_since: now,
+            reads: Reads::default(),
+            told_commit: LogIndex::ZERO,
+            told_leadership: (Role::Uninitialised, Term::ZERO, None),
+            told_base: LogIndex::ZERO,
+            told_halt: false,
+        }
+    }
+
+    /// Takes one input. `now` must not go back (an earlier one counts as the latest seen).
+    pub fn step(&mut self, now: Nanos, input: Input<'_>, log: &mut Log) -> Result<Accepted, Refused> {
+        self.now = self.now.max(now);
+        match input {
+            Input::Tick => self.tick(log),
+            Input::Message(from, message) => self.receive(from, message, log)?,
+            Input::Propose(proposal) => return self.propose(proposal, log).map(Accepted::Appended),
+            Input::Read => return self.read().map(Accepted::Read),
+            Input::Persisted(write) => self.persisted(write, log),
+            Input::StorageFailed => self.storage_failed(),
+            Input::StorageStalled(stalled) => self.stalled = stalled,
+            Input::Applied(index, digest) => self.applied(index, digest, log),
+            Input::Farewell => self.farewell(),
+        }
+        Ok(Accepted::Done)
+    }
+
+    /// When [`Input::Tick`] is next wanted. Changes with every step and flush.
+    pub fn next_deadline(&self) -> Nanos {
+        match self.role {
+            Role::Uninitialised | Role::Joining { .. } if self.settings.contacts.is_empty() => Nanos::FAR,
+            Role::Uninitialised | Role::Joining { .. } => self.join_at,
+            Role::Follower => self.election_at,
+            Role::PreCandidate | Role::Candidate => self.election_at.min(self.ask_again_at),
+            Role::Leader => self.peers.iter().fold(self.heartbeat_at, |at, peer| at.min(peer.resend_at)),
+        }
+    }
+
+    fn tick(&mut self, log: &mut Log) {
+        match self.role {
+            Role::Uninitialised | Role::Joining { .. } => self.tick_join(),
+            Role::Leader => self.tick_leader(),
+            Role::Follower | Role::PreCandidate | Role::Candidate => self.tick_election(log),
+        }
+    }
+
+    fn receive(&mut self, from: SocketAddrV4, message: &Message<'_>, log: &mut Log) -> Result<(), DropReason> {
+        let header = &message.header;
+        self.admit(message)?;
+        let sender = self.sender(header.from, from);
+        match message.body {
+            Body::PreVote(ask) => self.on_pre_vote(sender, &ask, log),
+            Body::Vote(ask) => self.on_vote(sender, &ask, log),
+            Body::PreVoteReply(answer) => self.on_vote_reply(Role::PreCandidate, header, answer, log),
+            Body::VoteReply(answer) => self.on_vote_reply(Role::Candidate, header, answer, log),
+            Body::Append(head, entries) => self.on_append(sender, header.term, &head, entries, log),
+            Body::Fragment(head, entry, piece) => self.on_fragment(sender, header.term, &head, &entry, piece, log),
+            Body::Ack(ack) => self.on_ack(header, &ack, log),
+            Body::Farewell => self.on_farewell(header),
+            Body::Join(member) => self.on_join(sender, member),
+            Body::JoinReply(leader) => self.on_join_reply(header.cluster, leader),
+        }
+    }
+
+    /// A number below `bound`, from the machine's own splitmix64.
+    fn random_below(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound.max(1)
+    }
+
+    fn sabotaged(&self, fault: Fault) -> bool {
+        self.settings.sabotage.has(fault)
+    }
+
+    /// Sends `kind` to `to` at the next flush; a newer answer of the same kind replaces an unsent one.
+    fn owe(&mut self, to: Member, kind: ReplyKind) -> Result<(), DropReason> {
+        let same = |reply: &Reply| {
+            reply.to.id == to.id && std::mem::discriminant(&reply.kind) == std::mem::discriminant(&kind)
+        };
+        self.replies.retain(|reply| !same(reply));
+        if self.replies.len() >= REPLIES {
+            return Err(DropReason::Busy);
+        }
+        self.replies.push(Reply { to, kind });
+        Ok(())
+    }
+
+    fn peer_mut(&mut self, id: NodeId) -> Option<&mut Peer> {
+        let by_slot = self.sabotaged(Fault::IgnoreIncarnation);
+        self.peers.iter_mut().find(|peer| peer.id() == id || by_slot && peer.id().slot == id.slot)
+    }
+
+    /// This node.
+    pub fn me(&self) -> Member {
+        self.settings.me
+    }
+
+    /// The cluster this node belongs to.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.cluster
+    }
+
+    /// What this node is at the moment.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether this node leads its term.
+    pub fn is_leader(&self) -> bool {
+        self.role == Role::Leader
+    }
+
+    /// The newest term seen.
+    pub fn term(&self) -> Term {
+        self.hard.term
+    }
+
+    /// Term and vote as decided; durable only once [`Machine::durable_hard_state`] says the same.
+    pub fn hard_state(&self) -> HardState {
+        self.hard
+    }
+
+    /// Term and vote as durable.
+    pub fn durable_hard_state(&self) -> HardState {
+        self.hard_durable
+    }
+
+    /// The leader of this term as far as known, with its addresses.
+    pub fn leader(&self) -> Option<Member> {
+        let id = self.leader?;
+        if id == self.settings.me.id {
+            return Some(self.settings.me);
+        }
+        self.configuration().member(id).copied()
+    }
+
+    /// Entries up to here are committed.
+    pub fn commit(&self) -> LogIndex {
+        self.commit
+    }
+
+    /// Entries up to here are applied.
+    pub fn applied_index(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// Entries up to here are durable on this node.
+    pub fn durable(&self) -> LogIndex {
+        self.durable
+    }
+
+    /// The configuration in force: the newest in the log, committed or not.
+    pub fn configuration(&self) -> &Configuration {
+        self.history.newest()
+    }
+
+    /// The other members, with what is known of their progress while this node leads.
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// Nodes without state that have asked to be taken in.
+    pub fn joiners(&self) -> &[Member] {
+        &self.joiners
+    }
+
+    /// The group this machine replicates.
+    pub fn shard(&self) -> ShardId {
+        self.settings.shard
+    }
+
+    /// Voters heard within two of the longest election timeouts, this node included if it votes.
+    pub fn reachable(&self) -> usize {
+        let recent = |at: Option<Nanos>| at.is_some_and(|at| self.now.since(at) <= 2 * self.settings.election_max_ns);
+        let heard = |id: NodeId| {
+            let peer = self.peers.iter().find(|peer| peer.id() == id);
+            id == self.settings.me.id
+                || peer.is_some_and(|peer| recent(peer.heard))
+                || self.leader == Some(id) && recent(self.leader_heard)
+        };
+        self.configuration().voters.iter().filter(|member| heard(member.id)).count()
+    }
+
+    /// Whether a flush now would acknowledge or trim something: for callers that changed only what was applied.
+    pub fn wants_flush(&self, log: &Log) -> bool {
+        self.ack_due || self.told_base != log.base()
+    }
+
+    /// The latest time seen.
+    pub fn now(&self) -> Nanos {
+        self.now
+    }
+}

@@ -1,0 +1,89 @@
+//! Commit, apply, and what the log may forget.
+
+use super::{Machine, PeerState, Role};
+use crate::id::{LogIndex, NodeId};
+use crate::log::Log;
+use crate::quorum;
+use crate::sabotage::Fault;
+use crate::storage::Write;
+
+/// Longest election timeouts of silence after which the log is no longer kept for a member.
+const SILENT_ELECTIONS: u64 = 10;
+
+impl Machine {
+    pub(super) fn commit_to(&mut self, index: LogIndex) {
+        if index > self.commit {
+            self.commit = index;
+            self.history.committed(index);
+        }
+    }
+
+    /// Counts what a quorum has durable. Only an entry of this term commits by counting; older ones with it.
+    pub(super) fn count_commit(&mut self, log: &Log) {
+        if self.role != Role::Leader {
+            return;
+        }
+        let me = self.settings.me.id;
+        let durable = |id: NodeId| {
+            if id == me {
+                return self.durable;
+            }
+            self.peers.iter().find(|peer| peer.id() == id).map_or(LogIndex::ZERO, |peer| peer.matched)
+        };
+        let reached = quorum::reached_by(self.configuration(), durable, self.needed());
+        let own_term = log.term_at(reached) == Some(self.hard.term);
+        if reached > self.commit && (own_term || self.sabotaged(Fault::CommitOldTerm)) {
+            self.commit_to(reached);
+        }
+    }
+
+    /// Counts only if the log still holds that term at that index: the entries may have been replaced meanwhile.
+    pub(super) fn persisted(&mut self, write: Write, log: &mut Log) {
+        self.hard_durable = write.hard;
+        let holds = log.term_at(write.to) == Some(write.to_term) || self.sabotaged(Fault::PersistedByIndexOnly);
+        if holds && write.to > self.durable {
+            self.durable = write.to.min(log.last());
+            self.ack_due |= self.role == Role::Follower && self.leader.is_some();
+            self.count_commit(log);
+        }
+        if matches!(self.role, Role::Candidate) {
+            self.count_votes(log);
+        }
+    }
+
+    pub(super) fn storage_failed(&mut self) {
+        self.failed = true;
+        self.farewell();
+    }
+
+    pub(super) fn applied(&mut self, index: LogIndex, digest: u64, log: &mut Log) {
+        let index = index.min(self.commit);
+        if index >= self.applied {
+            self.applied = index;
+            self.digest = digest;
+        }
+        self.relieve_pressure(log);
+    }
+
+    /// Until snapshots exist, a log over three quarters of its budget forgets what every member has applied, and over
+    /// seven eighths what every member that still answers has: one that is silent that long stays out.
+    pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
+        let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);
+        if self.role == Role::Leader {
+            let abandon = bytes > limit / 8 * 7;
+            let in_reach = self.peers.iter().filter(|peer| {
+                let heard = peer.heard.unwrap_or(self.led_since);
+                let silent = self.now.since(heard) > SILENT_ELECTIONS * self.settings.election_max_ns;
+                peer.state != PeerState::OutOfReach && !(abandon && silent)
+            });
+            let applied_by_all = in_reach.map(|peer| peer.applied).fold(self.applied, LogIndex::min);
+            self.floor = self.floor.max(applied_by_all);
+        }
+        // The newest entry stays: log time goes on from it.
+        let to = self.floor.min(self.applied).min(self.durable).min(log.last().prev());
+        if bytes > limit / 4 * 3 && to > log.base() {
+            log.trim(to);
+            self.advertise_credit(log);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Following: taking entries in, and saying what is held.
+
+use super::{Machine, ReplyKind, Role};
+use crate::config::Configuration;
+use crate::entry::{EntryHeader, EntryKind};
+use crate::error::DropReason;
+use crate::id::{LogIndex, Member, Term};
+use crate::log::Log;
+use crate::message::{Ack, AppendHead, Conflict, Entries};
+use crate::sabotage::Fault;
+
+/// What room the entries have that a leader cannot do without, beyond the log's budget.
+const RESERVED_BYTES: u64 = 64 << 10;
+
+impl Machine {
+    pub(super) fn on_append(
+        &mut self,
+        from: Member,
+        term: Term,
+        head: &AppendHead,
+        entries: Entries<'_>,
+        log: &mut Log,
+    ) -> Result<(), DropReason> {
+        self.hear_leader(from, term, head)?;
+        if !self.fits_previous(head, log) {
+            return Ok(());
+        }
+        let mut index = head.prev;
+        self.verified = self.verified.max(index.min(log.last()));
+        for (entry, body) in entries {
+            index = index.next();
+            if !self.take(index, &entry, log, |log| {
+                log.append(entry, &[body]);
+            })? {
+                break;
+            }
+        }
+        self.follow_commit(head.commit, log);
+        Ok(())
+    }
+
+    pub(super) fn on_fragment(
+        &mut self,
+        from: Member,
+        term: Term,
+        head: &AppendHead,
+        entry: &EntryHeader,
+        piece: &[u8],
+        log: &mut Log,
+    ) -> Result<(), DropReason> {
+        self.hear_leader(from, term, head)?;
+        if !self.fits_previous(head, log) {
+            return Ok(());
+        }
+        self.verified = self.verified.max(head.prev.min(log.last()));
+        if entry.kind == EntryKind::Config || entry.body_len > self.settings.limits.entry_bytes {
+            return Err(DropReason::Contradiction);
+        }
+        self.take(head.prev.next(), entry, log, |log| log.assemble(term, *entry, head.offset, piece))?;
+        self.follow_commit(head.commit, log);
+        Ok(())
+    }
+
+    /// Recognises the sender as the leader of its term, or answers that there is a newer one.
+    fn hear_leader(&mut self, from: Member, term: Term, head: &AppendHead) -> Result<(), DropReason> {
+        if term < self.hard.term {
+            self.owe(from, ReplyKind::NewerTerm)?;
+            return Err(DropReason::StaleTerm);
+        }
+        if term > self.hard.term || matches!(self.role, Role::PreCandidate | Role::Candidate) {
+            self.adopt_term(term);
+        }
+        if self.role == Role::Leader || self.leader.is_some_and(|leader| leader != from.id) {
+            return Err(DropReason::Contradiction);
+        }
+        self.leader = Some(from.id);
+        self.leader_address = from.peer;
+        self.leader_heard = Some(self.now);
+        self.reset_election_timer();
+        self.echo = self.echo.max(head.round);
+        self.floor = self.floor.max(head.floor);
+        self.ack_due |= head.ack_wanted;
+        Ok(())
+    }
+
+    /// Whether this log holds the entry before the append's first. What is committed here every leader has.
+    fn fits_previous(&mut self, head: &AppendHead, log: &Log) -> bool {
+        let fits = head.prev <= self.commit
+            || log.term_at(head.prev) == Some(head.prev_term)
+            || self.sabotaged(Fault::SkipPreviousCheck) && head.prev <= log.last();
+        if !fits {
+            let hint = log.not_after(head.prev, head.prev_term);
+            let hint_term = log.term_at(hint).unwrap_or_default();
+            self.conflict = Some(Conflict { rejected: head.prev, hint, hint_term });
+            self.ack_due = true;
+        }
+        fits
+    }
+
+    /// Takes the leader's entry for `index`, putting it in with `append` where it is not there already. False where it
+    /// does not fit the budget: the rest is dropped and comes again when there is credit.
+    fn take(
+        &mut self,
+        index: LogIndex,
+        entry: &EntryHeader,
+        log: &mut Log,
+        append: impl FnOnce(&mut Log),
+    ) -> Result<bool, DropReason> {
+        if index <= self.commit || log.term_at(index) == Some(entry.term) {
+            self.verified = self.verified.max(index);
+            return Ok(true);
+        }
+        let before = log.term_at(index.prev()).unwrap_or_default();
+        let replaces_verified = index <= self.verified && !self.sabotaged(Fault::SkipPreviousCheck);
+        if entry.term > self.hard.term || entry.term < before || replaces_verified {
+            return Err(DropReason::Contradiction);
+        }
+        if index <= log.last() {
+            self.truncate(index, log);
+        }
+        let room = self.settings.limits.log_bytes.saturating_sub(log.bytes());
+        let reserve = if entry.kind.is_reserved() { RESERVED_BYTES } else { 0 };
+        if entry.cost_bytes() > room + reserve {
+            return Ok(false);
+        }
+        let last = log.last();
+        append(log);
+        if log.last() == last {
+            return Ok(true);
+        }
+        self.last_entry_at = self.now;
+        self.verified = self.verified.max(index);
+        if entry.kind == EntryKind::Config && !self.learn_configuration(index, log) {
+            log.truncate(index);
+            self.verified = self.verified.min(index.prev());
+            return Err(DropReason::Contradiction);
+        }
+        Ok(true)
+    }
+
+    fn truncate(&mut self, from: LogIndex, log: &mut Log) {
+        log.truncate(from);
+        self.written = self.written.min(from.prev());
+        self.durable = self.durable.min(from.prev());
+        self.history.truncate(from);
+        self.rebuild_peers(log);
+    }
+
+    fn learn_configuration(&mut self, index: LogIndex, log: &Log) -> bool {
+        let mut body = Vec::new();
+        log.copy_body(index, &mut body);
+        let Some(config) = Configuration::decode(&body) else { return false };
+        self.history.push(index, config);
+        self.rebuild_peers(log);
+        true
+    }
+
+    /// The leader's commit index counts here as far as this log is known to be the leader's.
+    fn follow_commit(&mut self, commit: LogIndex, log: &Log) {
+        let known = if self.sabotaged(Fault::CommitUnclamped) { log.last() } else { self.verified };
+        self.commit_to(commit.min(known));
+    }
+
+    /// The acknowledgement as it is now true.
+    pub(super) fn acknowledgement(&mut self, log: &Log) -> Ack {
+        let verified = if self.sabotaged(Fault::AcknowledgeUnverified) { log.last() } else { self.verified };
+        let durable = if self.sabotaged(Fault::AcknowledgeVolatile) { log.last() } else { self.durable };
+        let matched = durable.min(verified);
+        let used = log.bytes() - log.bytes_between(matched, log.last());
+        let credit_bytes = self.settings.limits.log_bytes.saturating_sub(used);
+        self.credit_advertised = credit_bytes;
+        let conflict = self.conflict.take().filter(|conflict| conflict.rejected > self.verified);
+        Ack {
+            matched,
+            verified,
+            offset: if verified == log.last() { log.assembled_bytes(self.hard.term) } else { 0 },
+            round: self.echo,
+            credit_bytes,
+            applied: self.applied,
+            digest: self.digest,
+            conflict,
+        }
+    }
+
+    /// A leader that was told of little room hears at once when there is more.
+    pub(super) fn advertise_credit(&mut self, log: &Log) {
+        let low = u64::from(self.settings.limits.entry_bytes).min(self.settings.limits.log_bytes / 4);
+        let room = self.settings.limits.log_bytes.saturating_sub(log.bytes());
+        if self.role == Role::Follower && self.leader.is_some() && self.credit_advertised < low && room >= low {
+            self.ack_due = true;
+        }
+    }
+
+    /// Room for an entry that a leader appends itself.
+    pub(super) fn has_room(&self, header: &EntryHeader, log: &Log) -> bool {
+        let reserve = if header.kind.is_reserved() { RESERVED_BYTES } else { 0 };
+        log.bytes() + header.cost_bytes() <= self.settings.limits.log_bytes + reserve
+    }
+}

@@ -1,0 +1,190 @@
+//! Who belongs: admitting messages, taking a cluster on, asking to be taken in, and the configurations in the log.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use smallvec::SmallVec;
+
+use super::{MAX_TERM_JUMP, Machine, Peer, ReplyKind, Role};
+use crate::config::{Configuration, LIST_MEMBERS};
+use crate::entry::{EntryHeader, EntryKind};
+use crate::error::{DropReason, Error};
+use crate::id::{ClusterId, LogIndex, Member, NodeId, Term};
+use crate::log::Log;
+use crate::message::{Body, Message};
+use crate::sabotage::Fault;
+
+/// Heartbeats between two requests to join.
+const JOIN_HEARTBEATS: u64 = 10;
+
+/// The configurations of the log that can still come into force: the newest counts from the moment it is appended, the
+/// ones before it are kept until it is committed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct History {
+    /// Never empty: a node without a configuration has the one without members, at 0.
+    configurations: SmallVec<[(LogIndex, Configuration); 2]>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        History { configurations: SmallVec::from_iter([(LogIndex::ZERO, Configuration::default())]) }
+    }
+}
+
+impl History {
+    pub(super) fn newest(&self) -> &Configuration {
+        &self.configurations[self.configurations.len() - 1].1
+    }
+
+    pub(super) fn push(&mut self, index: LogIndex, config: Configuration) {
+        self.configurations.push((index, config));
+    }
+
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        self.configurations.retain(|(index, _)| *index < from || *index == LogIndex::ZERO);
+    }
+
+    pub(super) fn committed(&mut self, commit: LogIndex) {
+        let newest_committed = self.configurations.iter().rposition(|(index, _)| *index <= commit);
+        if let Some(at) = newest_committed.filter(|at| *at > 0) {
+            self.configurations.drain(..at);
+        }
+    }
+}
+
+impl Machine {
+    /// Takes the first configuration on, as entry 1 of term 1, committed: every member is given the same one. Repeating
+    /// it for the same cluster changes nothing.
+    pub fn bootstrap(
+        &mut self,
+        cluster: ClusterId,
+        members: &[Member],
+        log_time: u64,
+        log: &mut Log,
+    ) -> Result<(), Error> {
+        match (self.cluster, self.role) {
+            (Some(own), _) if own == cluster => return Ok(()),
+            (Some(cluster), _) | (None, Role::Joining { cluster, .. }) => {
+                return Err(Error::AlreadyInitialised { cluster });
+            }
+            (None, _) => {}
+        }
+        let config = Configuration::of_voters(members);
+        let unique = config.voters.windows(2).all(|pair| pair[0].id.slot != pair[1].id.slot);
+        if members.len() > LIST_MEMBERS || !unique || !config.is_voter(self.settings.me.id) || cluster.0 == 0 {
+            return Err(Error::BadConfiguration);
+        }
+        let body = config.encode();
+        let header = EntryHeader {
+            kind: EntryKind::Config,
+            body_len: body.len() as u32,
+            body_crc32c: crc32c::crc32c(&body),
+            log_time,
+            term: Term(1),
+            ..EntryHeader::default()
+        };
+        self.enter_cluster(cluster);
+        let index = log.append(header, &[&body]);
+        self.last_entry_at = self.now;
+        self.adopt_term(Term(1));
+        self.history.push(index, config);
+        self.rebuild_peers(log);
+        self.commit_to(index);
+        Ok(())
+    }
+
+    fn enter_cluster(&mut self, cluster: ClusterId) {
+        self.cluster = Some(cluster);
+        self.role = Role::Follower;
+        self.reset_election_timer();
+    }
+
+    /// Whether a message is for this node: by cluster and by exact destination. The sender need not be a member: one outside
+    /// my configuration may hold the only complete log.
+    pub(super) fn admit(&mut self, message: &Message<'_>) -> Result<(), DropReason> {
+        let header = &message.header;
+        let me = self.settings.me.id;
+        if header.shard != self.settings.shard {
+            return Err(DropReason::WrongShard);
+        }
+        if header.from == me {
+            return Err(DropReason::FromMyself);
+        }
+        if matches!(message.body, Body::Join(_)) {
+            return self.cluster.map(|_| ()).ok_or(DropReason::Uninitialised);
+        }
+        let mine = header.to == me || self.sabotaged(Fault::IgnoreIncarnation) && header.to.slot == me.slot;
+        if !mine {
+            return Err(DropReason::WrongDestination);
+        }
+        if header.term.0.saturating_sub(self.hard.term.0) > MAX_TERM_JUMP {
+            return Err(DropReason::AbsurdTerm);
+        }
+        match (self.cluster, message.body) {
+            (Some(cluster), _) if cluster != header.cluster => Err(DropReason::WrongCluster),
+            (Some(_), Body::JoinReply(_)) => Err(DropReason::Unexpected),
+            (Some(_), _) | (None, Body::JoinReply(_)) => Ok(()),
+            // Whoever names this very incarnation has it in a configuration, and it has promised nothing yet.
+            (None, Body::Append(..) | Body::Fragment(..) | Body::Vote(_) | Body::PreVote(_))
+                if header.cluster.0 != 0 =>
+            {
+                self.enter_cluster(header.cluster);
+                Ok(())
+            }
+            (None, _) => Err(DropReason::Uninitialised),
+        }
+    }
+
+    /// The sender with the addresses to answer to.
+    pub(super) fn sender(&self, id: NodeId, from: SocketAddrV4) -> Member {
+        let unknown = Member { id, client: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0), peer: from };
+        self.configuration().member(id).copied().unwrap_or(unknown)
+    }
+
+    /// Brings the list of peers in line with the configuration; those that stay keep what is known of them.
+    pub(super) fn rebuild_peers(&mut self, log: &Log) {
+        let mut members: SmallVec<[Member; LIST_MEMBERS]> = self.configuration().members().copied().collect();
+        members.sort_unstable_by_key(|member| member.id);
+        members.dedup_by_key(|member| member.id);
+        members.retain(|member| member.id != self.settings.me.id);
+        let mut old = std::mem::take(&mut self.peers);
+        self.peers = members
+            .iter()
+            .map(|member| {
+                let known = old.iter().position(|peer| peer.id() == member.id);
+                let mut peer = known.map_or_else(|| Peer::new(*member, log.last().next()), |at| old.swap_remove(at));
+                peer.member = *member;
+                peer
+            })
+            .collect();
+        let peers = &self.peers;
+        self.joiners.retain(|joiner| !peers.iter().any(|peer| peer.id() == joiner.id));
+    }
+
+    pub(super) fn tick_join(&mut self) {
+        if self.now >= self.join_at && !self.settings.contacts.is_empty() {
+            self.join_at = self.now.after(JOIN_HEARTBEATS * self.settings.heartbeat_ns);
+            self.join_due = true;
+        }
+    }
+
+    /// A node that lost its state, or never had any, asks. It is remembered for whoever changes the configuration, one life
+    /// per slot, and told who leads.
+    pub(super) fn on_join(&mut self, sender: Member, joiner: Member) -> Result<(), DropReason> {
+        if joiner.id != sender.id || !(1..=LIST_MEMBERS as u8).contains(&joiner.id.slot.0) {
+            return Err(DropReason::Contradiction);
+        }
+        if self.configuration().member(joiner.id).is_none() {
+            self.joiners.retain(|known| known.id.slot != joiner.id.slot);
+            self.joiners.push(joiner);
+        }
+        self.owe(Member { client: joiner.client, ..sender }, ReplyKind::Join)
+    }
+
+    pub(super) fn on_join_reply(&mut self, cluster: ClusterId, leader: Option<Member>) -> Result<(), DropReason> {
+        if cluster.0 == 0 {
+            return Err(DropReason::Contradiction);
+        }
+        self.role = Role::Joining { cluster, leader };
+        Ok(())
+    }
+}

@@ -1,0 +1,198 @@
+//! What a leader knows of one peer, and what it has on the way to it.
+
+use std::collections::VecDeque;
+
+use crate::id::{LogIndex, Member, Nanos, NodeId};
+
+/// How entries go to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PeerState {
+    /// Where its log agrees is not known, or an append was lost: one datagram at a time.
+    Probe,
+    /// Pipelined within the window.
+    Replicate,
+    /// It needs entries that this log no longer holds: it stays out, and costs only heartbeats.
+    OutOfReach,
+}
+
+/// An append on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct InFlight {
+    last: LogIndex,
+    bytes: u64,
+}
+
+/// One other member.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// Who and where.
+    pub member: Member,
+    /// How entries go to it.
+    pub state: PeerState,
+    /// Durable there and verified with this leader.
+    pub matched: LogIndex,
+    /// Verified there with this leader.
+    pub verified: LogIndex,
+    /// Applied there.
+    pub applied: LogIndex,
+    /// Its digest at `applied`.
+    pub digest: u64,
+    /// Bytes of entries after `matched` that it says fit.
+    pub credit_bytes: u64,
+    /// When it last answered this leader.
+    pub heard: Option<Nanos>,
+
+    pub(super) vote: Option<bool>,
+    pub(super) ask_due: bool,
+
+    pub(super) next: LogIndex,
+    pub(super) offset: u32,
+    pub(super) echo: u64,
+    /// An empty append is owed: heartbeat, read round, or a round to repeat.
+    pub(super) beat_due: bool,
+    pub(super) probe_due: bool,
+    pub(super) commit_sent: LogIndex,
+    pub(super) round_sent: u64,
+    pub(super) resend_at: Nanos,
+    resends: u32,
+    in_flight: VecDeque<InFlight>,
+    in_flight_bytes: u64,
+    /// Smoothed round trip and its deviation; 0 before the first sample.
+    rtt_ns: u64,
+    rtt_deviation_ns: u64,
+    sample: Option<(u64, Nanos)>,
+}
+
+impl Peer {
+    pub(super) fn new(member: Member, next: LogIndex) -> Self {
+        Peer {
+            member,
+            state: PeerState::Probe,
+            matched: LogIndex::ZERO,
+            verified: LogIndex::ZERO,
+            applied: LogIndex::ZERO,
+            digest: 0,
+            credit_bytes: u64::MAX,
+            heard: None,
+            vote: None,
+            ask_due: false,
+            next,
+            offset: 0,
+            echo: 0,
+            beat_due: false,
+            probe_due: true,
+            commit_sent: LogIndex::ZERO,
+            round_sent: 0,
+            resend_at: Nanos::FAR,
+            resends: 0,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            rtt_ns: 0,
+            rtt_deviation_ns: 0,
+            sample: None,
+        }
+    }
+
+    /// Who it is.
+    pub fn id(&self) -> NodeId {
+        self.member.id
+    }
+
+    /// The smoothed round trip in nanoseconds; 0 before the first sample.
+    pub fn rtt_ns(&self) -> u64 {
+        self.rtt_ns
+    }
+
+    /// Bytes sent and not known to have arrived.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
+    /// Appends sent and not known to have arrived.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(super) fn sent(&mut self, last: LogIndex, bytes: u64) {
+        self.in_flight.push_back(InFlight { last, bytes });
+        self.in_flight_bytes += bytes;
+    }
+
+    pub(super) fn arrived(&mut self, verified: LogIndex) {
+        while let Some(first) = self.in_flight.front().copied().filter(|first| first.last <= verified) {
+            self.in_flight.pop_front();
+            self.in_flight_bytes -= first.bytes;
+        }
+    }
+
+    /// Forgets what is on its way and begins again at `next`, one datagram at a time.
+    pub(super) fn probe_from(&mut self, next: LogIndex) {
+        self.state = PeerState::Probe;
+        self.next = next;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.probe_due = true;
+    }
+
+    /// Something that wants an answer leaves now, in `round`.
+    pub(super) fn expect_answer(&mut self, now: Nanos, round: u64, heartbeat_ns: u64) {
+        self.round_sent = round;
+        self.sample.get_or_insert((round, now));
+        if self.resend_at == Nanos::FAR {
+            self.resend_at = now.after(self.patience_ns(heartbeat_ns));
+        }
+    }
+
+    /// An answer to `round` came. Progress or not, a later loss is then noticed from here on.
+    pub(super) fn answered(&mut self, now: Nanos, round: u64, progressed: bool, heartbeat_ns: u64) {
+        self.heard = Some(now);
+        let newer = round > self.echo;
+        self.echo = self.echo.max(round);
+        if let Some((sampled, sent_at)) = self.sample
+            && self.echo >= sampled
+        {
+            self.measure(now.since(sent_at));
+            self.sample = None;
+        }
+        if self.echo >= self.round_sent && self.in_flight.is_empty() && !self.probe_due {
+            self.resend_at = Nanos::FAR;
+            self.resends = 0;
+        } else if newer || progressed {
+            self.resends = 0;
+            self.resend_at = now.after(self.patience_ns(heartbeat_ns));
+        }
+    }
+
+    /// The answer is overdue: what is unknown is sent again, with growing patience.
+    pub(super) fn resend(&mut self) {
+        self.resends = (self.resends + 1).min(16);
+        self.resend_at = Nanos::FAR;
+        self.sample = None;
+        match self.state {
+            PeerState::Replicate if !self.in_flight.is_empty() => self.probe_from(self.verified.next()),
+            PeerState::Replicate | PeerState::OutOfReach => self.beat_due = true,
+            PeerState::Probe => self.probe_due = true,
+        }
+    }
+
+    /// A few measured round trips, never more than a heartbeat, doubled for each resend in vain.
+    fn patience_ns(&self, heartbeat_ns: u64) -> u64 {
+        let measured = match self.rtt_ns {
+            0 => heartbeat_ns / 2,
+            rtt => 2 * rtt + 4 * self.rtt_deviation_ns,
+        };
+        (measured.max(heartbeat_ns / 16).max(1) << self.resends).min(heartbeat_ns)
+    }
+
+    fn measure(&mut self, sample_ns: u64) {
+        let sample_ns = sample_ns.max(1);
+        if self.rtt_ns == 0 {
+            self.rtt_ns = sample_ns;
+            self.rtt_deviation_ns = sample_ns / 2;
+        } else {
+            let error = sample_ns.abs_diff(self.rtt_ns);
+            self.rtt_deviation_ns = (3 * self.rtt_deviation_ns + error) / 4;
+            self.rtt_ns = (7 * self.rtt_ns + sample_ns) / 8;
+        }
+    }
+}

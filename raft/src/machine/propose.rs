@@ -1,0 +1,54 @@
+//! Proposals: into the leader's log, or refused before anything is appended.
+
+use super::{Machine, Refused, Role};
+use crate::entry::Proposal;
+use crate::error::Error;
+use crate::id::LogIndex;
+use crate::log::Log;
+
+impl Machine {
+    pub(super) fn propose(&mut self, proposal: &Proposal<'_>, log: &mut Log) -> Result<LogIndex, Refused> {
+        self.check_proposal(proposal).map_err(Refused::Request)?;
+        let header = proposal.header(self.hard.term, self.log_time(log));
+        if !self.has_budget(proposal, log) || !self.has_room(&header, log) {
+            return Err(Refused::Request(Error::Overloaded));
+        }
+        self.last_entry_at = self.now;
+        Ok(log.append(header, proposal.body))
+    }
+
+    fn check_proposal(&self, proposal: &Proposal<'_>) -> Result<(), Error> {
+        if self.role != Role::Leader {
+            return Err(self.not_leader());
+        }
+        let body_bytes = proposal.body.iter().map(|piece| piece.len() as u64).sum();
+        let limit_bytes = self.settings.limits.entry_bytes;
+        if body_bytes > u64::from(limit_bytes) {
+            return Err(Error::TooLarge { body_bytes, limit_bytes });
+        }
+        // Without a quorum nothing commits: refusing early keeps the log from filling with what may be lost.
+        if self.stalled || self.now.since(self.quorum_heard()) >= self.settings.election_min_ns {
+            return Err(Error::Overloaded);
+        }
+        Ok(())
+    }
+
+    fn has_budget(&self, proposal: &Proposal<'_>, log: &Log) -> bool {
+        let uncommitted = log.bytes_between(self.commit, log.last());
+        proposal.kind.is_reserved() || uncommitted < self.settings.limits.uncommitted_bytes
+    }
+
+    pub(super) fn not_leader(&self) -> Error {
+        match self.role {
+            Role::Uninitialised | Role::Joining { .. } => Error::Uninitialised,
+            _ => Error::NotLeader { leader: self.leader() },
+        }
+    }
+
+    /// The log time of an entry appended now: the newest entry's, and what this node's clock has counted since it appended
+    /// or received that one.
+    pub(super) fn log_time(&self, log: &Log) -> u64 {
+        let newest = log.last_header().map_or(0, |header| header.log_time);
+        newest.saturating_add(self.now.since(self.last_entry_at))
+    }
+}

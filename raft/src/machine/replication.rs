@@ -1,0 +1,198 @@
+//! Leading: what each peer is sent, and what its answers mean.
+
+use super::{Action, Machine, Outgoing, Peer, PeerState, Role};
+use crate::error::DropReason;
+use crate::id::{LogIndex, Nanos};
+use crate::log::Log;
+use crate::message::{Ack, AppendHead, Conflict, MessageHeader};
+use crate::quorum;
+
+/// Bytes that one flush sends to one peer; a single larger entry passes whole. The rest follows in the next flush, after
+/// the transport has been looked at again.
+const FLUSH_BYTES: u64 = 128 << 10;
+
+impl Machine {
+    pub(super) fn tick_leader(&mut self) {
+        if self.now.since(self.quorum_heard()) >= self.settings.election_max_ns {
+            // Nobody can learn anything from a leader that no quorum answers.
+            self.stand_down();
+            return;
+        }
+        if self.now >= self.heartbeat_at {
+            self.heartbeat_at = self.now.after(self.settings.heartbeat_ns);
+            // A leader that cannot append must lose leadership: it falls silent.
+            let beat = !self.stalled;
+            self.peers.iter_mut().for_each(|peer| peer.beat_due |= beat);
+        }
+        let now = self.now;
+        self.peers.iter_mut().filter(|peer| now >= peer.resend_at).for_each(Peer::resend);
+    }
+
+    /// When a quorum, this node included, was last heard; never before leadership began.
+    pub(super) fn quorum_heard(&self) -> Nanos {
+        let heard = |id| match self.peers.iter().find(|peer| peer.id() == id) {
+            Some(peer) => peer.heard.unwrap_or(self.led_since).max(self.led_since),
+            None => self.now,
+        };
+        quorum::reached_by(self.configuration(), heard, self.needed())
+    }
+
+    pub(super) fn on_ack(&mut self, header: &MessageHeader, ack: &Ack, log: &mut Log) -> Result<(), DropReason> {
+        if header.term > self.hard.term {
+            self.adopt_term(header.term);
+            return Ok(());
+        }
+        if header.term < self.hard.term {
+            return Err(DropReason::StaleTerm);
+        }
+        if self.role != Role::Leader {
+            return Err(DropReason::Unexpected);
+        }
+        if ack.matched > log.last() || ack.verified > log.last() || ack.matched > ack.verified || ack.round > self.round
+        {
+            return Err(DropReason::Contradiction);
+        }
+        let (now, heartbeat_ns) = (self.now, self.settings.heartbeat_ns);
+        let peer = self.peer_mut(header.from).ok_or(DropReason::NotMember)?;
+        let progressed = ack.matched > peer.matched || ack.verified > peer.verified;
+        if ack.verified >= peer.verified {
+            peer.offset = ack.offset;
+        }
+        peer.matched = peer.matched.max(ack.matched);
+        peer.verified = peer.verified.max(ack.verified).max(peer.matched);
+        if ack.applied >= peer.applied {
+            peer.applied = ack.applied;
+            peer.digest = ack.digest;
+        }
+        if ack.round >= peer.echo {
+            peer.credit_bytes = ack.credit_bytes;
+        }
+        peer.arrived(peer.verified);
+        match ack.conflict {
+            Some(conflict) => peer.on_conflict(conflict, log),
+            None if peer.state == PeerState::Probe && peer.verified >= peer.next.prev() => {
+                peer.state = PeerState::Replicate;
+                peer.probe_due = false;
+            }
+            None if peer.state == PeerState::OutOfReach && peer.verified >= log.base() => {
+                peer.probe_from(peer.verified.next());
+            }
+            None => {}
+        }
+        if peer.state != PeerState::OutOfReach {
+            peer.next = peer.next.max(peer.verified.next());
+        }
+        peer.answered(now, ack.round, progressed, heartbeat_ns);
+        self.count_commit(log);
+        self.relieve_pressure(log);
+        Ok(())
+    }
+
+    /// Opens a round where something leaves, and derives one append per peer.
+    pub(super) fn flush_leader(&mut self, log: &Log, out: &mut Vec<Action>) -> bool {
+        let round = self.round + 1;
+        let mut more = false;
+        let mut sent = false;
+        if self.open_read_round(round) {
+            self.peers.iter_mut().for_each(|peer| peer.beat_due = true);
+        }
+        let floor = self.floor;
+        for at in 0..self.peers.len() {
+            let peer = &mut self.peers[at];
+            if peer.next <= log.base() && peer.state != PeerState::OutOfReach {
+                peer.state = PeerState::OutOfReach;
+                out.push(Action::OutOfReach(peer.id(), peer.next));
+            }
+            let Some((head, last)) = self.plan(at, round, floor, log) else { continue };
+            let peer = &mut self.peers[at];
+            if head.ack_wanted {
+                peer.expect_answer(self.now, round, self.settings.heartbeat_ns);
+            }
+            if peer.state == PeerState::Replicate && last > head.prev {
+                peer.sent(last, log.bytes_between(head.prev, last));
+                peer.next = last.next();
+                more |= last < log.last();
+            }
+            peer.commit_sent = self.commit;
+            peer.beat_due = false;
+            peer.probe_due = false;
+            out.push(Action::Send(peer.member, self.hard.term, Outgoing::Append(head, last)));
+            sent = true;
+        }
+        if sent || self.peers.is_empty() {
+            self.round = round;
+        }
+        more
+    }
+
+    /// What this peer is to be sent now, if anything: the head, and the last entry.
+    fn plan(&self, at: usize, round: u64, floor: LogIndex, log: &Log) -> Option<(AppendHead, LogIndex)> {
+        let limits = &self.settings.limits;
+        let peer = &self.peers[at];
+        let prev = if peer.state == PeerState::OutOfReach { log.last() } else { peer.next.prev() };
+        let budget = match peer.state {
+            PeerState::OutOfReach => None,
+            PeerState::Probe if !peer.probe_due && !peer.beat_due => None,
+            PeerState::Probe => Some(self.settings.datagram_bytes),
+            PeerState::Replicate if peer.in_flight() >= limits.window_messages => None,
+            PeerState::Replicate => Some(limits.window_bytes.saturating_sub(peer.in_flight_bytes()).min(FLUSH_BYTES)),
+        };
+        let last = budget.map_or(prev, |budget| peer.last_within(prev, budget, log));
+        let notice = peer.commit_sent < self.commit && peer.in_flight() == 0 && peer.state == PeerState::Replicate;
+        let ack_wanted = last > prev || peer.beat_due || peer.probe_due;
+        if !ack_wanted && !notice {
+            return None;
+        }
+        let head = AppendHead {
+            prev,
+            prev_term: log.term_at(prev)?,
+            commit: self.commit,
+            round,
+            floor,
+            offset: if prev == peer.verified { peer.offset } else { 0 },
+            ack_wanted,
+        };
+        Some((head, last))
+    }
+}
+
+impl Peer {
+    /// The last entry of those after `prev` that may be sent within `budget`, the peer's credit considered.
+    fn last_within(&self, prev: LogIndex, budget: u64, log: &Log) -> LogIndex {
+        let credit = self.credit_bytes.saturating_sub(log.bytes_between(self.matched, prev));
+        let Some(first) = log.header(prev.next()) else { return prev };
+        let allowed = budget.min(credit);
+        if first.cost_bytes() > allowed {
+            // Alone, an entry may exceed the window but not the credit; a probe stays one datagram. What a leader
+            // cannot do without has reserved room at the follower.
+            let alone = self.in_flight() == 0 && self.state == PeerState::Replicate;
+            let pass = alone && (first.cost_bytes() <= credit || first.kind.is_reserved());
+            return if pass { prev.next() } else { prev };
+        }
+        // The largest index whose entries fit: the sum of their bytes grows with it.
+        let (mut fits, mut over) = (prev.next().0, log.last().next().0);
+        while over - fits > 1 {
+            let middle = fits + (over - fits) / 2;
+            if log.bytes_between(prev, LogIndex(middle)) <= allowed {
+                fits = middle;
+            } else {
+                over = middle;
+            }
+        }
+        LogIndex(fits)
+    }
+
+    /// An append did not fit the peer's log: goes back to where both may agree, unless the news is old.
+    fn on_conflict(&mut self, conflict: Conflict, log: &Log) {
+        let stale = conflict.rejected <= self.matched
+            || self.state == PeerState::Probe && conflict.rejected != self.next.prev()
+            || self.state == PeerState::OutOfReach;
+        if stale {
+            return;
+        }
+        let agreed = log.not_after(conflict.hint, conflict.hint_term).min(conflict.rejected.prev());
+        self.verified = self.matched;
+        self.offset = 0;
+        self.probe_from(agreed.max(self.matched).next());
+    }
+}

@@ -1,0 +1,116 @@
+//! Peer messages: what travels between nodes, in explicit little-endian bytes.
+//!
+//! A message is one datagram: a 48-byte header, the kind's body, and a crc32c of both. Reading is total: any bytes give
+//! a message or `None`, never a panic, and nothing is reserved from an announced length.
+
+mod append;
+mod codec;
+
+pub use append::{AppendHead, AppendWriter, Entries, FRAGMENT_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, write_fragment};
+
+use crate::entry::EntryHeader;
+use crate::id::{ClusterId, LogIndex, Member, NodeId, ShardId, Term};
+
+/// Version of the peer protocol: the first byte of each message.
+pub const PEER_VERSION: u8 = 1;
+
+/// What every message begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct MessageHeader {
+    /// The group that the message is about.
+    pub shard: ShardId,
+    /// The sender's cluster; 0 only from a node that has none yet and asks to join.
+    pub cluster: ClusterId,
+    /// The sender, in its present incarnation.
+    pub from: NodeId,
+    /// The receiver for whom it is meant; incarnation 0 only where the sender cannot know it.
+    pub to: NodeId,
+    /// The sender's term.
+    pub term: Term,
+}
+
+/// A message as read: borrowed from the datagram, which is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Sender, receiver, cluster, term.
+    pub header: MessageHeader,
+    /// What it says.
+    pub body: Body<'a>,
+}
+
+/// What a message says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// Would you vote for me? Changes nothing at the receiver.
+    PreVote(Ask),
+    /// Answer to [`Body::PreVote`].
+    PreVoteReply(Answer),
+    /// Vote for me in this term.
+    Vote(Ask),
+    /// Answer to [`Body::Vote`].
+    VoteReply(Answer),
+    /// Entries after a given one; without entries, a heartbeat.
+    Append(AppendHead, Entries<'a>),
+    /// A part of one entry that is larger than a datagram: head, entry header, bytes from `head.offset` on.
+    Fragment(AppendHead, EntryHeader, &'a [u8]),
+    /// What a follower has, and what it heard.
+    Ack(Ack),
+    /// The leader of this term stops; it has stopped serving reads.
+    Farewell,
+    /// A node without state asks to be taken in.
+    Join(Member),
+    /// The cluster heard it; the leader, where known.
+    JoinReply(Option<Member>),
+}
+
+/// A candidate's question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ask {
+    /// The term campaigned for; one more than the asker's own in a pre-vote.
+    pub campaign: Term,
+    /// The candidate's last entry.
+    pub last: LogIndex,
+    /// Its term.
+    pub last_term: Term,
+}
+
+/// A voter's answer; the voter's own term is in the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Answer {
+    /// The term that was asked about.
+    pub campaign: Term,
+    /// Whether the vote is given.
+    pub granted: bool,
+}
+
+/// What a follower tells its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Ack {
+    /// Durable here, and verified with this leader in this term: what counts for commit.
+    pub matched: LogIndex,
+    /// Verified with this leader in this term, durable or not: what need not be sent again.
+    pub verified: LogIndex,
+    /// Bytes held, without a gap, of the entry after `verified`.
+    pub offset: u32,
+    /// Highest round seen from this leader in this term.
+    pub round: u64,
+    /// Bytes of entries after `matched` that fit.
+    pub credit_bytes: u64,
+    /// Applied up to here.
+    pub applied: LogIndex,
+    /// The state machine's digest at `applied`.
+    pub digest: u64,
+    /// Set when an append did not fit the log.
+    pub conflict: Option<Conflict>,
+}
+
+/// Why an append did not fit, and where to look next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Conflict {
+    /// The `prev` of the append that was refused.
+    pub rejected: LogIndex,
+    /// The last entry of the follower's that may agree.
+    pub hint: LogIndex,
+    /// Its term.
+    pub hint_term: Term,
+}

@@ -1,0 +1,196 @@
+//! Appends: written straight from the log into the datagram, read in place.
+
+use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
+use crate::id::{LogIndex, Term};
+use crate::log::Log;
+use crate::message::MessageHeader;
+use crate::message::codec::{CRC_BYTES, HEADER_BYTES, KIND_APPEND, KIND_FRAGMENT, seal, write_header};
+use crate::wire::{Reader, Writer};
+
+const HEAD_BYTES: usize = 48;
+const FLAG_ACK_WANTED: u16 = 1;
+/// Indexes near the end of the number range would wrap in sums; no log gets there.
+const MAX_INDEX: u64 = 1 << 62;
+
+/// Bytes of an append that are not entries.
+pub const MESSAGE_OVERHEAD_BYTES: usize = HEADER_BYTES + HEAD_BYTES + CRC_BYTES;
+/// Bytes of a fragment that are not body.
+pub const FRAGMENT_OVERHEAD_BYTES: usize = MESSAGE_OVERHEAD_BYTES + ENTRY_HEADER_BYTES;
+
+/// What every append and fragment begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct AppendHead {
+    /// The entry before the first one carried.
+    pub prev: LogIndex,
+    /// Its term.
+    pub prev_term: Term,
+    /// The leader's commit index.
+    pub commit: LogIndex,
+    /// The round this message belongs to.
+    pub round: u64,
+    /// Every live member has applied up to here: the follower may trim.
+    pub floor: LogIndex,
+    /// Byte offset of a fragment in its entry's body, else 0.
+    pub offset: u32,
+    /// Whether the leader waits for an acknowledgement.
+    pub ack_wanted: bool,
+}
+
+impl AppendHead {
+    fn write(&self, count: u16, w: &mut Writer<'_>) {
+        w.u64(self.prev.0);
+        w.u64(self.prev_term.0);
+        w.u64(self.commit.0);
+        w.u64(self.round);
+        w.u64(self.floor.0);
+        w.u32(self.offset);
+        w.u16(if self.ack_wanted { FLAG_ACK_WANTED } else { 0 });
+        w.u16(count);
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Option<(AppendHead, u16)> {
+        let mut head = AppendHead {
+            prev: LogIndex(r.u64()?),
+            prev_term: Term(r.u64()?),
+            commit: LogIndex(r.u64()?),
+            round: r.u64()?,
+            floor: LogIndex(r.u64()?),
+            offset: r.u32()?,
+            ack_wanted: false,
+        };
+        head.ack_wanted = r.u16()? & FLAG_ACK_WANTED != 0;
+        (head.prev.0 < MAX_INDEX).then_some(())?;
+        Some((head, r.u16()?))
+    }
+}
+
+/// The entries of an append, checked to be whole when the message was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Entries<'a> {
+    rest: &'a [u8],
+    count: u16,
+}
+
+impl<'a> Entries<'a> {
+    /// Checks that `bytes` are exactly `count` entries with known kinds and true check sums.
+    pub(super) fn check(bytes: &'a [u8], count: u16) -> Option<Entries<'a>> {
+        let entries = Entries { rest: bytes, count };
+        let mut walk = entries;
+        for _ in 0..count {
+            let (header, body) = walk.next()?;
+            (crc32c::crc32c(body) == header.body_crc32c).then_some(())?;
+        }
+        walk.rest.is_empty().then_some(entries)
+    }
+
+    /// How many are left.
+    pub fn remaining(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = (EntryHeader, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.count = self.count.checked_sub(1)?;
+        let mut r = Reader::new(self.rest);
+        let header = EntryHeader::read(&mut r)?;
+        let body = r.bytes(usize::try_from(header.body_len).ok()?)?;
+        self.rest = r.rest();
+        Some((header, body))
+    }
+}
+
+/// Writes one append: open, push entries while they fit, finish.
+#[derive(Debug)]
+pub struct AppendWriter<'a> {
+    w: Writer<'a>,
+    count: u16,
+}
+
+impl<'a> AppendWriter<'a> {
+    /// Begins an append in `buffer`.
+    pub fn new(buffer: &'a mut [u8], header: &MessageHeader, head: &AppendHead) -> Self {
+        let mut w = Writer::new(buffer);
+        write_header(KIND_APPEND, header, &mut w);
+        head.write(0, &mut w);
+        AppendWriter { w, count: 0 }
+    }
+
+    /// Copies the entry at `index` in. False when it does not fit, or is not in the log.
+    pub fn push(&mut self, log: &Log, index: LogIndex) -> bool {
+        let Some(entry) = log.header(index) else { return false };
+        let needed = ENTRY_HEADER_BYTES + entry.body_len as usize;
+        if self.w.room() < needed + CRC_BYTES || self.count == u16::MAX {
+            return false;
+        }
+        entry.write(&mut self.w);
+        for piece in log.body(index) {
+            self.w.bytes(piece);
+        }
+        self.count += 1;
+        true
+    }
+
+    /// Adds entries already in wire form, for messages built without a log.
+    pub(super) fn push_encoded(&mut self, entries: &Entries<'_>) {
+        self.w.bytes(entries.bytes());
+        self.count = entries.count;
+    }
+
+    /// Closes the message. Returns its length, 0 when the buffer was too small for it.
+    pub fn finish(mut self) -> usize {
+        let count_at = HEADER_BYTES + HEAD_BYTES - 2;
+        if let Some(place) = self.w.written().get_mut(count_at..count_at + 2) {
+            place.copy_from_slice(&self.count.to_le_bytes());
+        }
+        seal(self.w)
+    }
+}
+
+/// Writes as much of the entry at `index`, from `head.offset` on, as fits in `buffer`. Returns the message's length and
+/// the body bytes in it; (0, 0) when the entry is not in the log or the buffer holds no body byte.
+pub fn write_fragment(
+    buffer: &mut [u8],
+    header: &MessageHeader,
+    head: &AppendHead,
+    log: &Log,
+    index: LogIndex,
+) -> (usize, u32) {
+    let Some(entry) = log.header(index) else { return (0, 0) };
+    let mut w = Writer::new(buffer);
+    write_header(KIND_FRAGMENT, header, &mut w);
+    head.write(0, &mut w);
+    entry.write(&mut w);
+    let left = entry.body_len.saturating_sub(head.offset) as usize;
+    let count = left.min(w.room().saturating_sub(CRC_BYTES));
+    let read = w.reserve(count).map_or(0, |place| log.read_body(index, head.offset, place));
+    if count == 0 || read < count {
+        return (0, 0);
+    }
+    match seal(w) {
+        0 => (0, 0),
+        length => (length, count as u32),
+    }
+}
+
+/// As [`write_fragment`], from bytes already at hand.
+pub(super) fn write_fragment_bytes(
+    buffer: &mut [u8],
+    header: &MessageHeader,
+    head: &AppendHead,
+    entry: &EntryHeader,
+    piece: &[u8],
+) -> usize {
+    let mut w = Writer::new(buffer);
+    write_header(KIND_FRAGMENT, header, &mut w);
+    head.write(0, &mut w);
+    entry.write(&mut w);
+    w.bytes(piece);
+    seal(w)
+}

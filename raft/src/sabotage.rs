@@ -1,0 +1,58 @@
+//! Deliberate faults, compiled in by the feature `sabotage` only: each breaks one rule that the invariants must defend.
+//!
+//! A test suite that passes with one of these switched on proves nothing.
+
+/// A rule that can be broken on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Fault {
+    /// Half of the voters count as a majority.
+    HalfIsMajority,
+    /// A second candidate of the same term gets a vote too.
+    VoteTwice,
+    /// A candidate with a shorter log gets votes.
+    VoteForStaleLog,
+    /// Entries of earlier terms are committed by counting.
+    CommitOldTerm,
+    /// A follower acknowledges its whole log, verified with this leader or not.
+    AcknowledgeUnverified,
+    /// A follower takes the leader's commit index as it is.
+    CommitUnclamped,
+    /// A linearizable read is released without asking anyone.
+    ReadWithoutRound,
+    /// An append is accepted whatever comes before it.
+    SkipPreviousCheck,
+    /// `persisted` counts whatever the log holds now.
+    PersistedByIndexOnly,
+    /// An acknowledgement counts before it is durable.
+    AcknowledgeVolatile,
+    /// A message for an earlier life of this node is taken for this one, and counted by slot.
+    IgnoreIncarnation,
+}
+
+/// The set of rules broken; always empty without the feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Sabotage {
+    #[cfg(feature = "sabotage")]
+    faults: u32,
+}
+
+impl Sabotage {
+    /// Breaks exactly `fault`.
+    #[cfg(feature = "sabotage")]
+    pub const fn only(fault: Fault) -> Self {
+        Sabotage { faults: 1 << fault as u32 }
+    }
+
+    /// Whether `fault` is switched on.
+    #[cfg(feature = "sabotage")]
+    pub(crate) const fn has(self, fault: Fault) -> bool {
+        self.faults & (1 << fault as u32) != 0
+    }
+
+    /// Without the feature nothing is ever broken.
+    #[cfg(not(feature = "sabotage"))]
+    pub(crate) const fn has(self, _fault: Fault) -> bool {
+        false
+    }
+}

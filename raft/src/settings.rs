@@ -1,0 +1,97 @@
+//! What a shard is told at its start: who it is, how patient, and how much it may hold.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use crate::id::{Member, ShardId};
+use crate::sabotage::Sabotage;
+
+/// How often a leader is heard, and how long its silence is borne.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// Between heartbeats of an idle leader.
+    pub heartbeat: Duration,
+    /// The shortest silence after which a follower campaigns; a voter that heard its leader within it refuses others.
+    pub election_min: Duration,
+    /// The longest; a leader that no quorum answers for this long steps down.
+    pub election_max: Duration,
+}
+
+impl Timing {
+    /// For shared machines: 20 ms, 100 to 200 ms.
+    pub const SHARED: Timing = Timing {
+        heartbeat: Duration::from_millis(20),
+        election_min: Duration::from_millis(100),
+        election_max: Duration::from_millis(200),
+    };
+    /// For isolated cores: 0.5 ms, 3 to 6 ms.
+    pub const US: Timing = Timing {
+        heartbeat: Duration::from_micros(500),
+        election_min: Duration::from_millis(3),
+        election_max: Duration::from_millis(6),
+    };
+}
+
+/// Budgets of a shard. Entries cost their body and 64 bytes each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// The log in memory. Proposals beyond it are refused as overloaded; a follower accepts only what fits.
+    pub log_bytes: u64,
+    /// Entries proposed and not committed. Proposals beyond it are refused as overloaded.
+    pub uncommitted_bytes: u64,
+    /// The largest body of an entry. A larger proposal is refused as too large.
+    pub entry_bytes: u32,
+    /// Entries sent to one peer and not acknowledged. The peer waits for acknowledgements; a single larger entry passes.
+    pub window_bytes: u64,
+    /// Appends sent to one peer and not acknowledged.
+    pub window_messages: usize,
+    /// Linearizable reads waiting for their round. Further ones are refused as overloaded.
+    pub waiting_reads: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            log_bytes: 256 << 20,
+            uncommitted_bytes: 32 << 20,
+            entry_bytes: 1 << 20,
+            window_bytes: 1 << 20,
+            window_messages: 64,
+            waiting_reads: 65_536,
+        }
+    }
+}
+
+/// What a shard is built from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ShardConfig {
+    /// This node: its identity with a fresh incarnation, and its addresses.
+    pub me: Member,
+    /// Which of the cluster's groups this is; messages of another are dropped and counted.
+    pub shard: ShardId,
+    /// How patient.
+    pub timing: Timing,
+    /// How much is held.
+    pub limits: Limits,
+    /// Where election jitter starts; nodes must differ in it.
+    pub seed: u64,
+    /// Peer addresses that a node without state asks to be taken in; may contain its own. Empty: it only waits.
+    pub contacts: Vec<SocketAddrV4>,
+    /// Rules broken on purpose; empty without the feature `sabotage`.
+    pub sabotage: Sabotage,
+}
+
+impl ShardConfig {
+    /// Group 0 with the `shared` timing, default limits, and no contacts.
+    pub fn new(me: Member, seed: u64) -> Self {
+        ShardConfig {
+            me,
+            shard: ShardId::default(),
+            timing: Timing::SHARED,
+            limits: Limits::default(),
+            seed,
+            contacts: Vec::new(),
+            sabotage: Sabotage::default(),
+        }
+    }
+}

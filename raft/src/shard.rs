@@ -1,0 +1,427 @@
+//! The asynchronous shell of the machine: awaits messages, deadlines and completions, and carries the actions out.
+//!
+//! One task, [`Shard::run`], on the Control lane does all the work; handles only change state and wake it. It runs once for
+//! everything that happened since, so the proposals of a turn leave in one append per peer.
+
+mod send;
+mod waiters;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddrV4;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use trimaran_runtime::time::Sleep;
+use trimaran_runtime::{Instant, now, sleep_until};
+
+use crate::entry::{EntryHeader, Proposal};
+use crate::error::{BootstrapError, DropReason, Error, Fatal, ProposeError, ReadError};
+use crate::id::{ClusterId, LogIndex, Member, Nanos};
+use crate::log::Log;
+use crate::machine::{Accepted, Action, Input, Machine, More, Refused};
+use crate::message::{Message, MessageHeader};
+use crate::settings::ShardConfig;
+use crate::status::{Counters, Status};
+use crate::storage::{Completion, MemoryStorage, Storage};
+use crate::transport::Transport;
+
+use waiters::{ReadTable, Waiters};
+
+/// Bursts taken from the transport before what they changed is flushed.
+const BURSTS: usize = 4;
+/// Flushes in a row before other tasks have their turn.
+const FLUSHES: usize = 8;
+
+/// A handle to one replica of one group. Cheap to clone; stays on its core.
+pub struct Shard<T: Transport, S: Storage = MemoryStorage> {
+    inner: Rc<RefCell<Inner<T, S>>>,
+}
+
+impl<T: Transport, S: Storage> Clone for Shard<T, S> {
+    fn clone(&self) -> Self {
+        Shard { inner: Rc::clone(&self.inner) }
+    }
+}
+
+impl<T: Transport, S: Storage> fmt::Debug for Shard<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").finish_non_exhaustive()
+    }
+}
+
+struct Inner<T, S> {
+    machine: Machine,
+    log: Log,
+    transport: T,
+    storage: S,
+    /// Reused by every flush.
+    actions: Vec<Action>,
+    counters: Counters,
+    /// The task that runs the shard, and whether it knows already that there is something to do.
+    runner: Option<Waker>,
+    woken: bool,
+    /// Entries up to here have been handed to the apply task.
+    delivered: LogIndex,
+    committed: Waiters,
+    applied: Waiters,
+    reads: ReadTable,
+    leadership: Waiters,
+    leadership_changes: LogIndex,
+    halted: bool,
+}
+
+impl<T: Transport, S: Storage> Shard<T, S> {
+    /// A replica that knows no cluster yet. Call on its core; spawn [`Shard::run`] on the Control lane.
+    pub fn new(config: ShardConfig, transport: T, storage: S) -> Self {
+        let machine = Machine::new(&config, transport.payload_bytes(), stamp());
+        let inner = Inner {
+            machine,
+            log: Log::default(),
+            transport,
+            storage,
+            actions: Vec::new(),
+            counters: Counters::default(),
+            runner: None,
+            woken: false,
+            delivered: LogIndex::ZERO,
+            committed: Waiters::default(),
+            applied: Waiters::default(),
+            reads: ReadTable::default(),
+            leadership: Waiters::default(),
+            leadership_changes: LogIndex::ZERO,
+            halted: false,
+        };
+        Shard { inner: Rc::new(RefCell::new(inner)) }
+    }
+
+    /// Drives the replica until its storage fails. Each wake takes what has arrived, then the deadlines, then flushes.
+    pub async fn run(self) -> Fatal {
+        let mut sleep = sleep_until(Instant::FAR);
+        poll_fn(|cx| self.inner.borrow_mut().turn(cx, &mut sleep)).await
+    }
+
+    /// Takes the first configuration on. Every member must be given the same `cluster`, `members` and `log_time` (nanoseconds).
+    /// Repeating it for the same cluster does nothing.
+    pub fn bootstrap(&self, cluster: ClusterId, members: &[Member], log_time: u64) -> Result<(), BootstrapError> {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.machine.bootstrap(cluster, members, log_time, &mut inner.log)?;
+        inner.wake();
+        Ok(())
+    }
+
+    /// Appends an entry on the leader, copying the body once. It leaves with the others of this turn when [`Shard::run`] is
+    /// polled; being appended is no promise that it commits. A refusal is proof that nothing was appended.
+    pub fn propose(&self, proposal: Proposal<'_>) -> Result<LogIndex, ProposeError> {
+        let inner = &mut *self.inner.borrow_mut();
+        match inner.machine.step(stamp(), Input::Propose(&proposal), &mut inner.log) {
+            Ok(Accepted::Appended(index)) => {
+                inner.counters.proposed += 1;
+                inner.wake();
+                Ok(index)
+            }
+            Ok(_) => Err(Error::Overloaded),
+            Err(refused) => Err(inner.refused(refused)),
+        }
+    }
+
+    /// On the leader, an index such that state applied up to it is linearizable for a read that begins now. Costs a round to a
+    /// quorum, shared by all reads that wait.
+    pub fn read_barrier(&self) -> ReadBarrier<T, S> {
+        let inner = &mut *self.inner.borrow_mut();
+        let ticket = match inner.machine.step(stamp(), Input::Read, &mut inner.log) {
+            Ok(Accepted::Read(ticket)) => {
+                inner.reads.open(ticket);
+                inner.wake();
+                Ok(ticket)
+            }
+            Ok(_) => Err(Error::Overloaded),
+            Err(refused) => Err(inner.refused(refused)),
+        };
+        ReadBarrier { shard: self.clone(), ticket }
+    }
+
+    /// The next committed entry in log order, its body copied over `scratch`. For one task, the one that applies.
+    pub async fn next_committed(&self, scratch: &mut Vec<u8>) -> (LogIndex, EntryHeader) {
+        let mut wait = Wait { shard: self, list: |inner| &mut inner.committed, key: None };
+        poll_fn(|cx| wait.poll(cx, |inner| inner.next_committed(scratch).ok_or(inner.delivered.next()))).await
+    }
+
+    /// As [`Shard::next_committed`], if there is one now.
+    pub fn try_next_committed(&self, scratch: &mut Vec<u8>) -> Option<(LogIndex, EntryHeader)> {
+        self.inner.borrow_mut().next_committed(scratch)
+    }
+
+    /// The apply task has applied up to `index`; `digest` is the state's there and rides in acknowledgements.
+    pub fn set_applied(&self, index: LogIndex, digest: u64) {
+        let inner = &mut *self.inner.borrow_mut();
+        let index = index.min(inner.delivered);
+        inner.step(Input::Applied(index, digest));
+        inner.applied.reach(index);
+        if inner.machine.wants_flush(&inner.log) {
+            inner.wake();
+        }
+    }
+
+    /// Waits until this replica has applied up to `index`.
+    pub async fn applied_at_least(&self, index: LogIndex) {
+        let mut wait = Wait { shard: self, list: |inner| &mut inner.applied, key: None };
+        let reached =
+            |inner: &mut Inner<T, S>| if inner.machine.applied_index() >= index { Ok(()) } else { Err(index) };
+        poll_fn(|cx| wait.poll(cx, reached)).await;
+    }
+
+    /// Whether this node leads. A deposed leader may not know yet: only a committed entry or a read barrier proves it.
+    pub fn is_leader(&self) -> bool {
+        self.inner.borrow().machine.is_leader()
+    }
+
+    /// The leader of the newest term seen, as far as known.
+    pub fn leader(&self) -> Option<Member> {
+        self.inner.borrow().machine.leader()
+    }
+
+    /// A watch on role, term and leader, beginning now.
+    pub fn leadership(&self) -> Leadership<T, S> {
+        Leadership { shard: self.clone(), seen: self.inner.borrow().leadership_changes }
+    }
+
+    /// Gives leadership up and tells the peers, who may then elect at once. For a node about to stop; reads fail first.
+    pub fn farewell(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.step(Input::Farewell);
+        inner.wake();
+    }
+
+    /// A copy of everything worth showing.
+    pub fn status(&self) -> Status {
+        let inner = self.inner.borrow();
+        Status::of(&inner.machine, &inner.log, inner.counters)
+    }
+
+    /// Looks at the machine, for tests and invariants.
+    pub fn with_machine<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
+        look(&self.inner.borrow().machine)
+    }
+
+    /// Looks at the log, for tests and invariants.
+    pub fn with_log<R>(&self, look: impl FnOnce(&Log) -> R) -> R {
+        look(&self.inner.borrow().log)
+    }
+}
+
+impl<T: Transport, S: Storage> Inner<T, S> {
+    fn turn(&mut self, cx: &mut Context<'_>, sleep: &mut Sleep) -> Poll<Fatal> {
+        self.runner = Some(cx.waker().clone());
+        self.woken = true;
+        let mut busy = self.receive(cx);
+        self.complete(cx);
+        if stamp() >= self.machine.next_deadline() {
+            self.step(Input::Tick);
+        }
+        busy |= self.flush(cx) == More::Yes;
+        if self.halted {
+            return Poll::Ready(Error::StorageFailed);
+        }
+        self.woken = busy;
+        if busy {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        // A timer set early enough is left alone: firing once in vain is cheaper than moving it at every message.
+        let deadline = Instant::from_nanos(self.machine.next_deadline().0);
+        if sleep.deadline() > deadline || sleep.deadline() <= now() {
+            sleep.reset(deadline);
+        }
+        if Pin::new(sleep).poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Takes what has arrived; true when more may be waiting.
+    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        let Inner { machine, log, transport, counters, .. } = self;
+        let time = stamp();
+        let mut deliver = |from: SocketAddrV4, bytes: &[u8]| {
+            counters.received += 1;
+            let Some(message) = Message::decode(bytes) else {
+                counters.drop_one(DropReason::Malformed);
+                return;
+            };
+            if let Err(Refused::Dropped(reason)) = machine.step(time, Input::Message(from, &message), log) {
+                counters.drop_one(reason);
+            }
+        };
+        (0..BURSTS).all(|_| transport.poll_recv(cx, &mut deliver).is_ready())
+    }
+
+    fn complete(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(completion) = self.storage.poll_completion(cx) {
+            match completion {
+                Completion::Persisted(write) => self.step(Input::Persisted(write)),
+                Completion::Failed => self.step(Input::StorageFailed),
+                Completion::Stalled(stalled) => self.step(Input::StorageStalled(stalled)),
+            }
+        }
+    }
+
+    /// An input that cannot be refused.
+    fn step(&mut self, input: Input<'_>) {
+        let _ = self.machine.step(stamp(), input, &mut self.log);
+    }
+
+    fn flush(&mut self, cx: &mut Context<'_>) -> More {
+        for _ in 0..FLUSHES {
+            let mut actions = std::mem::take(&mut self.actions);
+            let more = self.machine.flush(stamp(), &self.log, &mut actions);
+            for action in actions.drain(..) {
+                self.carry_out(action);
+            }
+            self.actions = actions;
+            self.complete(cx);
+            if more == More::No {
+                return More::No;
+            }
+        }
+        More::Yes
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Persist(write) => self.storage.write(write, &self.log),
+            Action::Send(to, term, outgoing) => {
+                let cluster = self.machine.cluster().unwrap_or_default();
+                let (shard, from) = (self.machine.shard(), self.machine.me().id);
+                let header = MessageHeader { shard, cluster, from, to: to.id, term };
+                let sent = send::send(&mut self.transport, &to, &header, outgoing, &self.log);
+                self.counters.sent += sent.datagrams;
+                self.counters.unsent += sent.lost;
+            }
+            Action::Commit(index) => self.committed.reach(index),
+            Action::ReadsReady(ticket, index) => self.reads.settle(ticket, &Ok(index)),
+            Action::ReadsFailed(ticket) => {
+                self.reads.settle(ticket, &Err(Error::NotLeader { leader: self.machine.leader() }));
+            }
+            Action::Trim(to) => self.storage.trim(to),
+            Action::OutOfReach(peer, needs) => {
+                tracing::warn!(%peer, %needs, first = %self.log.first(), "a peer needs entries already trimmed; it stays out");
+            }
+            Action::LeadershipChanged => {
+                self.counters.leadership_changes += 1;
+                self.leadership_changes = self.leadership_changes.next();
+                self.leadership.reach(LogIndex(u64::MAX));
+                let machine = &self.machine;
+                tracing::info!(node = %machine.me().id, role = ?machine.role(), term = %machine.term(), "leadership");
+            }
+            Action::Halt => self.halted = true,
+        }
+    }
+
+    fn next_committed(&mut self, scratch: &mut Vec<u8>) -> Option<(LogIndex, EntryHeader)> {
+        let index = self.delivered.next();
+        if index > self.machine.commit() {
+            return None;
+        }
+        let header = *self.log.header(index)?;
+        self.log.copy_body(index, scratch);
+        self.delivered = index;
+        Some((index, header))
+    }
+
+    fn refused(&mut self, refused: Refused) -> Error {
+        let error = match refused {
+            Refused::Request(error) => error,
+            Refused::Dropped(_) => Error::Overloaded,
+        };
+        self.counters.overloaded += u64::from(error == Error::Overloaded);
+        error
+    }
+
+    fn wake(&mut self) {
+        if !std::mem::replace(&mut self.woken, true)
+            && let Some(runner) = &self.runner
+        {
+            runner.wake_by_ref();
+        }
+    }
+}
+
+/// One task's place in a list of waiters; leaves it when dropped.
+struct Wait<'a, T: Transport, S: Storage> {
+    shard: &'a Shard<T, S>,
+    list: fn(&mut Inner<T, S>) -> &mut Waiters,
+    key: Option<u64>,
+}
+
+impl<T: Transport, S: Storage> Wait<'_, T, S> {
+    /// Ready with what `ask` finds, or registered for the index that it names.
+    fn poll<R>(&mut self, cx: &Context<'_>, mut ask: impl FnMut(&mut Inner<T, S>) -> Result<R, LogIndex>) -> Poll<R> {
+        let inner = &mut *self.shard.inner.borrow_mut();
+        match ask(inner) {
+            Ok(found) => Poll::Ready(found),
+            Err(index) => {
+                (self.list)(inner).wait(&mut self.key, index, cx);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T: Transport, S: Storage> Drop for Wait<'_, T, S> {
+    fn drop(&mut self) {
+        (self.list)(&mut self.shard.inner.borrow_mut()).forget(self.key);
+    }
+}
+
+/// A linearizable read on its way; see [`Shard::read_barrier`]. Dropping it abandons the read.
+#[derive(Debug)]
+pub struct ReadBarrier<T: Transport, S: Storage = MemoryStorage> {
+    shard: Shard<T, S>,
+    ticket: Result<u64, ReadError>,
+}
+
+impl<T: Transport, S: Storage> Future for ReadBarrier<T, S> {
+    type Output = Result<LogIndex, ReadError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &self.ticket {
+            Ok(ticket) => self.shard.inner.borrow_mut().reads.poll(*ticket, cx),
+            Err(error) => Poll::Ready(Err(error.clone())),
+        }
+    }
+}
+
+impl<T: Transport, S: Storage> Drop for ReadBarrier<T, S> {
+    fn drop(&mut self) {
+        if let Ok(ticket) = self.ticket {
+            self.shard.inner.borrow_mut().reads.close(ticket);
+        }
+    }
+}
+
+/// A watch on role, term and leader; see [`Shard::leadership`].
+#[derive(Debug)]
+pub struct Leadership<T: Transport, S: Storage = MemoryStorage> {
+    shard: Shard<T, S>,
+    seen: LogIndex,
+}
+
+impl<T: Transport, S: Storage> Leadership<T, S> {
+    /// Waits for a change since the watch began or last returned; several count as one.
+    pub async fn changed(&mut self) {
+        let mut wait = Wait { shard: &self.shard, list: |inner| &mut inner.leadership, key: None };
+        let seen = self.seen;
+        let changed = |inner: &mut Inner<T, S>| match inner.leadership_changes {
+            changes if changes != seen => Ok(changes),
+            changes => Err(changes),
+        };
+        self.seen = poll_fn(|cx| wait.poll(cx, changed)).await;
+    }
+}
+
+fn stamp() -> Nanos {
+    Nanos(now().as_nanos())
+}

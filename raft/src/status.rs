@@ -1,0 +1,130 @@
+//! What a shard says of itself: plain data, copied out.
+
+use crate::config::Configuration;
+use crate::error::DropReason;
+use crate::id::{ClusterId, LogIndex, Member, Nanos, NodeId, Term};
+use crate::log::Log;
+use crate::machine::{Machine, PeerState, Role};
+use crate::quorum::majority;
+
+/// One replica's view, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// This node.
+    pub id: NodeId,
+    /// Its cluster, once it has one.
+    pub cluster: Option<ClusterId>,
+    /// What it is.
+    pub role: Role,
+    /// The newest term it has seen.
+    pub term: Term,
+    /// The leader of that term, as far as known.
+    pub leader: Option<Member>,
+    /// Entries up to here are committed.
+    pub commit: LogIndex,
+    /// Entries up to here are applied.
+    pub applied: LogIndex,
+    /// The first entry held in memory.
+    pub first: LogIndex,
+    /// The last entry.
+    pub last: LogIndex,
+    /// Bytes of the entries held.
+    pub log_bytes: u64,
+    /// The configuration in force.
+    pub configuration: Configuration,
+    /// The other members; progress is known to a leader only.
+    pub peers: Vec<PeerStatus>,
+    /// Nodes without state that ask to be taken in.
+    pub joiners: Vec<Member>,
+    /// Voters heard lately, this node included if it votes.
+    pub reachable: usize,
+    /// Voters in all.
+    pub total: usize,
+    /// Voters needed.
+    pub quorum: usize,
+    /// Counts since the start.
+    pub counters: Counters,
+}
+
+/// What is known of one other member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Who and where.
+    pub member: Member,
+    /// How entries go to it; [`PeerState::OutOfReach`] says that it needs entries no longer held.
+    pub state: PeerState,
+    /// Durable and verified there.
+    pub matched: LogIndex,
+    /// Applied there.
+    pub applied: LogIndex,
+    /// Its state digest at `applied`.
+    pub digest: u64,
+    /// Nanoseconds since it last answered.
+    pub silent_ns: Option<u64>,
+    /// Smoothed round trip in nanoseconds, 0 before the first.
+    pub rtt_ns: u64,
+}
+
+/// Counts since the start; they only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Messages taken in.
+    pub received: u64,
+    /// Datagrams handed to the transport.
+    pub sent: u64,
+    /// Datagrams the transport had no room for.
+    pub unsent: u64,
+    /// Entries proposed here.
+    pub proposed: u64,
+    /// Proposals and reads refused as overloaded.
+    pub overloaded: u64,
+    /// Changes of role, term or leader.
+    pub leadership_changes: u64,
+    dropped: [u64; DropReason::ALL.len()],
+}
+
+impl Counters {
+    /// Messages dropped for this reason.
+    pub const fn dropped(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    pub(crate) fn drop_one(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+    }
+}
+
+impl Status {
+    pub(crate) fn of(machine: &Machine, log: &Log, counters: Counters) -> Status {
+        let now = machine.now();
+        let configuration = machine.configuration().clone();
+        let peers = machine.peers().iter().map(|peer| PeerStatus {
+            member: peer.member,
+            state: peer.state,
+            matched: peer.matched,
+            applied: peer.applied,
+            digest: peer.digest,
+            silent_ns: peer.heard.map(|at: Nanos| now.since(at)),
+            rtt_ns: peer.rtt_ns(),
+        });
+        Status {
+            id: machine.me().id,
+            cluster: machine.cluster(),
+            role: machine.role(),
+            term: machine.term(),
+            leader: machine.leader(),
+            commit: machine.commit(),
+            applied: machine.applied_index(),
+            first: log.first(),
+            last: log.last(),
+            log_bytes: log.bytes(),
+            peers: peers.collect(),
+            joiners: machine.joiners().to_vec(),
+            reachable: machine.reachable(),
+            total: configuration.voters.len(),
+            quorum: majority(configuration.voters.len()),
+            configuration,
+            counters,
+        }
+    }
+}
