@@ -24,6 +24,8 @@ pub enum Error {
     SharedCores,
     #[error("node {slot} ended ({status}){}", tail(output))]
     NodeEnded { slot: u8, status: String, output: String },
+    #[error("this program is at fault: {what}")]
+    Panicked { what: String },
     #[error("interrupted")]
     Interrupted,
 
@@ -64,24 +66,24 @@ pub enum Error {
     Unreachable { servers: String, within: Duration },
     #[error("the cluster has not been formed: {who} waits for `init`")]
     Uninitialised { who: String },
-    #[error("{who} already belongs to a cluster")]
-    AlreadyInitialised { who: String },
+    #[error("{who} already belongs to cluster {cluster}")]
+    AlreadyInitialised { who: String, cluster: String },
+    #[error("{who} refused to be part of the cluster: it {why}")]
+    InitRefused { who: String, why: String },
     #[error("the outcome is unknown: the request was sent, and no answer came within {within:?}")]
     Unknown { within: Duration },
-    #[error("the cluster was replaced by one with another id: what the old one held is gone")]
-    ClusterReplaced,
+    #[error("the service failed while it handled the call; whether a write took effect is not known")]
+    ServiceFailed,
     #[error("certainly not applied: {reason}")]
     NotApplied { reason: String },
     #[error("the service refused: {message}")]
     Refused { message: String },
     #[error("the answer makes no sense: {what}")]
     BadAnswer { what: String },
-    #[error("the node stopped: {reason}")]
-    NodeStopped { reason: String },
     #[error("the demo failed: {what}")]
     DemoFailed { what: String },
-    #[error("{failed} of {ran} seeds failed, the first is {first}")]
-    SeedsFailed { failed: u64, ran: u64, first: u64 },
+    #[error("the simulation found a fault: {what}")]
+    SimulationFailed { what: String },
 }
 
 fn by(owner: &Option<String>) -> String {
@@ -112,6 +114,7 @@ impl Error {
             Error::SharedCores => "E0105",
             Error::NodeEnded { .. } => "E0106",
             Error::Interrupted => "E0107",
+            Error::Panicked { .. } => "E0108",
             Error::ConfigUnreadable { .. } => "E0201",
             Error::ConfigSyntax { .. } => "E0202",
             Error::UnknownKey { .. } => "E0203",
@@ -130,14 +133,14 @@ impl Error {
             Error::Unreachable { .. } => "E0302",
             Error::Uninitialised { .. } => "E0303",
             Error::AlreadyInitialised { .. } => "E0304",
+            Error::InitRefused { .. } => "E0312",
             Error::Unknown { .. } => "E0305",
-            Error::ClusterReplaced => "E0306",
+            Error::ServiceFailed => "E0306",
             Error::NotApplied { .. } => "E0307",
             Error::Refused { .. } => "E0308",
             Error::BadAnswer { .. } => "E0309",
-            Error::NodeStopped { .. } => "E0310",
             Error::DemoFailed { .. } => "E0320",
-            Error::SeedsFailed { .. } => "E0321",
+            Error::SimulationFailed { .. } => "E0321",
         }
     }
 
@@ -146,7 +149,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Interrupted => 130,
-            Error::Refused { .. } | Error::DemoFailed { .. } | Error::SeedsFailed { .. } => 1,
+            Error::Refused { .. } | Error::DemoFailed { .. } | Error::SimulationFailed { .. } => 1,
             _ => match self.code().get(..3) {
                 Some("E01") => 3,
                 Some("E02") => 2,
@@ -197,6 +200,7 @@ impl Error {
                 "write `profile = \"shared\"`, boot with isolcpus=..., or insist with `kv serve --force`".into()
             }
             Error::NodeEnded { .. } => "the last line says why; `kv serve --config` shows it alone".into(),
+            Error::Panicked { .. } => "report it with the whole command line and what was printed before".into(),
             Error::Interrupted => "nothing is left behind: run it again".into(),
             Error::ConfigUnreadable { path, .. } => {
                 format!("`ls -l {path}`; `kv example-config` prints one to begin with")
@@ -226,22 +230,26 @@ impl Error {
                 "start the missing nodes: `kv serve --config node.toml`; `kv status` shows which".into()
             }
             Error::Unreachable { .. } => {
-                "`kv serve --config node.toml` starts a node; check --servers for typing errors".into()
+                "`kv serve --config node.toml` starts a node; check --servers; whether a write took effect is not known"
+                    .into()
             }
             Error::Uninitialised { .. } => "`kv init --config node.toml` forms a new, empty cluster".into(),
             Error::AlreadyInitialised { .. } => {
                 "`kv status` shows its cluster; to begin anew, stop all nodes and start them without their data".into()
             }
+            Error::InitRefused { .. } => {
+                "give all members configurations that differ in `slot` only, restart those you changed, and try again"
+                    .into()
+            }
             Error::Unknown { .. } => {
                 "look with `kv get` before you write again: the first write may have happened".into()
             }
-            Error::ClusterReplaced => "connect anew, without the old cluster's id".into(),
+            Error::ServiceFailed => "`kv status` shows which replica stopped, at which entry and why".into(),
             Error::NotApplied { .. } => "try again: `kv status` shows whether there is a leader".into(),
             Error::Refused { .. } => "correct the command; nothing was changed".into(),
             Error::BadAnswer { .. } => "check that --servers names nodes of this program and version".into(),
-            Error::NodeStopped { .. } => "`kv status` on the others; then start this node again".into(),
             Error::DemoFailed { .. } => "that is a bug of this program: `kv demo --keep` leaves the nodes' logs".into(),
-            Error::SeedsFailed { first, .. } => format!("`kv sim --seed {first}` runs it again, step by step the same"),
+            Error::SimulationFailed { .. } => "`kv sim --seed N` runs a seed again, step by step the same".into(),
         }
     }
 }

@@ -1,0 +1,203 @@
+//! The demo's nodes: child processes of this very program, each with its configuration and its log in a directory.
+//!
+//! They end with the demo whatever happens to it: when [`Nodes`] is dropped they are killed, and where the demo is
+//! killed itself the kernel ends them (`kv serve --parent`).
+
+use crate::error::Error;
+use crate::machine;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// First client ports to try; the peers' are 100 higher. 9000 is the router's.
+const FIRST_PORTS: [u16; 10] = [8000, 8200, 8400, 8600, 8800, 9200, 9400, 9600, 9800, 10_000];
+/// Bytes of a node's log that an error repeats.
+const LOG_TAIL_BYTES: usize = 2000;
+
+/// All nodes of the demo.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    directory: PathBuf,
+    keep: bool,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug)]
+struct Node {
+    slot: u8,
+    client: SocketAddrV4,
+    config: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Nodes {
+    /// Starts `count` nodes on 127.0.0.1 and the addresses after it. Says so where the usual ports are taken.
+    pub(super) fn start(count: u8, keep: bool) -> Result<Self, Error> {
+        let first_port = choose_port(count)?;
+        let directory = std::env::temp_dir().join(format!("kv-demo-{}", std::process::id()));
+        fs::create_dir(&directory).map_err(|source| Error::io(format!("create {}", directory.display()), source))?;
+        let mut nodes = Nodes { directory, keep, nodes: Vec::new() };
+        for slot in 1..=count {
+            let config = nodes.directory.join(format!("node{slot}.toml"));
+            fs::write(&config, config_text(slot, count, first_port))
+                .map_err(|source| Error::io(format!("write {}", config.display()), source))?;
+            let log = nodes.directory.join(format!("node{slot}.log"));
+            nodes.nodes.push(Node { slot, client: client_address(slot, first_port), config, log, child: None });
+            nodes.spawn(slot)?;
+        }
+        Ok(nodes)
+    }
+
+    /// Starts the process of a slot that has none.
+    pub(super) fn spawn(&mut self, slot: u8) -> Result<(), Error> {
+        let Some(node) = self.nodes.iter_mut().find(|node| node.slot == slot) else { return Ok(()) };
+        let program = std::env::current_exe().map_err(|source| Error::io("find this program's own file", source))?;
+        let log = File::options().append(true).create(true).open(&node.log);
+        let log = log.map_err(|source| Error::io(format!("write {}", node.log.display()), source))?;
+        let mut command = Command::new(program);
+        command.args(["serve", "--journal", "--parent", &std::process::id().to_string(), "--config"]).arg(&node.config);
+        // A group of its own: Ctrl-C at the terminal is for the demo, which then ends them.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        node.child = Some(command.spawn().map_err(|source| Error::io("start a node", source))?);
+        Ok(())
+    }
+
+    /// Kills a node as a power cut would: no last words.
+    pub(super) fn kill(&mut self, slot: u8) -> Result<(), Error> {
+        match self.nodes.iter_mut().find(|node| node.slot == slot).and_then(|node| node.child.take()) {
+            Some(mut child) => end(&mut child).map_err(|source| Error::io(format!("kill node {slot}"), source)),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails where a node has ended by itself, with the end of its log.
+    pub(super) fn check(&mut self) -> Result<(), Error> {
+        for node in &mut self.nodes {
+            let Some(child) = &mut node.child else { continue };
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(Error::NodeEnded { slot: node.slot, status: status.to_string(), output: tail(&node.log) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Slots and client addresses in order.
+    pub(super) fn addresses(&self) -> Vec<(u8, SocketAddrV4)> {
+        self.nodes.iter().map(|node| (node.slot, node.client)).collect()
+    }
+
+    /// The configuration of the first node, which lists them all.
+    pub(super) fn config(&self) -> PathBuf {
+        self.directory.join("node1.toml")
+    }
+
+    /// CPU time of all nodes together since each began; `None` where one cannot be read.
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
+        self.nodes.iter().map(|node| machine::cpu_time(node.child.as_ref()?.id())).sum()
+    }
+
+    /// Where configurations and logs stay, if they do.
+    pub(super) fn kept(&self) -> Option<&Path> {
+        self.keep.then_some(self.directory.as_path())
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
+            // It may have ended already, and nothing more can be done here.
+            let _ = end(child);
+        }
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+fn end(child: &mut Child) -> std::io::Result<()> {
+    child.kill()?;
+    child.wait().map(drop)
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let from = text.len().saturating_sub(LOG_TAIL_BYTES);
+    String::from_utf8_lossy(text.get(from..).unwrap_or(&[])).into_owned()
+}
+
+fn client_address(slot: u8, first_port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, slot), first_port)
+}
+
+fn peer_address(slot: u8, first_port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, slot), first_port + 100)
+}
+
+/// The first of [`FIRST_PORTS`] that is free on every node's address.
+fn choose_port(count: u8) -> Result<u16, Error> {
+    let mut first_taken = None;
+    for port in FIRST_PORTS {
+        let addresses = (1..=count).flat_map(|slot| [client_address(slot, port), peer_address(slot, port)]);
+        match addresses.map(|address| (address, UdpSocket::bind(address))).find(|(_, bound)| bound.is_err()) {
+            None => {
+                if let Some((address, owner)) = first_taken {
+                    let by: Option<String> = owner;
+                    let by = by.map_or_else(String::new, |owner| format!(" by {owner}"));
+                    eprintln!("{address}/udp is in use{by}: the nodes use ports {port} and {} instead", port + 100);
+                }
+                return Ok(port);
+            }
+            Some((address, Err(source))) => match source.kind() {
+                ErrorKind::AddrInUse => {
+                    first_taken.get_or_insert_with(|| (address, machine::udp_owner(address)));
+                }
+                ErrorKind::AddrNotAvailable => return Err(Error::AddressElsewhere { address }),
+                _ => return Err(Error::io(format!("bind {address}"), source)),
+            },
+            Some((_, Ok(_))) => {}
+        }
+    }
+    let (address, owner) = first_taken.unwrap_or((client_address(1, 8000), None));
+    Err(Error::AddressInUse { address, owner })
+}
+
+fn config_text(slot: u8, count: u8, first_port: u16) -> String {
+    let mut text = format!("cluster = \"demo\"\nslot = {slot}\ndurability = \"volatile\"\nprofile = \"shared\"\n");
+    for slot in 1..=count {
+        let (client, peer) = (client_address(slot, first_port), peer_address(slot, first_port));
+        text += &format!("\n[[member]]\nslot = {slot}\nclient = \"{client}\"\npeer = \"{peer}\"\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_configurations_are_correct_and_differ_in_their_slot_only() {
+        let (first, warnings) = Config::parse("node1.toml", &config_text(1, 3, 8000)).expect("correct");
+        assert_eq!(warnings, []);
+        let (second, _) = Config::parse("node2.toml", &config_text(2, 3, 8000)).expect("correct");
+        assert_eq!(Config { slot: 2, ..first }, second);
+        assert_eq!(
+            second.me().map(|me| (me.client.to_string(), me.peer.to_string())).as_ref(),
+            Some(&("127.0.0.2:8000".into(), "127.0.0.2:8100".into()))
+        );
+    }
+
+    #[test]
+    fn port_choices_do_not_touch_each_other_nor_the_router() {
+        for port in FIRST_PORTS {
+            let used = port..port + 100 + crate::config::SHARD_PORTS;
+            assert!(!used.contains(&9000));
+            assert!(FIRST_PORTS.iter().all(|other| *other == port || !used.contains(other)));
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! What the demo prints: only values that were measured, and for each fault a sentence.
+
+use super::verdict::{Comparison, OUTAGE_AFTER, Outage};
+use super::workload::Asked;
+use crate::load::Percentiles;
+use std::time::Duration;
+use trimaran_rpc::admin::NodeStatus;
+use trimaran_rpc::sim::linearizability::{Report, Verdict};
+
+/// One node after the load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Replica {
+    pub(super) slot: u8,
+    pub(super) state: State,
+}
+
+/// What it said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    /// It takes part and has applied entries up to an index.
+    Member { role: String, applied: u64, digest: u64, chain: u64 },
+    /// It takes no part.
+    Outside { why: String },
+}
+
+impl Replica {
+    pub(super) fn new(slot: u8, status: Option<NodeStatus>) -> Self {
+        let outside = |why: String| Replica { slot, state: State::Outside { why } };
+        let Some(status) = status else { return outside("does not answer".into()) };
+        if let Some(halt) = status.halted {
+            return outside(format!("stopped before entry {} [{}]: {}", halt.index, halt.code, halt.message));
+        }
+        match (status.waiting, status.digest) {
+            (Some(waiting), _) => outside(format!("{}: {waiting}", status.role)),
+            (None, None) => outside(format!("{}: tells no digest", status.role)),
+            (None, Some(digest)) => {
+                let state = State::Member {
+                    role: status.role,
+                    applied: digest.applied,
+                    digest: digest.state,
+                    chain: digest.chain,
+                };
+                Replica { slot, state }
+            }
+        }
+    }
+
+    fn position(&self) -> Option<(u64, u64, u64)> {
+        match self.state {
+            State::Member { applied, digest, chain, .. } => Some((applied, digest, chain)),
+            State::Outside { .. } => None,
+        }
+    }
+}
+
+/// Whether all that take part have applied the same entries.
+pub(super) fn applied_alike(replicas: &[Replica]) -> bool {
+    let mut applied = replicas.iter().filter_map(|replica| replica.position().map(|(applied, ..)| applied));
+    let first = applied.next();
+    first.is_some() && applied.all(|other| Some(other) == first)
+}
+
+/// All that the demo found.
+pub(super) struct Findings {
+    pub(super) length: Duration,
+    pub(super) outstanding: u32,
+    pub(super) asked: Asked,
+    pub(super) answered: u64,
+    pub(super) not_applied: u64,
+    pub(super) unknown: u64,
+    pub(super) unsent: u64,
+    pub(super) latency: Option<Percentiles>,
+    pub(super) killed: u8,
+    pub(super) new_leader: u8,
+    pub(super) new_term: u64,
+    pub(super) outage: Outage,
+    pub(super) acknowledged: usize,
+    /// `None` where the journal was full.
+    pub(super) comparison: Option<Comparison>,
+    pub(super) linearizability: Report,
+    pub(super) nonsense: Vec<String>,
+    pub(super) replicas: Vec<Replica>,
+}
+
+impl Findings {
+    /// Everything that makes the demo fail, in words.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        match self.comparison {
+            None => faults.push("the final leader's journal was full: lost and doubled puts are not known".into()),
+            Some(Comparison { lost, doubled }) => {
+                if lost > 0 {
+                    faults.push(format!("{lost} acknowledged puts are lost"));
+                }
+                if doubled > 0 {
+                    faults.push(format!("{doubled} puts were executed twice"));
+                }
+            }
+        }
+        match &self.linearizability.verdict {
+            Verdict::Linearizable => {}
+            Verdict::Violated(violation) => faults.push(format!("the history is not linearizable: {violation}")),
+            Verdict::Undecided { keys } => {
+                faults.push(format!("linearizability could not be decided for {} keys", keys.len()));
+            }
+        }
+        if let Some(first) = self.nonsense.first() {
+            faults.push(format!("{} answers made no sense, the first was {first}", self.nonsense.len()));
+        }
+        if self.acknowledged == 0 {
+            faults.push("no put was acknowledged".into());
+        }
+        if let Outage::Endless(_) = self.outage {
+            faults.push("puts were not acknowledged again after the leader was killed".into());
+        }
+        // The killed node comes back without its memory and may not take part; every other one must.
+        for Replica { slot, state } in &self.replicas {
+            if let State::Outside { why } = state
+                && *slot != self.killed
+            {
+                faults.push(format!("node {slot} takes no part: {why}"));
+            }
+        }
+        let mut members = self.replicas.iter().filter_map(Replica::position);
+        match members.next() {
+            None => faults.push("no node tells its digest".into()),
+            Some(first) if members.any(|other| other != first) => {
+                faults.push("the digests are not equal at one index".into());
+            }
+            Some(_) => {}
+        }
+        faults
+    }
+}
+
+/// The table.
+pub(super) fn findings(found: &Findings) -> String {
+    let mut out = String::new();
+    let mut row = |name: &str, value: String, note: String| {
+        let line = format!("  {name:<14} {value:>16}   {note}");
+        out.push_str(line.trim_end());
+        out.push('\n');
+    };
+    let Asked { puts, gets, incrs } = found.asked;
+    row("requests", (puts + gets + incrs).to_string(), format!("{puts} put, {gets} get, {incrs} incr"));
+    row("answered", found.answered.to_string(), String::new());
+    if found.not_applied > 0 {
+        row("not applied", found.not_applied.to_string(), "certainly without effect, the client was told so".into());
+    }
+    if found.unknown > 0 {
+        row("unknown", found.unknown.to_string(), "sent, no answer within the deadline, the client was told so".into());
+    }
+    if found.unsent > 0 {
+        row("unsent", found.unsent.to_string(), "due, but too many were on their way".into());
+    }
+    let per_second = found.answered as f64 / found.length.as_secs_f64();
+    row(
+        "throughput",
+        format!("{per_second:.0} /s"),
+        format!("over all {} s, the outage included", found.length.as_secs()),
+    );
+    match found.latency {
+        Some(Percentiles { p50, p99, .. }) => {
+            let note = format!("of the {} outstanding, the outage included", found.outstanding);
+            row("p50", format!("{:.3} ms", p50 as f64 / 1e6), note.clone());
+            row("p99", format!("{:.3} ms", p99 as f64 / 1e6), note);
+        }
+        None => row("p50, p99", "not measured".into(), "nothing was answered".into()),
+    }
+    let window = format!("no put acknowledged, longest from 1 s before the kill to {} s after", OUTAGE_AFTER.as_secs());
+    match found.outage {
+        Outage::Gap(gap) => row("outage", format!("{} ms", gap.as_millis()), window),
+        Outage::Endless(gap) => row("outage", format!("> {} ms", gap.as_millis()), "it did not end".into()),
+    }
+    row("leader", format!("{} -> {}", found.killed, found.new_leader), format!("term {}", found.new_term));
+    match found.comparison {
+        Some(Comparison { lost, doubled }) => {
+            row(
+                "lost",
+                lost.to_string(),
+                format!("of {} acknowledged puts, looked for in the final leader's journal", found.acknowledged),
+            );
+            row("doubled", doubled.to_string(), format!("of {puts} puts sent"));
+        }
+        None => row("lost, doubled", "not known".into(), "the journal was full".into()),
+    }
+    let Report { verdict, operations, keys, .. } = &found.linearizability;
+    let word = match verdict {
+        Verdict::Linearizable => "yes",
+        Verdict::Violated(_) => "NO",
+        Verdict::Undecided { .. } => "undecided",
+    };
+    row("linearizable", word.into(), format!("{operations} operations on {keys} keys"));
+    for Replica { slot, state } in &found.replicas {
+        match state {
+            State::Member { role, applied, digest, .. } => {
+                row(&format!("digest, node {slot}"), format!("{digest:016x}"), format!("at index {applied}, {role}"));
+            }
+            State::Outside { why } => row(&format!("digest, node {slot}"), "-".into(), why.clone()),
+        }
+    }
+    out
+}
+
+/// What idle nodes cost.
+pub(super) fn idle_line(nodes: u8, used: Duration, elapsed: Duration) -> String {
+    format!(
+        "{nodes} idle nodes together: {:.2} % of one core ({} ms of CPU time in {:.1} s)",
+        100.0 * used.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+        used.as_millis(),
+        elapsed.as_secs_f64()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(slot: u8, role: &str, applied: u64, digest: u64) -> Replica {
+        Replica { slot, state: State::Member { role: role.into(), applied, digest, chain: 7 } }
+    }
+
+    fn good() -> Findings {
+        Findings {
+            length: Duration::from_secs(14),
+            outstanding: 32,
+            asked: Asked { puts: 700, gets: 200, incrs: 100 },
+            answered: 980,
+            not_applied: 0,
+            unknown: 20,
+            unsent: 0,
+            latency: Some(Percentiles { p50: 120_000, p90: 0, p99: 950_000, p999: 0, p9999: 0, max: 0 }),
+            killed: 1,
+            new_leader: 2,
+            new_term: 3,
+            outage: Outage::Gap(Duration::from_millis(187)),
+            acknowledged: 690,
+            comparison: Some(Comparison { lost: 0, doubled: 0 }),
+            linearizability: Report { verdict: Verdict::Linearizable, operations: 980, keys: 11, steps: 980 },
+            nonsense: Vec::new(),
+            replicas: vec![
+                Replica { slot: 1, state: State::Outside { why: "joining: lost its memory".into() } },
+                member(2, "leader", 930, 0xabc),
+                member(3, "follower", 930, 0xabc),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_table_of_a_good_run() {
+        let expected = "  requests                   1000   700 put, 200 get, 100 incr
+  answered                    980
+  unknown                      20   sent, no answer within the deadline, the client was told so
+  throughput                70 /s   over all 14 s, the outage included
+  p50                    0.120 ms   of the 32 outstanding, the outage included
+  p99                    0.950 ms   of the 32 outstanding, the outage included
+  outage                   187 ms   no put acknowledged, longest from 1 s before the kill to 10 s after
+  leader                   1 -> 2   term 3
+  lost                          0   of 690 acknowledged puts, looked for in the final leader's journal
+  doubled                       0   of 700 puts sent
+  linearizable                yes   980 operations on 11 keys
+  digest, node 1                -   joining: lost its memory
+  digest, node 2 0000000000000abc   at index 930, leader
+  digest, node 3 0000000000000abc   at index 930, follower
+";
+        assert_eq!(findings(&good()), expected);
+        assert_eq!(good().faults(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_fault_fails_the_demo() {
+        let spoil = |change: fn(&mut Findings)| {
+            let mut found = good();
+            change(&mut found);
+            found.faults()
+        };
+        assert_eq!(
+            spoil(|f| f.comparison = Some(Comparison { lost: 3, doubled: 0 })),
+            ["3 acknowledged puts are lost"]
+        );
+        assert_eq!(spoil(|f| f.comparison = Some(Comparison { lost: 0, doubled: 1 })), ["1 puts were executed twice"]);
+        assert_eq!(spoil(|f| f.comparison = None).len(), 1);
+        assert_eq!(spoil(|f| f.nonsense.push("Get: +OK".into())), ["1 answers made no sense, the first was Get: +OK"]);
+        assert_eq!(spoil(|f| f.acknowledged = 0), ["no put was acknowledged"]);
+        assert_eq!(spoil(|f| f.outage = Outage::Endless(Duration::ZERO)).len(), 1);
+        let undecided = |f: &mut Findings| f.linearizability.verdict = Verdict::Undecided { keys: vec!["1".into()] };
+        assert_eq!(spoil(undecided), ["linearizability could not be decided for 1 keys"]);
+        assert_eq!(
+            spoil(|f| f.replicas[2] = member(3, "follower", 930, 0xdef)),
+            ["the digests are not equal at one index"]
+        );
+        assert_eq!(
+            spoil(|f| f.replicas[2] = member(3, "follower", 929, 0xabc)),
+            ["the digests are not equal at one index"]
+        );
+        let outside = |f: &mut Findings| f.replicas[2].state = State::Outside { why: "does not answer".into() };
+        assert_eq!(spoil(outside), ["node 3 takes no part: does not answer"]);
+        assert_eq!(spoil(|f| f.replicas.clear()), ["no node tells its digest"]);
+    }
+
+    #[test]
+    fn agreement_waits_for_those_who_take_part() {
+        let mut replicas = good().replicas;
+        assert!(applied_alike(&replicas));
+        replicas[2] = member(3, "follower", 929, 0);
+        assert!(!applied_alike(&replicas));
+        assert!(!applied_alike(&replicas[..1]), "nobody takes part");
+    }
+
+    #[test]
+    fn idle_time_is_a_share_of_one_core() {
+        let line = idle_line(3, Duration::from_millis(60), Duration::from_secs(10));
+        assert_eq!(line, "3 idle nodes together: 0.60 % of one core (60 ms of CPU time in 10.0 s)");
+    }
+}

@@ -1,0 +1,144 @@
+//! What a run measured: latencies of answered calls, and how the others ended.
+
+use super::Failure;
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Longest latency told apart; longer ones count as this.
+const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
+
+/// Counts and latencies of one run.
+#[derive(Debug)]
+pub struct Measured {
+    latency_ns: Histogram<u64>,
+    refused: u64,
+    not_applied: u64,
+    unknown: u64,
+    unsent: u64,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        // Three digits from 1 ns to an hour: the arguments are constants that the library accepts.
+        let latency_ns = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).unwrap_or_else(|_| unreachable!());
+        Measured { latency_ns, refused: 0, not_applied: 0, unknown: 0, unsent: 0 }
+    }
+}
+
+/// Latencies in nanoseconds; `None` where nothing was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Percentiles {
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub p9999: u64,
+    pub max: u64,
+}
+
+impl Measured {
+    pub(super) fn record(&mut self, latency: Duration, result: &Result<Vec<u8>, Failure>, answered: bool) {
+        match result {
+            Ok(_) if answered => {
+                let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+                self.latency_ns.saturating_record(latency_ns.clamp(1, LATENCY_NS_MAX));
+            }
+            Ok(_) => self.refused += 1,
+            Err(Failure::NotApplied) => self.not_applied += 1,
+            Err(Failure::Unknown) => self.unknown += 1,
+        }
+    }
+
+    pub(super) fn left(&mut self, calls: u64) {
+        self.unsent += calls;
+    }
+
+    /// Calls answered as they should be.
+    pub fn answered(&self) -> u64 {
+        self.latency_ns.len()
+    }
+
+    /// Calls that the service refused.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Calls that certainly had no effect.
+    pub fn not_applied(&self) -> u64 {
+        self.not_applied
+    }
+
+    /// Calls of unknown outcome.
+    pub fn unknown(&self) -> u64 {
+        self.unknown
+    }
+
+    /// Calls that were due but could not be sent, because too many were on their way.
+    pub fn unsent(&self) -> u64 {
+        self.unsent
+    }
+
+    /// Latencies of the answered calls.
+    pub fn percentiles(&self) -> Option<Percentiles> {
+        let at = |quantile| self.latency_ns.value_at_quantile(quantile);
+        (!self.latency_ns.is_empty()).then(|| Percentiles {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            p9999: at(0.9999),
+            max: self.latency_ns.max(),
+        })
+    }
+
+    /// All of it; `null` for what was not measured.
+    pub fn to_json(&self, seconds: f64) -> Value {
+        let percentiles = self.percentiles().map(
+            |p| json!({ "p50": p.p50, "p90": p.p90, "p99": p.p99, "p99.9": p.p999, "p99.99": p.p9999, "max": p.max }),
+        );
+        json!({
+            "answered": self.answered(),
+            "refused": self.refused,
+            "not_applied": self.not_applied,
+            "unknown": self.unknown,
+            "unsent": self.unsent,
+            "per_second": self.answered() as f64 / seconds,
+            "latency_ns": percentiles,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answered_calls_have_a_latency() {
+        let mut measured = Measured::default();
+        assert_eq!(measured.percentiles(), None);
+        assert!(measured.to_json(1.0)["latency_ns"].is_null());
+        for us in 1..=100 {
+            measured.record(Duration::from_micros(us), &Ok(Vec::new()), true);
+        }
+        measured.record(Duration::from_secs(9), &Ok(Vec::new()), false);
+        measured.record(Duration::from_secs(9), &Err(Failure::NotApplied), false);
+        measured.record(Duration::from_secs(9), &Err(Failure::Unknown), false);
+        measured.left(7);
+        let counts = (measured.answered(), measured.refused(), measured.not_applied(), measured.unknown());
+        assert_eq!((counts, measured.unsent()), ((100, 1, 1, 1), 7));
+        let p = measured.percentiles().expect("100 calls");
+        let near = |ns: u64, us: u64| ns.abs_diff(us * 1000) <= us;
+        assert!(near(p.p50, 50) && near(p.p99, 99) && near(p.max, 100), "{p:?}");
+    }
+
+    #[test]
+    fn the_longest_latency_is_not_lost() {
+        let mut measured = Measured::default();
+        measured.record(Duration::MAX, &Ok(Vec::new()), true);
+        measured.record(Duration::ZERO, &Ok(Vec::new()), true);
+        assert_eq!(measured.answered(), 2);
+        assert!(measured.percentiles().expect("2 calls").max >= LATENCY_NS_MAX / 1001 * 1000);
+    }
+}

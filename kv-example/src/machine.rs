@@ -1,0 +1,93 @@
+//! What the operating system knows: who holds a port, how much CPU a process has used, which cores are isolated.
+//!
+//! All of it is read from `/proc` and `/sys`; what cannot be read is `None`, never a guess.
+
+use std::fs;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+/// Processes looked at in search of a socket's owner.
+const PROCESSES_MAX: usize = 32_768;
+
+/// The process that has bound `address`, as `name (pid N)`. `None` where there is none, or where this user may not see it.
+pub fn udp_owner(address: SocketAddrV4) -> Option<String> {
+    let table = fs::read_to_string("/proc/net/udp").ok()?;
+    let inode = table.lines().skip(1).find_map(|line| inode_of(line, address))?;
+    let link = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?.flatten().take(PROCESSES_MAX);
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let holds = |pid: &u32| {
+        let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link.as_str()))
+    };
+    let pid = pids.into_iter().find(holds)?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(format!("{} (pid {pid})", name.trim_end()))
+}
+
+/// The inode of a line of `/proc/net/udp`, if the line is about a socket that takes `address`'s packets.
+fn inode_of(line: &str, address: SocketAddrV4) -> Option<u64> {
+    let mut words = line.split_whitespace();
+    let (ip, port) = words.nth(1)?.split_once(':')?;
+    let ip = u32::from_str_radix(ip, 16).ok()?.to_ne_bytes();
+    let is_here = ip == address.ip().octets() || ip == [0; 4];
+    let is_port = u16::from_str_radix(port, 16).ok()? == address.port();
+    // Columns: sl local remote st queues timer retransmit uid timeout inode.
+    let inode = words.nth(7)?.parse().ok()?;
+    (is_here && is_port).then_some(inode)
+}
+
+/// CPU time, user and system, that all threads of a process have used.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let ticks = cpu_ticks(&stat)?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    Some(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second.max(1))))
+}
+
+/// utime + stime of a `/proc/PID/stat` line. The name in parentheses may hold anything, also `)`.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let (user, system) = (fields.next()?, fields.next()?);
+    Some(user.parse::<u64>().ok()? + system.parse::<u64>().ok()?)
+}
+
+/// Whether the kernel was told to keep some cores free of other work (`isolcpus`).
+pub fn has_isolated_cores() -> bool {
+    fs::read_to_string("/sys/devices/system/cpu/isolated").is_ok_and(|list| !list.trim().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    #[test]
+    fn a_line_of_the_socket_table() {
+        let line = " 2409: 0100007F:1F40 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 46218 2 00000000e3a8b1f0 0";
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8000);
+        assert_eq!(inode_of(line, address), Some(46218));
+        assert_eq!(inode_of(line, SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8001)), None);
+        assert_eq!(inode_of(line, SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 8000)), None);
+        assert_eq!(inode_of(&line.replace("0100007F", "00000000"), address), Some(46218), "bound to every address");
+        assert_eq!(inode_of("garbage", address), None);
+    }
+
+    #[test]
+    fn a_stat_line_with_a_nasty_name() {
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 17 5 0 0 20 0 1 0 100 1000 10 0 0";
+        assert_eq!(cpu_ticks(stat), Some(22));
+        assert_eq!(cpu_ticks("42 (kv) S 1"), None);
+    }
+
+    #[test]
+    fn this_process_is_found_by_its_socket() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let Ok(std::net::SocketAddr::V4(address)) = socket.local_addr() else { panic!("IPv4") };
+        let owner = udp_owner(address).expect("this process");
+        assert!(owner.ends_with(&format!("(pid {})", std::process::id())), "{owner}");
+        drop(socket);
+        assert!(cpu_time(std::process::id()).is_some());
+    }
+}

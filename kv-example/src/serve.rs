@@ -1,0 +1,107 @@
+//! `kv serve`: the server's side of the wiring, from a configuration to a running node.
+
+use crate::cli::Serve;
+use crate::config::{Config, Durability, Profile};
+use crate::connect::{net_error, random_u128, runtime_error};
+use crate::error::Error;
+use crate::journal::Journal;
+use crate::machine;
+use crate::report;
+use crate::service::Kv;
+use crate::signals::Signals;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use std::time::Duration;
+use trimaran_net::{Net, NetConfig, NetDriver, UdpConfig, UdpPort};
+use trimaran_raft::{Incarnation, Limits, Slot, Timing};
+use trimaran_rpc::node::{Node, NodeConfig, NodeError};
+use trimaran_rpc::r2p2::reassembly;
+use trimaran_runtime::{CoreConfig, sleep};
+
+/// Reads that may wait at a time.
+const QUEUED_READS: usize = 65_536;
+/// Between two looks for a signal.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Runs a node until a signal asks it to end.
+pub fn run(serve: &Serve) -> Result<(), Error> {
+    end_with_parent(serve)?;
+    let (config, warnings) = Config::load(&serve.config)?;
+    warnings.iter().for_each(|warning| eprint!("{}", report::warning(warning)));
+    tracing_subscriber::fmt().with_max_level(serve.log).with_writer(std::io::stderr).with_ansi(false).init();
+    if config.timing.profile == Profile::Us && !serve.force && !machine::has_isolated_cores() {
+        return Err(Error::SharedCores);
+    }
+    let signals = Signals::watch()?;
+    let node = node_config(&config)?;
+    let port = UdpPort::new(UdpConfig { payload_bytes: config.net.payload_bytes }).map_err(net_error)?;
+    let (driver, net) = NetDriver::new(port, NetConfig::default());
+    let core = CoreConfig { name: format!("node {}", config.slot), seed: node.seed, ..CoreConfig::default() };
+    let service = Kv::new(serve.journal.then(Journal::default));
+    let main = move || async move {
+        let _node = start(&net, node, service, config.durability)?;
+        while signals.check().is_ok() {
+            sleep(LOOK_EVERY).await;
+        }
+        tracing::info!("ending: a signal came");
+        Ok(())
+    };
+    trimaran_runtime::run(core, move || driver, main).map_err(runtime_error)?
+}
+
+fn start(net: &Net, config: NodeConfig, service: Kv, durability: Durability) -> Result<Node, Error> {
+    let (slot, client, peer) = (config.slot.0, config.client, config.peer);
+    let node = Node::start(net, config, service).map_err(|error| match error {
+        NodeError::Bind { source, .. } => net_error(source),
+    })?;
+    tracing::info!("node {slot} serves clients on {client} and peers on {peer}, {}", durability.name());
+    Ok(node)
+}
+
+/// Where the demo started this node: the kernel shall end it when the demo ends, however that happens.
+fn end_with_parent(serve: &Serve) -> Result<(), Error> {
+    let Some(parent) = serve.parent else { return Ok(()) };
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|errno| Error::io("follow the parent", errno.into()))?;
+    // The parent may have ended before the kernel was asked.
+    if getppid() == Pid::from_raw(parent) { Ok(()) } else { Err(Error::Interrupted) }
+}
+
+fn node_config(config: &Config) -> Result<NodeConfig, Error> {
+    let random = random_u128()?;
+    let me = config.me().ok_or_else(|| Error::Usage {
+        problem: format!("slot {} is no member", config.slot),
+        help: "add a [[member]] for it".into(),
+    })?;
+    let limits = &config.limits;
+    Ok(NodeConfig {
+        cluster_name: config.cluster.clone(),
+        slot: Slot(config.slot),
+        incarnation: Incarnation((random >> 64) as u64),
+        client: me.client,
+        peer: me.peer,
+        timing: Timing {
+            heartbeat: config.timing.heartbeat,
+            election_min: config.timing.election_min,
+            election_max: config.timing.election_max,
+        },
+        log_limits: Limits {
+            log_bytes: limits.log_bytes,
+            uncommitted_bytes: limits.uncommitted_bytes,
+            entry_bytes: limits.request_bytes,
+        },
+        request_limits: reassembly::Limits {
+            pending_messages: limits.pending_messages,
+            pending_per_source: limits.pending_per_source,
+            pending_bytes: limits.pending_bytes,
+            request_bytes: limits.request_bytes,
+            reassembly: limits.reassembly,
+            ..reassembly::Limits::default()
+        },
+        reply_bytes: limits.reply_bytes,
+        queued_reads: QUEUED_READS,
+        rcvbuf_bytes: config.net.rcvbuf_bytes,
+        payload_bytes: config.net.payload_bytes,
+        router: None,
+        seed: random as u64,
+    })
+}

@@ -1,0 +1,75 @@
+//! `kv status`: how each node is.
+
+use crate::cli::Status;
+use crate::connect;
+use crate::error::Error;
+use serde_json::{Value, json};
+use std::net::SocketAddrV4;
+use trimaran_rpc::admin::NodeStatus;
+
+/// Asks every node and prints a line about each, or all it says as JSON. Fails where none answers.
+pub fn run(status: &Status) -> Result<(), Error> {
+    let (servers, deadline) = (status.servers.addresses()?, status.servers.deadline);
+    let answers = connect::run(servers.clone(), deadline, move |connection| async move {
+        let asked = servers.iter().map(|&server| {
+            let connection = connection.clone();
+            async move { (server, connection.status(server).await) }
+        });
+        Ok(futures::future::join_all(asked).await)
+    })?;
+    for (server, answer) in &answers {
+        match (answer, status.json) {
+            (Ok(node), true) => println!("{}", node_json(*server, node)),
+            (Err(error), true) => println!("{}", json!({ "address": server.to_string(), "error": error.to_string() })),
+            (Ok(node), false) => print!("{}", lines(*server, node)),
+            (Err(error), false) => println!("{server}  {error}"),
+        }
+    }
+    match answers.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>() {
+        answers if answers.iter().any(Result::is_ok) => Ok(()),
+        answers => answers.into_iter().next().map_or(Ok(()), |answer| answer.map(drop)),
+    }
+}
+
+fn node_json(server: SocketAddrV4, node: &NodeStatus) -> Value {
+    let mut value = serde_json::to_value(node).unwrap_or_default();
+    value["address"] = json!(server.to_string());
+    value
+}
+
+/// What an operator wants to know of one node: a line, and a line more for everything unusual.
+fn lines(server: SocketAddrV4, node: &NodeStatus) -> String {
+    let NodeStatus { probe, role, term, commit, applied, first, last, log_bytes, .. } = node;
+    let leader = if node.leader == 0 { "no leader known".to_owned() } else { format!("leader {}", node.leader) };
+    let mut out = format!(
+        "{server}  node {}  {role}, term {term}, {leader}, committed {commit}, applied {applied}, log {first}..{last} ({} KiB, {})\n",
+        probe.node.slot,
+        log_bytes / 1024,
+        node.durability
+    );
+    match &probe.cluster {
+        Some(cluster) => out += &format!("    cluster {} {cluster}", probe.name),
+        None => out += &format!("    cluster {} not formed: `kv init --config node.toml`", probe.name),
+    }
+    if role == "leader" {
+        out += &format!(", {} of {} replicas reachable, {} needed", node.reachable, node.total, node.quorum);
+    }
+    if let Some(digest) = &node.digest {
+        out += &format!(", digest {:016x} at {}", digest.state, digest.applied);
+    }
+    out += "\n";
+    if let Some(waiting) = &node.waiting {
+        out += &format!("    waits: {waiting}\n");
+    }
+    if let Some(halt) = &node.halted {
+        out += &format!(
+            "    stopped before entry {} [{}]: {} (method {:08x}, request {:016x})\n",
+            halt.index, halt.code, halt.message, halt.method, halt.request_hash
+        );
+    }
+    for peer in node.peers.iter().filter(|peer| !peer.reachable || peer.needs_snapshot) {
+        let why = if peer.needs_snapshot { "needs entries that are gone from the log" } else { "does not answer" };
+        out += &format!("    node {} {why}, holds up to {}\n", peer.slot, peer.matched);
+    }
+    out
+}
