@@ -211,6 +211,16 @@ fn keys_are_judged_apart_and_the_first_bad_one_is_named() {
     assert_eq!((found.key.as_str(), found.offender), ("\"b\"", OperationId(2)));
 }
 
+#[test]
+fn histories_of_two_recorders_are_one() {
+    let mut history = record("k", vec![(1, KvOp::Get, 8, Some((9, number(1)))), (1, set(7), 8, None)]);
+    history.append(record("k", vec![(2, set(1), 0, Some((1, KvRet::Done)))]));
+    check(&history).assert_linearizable();
+    history.append(record("k", vec![(3, set(2), 2, Some((3, KvRet::Done))), (3, set(8), 6, None)]));
+    let found = violation(check(&history));
+    assert_eq!((found.offender, found.concurrent), (OperationId(0), vec![OperationId(4), OperationId(1)]));
+}
+
 /// A write that stays in the way of the others for long is found at the place where it hurts, not where it began.
 #[test]
 fn the_smallest_prefix_ends_with_the_offender_in_a_long_history() {

@@ -59,8 +59,6 @@ pub(super) struct Plan {
     pub(super) brought_by: BTreeMap<u32, Vec<usize>>,
     /// The calls that may bring about any state.
     pub(super) bring_any: Vec<usize>,
-    /// Nearest deadline of the writes invoked after an event.
-    pub(super) deadline_after: Vec<usize>,
     /// Most returning calls in flight at once.
     pub(super) width: usize,
 }
@@ -79,7 +77,6 @@ impl Plan {
             needed_by: BTreeMap::new(),
             brought_by: BTreeMap::new(),
             bring_any: Vec::new(),
-            deadline_after: Vec::new(),
             width: 0,
         };
         for call in calls {
@@ -180,16 +177,6 @@ impl Plan {
             }
             self.facts[i].deadline = deadline;
         }
-        self.deadline_after = vec![usize::MAX; self.events.len()];
-        let mut nearest = usize::MAX;
-        for (event, slot) in self.deadline_after.iter_mut().enumerate().rev() {
-            *slot = nearest;
-            if let Event::Invoked(call) = self.events[event]
-                && let Effect::Writes(_) = self.facts[call].effect
-            {
-                nearest = nearest.min(self.facts[call].deadline);
-            }
-        }
     }
 
     /// Fills in what is in flight at each return.
@@ -220,9 +207,8 @@ impl Plan {
 
     /// An answer needs a state that nothing before its return can bring about.
     fn some_answer_comes_from_nowhere(&self) -> bool {
-        let in_time = |list: &[usize], reader: usize| {
-            list.iter().any(|&i| i != reader && self.facts[i].invoked < self.facts[reader].returned)
-        };
+        let in_time =
+            |list: &[usize], reader: usize| list.iter().any(|&i| self.facts[i].invoked < self.facts[reader].returned);
         let brought = |state: u32, reader: usize| {
             state == INITIAL
                 || self.brought_by.get(&state).is_some_and(|list| in_time(list, reader))

@@ -10,8 +10,9 @@
 //! * open operations that only read are dropped, and of two equal ones the earlier goes first;
 //! * a point is not searched where the same one was with a part of its open operations still to be had: these need
 //!   not be placed, so more of them left is never worse;
-//! * a state that an answer still needs is not left where no operation that remains can bring it back, nor entered
-//!   where an operation has to leave it too soon.
+//! * a state that an answer still needs is not left where no operation that remains can bring it back.
+//!
+//! Which operation to try first is the other half: see [`Search::candidate`].
 
 use std::collections::BTreeMap;
 
@@ -222,7 +223,7 @@ impl<M: Model> Search<'_, M> {
             let read = self.at_return(point.event).reads[i];
             self.place_read(read, point);
         }
-        left == next || !self.is_trap(point, open)
+        true
     }
 
     fn place_read(&mut self, read: usize, point: &mut Point) {
@@ -246,29 +247,12 @@ impl<M: Model> Search<'_, M> {
         })
     }
 
-    fn can_come_back(&self, state: u32, point: &Point, open: &Bits) -> bool {
-        self.remaining(Some(&self.plan.bring_any), point, open).next().is_some()
-            || self.remaining(self.plan.brought_by.get(&state), point, open).next().is_some()
-    }
-
     /// Whether an answer still needs `state` and nothing that remains brings it about.
     fn is_missed(&self, state: u32, point: &Point, open: &Bits) -> bool {
-        self.remaining(self.plan.needed_by.get(&state), point, open).next().is_some()
-            && !self.can_come_back(state, point, open)
-    }
-
-    /// Whether an answer needs the state later than some operation has to leave it for good.
-    fn is_trap(&self, point: &Point, open: &Bits) -> bool {
-        let needed = self.remaining(self.plan.needed_by.get(&point.state), point, open);
-        let Some(last_invocation) = needed.map(|facts| facts.invoked).max() else { return false };
-        let at = self.at_return(point.event);
-        let flying = std::iter::once(&at.call).chain(&at.writes).map(|&call| &self.plan.facts[call]);
-        let leaves = |facts: &&Facts| {
-            matches!(facts.effect, Effect::Writes(_)) && !if facts.open { open } else { &point.placed }.has(facts.bit)
-        };
-        let soonest = flying.filter(leaves).map(|facts| facts.deadline).min().unwrap_or(usize::MAX);
-        soonest.min(self.plan.deadline_after[point.event]) < last_invocation
-            && !self.can_come_back(point.state, point, open)
+        let any_remains = |list| self.remaining(list, point, open).next().is_some();
+        any_remains(self.plan.needed_by.get(&state))
+            && !any_remains(Some(&self.plan.bring_any))
+            && !any_remains(self.plan.brought_by.get(&state))
     }
 
     /// Passes events until a call returns that has no place, and adds a frame there if that point is new. False at the
@@ -295,7 +279,6 @@ impl<M: Model> Search<'_, M> {
         }
         let seen = self.seen.entry(point.clone()).or_default();
         if !seen.iter().any(|fewer| fewer.within(&open)) {
-            seen.retain(|more| !open.within(more));
             seen.push(open.clone());
             frames.push(Frame { point, open, ordered: self.order.len(), choice: 0 });
         }
