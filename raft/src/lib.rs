@@ -55,8 +55,9 @@ pub use id::{ClusterId, Incarnation, LogIndex, Member, Nanos, NodeId, ShardId, S
 pub use log::Log;
 pub use machine::{Accepted, Action, Input, MAX_TERM_JUMP, Machine, More, Outgoing, Peer, PeerState, Refused, Role};
 pub use message::{
-    Ack, Answer, AppendHead, AppendWriter, Ask, Body, Conflict, Entries, FRAGMENT_OVERHEAD_BYTES,
-    MESSAGE_OVERHEAD_BYTES, Message, MessageHeader, PEER_VERSION, write_fragment,
+    Ack, Answer, AppendHead, AppendWriter, Ask, Body, Conflict, Entries, Envelope, FOREIGN_OVERHEAD_BYTES,
+    FRAGMENT_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, Message, PEER_VERSION, read_foreign, write_foreign,
+    write_fragment,
 };
 pub use sabotage::{Fault, Sabotage};
 pub use settings::{Limits, ShardConfig, Timing};

@@ -469,6 +469,16 @@ impl Machine {
         self.applied
     }
 
+    /// The state's digest after [`Machine::applied_index`], as the caller told it.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// The budgets in force.
+    pub fn limits(&self) -> &Limits {
+        &self.settings.limits
+    }
+
     /// Entries up to here are durable on this node.
     pub fn durable(&self) -> LogIndex {
         self.durable

@@ -1,22 +1,28 @@
 //! Peer messages: what travels between nodes, in explicit little-endian bytes.
 //!
-//! A message is one datagram: a 48-byte header, the kind's body, and a crc32c of both. Reading is total: any bytes give
+//! A message is one datagram: a 48-byte envelope, the kind's body, and a crc32c of both. Reading is total: any bytes give
 //! a message or `None`, never a panic, and nothing is reserved from an announced length.
 
 mod append;
 mod codec;
+mod foreign;
 
 pub use append::{AppendHead, AppendWriter, Entries, FRAGMENT_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, write_fragment};
+pub use foreign::{FOREIGN_OVERHEAD_BYTES, read_foreign, write_foreign};
 
 use crate::entry::EntryHeader;
 use crate::id::{ClusterId, LogIndex, Member, NodeId, ShardId, Term};
+use crate::wire::{Reader, Writer};
 
 /// Version of the peer protocol: the first byte of each message.
 pub const PEER_VERSION: u8 = 1;
 
-/// What every message begins with.
+/// Bytes of an [`Envelope`].
+pub const ENVELOPE_BYTES: usize = 48;
+
+/// What every datagram between peers begins with, Raft's messages and forwarded requests alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct MessageHeader {
+pub struct Envelope {
     /// The group that the message is about.
     pub shard: ShardId,
     /// The sender's cluster; 0 only from a node that has none yet and asks to join.
@@ -29,11 +35,33 @@ pub struct MessageHeader {
     pub term: Term,
 }
 
+impl Envelope {
+    /// For a forwarded request, whose framing and bytes follow it without a check sum.
+    pub const fn forward(cluster: ClusterId, from: NodeId, to: NodeId) -> Self {
+        Envelope { shard: ShardId(0), cluster, from, to, term: Term::ZERO }
+    }
+
+    /// The envelope of a forwarded request as bytes.
+    pub fn encode(&self) -> [u8; ENVELOPE_BYTES] {
+        let mut bytes = [0; ENVELOPE_BYTES];
+        codec::write_envelope(codec::KIND_FORWARD, self, &mut Writer::new(&mut bytes));
+        bytes
+    }
+
+    /// Splits a forwarded request into its envelope and the rest; `None` where it is too short, of another version or not
+    /// one. Whom it is for is the caller's to check.
+    pub fn decode(bytes: &[u8]) -> Option<(Envelope, &[u8])> {
+        let mut r = Reader::new(bytes);
+        let (kind, envelope) = codec::read_envelope(&mut r)?;
+        (kind == codec::KIND_FORWARD).then_some((envelope, r.rest()))
+    }
+}
+
 /// A message as read: borrowed from the datagram, which is not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
     /// Sender, receiver, cluster, term.
-    pub header: MessageHeader,
+    pub header: Envelope,
     /// What it says.
     pub body: Body<'a>,
 }

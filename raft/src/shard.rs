@@ -22,7 +22,7 @@ use crate::error::{BootstrapError, DropReason, Error, Fatal, ProposeError, ReadE
 use crate::id::{ClusterId, LogIndex, Member, Nanos};
 use crate::log::Log;
 use crate::machine::{Accepted, Action, Input, Machine, More, Refused};
-use crate::message::{Message, MessageHeader};
+use crate::message::{Envelope, Message};
 use crate::settings::ShardConfig;
 use crate::status::{Counters, Status};
 use crate::storage::{Completion, MemoryStorage, Storage};
@@ -295,7 +295,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             Action::Send(to, term, outgoing) => {
                 let cluster = self.machine.cluster().unwrap_or_default();
                 let (shard, from) = (self.machine.shard(), self.machine.me().id);
-                let header = MessageHeader { shard, cluster, from, to: to.id, term };
+                let header = Envelope { shard, cluster, from, to: to.id, term };
                 let sent = send::send(&mut self.transport, &to, &header, outgoing, &self.log);
                 self.counters.sent += sent.datagrams;
                 self.counters.unsent += sent.lost;

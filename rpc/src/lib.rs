@@ -1,8 +1,36 @@
 //! R2P2 requests in, replies out, replicated when they ask for it.
+//!
+//! ```text
+//!                                   r2p2/ (pure: headers, segmentation, reassembly, blocks)
+//!                                      |
+//!  client port --> endpoint.rs --------+--> admin.rs (init, status)
+//!                      |                \
+//!                      |                 +--> replicated.rs --(leader)--> raft::Shard --> apply.rs --> service.rs
+//!                      |                          |  \(follower)             |                |
+//!  client port <-- answer.rs <-- flow.rs <--------+   forward.rs             |                |
+//!                      ^                                  |                  |                |
+//!                      +----------------------------------|------------------|----------------+
+//!  peer port  <-----------------------> peer.rs <---------+------------------+
+//!
+//!  node.rs puts one replica together on a core          client.rs is the other end
+//!  sim.rs  runs whole clusters of it in virtual time
+//! ```
 #![forbid(unsafe_code)]
 
+pub mod admin;
+mod answer;
+mod apply;
 pub mod client;
+mod endpoint;
 pub mod flow;
+mod forward;
+pub mod node;
+mod peer;
 pub mod r2p2;
-
+mod replicated;
+mod request;
+pub mod service;
 pub mod sim;
+pub mod stats;
+
+pub use apply::{Halt, StateDigest};

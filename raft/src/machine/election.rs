@@ -8,7 +8,7 @@ use crate::entry::{EntryHeader, EntryKind};
 use crate::error::DropReason;
 use crate::id::{Member, Nanos, NodeId, Term};
 use crate::log::Log;
-use crate::message::{Answer, Ask, MessageHeader};
+use crate::message::{Answer, Ask, Envelope};
 use crate::quorum::{self, VoteResult, majority};
 use crate::sabotage::Fault;
 
@@ -133,7 +133,7 @@ impl Machine {
     pub(super) fn on_vote_reply(
         &mut self,
         asked_as: Role,
-        header: &MessageHeader,
+        header: &Envelope,
         answer: Answer,
         log: &mut Log,
     ) -> Result<(), DropReason> {
@@ -203,7 +203,7 @@ impl Machine {
     }
 
     /// Believed only from the leader of this very term.
-    pub(super) fn on_farewell(&mut self, header: &MessageHeader) -> Result<(), DropReason> {
+    pub(super) fn on_farewell(&mut self, header: &Envelope) -> Result<(), DropReason> {
         if header.term < self.hard.term {
             return Err(DropReason::StaleTerm);
         }

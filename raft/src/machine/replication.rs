@@ -4,7 +4,7 @@ use super::{Action, Machine, Outgoing, Peer, PeerState, Role};
 use crate::error::DropReason;
 use crate::id::{LogIndex, Nanos};
 use crate::log::Log;
-use crate::message::{Ack, AppendHead, Conflict, MessageHeader};
+use crate::message::{Ack, AppendHead, Conflict, Envelope};
 use crate::quorum;
 
 /// Bytes that one flush sends to one peer; a single larger entry passes whole. The rest follows in the next flush, after
@@ -37,7 +37,7 @@ impl Machine {
         quorum::reached_by(self.configuration(), heard, self.needed())
     }
 
-    pub(super) fn on_ack(&mut self, header: &MessageHeader, ack: &Ack, log: &mut Log) -> Result<(), DropReason> {
+    pub(super) fn on_ack(&mut self, header: &Envelope, ack: &Ack, log: &mut Log) -> Result<(), DropReason> {
         if header.term > self.hard.term {
             self.adopt_term(header.term);
             return Ok(());

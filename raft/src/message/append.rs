@@ -3,7 +3,7 @@
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
 use crate::id::{LogIndex, Term};
 use crate::log::Log;
-use crate::message::MessageHeader;
+use crate::message::Envelope;
 use crate::message::codec::{CRC_BYTES, HEADER_BYTES, KIND_APPEND, KIND_FRAGMENT, seal, write_header};
 use crate::wire::{Reader, Writer};
 
@@ -115,7 +115,7 @@ pub struct AppendWriter<'a> {
 
 impl<'a> AppendWriter<'a> {
     /// Begins an append in `buffer`.
-    pub fn new(buffer: &'a mut [u8], header: &MessageHeader, head: &AppendHead) -> Self {
+    pub fn new(buffer: &'a mut [u8], header: &Envelope, head: &AppendHead) -> Self {
         let mut w = Writer::new(buffer);
         write_header(KIND_APPEND, header, &mut w);
         head.write(0, &mut w);
@@ -157,7 +157,7 @@ impl<'a> AppendWriter<'a> {
 /// the body bytes in it; (0, 0) when the entry is not in the log or the buffer holds no body byte.
 pub fn write_fragment(
     buffer: &mut [u8],
-    header: &MessageHeader,
+    header: &Envelope,
     head: &AppendHead,
     log: &Log,
     index: LogIndex,
@@ -182,7 +182,7 @@ pub fn write_fragment(
 /// As [`write_fragment`], from bytes already at hand.
 pub(super) fn write_fragment_bytes(
     buffer: &mut [u8],
-    header: &MessageHeader,
+    header: &Envelope,
     head: &AppendHead,
     entry: &EntryHeader,
     piece: &[u8],

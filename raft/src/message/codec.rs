@@ -1,7 +1,7 @@
 //! The bytes of a message: header, kind's body, check sum.
 
 use super::append::{AppendWriter, write_fragment_bytes};
-use super::{Ack, Answer, AppendHead, Ask, Body, Conflict, Entries, Message, MessageHeader, PEER_VERSION};
+use super::{Ack, Answer, AppendHead, Ask, Body, Conflict, Entries, Envelope, Message, PEER_VERSION};
 use crate::config::{read_member, write_member};
 use crate::entry::EntryHeader;
 use crate::id::{ClusterId, Incarnation, LogIndex, NodeId, ShardId, Slot, Term};
@@ -24,7 +24,7 @@ const KIND_JOIN_REPLY: u8 = 10;
 /// `rejected` of an acknowledgement that refuses nothing.
 const NO_CONFLICT: u64 = u64::MAX;
 
-pub(super) fn write_header(kind: u8, header: &MessageHeader, w: &mut Writer<'_>) {
+pub(super) fn write_header(kind: u8, header: &Envelope, w: &mut Writer<'_>) {
     w.u8(PEER_VERSION);
     w.u8(kind);
     w.u8(header.from.slot.0);
@@ -44,27 +44,33 @@ pub(super) fn seal(mut w: Writer<'_>) -> usize {
     w.finish().unwrap_or(0)
 }
 
+/// Checks sum and version: the message's kind, its header, and a reader of what follows.
+pub(super) fn open(bytes: &[u8]) -> Option<(u8, Envelope, Reader<'_>)> {
+    let (content, crc) = bytes.split_last_chunk::<CRC_BYTES>()?;
+    if crc32c::crc32c(content) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let mut r = Reader::new(content);
+    if r.u8()? != PEER_VERSION {
+        return None;
+    }
+    let kind = r.u8()?;
+    let (from_slot, to_slot) = (Slot(r.u8()?), Slot(r.u8()?));
+    let shard = ShardId(r.u16()?);
+    if r.u16()? != 0 {
+        return None;
+    }
+    let cluster = ClusterId(r.u128()?);
+    let from = NodeId { slot: from_slot, incarnation: Incarnation(r.u64()?) };
+    let to = NodeId { slot: to_slot, incarnation: Incarnation(r.u64()?) };
+    let header = Envelope { shard, cluster, from, to, term: Term(r.u64()?) };
+    Some((kind, header, r))
+}
+
 impl<'a> Message<'a> {
     /// Reads a datagram. `None` for another version, an unknown kind, a wrong length or a wrong check sum.
     pub fn decode(bytes: &'a [u8]) -> Option<Message<'a>> {
-        let (content, crc) = bytes.split_last_chunk::<CRC_BYTES>()?;
-        if crc32c::crc32c(content) != u32::from_le_bytes(*crc) {
-            return None;
-        }
-        let mut r = Reader::new(content);
-        if r.u8()? != PEER_VERSION {
-            return None;
-        }
-        let kind = r.u8()?;
-        let (from_slot, to_slot) = (Slot(r.u8()?), Slot(r.u8()?));
-        let shard = ShardId(r.u16()?);
-        if r.u16()? != 0 {
-            return None;
-        }
-        let cluster = ClusterId(r.u128()?);
-        let from = NodeId { slot: from_slot, incarnation: Incarnation(r.u64()?) };
-        let to = NodeId { slot: to_slot, incarnation: Incarnation(r.u64()?) };
-        let header = MessageHeader { shard, cluster, from, to, term: Term(r.u64()?) };
+        let (kind, header, mut r) = open(bytes)?;
         let body = Body::decode(kind, &mut r)?;
         Some(Message { header, body })
     }
@@ -198,9 +204,9 @@ mod tests {
         (any::<u8>(), any::<u64>()).prop_map(|(slot, incarnation)| NodeId::new(slot, incarnation))
     }
 
-    fn header() -> impl Strategy<Value = MessageHeader> {
+    fn header() -> impl Strategy<Value = Envelope> {
         (any::<u16>(), any::<u128>(), node(), node(), any::<u64>()).prop_map(|(shard, cluster, from, to, term)| {
-            MessageHeader { shard: ShardId(shard), cluster: ClusterId(cluster), from, to, term: Term(term) }
+            Envelope { shard: ShardId(shard), cluster: ClusterId(cluster), from, to, term: Term(term) }
         })
     }
 
@@ -339,7 +345,7 @@ mod tests {
     fn an_entry_that_does_not_fit_is_left_for_the_next_message() {
         let log = log_of(&[vec![1; 50], vec![2; 50]]);
         let mut buffer = [0; 48 + 48 + 4 + 114 + 113];
-        let mut append = AppendWriter::new(&mut buffer, &MessageHeader::default(), &AppendHead::default());
+        let mut append = AppendWriter::new(&mut buffer, &Envelope::default(), &AppendHead::default());
         assert!(append.push(&log, LogIndex(1)));
         assert!(!append.push(&log, LogIndex(2)));
         assert!(!append.push(&log, LogIndex(3)));

@@ -4,7 +4,7 @@ use crate::entry::ENTRY_HEADER_BYTES;
 use crate::id::{LogIndex, Member};
 use crate::log::Log;
 use crate::machine::Outgoing;
-use crate::message::{AppendHead, AppendWriter, Body, MESSAGE_OVERHEAD_BYTES, Message, MessageHeader, write_fragment};
+use crate::message::{AppendHead, AppendWriter, Body, Envelope, MESSAGE_OVERHEAD_BYTES, Message, write_fragment};
 use crate::transport::Transport;
 
 /// Datagrams that left, and those that found no room.
@@ -19,7 +19,7 @@ pub(super) struct Sent {
 pub(super) fn send<T: Transport>(
     transport: &mut T,
     to: &Member,
-    header: &MessageHeader,
+    header: &Envelope,
     outgoing: Outgoing,
     log: &Log,
 ) -> Sent {
@@ -42,7 +42,7 @@ pub(super) fn send<T: Transport>(
 fn send_append<T: Transport>(
     transport: &mut T,
     to: &Member,
-    header: &MessageHeader,
+    header: &Envelope,
     mut head: AppendHead,
     last: LogIndex,
     log: &Log,
@@ -135,7 +135,7 @@ mod tests {
     fn sent(log: &Log, offset: u32, room: usize) -> Sink {
         let mut sink = Sink { payload_bytes: 400, room, sent: Vec::new() };
         let head = AppendHead { offset, ..AppendHead::default() };
-        send(&mut sink, &member(1), &MessageHeader::default(), Outgoing::Append(head, log.last()), log);
+        send(&mut sink, &member(1), &Envelope::default(), Outgoing::Append(head, log.last()), log);
         sink
     }
 

@@ -17,12 +17,13 @@ pub(super) struct Route {
     leader: Option<SocketAddrV4>,
     term: u64,
     next: usize,
+    next_probe: usize,
     probe_at: Instant,
 }
 
 impl Route {
     pub(super) fn new(servers: Vec<SocketAddrV4>) -> Route {
-        Route { servers, slots: [None; SLOTS], leader: None, term: 0, next: 0, probe_at: Instant::ZERO }
+        Route { servers, slots: [None; SLOTS], leader: None, term: 0, next: 0, next_probe: 0, probe_at: Instant::ZERO }
     }
 
     /// The leader, or where none is known the server whose turn it is. `None` without servers.
@@ -40,8 +41,8 @@ impl Route {
             return None;
         }
         self.probe_at = now + pause;
-        self.turn();
-        self.servers.get(self.next).copied()
+        self.next_probe = (self.next_probe + 1) % self.servers.len().max(1);
+        self.servers.get(self.next_probe).copied()
     }
 
     /// `server` has not answered for a while, or cannot help: it is not asked first any more.
@@ -50,12 +51,8 @@ impl Route {
             self.leader = None;
         }
         if self.servers.get(self.next) == Some(&server) {
-            self.turn();
+            self.next = (self.next + 1) % self.servers.len();
         }
-    }
-
-    fn turn(&mut self) {
-        self.next = (self.next + 1) % self.servers.len().max(1);
     }
 
     /// Learns from a response block. Hints of an older term than the newest seen are stale and change nothing.

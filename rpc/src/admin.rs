@@ -1,0 +1,432 @@
+//! What operators ask a node, over the client port: who it is, how it is, and to join a new cluster.
+//!
+//! Requests are ordinary calls with an own-client block, bodies are JSON: these paths are cold, and a newer tool must
+//! understand an older node.
+
+use crate::apply::{Halt, Job, StateDigest};
+use crate::client::{Call, CallError, Client, NotApplied};
+use crate::endpoint::drop_counters;
+use crate::r2p2::block::Refusal;
+use crate::r2p2::policy::Policy;
+use crate::r2p2::reassembly::Requests;
+use crate::replicated::Replicated;
+use crate::request::Request;
+use serde::{Deserialize, Serialize};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::rc::Rc;
+use std::time::Duration;
+use trimaran_raft::{ClusterId, DropReason, Incarnation, Member, NodeId, PeerState, Role, Slot, Status};
+use trimaran_runtime::channel::oneshot;
+
+/// Log time at which every cluster begins: equal for all members, whoever tells them and when.
+const FIRST_LOG_TIME_NS: u64 = 0;
+
+/// Status requests answered at the same time; one more is refused as busy.
+const STATUS_AT_ONCE: usize = 8;
+
+/// The method key of `service.method/rev`: the first 4 bytes of its blake3 hash, little endian.
+pub fn method_key(name: &str) -> u32 {
+    let hash = blake3::hash(name.as_bytes());
+    let bytes = hash.as_bytes();
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// Method keys of the operator's calls.
+#[derive(Debug, Clone, Copy)]
+struct Methods {
+    probe: u32,
+    init: u32,
+    status: u32,
+}
+
+impl Methods {
+    fn new() -> Self {
+        Methods {
+            probe: method_key("trimaran.probe/1"),
+            init: method_key("trimaran.init/1"),
+            status: method_key("trimaran.status/1"),
+        }
+    }
+}
+
+/// A member as JSON carries it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// Seat in the cluster, 1 to 9.
+    pub slot: u8,
+    /// This life's random number, hexadecimal.
+    pub incarnation: String,
+    /// Where it serves clients.
+    pub client: SocketAddrV4,
+    /// Where it hears its peers.
+    pub peer: SocketAddrV4,
+}
+
+impl MemberInfo {
+    fn of(member: &Member) -> Self {
+        MemberInfo {
+            slot: member.id.slot.0,
+            incarnation: format!("{:016x}", member.id.incarnation.0),
+            client: member.client,
+            peer: member.peer,
+        }
+    }
+
+    fn member(&self) -> Option<Member> {
+        let incarnation = Incarnation(u64::from_str_radix(&self.incarnation, 16).ok()?);
+        Some(Member {
+            id: NodeId { slot: Slot(self.slot), incarnation },
+            client: self.client,
+            peer: self.peer,
+        })
+    }
+}
+
+/// Who a node is, as it answers a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The cluster's name in the node's configuration.
+    pub name: String,
+    /// The node itself.
+    pub node: MemberInfo,
+    /// The id of the cluster that it belongs to, hexadecimal; `None` before `init`.
+    pub cluster: Option<String>,
+    /// The voters that it knows.
+    pub members: Vec<MemberInfo>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct InitRequest {
+    name: String,
+    cluster: String,
+    members: Vec<MemberInfo>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct InitReply {
+    error: Option<String>,
+}
+
+/// How one peer stands in the eyes of the leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Seat in the cluster.
+    pub slot: u8,
+    /// The newest entry that it is known to hold.
+    pub matched: u64,
+    /// Milliseconds since it last answered; `None`: never in this term.
+    pub silent_ms: Option<u64>,
+    /// It needs entries that are no longer in the log, and stays out.
+    pub out_of_reach: bool,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Who it is and to which cluster it belongs.
+    pub probe: Probe,
+    /// uninitialised, joining, follower, pre-candidate, candidate, leader.
+    pub role: String,
+    /// What keeps it from taking part, in words, if something does.
+    pub waiting: Option<String>,
+    /// Current term.
+    pub term: u64,
+    /// The leader's slot, 0 for none known.
+    pub leader: u8,
+    /// Newest entry known to be committed.
+    pub commit: u64,
+    /// Newest entry applied to the state.
+    pub applied: u64,
+    /// Oldest entry in the log.
+    pub first: u64,
+    /// Newest entry in the log.
+    pub last: u64,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+    /// What an acknowledgement means: `volatile`, a majority's memory has it.
+    pub durability: String,
+    /// Voters heard of within an election timeout, this node included.
+    pub reachable: u8,
+    /// Voters.
+    pub total: u8,
+    /// Voters needed to commit.
+    pub quorum: u8,
+    /// Hash of the state and of the way to it; `None` where the replica has stopped applying.
+    pub digest: Option<StateDigest>,
+    /// Why it has stopped applying, if so.
+    pub halted: Option<Halt>,
+    /// The leader's view of the others.
+    pub peers: Vec<PeerInfo>,
+    /// Every counter that is not 0.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The server's side of the operator's calls.
+pub(crate) struct Admin {
+    methods: Methods,
+    name: String,
+    me: Member,
+    node: Rc<Replicated>,
+    requests: Rc<RefCell<Requests>>,
+    asking: Cell<usize>,
+}
+
+impl Admin {
+    pub(crate) fn new(
+        name: String,
+        me: Member,
+        node: Rc<Replicated>,
+        requests: Rc<RefCell<Requests>>,
+    ) -> Rc<Self> {
+        Rc::new(Admin { methods: Methods::new(), name, me, node, requests, asking: Cell::new(0) })
+    }
+
+    pub(crate) fn serves(&self, method: u32) -> bool {
+        [self.methods.probe, self.methods.init, self.methods.status].contains(&method)
+    }
+
+    pub(crate) fn submit(self: &Rc<Self>, request: Request) {
+        let method = request.method();
+        if request.policy.is_replicated() {
+            self.node.refuse(&request, Refusal::PolicyMismatch);
+        } else if method == self.methods.probe {
+            self.answer(&request, &self.probe());
+        } else if method == self.methods.init {
+            match serde_json::from_slice::<InitRequest>(request.body.bytes()) {
+                Ok(init) => self.answer(&request, &InitReply { error: self.init(&init).err() }),
+                Err(_) => self.node.refuse(&request, Refusal::BadArguments),
+            }
+        } else if self.asking.get() >= STATUS_AT_ONCE {
+            self.node.refuse(&request, Refusal::Busy);
+        } else {
+            self.asking.set(self.asking.get() + 1);
+            let admin = self.clone();
+            trimaran_runtime::spawn(async move {
+                let status = admin.status().await;
+                admin.answer(&request, &status);
+                admin.asking.set(admin.asking.get() - 1);
+            })
+            .detach();
+        }
+    }
+
+    fn answer<T: Serialize>(&self, request: &Request, body: &T) {
+        match serde_json::to_vec(body) {
+            Ok(json) => self.node.answer_query(request, self.node.shard.status().applied, &json),
+            Err(error) => self.node.query_panicked(request, &error.to_string()),
+        }
+    }
+
+    fn probe(&self) -> Probe {
+        let status = self.node.shard.status();
+        Probe {
+            name: self.name.clone(),
+            node: MemberInfo::of(&self.me),
+            cluster: status.cluster.map(|cluster| cluster.to_string()),
+            members: status.configuration.voters.iter().map(MemberInfo::of).collect(),
+        }
+    }
+
+    fn init(&self, init: &InitRequest) -> Result<(), String> {
+        if init.name != self.name {
+            return Err(format!("this node's configuration names the cluster {:?}, not {:?}", self.name, init.name));
+        }
+        let cluster = u128::from_str_radix(&init.cluster, 16).map_err(|_| "malformed cluster id".to_owned())?;
+        let members: Option<Vec<Member>> = init.members.iter().map(MemberInfo::member).collect();
+        let members = members.ok_or("malformed incarnation")?;
+        self.node.shard.bootstrap(ClusterId(cluster), &members, FIRST_LOG_TIME_NS).map_err(|error| error.to_string())
+    }
+
+    async fn status(&self) -> NodeStatus {
+        let halted = self.node.halted();
+        let digest = match halted {
+            Some(_) => None,
+            None => {
+                let (to, digest) = oneshot();
+                match self.node.jobs.push(Job::Digest(to)) {
+                    Ok(()) => digest.await.ok(),
+                    Err(_) => None,
+                }
+            }
+        };
+        let status = self.node.shard.status();
+        let mut counters = BTreeMap::new();
+        let drops = drop_counters(&self.requests, &self.node);
+        let drops = drops.iter().map(|(reason, count)| (format!("r2p2.{}", reason.name()), count));
+        let server = self.node.counters.iter().map(|(name, count)| (format!("server.{name}"), count));
+        let raft = raft_counters(&status.counters).map(|(name, count)| (format!("raft.{name}"), count));
+        counters.extend(drops.chain(server).chain(raft).filter(|(_, count)| *count > 0));
+        NodeStatus {
+            probe: self.probe(),
+            role: role_name(status.role).to_owned(),
+            waiting: waiting(&status),
+            term: status.term.0,
+            leader: status.leader.as_ref().map_or(0, |leader| leader.id.slot.0),
+            commit: status.commit.0,
+            applied: status.applied.0,
+            first: status.first.0,
+            last: status.last.0,
+            log_bytes: status.log_bytes,
+            durability: "volatile".into(),
+            reachable: status.reachable as u8,
+            total: status.total as u8,
+            quorum: status.quorum as u8,
+            digest,
+            halted,
+            peers: status
+                .peers
+                .iter()
+                .map(|peer| PeerInfo {
+                    slot: peer.member.id.slot.0,
+                    matched: peer.matched.0,
+                    silent_ms: peer.silent_ns.map(|silent| silent / 1_000_000),
+                    out_of_reach: peer.state == PeerState::OutOfReach,
+                })
+                .collect(),
+            counters,
+        }
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Uninitialised => "uninitialised",
+        Role::Joining { .. } => "joining",
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+    }
+}
+
+fn waiting(status: &Status) -> Option<String> {
+    match status.role {
+        Role::Uninitialised => Some("belongs to no cluster: waits for `init`, or to be heard by one".into()),
+        Role::Joining { cluster, .. } => Some(format!(
+            "started without memory: is no voter of cluster {cluster} and waits to be taken in by a membership change"
+        )),
+        _ => None,
+    }
+}
+
+fn raft_counters(counters: &trimaran_raft::Counters) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+    let counted = [
+        ("received", counters.received),
+        ("sent", counters.sent),
+        ("unsent", counters.unsent),
+        ("proposed", counters.proposed),
+        ("overloaded", counters.overloaded),
+        ("leadership_changes", counters.leadership_changes),
+    ];
+    let dropped = DropReason::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason)));
+    counted.into_iter().chain(dropped)
+}
+
+/// Why a cluster could not be formed.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// A listed member does not answer.
+    #[error("{address} does not answer: {error}")]
+    Unreachable {
+        /// Its client address.
+        address: SocketAddrV4,
+        /// What the call ended with.
+        error: CallError,
+    },
+    /// A listed member already belongs to a cluster, and not all the others wait for that one.
+    #[error("{address} already belongs to cluster {cluster}")]
+    AlreadyMember {
+        /// Its client address.
+        address: SocketAddrV4,
+        /// That cluster's id.
+        cluster: String,
+    },
+    /// A listed member says something else than its place in the list.
+    #[error("{address} {why}")]
+    Refused {
+        /// Its client address.
+        address: SocketAddrV4,
+        /// What it says.
+        why: String,
+    },
+}
+
+/// Forms a cluster of the nodes at `addresses`, which must all answer and belong to none, and returns its id: `fresh`,
+/// or the id of an earlier attempt that reached only some of them, which this one completes.
+pub async fn init(
+    client: &Client,
+    name: &str,
+    addresses: &[SocketAddrV4],
+    fresh: ClusterId,
+    within: Duration,
+) -> Result<ClusterId, InitError> {
+    let mut probes = Vec::with_capacity(addresses.len());
+    for &address in addresses {
+        let probe = probe(client, address, within).await.map_err(|error| InitError::Unreachable { address, error })?;
+        if probe.name != name {
+            let why = format!("names its cluster {:?}, not {name:?}", probe.name);
+            return Err(InitError::Refused { address, why });
+        }
+        probes.push((address, probe));
+    }
+    let members: Vec<MemberInfo> = probes.iter().map(|(_, probe)| probe.node.clone()).collect();
+    let mut cluster = fresh.to_string();
+    if let Some((address, member)) = probes.iter().find(|(_, probe)| probe.cluster.is_some()) {
+        let known = member.cluster.clone().unwrap_or_default();
+        let completes = probes.iter().any(|(_, probe)| probe.cluster.is_none())
+            && probes.iter().all(|(_, probe)| probe.cluster.as_ref().is_none_or(|id| *id == known))
+            && same_members(&member.members, &members);
+        if !completes {
+            return Err(InitError::AlreadyMember { address: *address, cluster: known });
+        }
+        cluster = known;
+    }
+    let request = InitRequest { name: name.to_owned(), cluster: cluster.clone(), members };
+    let body = serde_json::to_vec(&request).unwrap_or_default();
+    for (address, probe) in &probes {
+        if probe.cluster.is_some() {
+            continue;
+        }
+        let reply: InitReply = ask(client, *address, "trimaran.init/1", &body, within)
+            .await
+            .map_err(|error| InitError::Unreachable { address: *address, error })?;
+        if let Some(why) = reply.error {
+            return Err(InitError::Refused { address: *address, why });
+        }
+    }
+    Ok(ClusterId(u128::from_str_radix(&cluster, 16).unwrap_or(fresh.0)))
+}
+
+fn same_members(left: &[MemberInfo], right: &[MemberInfo]) -> bool {
+    left.len() == right.len() && left.iter().all(|member| right.contains(member))
+}
+
+/// Asks a node who it is.
+pub async fn probe(client: &Client, address: SocketAddrV4, within: Duration) -> Result<Probe, CallError> {
+    ask(client, address, "trimaran.probe/1", &[], within).await
+}
+
+/// Asks a node how it is.
+pub async fn status(client: &Client, address: SocketAddrV4, within: Duration) -> Result<NodeStatus, CallError> {
+    ask(client, address, "trimaran.status/1", &[], within).await
+}
+
+async fn ask<T: for<'de> Deserialize<'de>>(
+    client: &Client,
+    address: SocketAddrV4,
+    method: &str,
+    body: &[u8],
+    within: Duration,
+) -> Result<T, CallError> {
+    let call = Call {
+        method: method_key(method),
+        policy: Policy::FixedRoute,
+        shard: 0,
+        body,
+        server: Some(address),
+    };
+    let reply = client.call(call, within).await?;
+    serde_json::from_slice(&reply.body).map_err(|_| CallError::NotApplied(NotApplied::Refused(Refusal::Unspecified)))
+}

@@ -1,0 +1,142 @@
+//! One replica on the current core: binds its two sockets, builds what serves them, starts the tasks.
+
+use crate::admin::Admin;
+use crate::answer::Answers;
+use crate::endpoint::Endpoint;
+use crate::flow::FlowConfig;
+use crate::forward::{Forwarder, Joiner};
+use crate::peer::{ForwardQueue, PeerSocket, PeerTransport};
+use crate::r2p2::reassembly::{self, Requests};
+use crate::replicated::Replicated;
+use crate::service::Service;
+use crate::stats::ServerCounters;
+use std::cell::RefCell;
+use std::net::SocketAddrV4;
+use std::rc::Rc;
+use trimaran_net::{Net, NetError, Priority, SocketOptions};
+use trimaran_raft::{Incarnation, Limits, Member, MemoryStorage, NodeId, Shard, ShardConfig, Slot, Timing};
+use trimaran_runtime::{Lane, Task};
+
+/// What a node must be told.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The cluster's name; `init` refuses nodes of another.
+    pub cluster_name: String,
+    /// Seat in the cluster, 1 to 9.
+    pub slot: Slot,
+    /// Drawn at random at every start: a node that has lost its memory must not be taken for the one that promised.
+    pub incarnation: Incarnation,
+    /// Where clients send requests; port 0 is not allowed.
+    pub client: SocketAddrV4,
+    /// Where peers send Raft messages; port 0 is not allowed.
+    pub peer: SocketAddrV4,
+    /// Peer addresses of the listed members, this node's own among them: whom to ask when it has lost its memory.
+    pub contacts: Vec<SocketAddrV4>,
+    /// Heartbeats and election timeouts.
+    pub timing: Timing,
+    /// Budgets of the log.
+    pub log_limits: Limits,
+    /// Bounds on requests of several packets.
+    pub request_limits: reassembly::Limits,
+    /// Bytes of paced replies that may wait at a time.
+    pub reply_bytes: usize,
+    /// Reads that may wait at a time, for their round of ReadIndex and again for the state.
+    pub queued_reads: usize,
+    /// Receive buffer of each socket, in bytes.
+    pub rcvbuf_bytes: usize,
+    /// The R2P2 router that gets a FEEDBACK after each reply.
+    pub router: Option<SocketAddrV4>,
+    /// Seeds election timeouts.
+    pub seed: u64,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A socket could not be bound.
+    #[error("{what} socket: {source}")]
+    Bind {
+        /// `client` or `peer`.
+        what: &'static str,
+        /// What the port said.
+        source: NetError,
+    },
+}
+
+/// A running replica. Dropping it ends its tasks and closes its sockets.
+pub struct Node {
+    replicated: Rc<Replicated>,
+    _tasks: Vec<Task<()>>,
+}
+
+impl Node {
+    /// Starts a replica of `service` on the current core. It takes part in a cluster once `init` has formed one.
+    ///
+    /// # Errors
+    /// An address that cannot be bound.
+    pub fn start<S: Service>(net: &Net, config: NodeConfig, service: S) -> Result<Node, NodeError> {
+        let bind = |what, local, priority| {
+            let options = SocketOptions { priority, rcvbuf_bytes: config.rcvbuf_bytes, ..SocketOptions::default() };
+            net.bind(local, options).map_err(|source| NodeError::Bind { what, source })
+        };
+        let client_socket = Rc::new(bind("client", config.client, Priority::Normal)?);
+        let peer_socket = bind("peer", config.peer, Priority::Control)?;
+        let id = NodeId { slot: config.slot, incarnation: config.incarnation };
+        let me = Member { id, client: config.client, peer: config.peer };
+        let counters = Rc::new(ServerCounters::default());
+        let pending = config.request_limits.pending_messages;
+        let reassembly = config.request_limits.reassembly;
+
+        let forwards = ForwardQueue::new(pending);
+        let peers = PeerSocket::new(peer_socket, id, forwards.clone(), counters.clone());
+        let shard = Shard::new(
+            ShardConfig {
+                timing: config.timing,
+                limits: config.log_limits,
+                contacts: config.contacts,
+                ..ShardConfig::new(me, config.seed)
+            },
+            PeerTransport(peers.clone()),
+            MemoryStorage::default(),
+        );
+        let flow =
+            FlowConfig { reply_bytes: config.reply_bytes, router: config.router, ..FlowConfig::default() };
+        let answers = Answers::new(client_socket.clone(), flow, counters.clone());
+        // A client address may send as many requests within the memory as the socket brings in a good while.
+        let forwarder = Forwarder::new(peers, pending.saturating_mul(16), reassembly, counters.clone());
+        let replicated =
+            Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, config.queued_reads));
+        let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
+        let admin = Admin::new(config.cluster_name, me, replicated.clone(), requests.clone());
+        let endpoint = Endpoint {
+            socket: client_socket,
+            forwards,
+            joiner: Joiner::new(pending, reassembly),
+            requests,
+            node: replicated.clone(),
+            admin,
+        };
+        let raft = shard;
+        let tasks = vec![
+            trimaran_runtime::spawn_in(Lane::Control, "raft", async move {
+                let fatal = raft.run().await;
+                tracing::error!(%fatal, "the Raft shard has stopped");
+            }),
+            trimaran_runtime::spawn_in(Lane::Normal, "requests", endpoint.run()),
+            trimaran_runtime::spawn_in(Lane::Normal, "replies", replicated.answers.run()),
+            trimaran_runtime::spawn_in(Lane::Normal, "reads", replicated.clone().run_reads()),
+            trimaran_runtime::spawn_in(Lane::Normal, "apply", crate::apply::run(replicated.clone(), service)),
+        ];
+        Ok(Node { replicated, _tasks: tasks })
+    }
+
+    /// The Raft shard, for tests and status.
+    pub fn shard(&self) -> &Shard<impl trimaran_raft::Transport + use<>> {
+        &self.replicated.shard
+    }
+
+    /// Why this replica no longer applies, if so.
+    pub fn halted(&self) -> Option<crate::apply::Halt> {
+        self.replicated.halted()
+    }
+}

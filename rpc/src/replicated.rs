@@ -1,0 +1,332 @@
+//! Where a complete request meets Raft: the leader appends it, a follower sends it to the leader, the apply task answers.
+
+use crate::answer::Answers;
+use crate::apply::{Halt, Job, Jobs};
+use crate::forward::Forwarder;
+use crate::r2p2::block::{Refusal, ResponseBlock, Status};
+use crate::r2p2::counters::DropReason;
+use crate::r2p2::header::{Header, Rid, Triple};
+use crate::r2p2::policy::Policy;
+use crate::request::Request;
+use crate::stats::{Event, ServerCounters};
+use crate::peer::PeerTransport;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddrV4;
+use std::rc::Rc;
+use trimaran_raft::{EntryHeader, Error as RaftError, LogIndex, Member, NodeId, Proposal, Shard, Term};
+use trimaran_runtime::channel::Notify;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The replicated half of one node: its Raft shard, what waits for it, and the way back to the clients.
+pub(crate) struct Replicated {
+    pub(crate) shard: Shard<PeerTransport>,
+    me: NodeId,
+    pub(crate) jobs: Jobs,
+    pub(crate) answers: Answers,
+    pub(crate) counters: Rc<ServerCounters>,
+    forwarder: Forwarder,
+    /// Requests appended and not yet applied, by triple: a copy of one of them must not be appended again.
+    pending: RefCell<BTreeMap<Triple, Appended>>,
+    /// Linearizable reads that wait for the next round of ReadIndex.
+    reads: RefCell<VecDeque<Request>>,
+    reads_limit: usize,
+    reads_added: Notify,
+    halted: RefCell<Option<Halt>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Appended {
+    index: LogIndex,
+    term: Term,
+    hash: u64,
+}
+
+impl Replicated {
+    pub(crate) fn new(
+        shard: Shard<PeerTransport>,
+        me: NodeId,
+        answers: Answers,
+        forwarder: Forwarder,
+        counters: Rc<ServerCounters>,
+        queued_reads: usize,
+    ) -> Self {
+        Replicated {
+            shard,
+            me,
+            jobs: Jobs::new(queued_reads),
+            answers,
+            counters,
+            forwarder,
+            pending: RefCell::default(),
+            reads: RefCell::default(),
+            reads_limit: queued_reads,
+            reads_added: Notify::new(),
+            halted: RefCell::default(),
+        }
+    }
+
+    /// Takes a complete request whatever its policy and sees to it that it is answered, forwarded, refused or counted.
+    pub(crate) fn submit(&self, request: Request) {
+        if self.halted.borrow().is_some() {
+            return self.refuse(&request, Refusal::Stopped);
+        }
+        match request.policy {
+            Policy::ReplicatedRoute => self.write(request),
+            Policy::ReplicatedRouteNoSideEffects => self.read(request),
+            Policy::LbRoute | Policy::FixedRoute => self.query(LogIndex(0), request),
+        }
+    }
+
+    fn write(&self, request: Request) {
+        let body = request.body.bytes();
+        let hash = xxh3_64(body);
+        if self.is_pending(&request.triple, hash) {
+            return self.counters.drop_for(DropReason::CopyPending);
+        }
+        let block = request.block.unwrap_or_default();
+        let proposal = Proposal {
+            policy: request.policy.to_wire(),
+            flags: u8::from(request.block.is_some()),
+            method: block.method,
+            client_ip: u32::from(*request.triple.client.ip()),
+            client_port: request.triple.client.port(),
+            rid: request.triple.rid.0,
+            session: block.session,
+            seq: block.seq,
+            acked: block.acked,
+            body: &[body],
+            ..Proposal::default()
+        };
+        match self.shard.propose(proposal) {
+            Ok(index) => {
+                self.counters.count(Event::Proposed);
+                let term = self.term();
+                self.pending.borrow_mut().insert(request.triple, Appended { index, term, hash });
+            }
+            Err(RaftError::NotLeader { leader }) => self.to_leader(request, leader),
+            Err(error) => self.refuse(&request, refusal_of(&error)),
+        }
+    }
+
+    fn term(&self) -> Term {
+        self.shard.with_machine(|machine| machine.term())
+    }
+
+    fn is_pending(&self, triple: &Triple, hash: u64) -> bool {
+        // An entry of an earlier term may have been cut from the log since; then the copy is the request.
+        let term = self.term();
+        self.pending.borrow().get(triple).is_some_and(|entry| entry.hash == hash && entry.term == term)
+    }
+
+    fn read(&self, request: Request) {
+        if !self.shard.is_leader() {
+            let leader = self.shard.leader();
+            return self.to_leader(request, leader);
+        }
+        let mut reads = self.reads.borrow_mut();
+        if reads.len() >= self.reads_limit {
+            drop(reads);
+            return self.refuse(&request, Refusal::Busy);
+        }
+        reads.push_back(request);
+        self.reads_added.notify();
+    }
+
+    fn query(&self, at: LogIndex, request: Request) {
+        if let Err(Job::Query { request, .. }) = self.jobs.push(Job::Query { at, request }) {
+            self.refuse(&request, Refusal::Busy);
+        }
+    }
+
+    /// Sends a request on, once; what was already sent on, or came from a follower, stops here.
+    fn to_leader(&self, request: Request, leader: Option<Member>) {
+        if request.forwarded {
+            return self.counters.count(Event::ForwardedAgain);
+        }
+        let Some(leader) = leader.filter(|leader| leader.id != self.me) else {
+            return self.refuse(&request, Refusal::NoLeader);
+        };
+        if is_foreign_loopback(request.triple.client, leader.peer) {
+            self.counters.drop_for(DropReason::LoopbackClient);
+            return self.refuse(&request, Refusal::NotLeader);
+        }
+        // A message put together here was begun while this node led: its parts were ACKed, the leader saw none of them.
+        let Some((header, payload)) = request.datagram() else {
+            return self.refuse(&request, Refusal::LeadershipLost);
+        };
+        if !self.forward(&leader, request.triple.client, &header, payload) {
+            self.refuse(&request, Refusal::Busy);
+        }
+    }
+
+    /// Sends the first packet of a multi-packet request to the leader, which asks the client for the rest.
+    /// `false`: this node leads and must assemble the request itself.
+    pub(crate) fn forward_first(&self, triple: Triple, header: &Header, payload: &[u8]) -> bool {
+        if self.shard.is_leader() {
+            return false;
+        }
+        let own_block = header.flags.own_block;
+        match self.shard.leader().filter(|leader| leader.id != self.me) {
+            // Our own clients follow the leader by the answer's hint, which saves the detour for all the rest.
+            Some(_) if own_block => self.refuse_triple(triple, true, Refusal::NotLeader),
+            Some(leader) if is_foreign_loopback(triple.client, leader.peer) => {
+                self.counters.drop_for(DropReason::LoopbackClient);
+                self.refuse_triple(triple, own_block, Refusal::NotLeader);
+            }
+            Some(leader) => {
+                if !self.forward(&leader, triple.client, header, payload) {
+                    self.refuse_triple(triple, own_block, Refusal::Busy);
+                }
+            }
+            None => self.refuse_triple(triple, own_block, Refusal::NoLeader),
+        }
+        true
+    }
+
+    fn forward(&self, leader: &Member, client: SocketAddrV4, header: &Header, payload: &[u8]) -> bool {
+        let cluster = self.shard.with_machine(|machine| machine.cluster());
+        cluster.is_some_and(|cluster| self.forwarder.forward(cluster, leader, client, header, payload))
+    }
+
+    /// The task that asks Raft for a read index once for all the reads that have come in meanwhile.
+    pub(crate) async fn run_reads(self: Rc<Self>) {
+        loop {
+            self.reads_added.notified().await;
+            let mut batch = std::mem::take(&mut *self.reads.borrow_mut());
+            if batch.is_empty() {
+                continue;
+            }
+            match self.shard.read_barrier().await {
+                Ok(index) => {
+                    for request in batch.drain(..) {
+                        self.query(index, request);
+                    }
+                }
+                Err(error) => {
+                    for request in batch.drain(..) {
+                        self.read_failed(request, &error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_failed(&self, request: Request, error: &RaftError) {
+        match error {
+            RaftError::NotLeader { leader } => self.to_leader(request, *leader),
+            _ => self.refuse(&request, Refusal::Busy),
+        }
+    }
+
+    /// The apply task has executed an entry: whoever leads now answers the client.
+    pub(crate) fn applied(&self, index: LogIndex, header: &EntryHeader, reply: &[u8], chain: u64) {
+        self.shard.set_applied(index, chain);
+        let triple = Triple {
+            client: SocketAddrV4::new(header.client_ip.into(), header.client_port),
+            rid: Rid(header.rid),
+        };
+        let mut pending = self.pending.borrow_mut();
+        if pending.get(&triple).is_some_and(|entry| entry.index <= index) {
+            pending.remove(&triple);
+        }
+        drop(pending);
+        if !self.shard.is_leader() || triple.client.port() == 0 {
+            return;
+        }
+        let own_block = header.flags & 1 != 0;
+        let block = own_block.then(|| ResponseBlock { index: index.0, ..self.block(Status::Ok, Refusal::Unspecified) });
+        self.answers.respond(triple, block.as_ref(), reply);
+    }
+
+    /// The apply task has answered a query.
+    pub(crate) fn answer_query(&self, request: &Request, applied: LogIndex, reply: &[u8]) {
+        let block = request
+            .block
+            .map(|_| ResponseBlock { index: applied.0, ..self.block(Status::Ok, Refusal::Unspecified) });
+        self.answers.respond(request.triple, block.as_ref(), reply);
+    }
+
+    /// A query panicked; the state is shared and untouched, so the replica goes on.
+    pub(crate) fn query_panicked(&self, request: &Request, message: &str) {
+        tracing::error!(method = request.method(), message, "a query panicked");
+        self.counters.count(Event::QueryPanicked);
+        if request.block.is_some() {
+            let block = self.block(Status::Internal, Refusal::Unspecified);
+            self.answers.respond(request.triple, Some(&block), message.as_bytes());
+        }
+    }
+
+    /// Says no to a call for a shard that this node does not have.
+    pub(crate) fn wrong_shard(&self, request: &Request) {
+        self.counters.count(Event::Refused);
+        self.answers.respond(request.triple, Some(&self.block(Status::WrongShard, Refusal::Unspecified)), &[]);
+    }
+
+    /// Stops serving: the apply task cannot go on.
+    pub(crate) fn halt(&self, halt: Halt) {
+        *self.halted.borrow_mut() = Some(halt);
+    }
+
+    /// Why this replica no longer applies, if so.
+    pub(crate) fn halted(&self) -> Option<Halt> {
+        self.halted.borrow().clone()
+    }
+
+    pub(crate) fn refuse_halted(&self, request: &Request) {
+        self.refuse(request, Refusal::Stopped);
+    }
+
+    /// Says no to a request that was certainly not appended: DROP, or a block for our own clients. A forwarded request
+    /// gets silence: another copy of it may be on its way through another node.
+    pub(crate) fn refuse(&self, request: &Request, why: Refusal) {
+        if request.forwarded {
+            return self.counters.count(Event::ForwardedRefused);
+        }
+        self.refuse_triple(request.triple, request.block.is_some(), why);
+    }
+
+    pub(crate) fn refuse_triple(&self, triple: Triple, own_block: bool, why: Refusal) {
+        self.counters.count(Event::Refused);
+        match why {
+            Refusal::NoLeader => self.counters.drop_for(DropReason::NoLeader),
+            Refusal::Busy => self.counters.drop_for(DropReason::Overloaded),
+            _ => {}
+        }
+        if !own_block {
+            return self.answers.refuse(triple);
+        }
+        let status = if why == Refusal::NoLeader { Status::NoQuorum } else { Status::NotApplied };
+        self.answers.respond(triple, Some(&self.block(status, why)), &[]);
+    }
+
+    /// What every response block says of this node and its cluster.
+    pub(crate) fn block(&self, status: Status, reason: Refusal) -> ResponseBlock {
+        let (term, reachable, total) = self.shard.with_machine(|machine| {
+            (machine.term(), machine.reachable(), machine.configuration().voters.len())
+        });
+        ResponseBlock {
+            status,
+            reason,
+            leader: self.shard.leader().map_or(0, |leader| leader.id.slot.0),
+            durability: 0,
+            reachable: reachable as u8,
+            total: total as u8,
+            term: term.0,
+            index: 0,
+        }
+    }
+}
+
+/// A leader on another machine cannot answer a client that only its own follower can reach.
+fn is_foreign_loopback(client: SocketAddrV4, leader: SocketAddrV4) -> bool {
+    client.ip().is_loopback() && !leader.ip().is_loopback()
+}
+
+fn refusal_of(error: &RaftError) -> Refusal {
+    match error {
+        RaftError::TooLarge { .. } => Refusal::TooLarge,
+        RaftError::Uninitialised => Refusal::Uninitialised,
+        _ => Refusal::Busy,
+    }
+}

@@ -1,0 +1,296 @@
+//! A whole cluster and its clients on one thread, in virtual time, under faults chosen by the caller.
+//!
+//! Every node runs what a real one runs: the same loop, sockets, R2P2, Raft and apply task. Only the clock, the network
+//! and the order of runnable tasks come from the seed.
+
+use super::invariants::{Invariants, Violation};
+use crate::admin;
+use crate::client::{Client, ClientConfig};
+use crate::node::{Node, NodeConfig};
+use crate::r2p2::Rid;
+use crate::r2p2::reassembly;
+use crate::service::Service;
+use rand::RngExt;
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+use std::time::Duration;
+use trimaran_net::port::sim::{SimNet, SimPort};
+use trimaran_net::{Net, NetConfig, NetDriver};
+use trimaran_raft::{ClusterId, Incarnation, Limits, Slot, Timing};
+use trimaran_runtime::sim::{CoreIndex, World};
+use trimaran_runtime::{Instant, Lane};
+
+/// Client port of every simulated node.
+pub const CLIENT_PORT: u16 = 8000;
+/// Peer port of every simulated node.
+pub const PEER_PORT: u16 = 8100;
+
+/// Which of the cluster's nodes, from 0 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIndex(pub usize);
+
+/// What a simulated cluster is made of.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// Nodes, 1 to 9.
+    pub nodes: usize,
+    /// Heartbeats and election timeouts.
+    pub timing: Timing,
+    /// Budgets of the log.
+    pub log_limits: Limits,
+    /// Bounds on requests of several packets.
+    pub request_limits: reassembly::Limits,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        ClusterConfig {
+            nodes: 3,
+            timing: Timing::SHARED,
+            log_limits: Limits::default(),
+            request_limits: reassembly::Limits::default(),
+        }
+    }
+}
+
+struct Seat<S> {
+    core: CoreIndex,
+    node: Option<Node>,
+    life: u64,
+    net: Option<Net>,
+    _service: std::marker::PhantomData<S>,
+}
+
+/// A cluster in virtual time.
+pub struct Cluster<S: Service> {
+    seed: u64,
+    config: ClusterConfig,
+    world: World<NetDriver<SimPort>>,
+    network: SimNet,
+    make: Box<dyn Fn() -> S>,
+    seats: Vec<Seat<S>>,
+    clients: u8,
+    invariants: Invariants,
+    violation: Option<Violation>,
+}
+
+impl<S: Service> Cluster<S> {
+    /// Boots the nodes and forms the cluster by the same `init` as an operator's. Everything that follows is decided
+    /// by `seed`.
+    pub fn new(seed: u64, config: ClusterConfig, make: impl Fn() -> S + 'static) -> Self {
+        let mut cluster = Cluster {
+            seed,
+            world: World::new(seed),
+            network: SimNet::new(seed ^ 0x006e_6574_776f_726b),
+            make: Box::new(make),
+            seats: Vec::new(),
+            clients: 0,
+            invariants: Invariants::new(config.nodes),
+            violation: None,
+            config,
+        };
+        for index in 0..cluster.config.nodes {
+            let (driver, net) = cluster.driver(node_ip(index));
+            let core = cluster.world.add_core(&format!("node{}", index + 1), driver);
+            let seat = Seat { core, node: None, life: 0, net: Some(net), _service: std::marker::PhantomData };
+            cluster.seats.push(seat);
+            cluster.start(NodeIndex(index));
+        }
+        cluster.form();
+        cluster
+    }
+
+    fn driver(&self, ip: Ipv4Addr) -> (NetDriver<SimPort>, Net) {
+        NetDriver::new(self.network.port(ip), NetConfig::default())
+    }
+
+    fn start(&mut self, node: NodeIndex) {
+        let life = self.seats[node.0].life;
+        let incarnation: u64 = self.world.rng().random();
+        let config = NodeConfig {
+            cluster_name: "sim".into(),
+            slot: Slot(node.0 as u8 + 1),
+            incarnation: Incarnation(incarnation | 1),
+            client: SocketAddrV4::new(node_ip(node.0), CLIENT_PORT),
+            peer: SocketAddrV4::new(node_ip(node.0), PEER_PORT),
+            contacts: (0..self.config.nodes).map(|index| SocketAddrV4::new(node_ip(index), PEER_PORT)).collect(),
+            timing: self.config.timing,
+            log_limits: self.config.log_limits,
+            request_limits: self.config.request_limits,
+            reply_bytes: 32 << 20,
+            queued_reads: 4096,
+            rcvbuf_bytes: 4 << 20,
+            router: None,
+            seed: self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (life << 8) ^ node.0 as u64,
+        };
+        let seat = &mut self.seats[node.0];
+        let service = (self.make)();
+        let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
+        let started = self.world.enter(seat.core, || Node::start(&net, config, service));
+        match started {
+            Ok(node) => seat.node = Some(node),
+            Err(error) => panic!("a simulated node could not start: {error}"),
+        }
+    }
+
+    fn form(&mut self) {
+        let addresses: Vec<_> = self.addresses();
+        let cluster = ClusterId(self.world.rng().random::<u128>() | 1);
+        let outcome = Rc::new(RefCell::new(None));
+        let told = outcome.clone();
+        self.client(addresses.clone(), move |client| async move {
+            let end = admin::init(&client, "sim", &addresses, cluster, Duration::from_secs(10)).await;
+            *told.borrow_mut() = Some(end.map_err(|error| error.to_string()));
+        });
+        let formed = self.run_until(Duration::from_secs(20), |_| outcome.borrow().is_some());
+        let end = outcome.borrow_mut().take();
+        assert!(formed && matches!(end, Some(Ok(_))), "the simulated cluster did not form: {end:?}");
+    }
+
+    /// Adds a client on a machine of its own and runs `work` there.
+    pub fn client<F: Future<Output = ()> + 'static>(
+        &mut self,
+        servers: Vec<SocketAddrV4>,
+        work: impl FnOnce(Client) -> F + 'static,
+    ) -> Ipv4Addr {
+        let ip = Ipv4Addr::new(10, 0, 1, self.clients + 1);
+        self.clients += 1;
+        let (driver, net) = self.driver(ip);
+        let core = self.world.add_core(&format!("client{}", self.clients), driver);
+        let first_rid = Rid(self.world.rng().random());
+        self.world.enter(core, || {
+            trimaran_runtime::spawn_in(Lane::Normal, "client", async move {
+                let config = ClientConfig { first_rid, ..ClientConfig::default() };
+                match Client::new(&net, SocketAddrV4::new(ip, 0), servers, config) {
+                    Ok(client) => work(client).await,
+                    Err(error) => panic!("a simulated client could not start: {error}"),
+                }
+            })
+            .detach();
+        });
+        ip
+    }
+
+    /// Every node's client address, in order.
+    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+        (0..self.config.nodes).map(|index| SocketAddrV4::new(node_ip(index), CLIENT_PORT)).collect()
+    }
+
+    /// How many nodes there are, dead or alive.
+    pub fn nodes(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// How often a node has been restarted.
+    pub fn life(&self, node: NodeIndex) -> u64 {
+        self.seats[node.0].life
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    /// The seeded network, for links, partitions and its fault counters.
+    pub fn network(&self) -> &SimNet {
+        &self.network
+    }
+
+    /// The world, for pauses and clocks.
+    pub fn world(&mut self) -> &mut World<NetDriver<SimPort>> {
+        &mut self.world
+    }
+
+    /// The core that a node runs on.
+    pub fn core(&self, node: NodeIndex) -> CoreIndex {
+        self.seats[node.0].core
+    }
+
+    /// A node that is up.
+    pub fn node(&self, node: NodeIndex) -> Option<&Node> {
+        self.seats[node.0].node.as_ref()
+    }
+
+    /// The node that leads in the highest term, if any does.
+    pub fn leader(&self) -> Option<NodeIndex> {
+        let leading =
+            |seat: &Seat<S>| seat.node.as_ref().filter(|node| node.shard().is_leader()).map(|node| node.shard().with_machine(|machine| machine.term()));
+        (0..self.seats.len())
+            .filter_map(|index| leading(&self.seats[index]).map(|term| (term, NodeIndex(index))))
+            .max()
+            .map(|(_, node)| node)
+    }
+
+    /// Ends a node as SIGKILL does: its memory, its sockets and what was on the way to it are gone.
+    pub fn kill(&mut self, node: NodeIndex) {
+        let seat = &mut self.seats[node.0];
+        seat.node = None;
+        self.world.kill(seat.core);
+        self.invariants.forget(node);
+    }
+
+    /// Starts a killed node again, with nothing of what it knew.
+    pub fn restart(&mut self, node: NodeIndex) {
+        let (driver, net) = self.driver(node_ip(node.0));
+        let seat = &mut self.seats[node.0];
+        seat.life += 1;
+        seat.net = Some(net);
+        self.world.revive(seat.core, driver);
+        self.start(node);
+    }
+
+    /// Runs one turn of one core and checks every invariant that it could have broken. `false`: nothing will ever
+    /// happen again, or an invariant is broken.
+    pub fn step(&mut self) -> bool {
+        if self.violation.is_some() || !self.world.step() {
+            return false;
+        }
+        let ran = self.world.last_core();
+        if let Some(index) = self.seats.iter().position(|seat| seat.core == ran)
+            && let Some(node) = &self.seats[index].node
+            && let Err(violation) = self.invariants.check(NodeIndex(index), node.shard())
+        {
+            self.violation = Some(violation);
+            return false;
+        }
+        true
+    }
+
+    /// Runs until `done` or for `limit` of virtual time; tells whether `done`.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.now() + limit;
+        while !done(self) {
+            if self.now() >= end || !self.step() {
+                return done(self);
+            }
+        }
+        true
+    }
+
+    /// Runs for `limit` of virtual time, or until an invariant is broken.
+    pub fn run_for(&mut self, limit: Duration) {
+        self.run_until(limit, |_| false);
+    }
+
+    /// What was broken first, if anything.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// What has been checked so far.
+    pub fn invariants(&self) -> &Invariants {
+        &self.invariants
+    }
+
+    /// A hash over every turn so far: equal for equal seeds.
+    pub fn trace_hash(&self) -> u64 {
+        self.world.trace_hash()
+    }
+}
+
+/// The address of a node.
+pub fn node_ip(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 0, index as u8 + 1)
+}
