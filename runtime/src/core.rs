@@ -181,7 +181,7 @@ impl<D: Driver, C: Clock> Core<D, C> {
     /// Control before each Normal poll, so that what a Normal task wakes there runs in this turn.
     fn run_lanes(&mut self, now: Instant, turn: &mut Turn) {
         let until = now + Duration::from_micros(self.config.turn_us);
-        let (mut control, mut normal) = (0, 0);
+        let (mut control, mut normal, mut time_left) = (0, 0, true);
         let mut last = None;
         self.stalls.begin(now);
         loop {
@@ -191,7 +191,7 @@ impl<D: Driver, C: Clock> Core<D, C> {
                     control += 1;
                     runnable
                 }
-                None if normal >= self.config.turn_polls => break,
+                None if normal >= self.config.turn_polls || !time_left => break,
                 None => match self.pop(Lane::Normal) {
                     Some(runnable) => {
                         normal += 1;
@@ -204,9 +204,7 @@ impl<D: Driver, C: Clock> Core<D, C> {
             last = Some(suspect);
             next.run();
             let read = self.stalls.polled(suspect, || self.clock.now(), &self.local.stats);
-            if read.is_some_and(|read| read >= until) {
-                normal = self.config.turn_polls.max(normal);
-            }
+            time_left &= read.is_none_or(|read| read < until);
         }
         turn.polls = control + normal;
         if self.local.lanes.borrow_mut().end_turn() {

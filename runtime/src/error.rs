@@ -2,7 +2,7 @@
 
 use crate::task::Panicked;
 
-/// Why [`run`](crate::run) or [`start`](crate::start) gave no output.
+/// Why [`run`](crate::run()) or [`start`](crate::start) gave no output.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The configured CPU does not exist or this process may not use it. Probably a mistake in the configuration.

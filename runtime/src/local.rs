@@ -220,3 +220,50 @@ impl Inbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::spawn;
+    use std::task::Poll;
+
+    fn local() -> Rc<Local> {
+        let control_panic = ControlPanic::Propagate;
+        Local::new(Instant::ZERO, LocalParts { permute: None, tasks_max: 8, eventfd: false, control_panic })
+    }
+
+    /// A wake after the end: the Runnable must be leaked, because dropping it drops the future, on the wrong thread.
+    #[test]
+    fn a_closed_inbox_leaks_what_it_is_given() {
+        let local = local();
+        let held = Rc::new(());
+        let inside = held.clone();
+        let task = {
+            let _entered = local.enter();
+            spawn(std::future::poll_fn(move |_| {
+                let _held = &inside;
+                Poll::<()>::Pending
+            }))
+        };
+        let runnable = local.lanes.borrow_mut().pop(Lane::Normal);
+        runnable.expect("the new task").run();
+        local.inbox.close();
+        let wakers = local.tasks.borrow().wakers();
+        // Here is a thread that is not in the core, as is any other.
+        wakers.into_iter().for_each(std::task::Waker::wake);
+        assert_eq!(Rc::strong_count(&held), 2);
+        assert_eq!(local.inbox.drain(&local.lanes), 0);
+        std::mem::forget(task);
+    }
+
+    #[test]
+    fn entering_is_nested_and_undone() {
+        let (outer, inner) = (local(), local());
+        let _outer = outer.enter();
+        {
+            let _inner = inner.enter();
+            assert_eq!(Local::current().key, inner.key);
+        }
+        assert_eq!(Local::current().key, outer.key);
+    }
+}
