@@ -12,13 +12,9 @@ pub use foreign::{FOREIGN_OVERHEAD_BYTES, read_foreign, write_foreign};
 
 use crate::entry::EntryHeader;
 use crate::id::{ClusterId, LogIndex, Member, NodeId, ShardId, Term};
-use crate::wire::{Reader, Writer};
 
 /// Version of the peer protocol: the first byte of each message.
 pub const PEER_VERSION: u8 = 1;
-
-/// Bytes of an [`Envelope`].
-pub const ENVELOPE_BYTES: usize = 48;
 
 /// What every datagram between peers begins with, Raft's messages and forwarded requests alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -33,28 +29,6 @@ pub struct Envelope {
     pub to: NodeId,
     /// The sender's term.
     pub term: Term,
-}
-
-impl Envelope {
-    /// For a forwarded request, whose framing and bytes follow it without a check sum.
-    pub const fn forward(cluster: ClusterId, from: NodeId, to: NodeId) -> Self {
-        Envelope { shard: ShardId(0), cluster, from, to, term: Term::ZERO }
-    }
-
-    /// The envelope of a forwarded request as bytes.
-    pub fn encode(&self) -> [u8; ENVELOPE_BYTES] {
-        let mut bytes = [0; ENVELOPE_BYTES];
-        codec::write_envelope(codec::KIND_FORWARD, self, &mut Writer::new(&mut bytes));
-        bytes
-    }
-
-    /// Splits a forwarded request into its envelope and the rest; `None` where it is too short, of another version or not
-    /// one. Whom it is for is the caller's to check.
-    pub fn decode(bytes: &[u8]) -> Option<(Envelope, &[u8])> {
-        let mut r = Reader::new(bytes);
-        let (kind, envelope) = codec::read_envelope(&mut r)?;
-        (kind == codec::KIND_FORWARD).then_some((envelope, r.rest()))
-    }
 }
 
 /// A message as read: borrowed from the datagram, which is not kept.
