@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use trimaran_net::UdpSocket;
 use trimaran_raft::{
-    ClusterId, FOREIGN_OVERHEAD_BYTES, Member, MessageHeader, NodeId, Transport, read_foreign, write_foreign,
+    ClusterId, FOREIGN_OVERHEAD_BYTES, Member, Envelope, NodeId, Transport, read_foreign, write_foreign,
 };
 use trimaran_runtime::channel::Notify;
 
@@ -51,7 +51,7 @@ impl PeerSocket {
         framing: &[u8; FORWARD_BYTES],
         part: &[u8],
     ) -> bool {
-        let envelope = MessageHeader { cluster, from: self.id, to: leader.id, ..MessageHeader::default() };
+        let envelope = Envelope { cluster, from: self.id, to: leader.id, ..Envelope::default() };
         let write = |buffer: &mut [u8]| write_foreign(buffer, &envelope, &[framing, part]);
         self.send(MessageType::Forward, leader.peer, write)
     }

@@ -9,7 +9,7 @@ use crate::log::Log;
 use crate::message::{Ack, AppendHead, Conflict, Entries};
 use crate::sabotage::Fault;
 
-/// What room the entries have that a leader cannot do without, beyond the log's budget.
+/// Room of the log's budget kept for the entries without which a leader makes no progress; an eighth of a small budget.
 const RESERVED_BYTES: u64 = 64 << 10;
 
 impl Machine {
@@ -118,9 +118,7 @@ impl Machine {
         if index <= log.last() {
             self.truncate(index, log);
         }
-        let room = self.settings.limits.log_bytes.saturating_sub(log.bytes());
-        let reserve = if entry.kind.is_reserved() { RESERVED_BYTES } else { 0 };
-        if entry.cost_bytes() > room + reserve {
+        if !self.has_room(entry, log) {
             return Ok(false);
         }
         let last = log.last();
@@ -167,7 +165,7 @@ impl Machine {
         let durable = if self.sabotaged(Fault::AcknowledgeVolatile) { log.last() } else { self.durable };
         let matched = durable.min(verified);
         let used = log.bytes() - log.bytes_between(matched, log.last());
-        let credit_bytes = self.settings.limits.log_bytes.saturating_sub(used);
+        let credit_bytes = self.plain_bytes().saturating_sub(used);
         self.credit_advertised = credit_bytes;
         let conflict = self.conflict.take().filter(|conflict| conflict.rejected > self.verified);
         Ack {
@@ -184,16 +182,22 @@ impl Machine {
 
     /// A leader that was told of little room hears at once when there is more.
     pub(super) fn advertise_credit(&mut self, log: &Log) {
-        let low = u64::from(self.settings.limits.entry_bytes).min(self.settings.limits.log_bytes / 4);
-        let room = self.settings.limits.log_bytes.saturating_sub(log.bytes());
+        let low = u64::from(self.settings.limits.entry_bytes).min(self.plain_bytes() / 4);
+        let room = self.plain_bytes().saturating_sub(log.bytes());
         if self.role == Role::Follower && self.leader.is_some() && self.credit_advertised < low && room >= low {
             self.ack_due = true;
         }
     }
 
-    /// Room for an entry that a leader appends itself.
+    /// Whether an entry fits the log, this node's own or its leader's.
     pub(super) fn has_room(&self, header: &EntryHeader, log: &Log) -> bool {
-        let reserve = if header.kind.is_reserved() { RESERVED_BYTES } else { 0 };
-        log.bytes() + header.cost_bytes() <= self.settings.limits.log_bytes + reserve
+        let budget = if header.kind.is_reserved() { self.settings.limits.log_bytes } else { self.plain_bytes() };
+        log.bytes() + header.cost_bytes() <= budget
+    }
+
+    /// The part of the budget that is open to every entry.
+    fn plain_bytes(&self) -> u64 {
+        let log_bytes = self.settings.limits.log_bytes;
+        log_bytes - RESERVED_BYTES.min(log_bytes / 8)
     }
 }
