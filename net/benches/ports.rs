@@ -1,4 +1,4 @@
-//! Packets per second through the ports, turned by hand: `cargo bench -p trimaran-net`.
+//! Packets per second through the ports, turned by hand and by the executor: `cargo bench -p trimaran-net`.
 //!
 //! Figures of one run on one machine; compare runs, not machines.
 
@@ -6,7 +6,8 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 use trimaran_net::{Link, Net, NetConfig, NetDriver, Port, SimNet, SocketOptions, UdpConfig, UdpPort, UdpSocket};
-use trimaran_runtime::{Driver, Instant};
+use trimaran_runtime::sim::World;
+use trimaran_runtime::{Core, CoreConfig, Driver, Idle, Instant, Lane, Monotonic, spawn};
 
 #[allow(clippy::disallowed_methods)] // a bench measures the real clock
 fn seconds(work: impl FnOnce()) -> f64 {
@@ -120,6 +121,61 @@ fn udp(payload: &[u8], outstanding: u64) {
     });
 }
 
+/// Sends everything back where it came from.
+async fn echo_task(socket: UdpSocket) {
+    loop {
+        let packet = socket.recv().await;
+        let from = packet.src();
+        socket.send_to(packet, from).expect("the queue has room");
+    }
+}
+
+/// Keeps `outstanding` packets going round until `packets` have come back.
+async fn ask_task(socket: UdpSocket, to: SocketAddrV4, outstanding: u64, packets: u64) {
+    let (mut sent, mut back) = (0, 0);
+    while back < packets {
+        while sent < packets && sent - back < outstanding {
+            let mut packet = socket.alloc().expect("the pool is far from its limit");
+            packet.extend_from_slice(&[7; 64]).expect("the payload fits");
+            socket.send_to(packet, to).expect("the queue has room");
+            sent += 1;
+        }
+        black_box(socket.recv().await);
+        back += 1;
+    }
+}
+
+fn udp_core(idle: Idle, label: &str, outstanding: u64) {
+    let port = UdpPort::new(UdpConfig::default()).expect("epoll is there");
+    let (driver, net) = NetDriver::new(port, NetConfig::default());
+    let mut core = Core::new(CoreConfig { idle, ..CoreConfig::default() }, Monotonic, driver);
+    core.driver_mut().start();
+    let bind = || net.bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0), SocketOptions::default()).expect("a free port");
+    let (client, server) = (bind(), bind());
+    let to = server.local_addr();
+    core.enter(|| spawn(echo_task(server)).detach());
+    let packets = 50_000 * outstanding.min(8);
+    report(&format!("udp echo, tasks of one core, {label}, {outstanding} outstanding"), packets, || {
+        core.block_on(ask_task(client, to, outstanding, packets));
+    });
+}
+
+fn world(outstanding: u64) {
+    let (mut world, sim) = (World::new(1), SimNet::new(1));
+    let (ip_a, ip_b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+    let (driver_a, net_a) = NetDriver::new(sim.port(ip_a), NetConfig::default());
+    let (driver_b, net_b) = NetDriver::new(sim.port(ip_b), NetConfig::default());
+    let (a, b) = (world.add_core("a", driver_a), world.add_core("b", driver_b));
+    let bind = |net: &Net, ip| net.bind(SocketAddrV4::new(ip, 1), SocketOptions::default()).expect("a free port");
+    let (client, server) = (bind(&net_a, ip_a), bind(&net_b, ip_b));
+    let (to, packets) = (server.local_addr(), 1_000_000);
+    world.spawn(b, Lane::Normal, echo_task(server)).detach();
+    let asked = world.spawn(a, Lane::Normal, ask_task(client, to, outstanding, packets));
+    report(&format!("simulated world, two cores, {outstanding} outstanding"), 2 * packets, || {
+        assert!(world.run_while(|_| !asked.is_finished(), Duration::from_secs(1_000)));
+    });
+}
+
 fn main() {
     let packets = 20_000_000;
     report("pool take and give", packets, || {
@@ -140,4 +196,11 @@ fn main() {
         udp(&[7; 64], outstanding);
     }
     udp(&[7; 1472], 64);
+    for outstanding in [1, 64] {
+        udp_core(Idle::Spin, "spinning", outstanding);
+        udp_core(Idle::Park, "sleeping", outstanding);
+    }
+    for outstanding in [1, 64] {
+        world(outstanding);
+    }
 }
