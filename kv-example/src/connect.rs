@@ -74,7 +74,7 @@ impl Connection {
 
     /// How one node is.
     pub async fn status(&self, node: SocketAddrV4) -> Result<NodeStatus, Error> {
-        let status = admin::status(&self.client, node, now() + self.deadline).await;
+        let status = admin::status(&self.client, node, self.deadline).await;
         status.map_err(|error| match error {
             CallError::Unknown => Error::Unreachable { servers: node.to_string(), within: self.deadline },
             error => self.error(error),
@@ -84,7 +84,7 @@ impl Connection {
     /// Forms a cluster of `members`, each of which must answer.
     pub async fn init(&self, name: &str, members: &[SocketAddrV4]) -> Result<ClusterId, Error> {
         let fresh = ClusterId(random_u128()?);
-        admin::init(&self.client, name, members, fresh, now() + self.deadline).await.map_err(|error| match error {
+        admin::init(&self.client, name, members, fresh, self.deadline).await.map_err(|error| match error {
             InitError::Unreachable { address, .. } => {
                 Error::Unreachable { servers: address.to_string(), within: self.deadline }
             }

@@ -27,7 +27,7 @@ pub fn run(serve: &Serve) -> Result<(), Error> {
     end_with_parent(serve)?;
     let (config, warnings) = Config::load(&serve.config)?;
     warnings.iter().for_each(|warning| eprint!("{}", report::warning(warning)));
-    tracing_subscriber::fmt().with_max_level(serve.log).with_writer(std::io::stderr).with_ansi(false).init();
+    init_log(serve.log);
     if config.timing.profile == Profile::Us && !serve.force && !machine::has_isolated_cores() {
         return Err(Error::SharedCores);
     }
@@ -57,6 +57,12 @@ fn start(net: &Net, config: NodeConfig, service: Kv, durability: Durability) -> 
     Ok(node)
 }
 
+fn init_log(level: tracing::Level) {
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false);
+    // A node whose standard error has been closed goes on without a log, instead of complaining there and dying of it.
+    log.log_internal_errors(false).init();
+}
+
 /// Where the demo started this node: the kernel shall end it when the demo ends, however that happens.
 fn end_with_parent(serve: &Serve) -> Result<(), Error> {
     let Some(parent) = serve.parent else { return Ok(()) };
@@ -79,15 +85,17 @@ fn node_config(config: &Config) -> Result<NodeConfig, Error> {
         incarnation: Incarnation((random >> 64) as u64),
         client: me.client,
         peer: me.peer,
+        contacts: config.members.iter().map(|member| member.peer).collect(),
         timing: Timing {
             heartbeat: config.timing.heartbeat,
             election_min: config.timing.election_min,
             election_max: config.timing.election_max,
         },
         log_limits: Limits {
-            log_bytes: limits.log_bytes,
-            uncommitted_bytes: limits.uncommitted_bytes,
-            entry_bytes: limits.request_bytes,
+            log_bytes: limits.log_bytes as u64,
+            uncommitted_bytes: limits.uncommitted_bytes as u64,
+            entry_bytes: u32::try_from(limits.request_bytes).unwrap_or(u32::MAX),
+            ..Limits::default()
         },
         request_limits: reassembly::Limits {
             pending_messages: limits.pending_messages,
@@ -100,7 +108,6 @@ fn node_config(config: &Config) -> Result<NodeConfig, Error> {
         reply_bytes: limits.reply_bytes,
         queued_reads: QUEUED_READS,
         rcvbuf_bytes: config.net.rcvbuf_bytes,
-        payload_bytes: config.net.payload_bytes,
         router: None,
         seed: random as u64,
     })

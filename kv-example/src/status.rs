@@ -5,7 +5,10 @@ use crate::connect;
 use crate::error::Error;
 use serde_json::{Value, json};
 use std::net::SocketAddrV4;
-use trimaran_rpc::admin::NodeStatus;
+use trimaran_rpc::admin::{NodeStatus, PeerInfo};
+
+/// A peer that has not answered the leader for so long is worth a line.
+const SILENT_MS: u64 = 1000;
 
 /// Asks every node and prints a line about each, or all it says as JSON. Fails where none answers.
 pub fn run(status: &Status) -> Result<(), Error> {
@@ -67,9 +70,14 @@ fn lines(server: SocketAddrV4, node: &NodeStatus) -> String {
             halt.index, halt.code, halt.message, halt.method, halt.request_hash
         );
     }
-    for peer in node.peers.iter().filter(|peer| !peer.reachable || peer.needs_snapshot) {
-        let why = if peer.needs_snapshot { "needs entries that are gone from the log" } else { "does not answer" };
-        out += &format!("    node {} {why}, holds up to {}\n", peer.slot, peer.matched);
+    for PeerInfo { slot, matched, silent_ms, out_of_reach } in &node.peers {
+        let why = match silent_ms {
+            _ if *out_of_reach => "lacks entries that are gone from the log, and stays out".to_owned(),
+            None => "has not answered this leader yet".to_owned(),
+            Some(ms) if *ms > SILENT_MS => format!("has not answered for {:.1} s", *ms as f64 / 1000.0),
+            Some(_) => continue,
+        };
+        out += &format!("    node {slot} {why}; it holds entries up to {matched}\n");
     }
     out
 }
