@@ -45,6 +45,7 @@ mod settings;
 mod shard;
 mod status;
 mod storage;
+mod transmit;
 mod transport;
 mod wire;
 
@@ -64,4 +65,5 @@ pub use settings::{Limits, ShardConfig, Timing};
 pub use shard::{Leadership, ReadBarrier, Shard};
 pub use status::{Counters, PeerStatus, Status};
 pub use storage::{Completion, HardState, MemoryStorage, Storage, Write};
+pub use transmit::{Sent, transmit};
 pub use transport::Transport;

@@ -3,7 +3,6 @@
 //! One task, [`Shard::run`], on the Control lane does all the work; handles only change state and wake it. It runs once for
 //! everything that happened since, so the proposals of a turn leave in one append per peer.
 
-mod send;
 mod waiters;
 
 use std::cell::RefCell;
@@ -26,6 +25,7 @@ use crate::message::{Envelope, Message};
 use crate::settings::ShardConfig;
 use crate::status::{Counters, Status};
 use crate::storage::{Completion, MemoryStorage, Storage};
+use crate::transmit::transmit;
 use crate::transport::Transport;
 
 use waiters::{ReadTable, Waiters};
@@ -296,7 +296,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
                 let cluster = self.machine.cluster().unwrap_or_default();
                 let (shard, from) = (self.machine.shard(), self.machine.me().id);
                 let header = Envelope { shard, cluster, from, to: to.id, term };
-                let sent = send::send(&mut self.transport, &to, &header, outgoing, &self.log);
+                let sent = transmit(&mut self.transport, &to, &header, outgoing, &self.log);
                 self.counters.sent += sent.datagrams;
                 self.counters.unsent += sent.lost;
             }

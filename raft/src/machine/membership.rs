@@ -12,6 +12,7 @@ use crate::id::{ClusterId, LogIndex, Member, NodeId, Term};
 use crate::log::Log;
 use crate::message::{Body, Message};
 use crate::sabotage::Fault;
+use crate::storage::HardState;
 
 /// Heartbeats between two requests to join.
 const JOIN_HEARTBEATS: u64 = 10;
@@ -90,6 +91,31 @@ impl Machine {
         self.rebuild_peers(log);
         self.commit_to(index);
         Ok(())
+    }
+
+    /// Resumes a life whose cluster, hard state and log were durable; `at_base` is the configuration in force where the log
+    /// begins. The machine must be new. What was committed after the base is learnt again from the leader.
+    pub fn recover(&mut self, cluster: ClusterId, hard: HardState, at_base: Configuration, log: &Log) {
+        self.history.push(log.base(), at_base);
+        self.hard = hard;
+        self.hard_written = hard;
+        self.hard_durable = hard;
+        self.written = log.last();
+        self.durable = log.last();
+        self.commit = log.base();
+        self.applied = log.base();
+        self.last_entry_at = self.now;
+        let mut body = Vec::new();
+        for index in (log.first().0..=log.last().0).map(LogIndex) {
+            if log.header(index).is_some_and(|header| header.kind == EntryKind::Config) {
+                log.copy_body(index, &mut body);
+                if let Some(config) = Configuration::decode(&body) {
+                    self.history.push(index, config);
+                }
+            }
+        }
+        self.enter_cluster(cluster);
+        self.rebuild_peers(log);
     }
 
     fn enter_cluster(&mut self, cluster: ClusterId) {

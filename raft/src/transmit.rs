@@ -9,14 +9,16 @@ use crate::transport::Transport;
 
 /// Datagrams that left, and those that found no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Sent {
-    pub(super) datagrams: u64,
-    pub(super) lost: u64,
+pub struct Sent {
+    /// Handed to the transport.
+    pub datagrams: u64,
+    /// Found no room; the message, or the rest of it, is lost.
+    pub lost: u64,
 }
 
 /// Sends one message, an append in as many datagrams as it takes. The first that finds no room ends it: what follows
 /// would only be refused by the receiver.
-pub(super) fn send<T: Transport>(
+pub fn transmit<T: Transport>(
     transport: &mut T,
     to: &Member,
     header: &Envelope,
@@ -135,7 +137,7 @@ mod tests {
     fn sent(log: &Log, offset: u32, room: usize) -> Sink {
         let mut sink = Sink { payload_bytes: 400, room, sent: Vec::new() };
         let head = AppendHead { offset, ..AppendHead::default() };
-        send(&mut sink, &member(1), &Envelope::default(), Outgoing::Append(head, log.last()), log);
+        transmit(&mut sink, &member(1), &Envelope::default(), Outgoing::Append(head, log.last()), log);
         sink
     }
 

@@ -1,0 +1,438 @@
+//! Several machines and their logs in one test: messages as bytes in a list, disks that complete when told, a clock that
+//! only the test moves. After every flush the invariants are checked over all nodes.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub(crate) mod disk;
+pub(crate) mod invariants;
+pub(crate) mod walk;
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::task::{Context, Poll};
+
+use disk::Disk;
+use invariants::Invariants;
+use trimaran_raft::{
+    Accepted, Action, Body, ClusterId, Configuration, DropReason, Envelope, Error, Input, Log, LogIndex, Machine,
+    Member, Message, More, Nanos, NodeId, Outgoing, Proposal, Refused, Role, ShardConfig, Storage, Term, Transport,
+    transmit,
+};
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
+pub(crate) const MS: u64 = 1_000_000;
+/// One way between any two nodes, unless the test delivers by hand.
+pub(crate) const LATENCY_NS: u64 = 50_000;
+pub(crate) const PAYLOAD_BYTES: usize = 1464;
+
+/// A datagram on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Flight {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) due: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+pub(crate) struct Node {
+    pub(crate) config: ShardConfig,
+    pub(crate) machine: Machine,
+    pub(crate) log: Log,
+    pub(crate) disk: Disk,
+    pub(crate) up: bool,
+    /// Applies what is committed at once.
+    pub(crate) applies: bool,
+    pub(crate) digest: u64,
+    /// Reads under way: ticket, and the index that the read must at least see.
+    pub(crate) reads: Vec<(u64, LogIndex)>,
+    pub(crate) answered: Vec<(u64, LogIndex)>,
+    pub(crate) failed_reads: u64,
+    pub(crate) halted: bool,
+    pub(crate) dropped: Vec<DropReason>,
+}
+
+type Filter = Box<dyn FnMut(usize, usize, &Message<'_>) -> bool>;
+
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) flights: Vec<Flight>,
+    pub(crate) now: u64,
+    /// One-way links that lose everything.
+    pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// Sees every message before it leaves; false loses it.
+    pub(crate) filter: Option<Filter>,
+    pub(crate) invariants: Invariants,
+    pub(crate) payload_bytes: usize,
+}
+
+pub(crate) fn member(index: usize, incarnation: u64) -> Member {
+    let ip = Ipv4Addr::new(127, 0, 0, index as u8 + 1);
+    Member {
+        id: NodeId::new(index as u8 + 1, incarnation),
+        client: SocketAddrV4::new(ip, 8000),
+        peer: SocketAddrV4::new(ip, 8100),
+    }
+}
+
+/// Puts what is sent into the list of flights.
+struct Wire<'a> {
+    from: usize,
+    due: u64,
+    payload_bytes: usize,
+    out: &'a mut Vec<Flight>,
+}
+
+impl Transport for Wire<'_> {
+    fn payload_bytes(&self) -> usize {
+        self.payload_bytes
+    }
+
+    fn send(&mut self, to: &Member, write: &mut dyn FnMut(&mut [u8]) -> usize) -> bool {
+        let mut bytes = vec![0; self.payload_bytes];
+        let length = write(&mut bytes);
+        bytes.truncate(length);
+        assert!(length > 0, "an empty datagram");
+        let to = usize::from(to.peer.ip().octets()[3]) - 1;
+        self.out.push(Flight { from: self.from, to, due: self.due, bytes });
+        true
+    }
+
+    fn poll_recv(&mut self, _: &mut Context<'_>, _: &mut dyn FnMut(SocketAddrV4, &[u8])) -> Poll<()> {
+        Poll::Pending
+    }
+}
+
+impl Cluster {
+    /// `count` nodes of one cluster, formed, at time 0.
+    pub(crate) fn new(count: usize) -> Cluster {
+        Cluster::with(count, |_| {})
+    }
+
+    /// As [`Cluster::new`], with a change to each node's configuration.
+    pub(crate) fn with(count: usize, change: impl Fn(&mut ShardConfig)) -> Cluster {
+        let mut cluster = Cluster::unformed(count, change);
+        let members: Vec<Member> = (0..count).map(|index| member(index, 1)).collect();
+        for index in 0..count {
+            let node = &mut cluster.nodes[index];
+            node.machine.bootstrap(CLUSTER, &members, 7, &mut node.log).expect("a fresh node");
+            cluster.flush(index);
+        }
+        cluster
+    }
+
+    /// `count` nodes that know no cluster.
+    pub(crate) fn unformed(count: usize, change: impl Fn(&mut ShardConfig)) -> Cluster {
+        let node = |index: usize| {
+            let mut config = ShardConfig::new(member(index, 1), index as u64 + 1);
+            config.contacts = (0..count).map(|other| member(other, 1).peer).collect();
+            change(&mut config);
+            Node::new(config, 0, PAYLOAD_BYTES)
+        };
+        Cluster {
+            nodes: (0..count).map(node).collect(),
+            flights: Vec::new(),
+            now: 0,
+            cut: BTreeSet::new(),
+            filter: None,
+            invariants: Invariants::default(),
+            payload_bytes: PAYLOAD_BYTES,
+        }
+    }
+
+    pub(crate) fn machine(&self, index: usize) -> &Machine {
+        &self.nodes[index].machine
+    }
+
+    pub(crate) fn log(&self, index: usize) -> &Log {
+        &self.nodes[index].log
+    }
+
+    pub(crate) fn terms(&self, index: usize) -> Vec<u64> {
+        let log = self.log(index);
+        (log.first().0..=log.last().0).map(|at| log.term_at(LogIndex(at)).expect("held").0).collect()
+    }
+
+    /// The leader of the highest term among the nodes that are up.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let leaders = (0..self.nodes.len()).filter(|index| self.nodes[*index].up && self.machine(*index).is_leader());
+        leaders.max_by_key(|index| self.machine(*index).term())
+    }
+
+    /// Takes an input in and flushes.
+    pub(crate) fn step(&mut self, index: usize, input: Input<'_>) -> Result<Accepted, Refused> {
+        let result = self.step_only(index, input);
+        self.flush(index);
+        result
+    }
+
+    /// Takes an input in without a flush, as the second of two in one turn.
+    pub(crate) fn step_only(&mut self, index: usize, input: Input<'_>) -> Result<Accepted, Refused> {
+        let node = &mut self.nodes[index];
+        let result = node.machine.step(Nanos(self.now), input, &mut node.log);
+        if let Err(Refused::Dropped(reason)) = result {
+            node.dropped.push(reason);
+        }
+        result
+    }
+
+    pub(crate) fn propose(&mut self, index: usize, body: &[u8]) -> Result<LogIndex, Error> {
+        match self.step(index, Input::Propose(&Proposal { body: &[body], ..Proposal::default() })) {
+            Ok(Accepted::Appended(at)) => Ok(at),
+            Err(Refused::Request(error)) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Begins a read; it must see what any node knows to be committed now.
+    pub(crate) fn read(&mut self, index: usize) -> Result<u64, Error> {
+        let seen = self.invariants.newest_committed();
+        match self.step_only(index, Input::Read) {
+            Ok(Accepted::Read(ticket)) => {
+                self.nodes[index].reads.push((ticket, seen));
+                self.flush(index);
+                Ok(ticket)
+            }
+            Err(Refused::Request(error)) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Flushes until nothing is left, carries everything out, checks the invariants.
+    pub(crate) fn flush(&mut self, index: usize) {
+        for _ in 0..1000 {
+            let node = &mut self.nodes[index];
+            let mut actions = Vec::new();
+            let more = node.machine.flush(Nanos(self.now), &node.log, &mut actions);
+            for action in actions {
+                self.carry_out(index, action);
+            }
+            self.complete(index, false);
+            self.check(index);
+            if more == More::No {
+                return;
+            }
+        }
+        panic!("node {index} never stops flushing");
+    }
+
+    fn carry_out(&mut self, index: usize, action: Action) {
+        let node = &mut self.nodes[index];
+        match action {
+            Action::Persist(write) => node.disk.write(write, &node.log),
+            Action::Send(to, term, outgoing) => self.send(index, &to, term, outgoing),
+            Action::Commit(commit) if node.applies => self.apply(index, commit),
+            Action::ReadsReady(ticket, at) => {
+                while let Some((read, seen)) = node.reads.first().copied().filter(|read| read.0 <= ticket) {
+                    node.reads.remove(0);
+                    node.answered.push((read, at));
+                    self.invariants.read_answered(seen, at);
+                }
+            }
+            Action::ReadsFailed(ticket) => {
+                node.failed_reads += node.reads.iter().filter(|read| read.0 <= ticket).count() as u64;
+                node.reads.retain(|read| read.0 > ticket);
+            }
+            Action::Halt => node.halted = true,
+            Action::Trim(to) => node.disk.trim(to),
+            Action::Commit(_) | Action::OutOfReach(..) | Action::LeadershipChanged => {}
+        }
+    }
+
+    pub(crate) fn apply(&mut self, index: usize, to: LogIndex) {
+        let node = &mut self.nodes[index];
+        for at in node.machine.applied_index().0 + 1..=to.0 {
+            let entry = node.log.header(LogIndex(at)).expect("committed entries are held until they are applied");
+            node.digest = invariants::chain(node.digest, at, entry);
+            self.invariants.applied(LogIndex(at), node.digest);
+        }
+        let digest = node.digest;
+        let _ = node.machine.step(Nanos(self.now), Input::Applied(to, digest), &mut node.log);
+    }
+
+    fn send(&mut self, index: usize, to: &Member, term: Term, outgoing: Outgoing) {
+        let node = &self.nodes[index];
+        self.invariants.sends(node, to, term, &outgoing);
+        let header = Envelope {
+            cluster: node.machine.cluster().unwrap_or_default(),
+            from: node.machine.me().id,
+            to: to.id,
+            term,
+            ..Envelope::default()
+        };
+        let mut out = Vec::new();
+        let (due, payload_bytes) = (self.now + LATENCY_NS, self.payload_bytes);
+        transmit(&mut Wire { from: index, due, payload_bytes, out: &mut out }, to, &header, outgoing, &node.log);
+        for flight in out {
+            let message = Message::decode(&flight.bytes).expect("what is sent can be read");
+            let passes = self.filter.as_mut().is_none_or(|filter| filter(flight.from, flight.to, &message));
+            if passes && !self.cut.contains(&(flight.from, flight.to)) {
+                self.flights.push(flight);
+            }
+        }
+    }
+
+    /// Reports completed writes; `held` also those that the disk was told to hold back.
+    pub(crate) fn complete(&mut self, index: usize, held: bool) {
+        let node = &mut self.nodes[index];
+        while let Some(write) = node.disk.complete(held) {
+            let _ = node.machine.step(Nanos(self.now), Input::Persisted(write), &mut node.log);
+        }
+    }
+
+    /// Hands a datagram over, wherever it is in the list.
+    pub(crate) fn deliver(&mut self, flight: &Flight) {
+        if self.nodes[flight.to].up
+            && let Some(message) = Message::decode(&flight.bytes)
+        {
+            let from = member(flight.from, 0).peer;
+            let _ = self.step(flight.to, Input::Message(from, &message));
+        }
+    }
+
+    /// Delivers everything in order, and what that causes, without time passing.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            if self.flights.is_empty() {
+                return;
+            }
+            let flight = self.flights.remove(0);
+            self.deliver(&flight);
+        }
+        panic!("messages never end");
+    }
+
+    /// Moves the clock to the node's deadline, if that is later, and lets it fire.
+    pub(crate) fn expire(&mut self, index: usize) {
+        let deadline = self.machine(index).next_deadline().0;
+        assert_ne!(deadline, u64::MAX, "node {index} waits for nothing");
+        self.now = self.now.max(deadline);
+        let _ = self.step(index, Input::Tick);
+    }
+
+    /// Has a node campaign now, whoever else's timer is nearer, and delivers what that causes.
+    pub(crate) fn elect(&mut self, index: usize) {
+        let patience = self.nodes[index].config.timing.election_max.as_nanos() as u64;
+        self.now += patience;
+        let _ = self.step(index, Input::Tick);
+        self.settle();
+        assert_eq!(self.machine(index).role(), Role::Leader, "node {index} was to be elected");
+    }
+
+    /// Runs everything for `ns` nanoseconds: datagrams after their latency, timers when they are due.
+    pub(crate) fn run_for(&mut self, ns: u64) {
+        let end = self.now + ns;
+        loop {
+            let flight = (0..self.flights.len()).min_by_key(|at| self.flights[*at].due);
+            let arrival = flight.map_or(u64::MAX, |at| self.flights[at].due);
+            let up = (0..self.nodes.len()).filter(|index| self.nodes[*index].up);
+            let timer = up.min_by_key(|index| self.machine(*index).next_deadline());
+            let deadline = timer.map_or(u64::MAX, |index| self.machine(index).next_deadline().0);
+            if arrival.min(deadline) > end {
+                self.now = end;
+                return;
+            }
+            self.now = self.now.max(arrival.min(deadline));
+            match (flight, timer) {
+                (Some(at), _) if arrival <= deadline => {
+                    let flight = self.flights.remove(at);
+                    self.deliver(&flight);
+                }
+                (_, Some(index)) => drop(self.step(index, Input::Tick)),
+                _ => return,
+            }
+        }
+    }
+
+    /// Runs until some node leads, at most for `ns` nanoseconds.
+    pub(crate) fn run_to_leader(&mut self, ns: u64) -> usize {
+        let end = self.now + ns;
+        while self.now < end {
+            self.run_for(MS);
+            if let Some(leader) = self.leader() {
+                return leader;
+            }
+        }
+        panic!("no leader within {ns} ns");
+    }
+
+    /// Cuts a group of nodes off from all others, both ways.
+    pub(crate) fn isolate(&mut self, group: &[usize]) {
+        for inside in group {
+            for outside in (0..self.nodes.len()).filter(|index| !group.contains(index)) {
+                self.cut.insert((*inside, outside));
+                self.cut.insert((outside, *inside));
+            }
+        }
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    /// SIGKILL: memory is gone, what the disk completed stays.
+    pub(crate) fn crash(&mut self, index: usize) {
+        self.nodes[index].up = false;
+        self.nodes[index].disk.lose_unfinished();
+    }
+
+    /// Starts again from the disk, as the same incarnation.
+    pub(crate) fn restart(&mut self, index: usize) {
+        let old = &self.nodes[index];
+        let mut node = Node::new(old.config.clone(), self.now, self.payload_bytes);
+        node.disk = old.disk.clone();
+        node.log = node.disk.log();
+        // The state as a snapshot at the log's beginning would bring it back.
+        node.digest = self.invariants.digest_at(node.log.base());
+        if node.disk.hard().is_some() || node.log.last() > LogIndex::ZERO {
+            let members: Vec<Member> = (0..self.nodes.len()).map(|index| member(index, 1)).collect();
+            let at_base = match node.log.base() {
+                LogIndex::ZERO => Configuration::default(),
+                _ => Configuration::of_voters(&members),
+            };
+            node.machine.recover(CLUSTER, node.disk.hard().unwrap_or_default(), at_base, &node.log);
+        }
+        self.nodes[index] = node;
+        self.invariants.restarted(index);
+    }
+
+    /// Starts again with nothing, as another incarnation.
+    pub(crate) fn restart_empty(&mut self, index: usize, incarnation: u64) {
+        let mut config = self.nodes[index].config.clone();
+        config.me = member(index, incarnation);
+        self.nodes[index] = Node::new(config, self.now, self.payload_bytes);
+        self.invariants.restarted(index);
+    }
+
+    pub(crate) fn check(&mut self, index: usize) {
+        self.invariants.check(index, &self.nodes[index], &self.nodes);
+    }
+
+    /// Everything in flight of which `wanted` approves, taken out of the list.
+    pub(crate) fn take(&mut self, wanted: impl Fn(usize, usize, &Body<'_>) -> bool) -> Vec<Flight> {
+        let fits = |flight: &Flight| {
+            Message::decode(&flight.bytes).is_some_and(|message| wanted(flight.from, flight.to, &message.body))
+        };
+        let (taken, left) = std::mem::take(&mut self.flights).into_iter().partition(fits);
+        self.flights = left;
+        taken
+    }
+}
+
+impl Node {
+    fn new(config: ShardConfig, now: u64, payload_bytes: usize) -> Node {
+        Node {
+            machine: Machine::new(&config, payload_bytes, Nanos(now)),
+            config,
+            log: Log::default(),
+            disk: Disk::default(),
+            up: true,
+            applies: true,
+            digest: 0,
+            reads: Vec::new(),
+            answered: Vec::new(),
+            failed_reads: 0,
+            halted: false,
+            dropped: Vec::new(),
+        }
+    }
+}
