@@ -7,13 +7,15 @@ mod random;
 use std::fmt::Debug;
 
 use trimaran_rpc::sim::history::{CallId, ClientId, History, Outcome};
-use trimaran_rpc::sim::linearizability::{Kv, KvOp, KvRet, Model, Report, Value, Verdict, Violation};
+use trimaran_rpc::sim::linearizability::{
+    Kv, KvOp, KvRet, Model, Report, Value, Verdict, Violation, check as check_by,
+};
 use trimaran_runtime::Instant;
 
 type KvHistory = History<&'static str, KvOp, KvRet>;
 
 fn check(history: &KvHistory) -> Report {
-    trimaran_rpc::sim::linearizability::check(&Kv, history, 1_000_000)
+    check_by(&Kv, history, 1_000_000)
 }
 
 /// Client, request, from when, and until when with the result, or open.
@@ -101,4 +103,21 @@ fn number(value: i64) -> KvRet {
 
 fn set(value: i64) -> KvOp {
     KvOp::Set(Value::Number(value))
+}
+
+/// [`Kv`] without its hints: the search has to find everything out.
+struct Mute;
+
+impl Model for Mute {
+    type Op = KvOp;
+    type Ret = KvRet;
+    type State = Option<Value>;
+
+    fn initial(&self) -> Option<Value> {
+        Kv.initial()
+    }
+
+    fn step(&self, state: &Option<Value>, op: &KvOp) -> (Option<Value>, KvRet) {
+        Kv.step(state, op)
+    }
 }

@@ -6,7 +6,6 @@ use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
-use trimaran_rpc::sim::linearizability::check as check_by;
 
 use super::*;
 
@@ -95,23 +94,6 @@ fn random_turns(rng: &mut Pcg64, clients: usize, turns: usize, values: i64) -> V
         _ => KvOp::Incr(1),
     };
     (0..turns).map(|_| (rng.random_range(0..clients), op(rng), rng.random())).collect()
-}
-
-/// [`Kv`] without its hints: the search has to find everything out.
-struct Mute;
-
-impl Model for Mute {
-    type Op = KvOp;
-    type Ret = KvRet;
-    type State = Option<Value>;
-
-    fn initial(&self) -> Option<Value> {
-        Kv.initial()
-    }
-
-    fn step(&self, state: &Option<Value>, op: &KvOp) -> (Option<Value>, KvRet) {
-        Kv.step(state, op)
-    }
 }
 
 proptest! {

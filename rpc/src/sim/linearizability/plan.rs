@@ -200,6 +200,23 @@ impl Plan {
         }
     }
 
+    /// The return that is this event.
+    pub(super) fn at_return(&self, event: usize) -> &Return {
+        match &self.events[event] {
+            Event::Returned(at) => at,
+            Event::Invoked(_) => unreachable!("calls are placed before returns only"),
+        }
+    }
+
+    /// What may come next before a return: the call that returns, then the others in flight that may help it, nearest
+    /// deadline first. `None` after the last.
+    pub(super) fn choice(&self, event: usize, choice: usize) -> Option<usize> {
+        let at = self.at_return(event);
+        let Some(helper) = choice.checked_sub(1) else { return Some(at.call) };
+        let without_deadline = || self.open[..at.open].get(helper - at.writes.len());
+        at.writes.get(helper).or_else(without_deadline).copied()
+    }
+
     /// Whether there is certainly no order. False proves nothing.
     pub(super) fn is_absurd(&self) -> bool {
         self.some_answer_comes_from_nowhere() || self.some_zones_cross()

@@ -12,14 +12,16 @@
 //!   not be placed, so more of them left is never worse;
 //! * a state that an answer still needs is not left where no operation that remains can bring it back.
 //!
-//! Which operation to try first is the other half: see [`Search::candidate`].
+//! Which operation to try first is the other half: see [`Plan::choice`] and [`Frame::rank`].
 
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use smallvec::SmallVec;
 
 use super::super::history::Stamp;
-use super::plan::{Event, Facts, Plan, Return};
+use super::plan::{Event, Facts, Plan};
 use super::{Effect, Model};
 
 /// An operation as the search sees it.
@@ -57,8 +59,8 @@ pub(super) fn search<M: Model>(model: &M, calls: &[Call<'_, M>], limit: u64) -> 
     if plan.is_absurd() {
         return (Found::None, 0);
     }
-    let (order, seen) = (Vec::new(), BTreeMap::new());
-    let mut search = Search { model, calls, limit, steps: 0, states, plan, order, seen };
+    let (trail, frames, seen) = (Vec::new(), BinaryHeap::new(), BTreeMap::new());
+    let mut search = Search { model, calls, limit, steps: 0, states, plan, trail, frames, made: 0, seen };
     let found = search.run();
     (found, search.steps)
 }
@@ -115,13 +117,64 @@ struct Point {
     placed: Bits,
 }
 
-/// A point before the return of a call without a place, and the choices tried there.
-struct Frame {
+/// A way from the start to a point.
+#[derive(Clone)]
+struct Way {
     point: Point,
+    /// The open calls placed, as [`Plan::open`] numbers them.
     open: Bits,
-    /// Length of the order there.
-    ordered: usize,
+    /// How many of these nothing made necessary so far: those without a deadline.
+    spent: usize,
+    /// The last step, in [`Search::trail`].
+    last: Option<usize>,
+}
+
+impl Way {
+    /// Whether a call in flight is placed.
+    fn has(&self, facts: &Facts) -> bool {
+        if facts.open { &self.open } else { &self.point.placed }.has(facts.bit)
+    }
+}
+
+/// A call placed.
+struct Step {
+    call: usize,
+    before: Option<usize>,
+}
+
+/// A way that ends before the return of a call without a place, and the next choice to try there.
+struct Frame {
+    way: Way,
+    made: usize,
     choice: usize,
+}
+
+impl Frame {
+    /// The greatest is worked on: the one farthest in time; of these the one that spent the fewest open calls, so that
+    /// others that spent these and more are known for needless when they come up; of these the newest.
+    fn rank(&self) -> (usize, Reverse<usize>, usize) {
+        (self.way.point.event, Reverse(self.way.spent), self.made)
+    }
+}
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+
+impl Eq for Frame {}
+
+impl PartialOrd for Frame {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Frame {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank())
+    }
 }
 
 struct Search<'a, M: Model> {
@@ -131,70 +184,55 @@ struct Search<'a, M: Model> {
     steps: u64,
     states: States<M::State>,
     plan: Plan,
-    order: Vec<usize>,
-    /// Points searched or being searched, each with the open calls that were placed.
+    /// All ways taken, a tree.
+    trail: Vec<Step>,
+    frames: BinaryHeap<Frame>,
+    /// Frames made so far.
+    made: usize,
+    /// Points of all frames made, each with the open calls that were placed.
     seen: BTreeMap<Point, SmallVec<[Bits; 1]>>,
 }
 
 impl<M: Model> Search<'_, M> {
     fn run(&mut self) -> Found {
-        let start = Point { event: 0, state: 0, placed: Bits::none(self.plan.width) };
-        let open = Bits::none(self.plan.open.len());
-        let mut frames = Vec::new();
-        if !self.walk(start, open, &mut frames) {
-            return Found::Order(std::mem::take(&mut self.order));
-        }
-        while let Some(frame) = frames.last_mut() {
+        let point = Point { event: 0, state: 0, placed: Bits::none(self.plan.width) };
+        let mut next = Some(Way { point, open: Bits::none(self.plan.open.len()), spent: 0, last: None });
+        loop {
+            if let Some(way) = next.take()
+                && let Some(end) = self.walk(way)
+            {
+                return Found::Order(self.order(end.last));
+            }
+            let Some(mut frame) = self.frames.peek_mut() else { return Found::None };
             if self.steps == self.limit {
                 return Found::OutOfSteps;
             }
             self.steps += 1;
-            let choice = frame.choice;
-            frame.choice += 1;
-            self.order.truncate(frame.ordered);
-            let Some(call) = self.candidate(frame, choice) else {
-                if choice > self.last_choice(frame.point.event) {
-                    frames.pop();
-                }
+            let Some(call) = self.plan.choice(frame.way.point.event, frame.choice) else {
+                PeekMut::pop(frame);
                 continue;
             };
-            let (mut point, mut open) = (frame.point.clone(), frame.open.clone());
-            if self.place(call, &mut point, &mut open) && !self.walk(point, open, &mut frames) {
-                return Found::Order(std::mem::take(&mut self.order));
+            frame.choice += 1;
+            let facts = &self.plan.facts[call];
+            let twin_waits = facts.twin.is_some_and(|twin| !frame.way.open.has(self.plan.facts[twin].bit));
+            if !twin_waits && !frame.way.has(facts) {
+                let way = frame.way.clone();
+                drop(frame);
+                next = self.place(call, way);
             }
         }
-        Found::None
     }
 
-    fn at_return(&self, event: usize) -> &Return {
-        match &self.plan.events[event] {
-            Event::Returned(at) => at,
-            Event::Invoked(_) => unreachable!("frames stand before returns only"),
-        }
+    fn order(&self, last: Option<usize>) -> Vec<usize> {
+        let back = std::iter::successors(last, |&step| self.trail[step].before);
+        let mut order: Vec<usize> = back.map(|step| self.trail[step].call).collect();
+        order.reverse();
+        order
     }
 
-    fn last_choice(&self, event: usize) -> usize {
-        let at = self.at_return(event);
-        2 * (at.writes.len() + at.open)
-    }
-
-    /// The call that a choice stands for, where it makes sense: first the one that returns, then those that bring about
-    /// the state its answer needs, then all others, nearest deadline first.
-    fn candidate(&self, frame: &Frame, choice: usize) -> Option<usize> {
-        let at = self.at_return(frame.point.event);
-        let Some(helper) = choice.checked_sub(1) else { return Some(at.call) };
-        let helpers = at.writes.len() + at.open;
-        let needed = self.plan.facts[at.call].requires;
-        if helper >= 2 * helpers {
-            return None;
-        }
-        let place = helper % helpers;
-        let call = *at.writes.get(place).unwrap_or_else(|| &self.plan.open[place - at.writes.len()]);
-        let facts = &self.plan.facts[call];
-        let direct = needed.is_some_and(|state| facts.effect == Effect::Writes(state));
-        let taken = if facts.open { &frame.open } else { &frame.point.placed };
-        let twin_waits = facts.twin.is_some_and(|twin| !frame.open.has(self.plan.facts[twin].bit));
-        (direct == (helper < helpers) && !taken.has(facts.bit) && !twin_waits).then_some(call)
+    fn note(&mut self, call: usize, way: &mut Way) {
+        self.trail.push(Step { call, before: way.last });
+        way.last = Some(self.trail.len() - 1);
     }
 
     /// The state after `call`, where its answer is right.
@@ -209,79 +247,74 @@ impl<M: Model> Search<'_, M> {
         }
     }
 
-    /// Places `call`, and the reads that its state answers. False where that cannot lead to an order.
-    fn place(&mut self, call: usize, point: &mut Point, open: &mut Bits) -> bool {
-        let Some(next) = self.fits(call, point.state) else { return false };
-        let left = std::mem::replace(&mut point.state, next);
+    /// Places `call`, and the reads that its state answers. `None` where that cannot lead to an order.
+    fn place(&mut self, call: usize, mut way: Way) -> Option<Way> {
+        let next = self.fits(call, way.point.state)?;
+        let left = std::mem::replace(&mut way.point.state, next);
         let facts = &self.plan.facts[call];
-        if facts.open { &mut *open } else { &mut point.placed }.insert(facts.bit);
-        if left != next && self.is_missed(left, point, open) {
-            return false;
+        if facts.open {
+            way.open.insert(facts.bit);
+            way.spent += usize::from(facts.deadline == usize::MAX);
+        } else {
+            way.point.placed.insert(facts.bit);
         }
-        self.order.push(call);
-        for i in 0..self.at_return(point.event).reads.len() {
-            let read = self.at_return(point.event).reads[i];
-            self.place_read(read, point);
+        if left != next && self.is_missed(left, &way) {
+            return None;
         }
-        true
+        self.note(call, &mut way);
+        for i in 0..self.plan.at_return(way.point.event).reads.len() {
+            let read = self.plan.at_return(way.point.event).reads[i];
+            self.place_read(read, &mut way);
+        }
+        Some(way)
     }
 
-    fn place_read(&mut self, read: usize, point: &mut Point) {
-        let bit = self.plan.facts[read].bit;
-        if !point.placed.has(bit) && self.fits(read, point.state).is_some() {
-            point.placed.insert(bit);
-            self.order.push(read);
+    fn place_read(&mut self, read: usize, way: &mut Way) {
+        if !way.has(&self.plan.facts[read]) && self.fits(read, way.point.state).is_some() {
+            way.point.placed.insert(self.plan.facts[read].bit);
+            self.note(read, way);
         }
-    }
-
-    /// Those of `list`, latest return first, that have no place yet.
-    fn remaining<'l>(
-        &'l self,
-        list: Option<&'l Vec<usize>>,
-        point: &'l Point,
-        open: &'l Bits,
-    ) -> impl Iterator<Item = &'l Facts> {
-        let facts = list.into_iter().flatten().map(|&call| &self.plan.facts[call]);
-        facts.take_while(|facts| facts.returned >= point.event).filter(move |facts| {
-            facts.invoked > point.event || !if facts.open { open } else { &point.placed }.has(facts.bit)
-        })
     }
 
     /// Whether an answer still needs `state` and nothing that remains brings it about.
-    fn is_missed(&self, state: u32, point: &Point, open: &Bits) -> bool {
-        let any_remains = |list| self.remaining(list, point, open).next().is_some();
-        any_remains(self.plan.needed_by.get(&state))
-            && !any_remains(Some(&self.plan.bring_any))
-            && !any_remains(self.plan.brought_by.get(&state))
+    fn is_missed(&self, state: u32, way: &Way) -> bool {
+        let remains = |facts: &Facts| facts.invoked > way.point.event || !way.has(facts);
+        let any_remains = |list: &[usize]| {
+            let facts = list.iter().map(|&call| &self.plan.facts[call]);
+            facts.take_while(|facts| facts.returned >= way.point.event).any(remains)
+        };
+        self.plan.needed_by.get(&state).is_some_and(|list| any_remains(list))
+            && !any_remains(&self.plan.bring_any)
+            && !self.plan.brought_by.get(&state).is_some_and(|list| any_remains(list))
     }
 
-    /// Passes events until a call returns that has no place, and adds a frame there if that point is new. False at the
-    /// end of the events.
-    fn walk(&mut self, mut point: Point, open: Bits, frames: &mut Vec<Frame>) -> bool {
+    /// Passes events until a call returns that has no place, and adds a frame there if that point is new. Gives the way
+    /// back where it meets no such call.
+    fn walk(&mut self, mut way: Way) -> Option<Way> {
         loop {
-            match self.plan.events.get(point.event) {
-                None => return false,
+            match self.plan.events.get(way.point.event) {
+                None => return Some(way),
                 Some(&Event::Invoked(call)) => {
                     let facts = &self.plan.facts[call];
                     if facts.effect == Effect::Reads && !facts.open {
-                        self.place_read(call, &mut point);
+                        self.place_read(call, &mut way);
                     }
                 }
                 Some(Event::Returned(at)) => {
-                    let bit = self.plan.facts[at.call].bit;
-                    if !point.placed.has(bit) {
+                    if !way.has(&self.plan.facts[at.call]) {
                         break;
                     }
-                    point.placed.remove(bit);
+                    way.point.placed.remove(self.plan.facts[at.call].bit);
                 }
             }
-            point.event += 1;
+            way.point.event += 1;
         }
-        let seen = self.seen.entry(point.clone()).or_default();
-        if !seen.iter().any(|fewer| fewer.within(&open)) {
-            seen.push(open.clone());
-            frames.push(Frame { point, open, ordered: self.order.len(), choice: 0 });
+        let seen = self.seen.entry(way.point.clone()).or_default();
+        if !seen.iter().any(|fewer| fewer.within(&way.open)) {
+            seen.push(way.open.clone());
+            self.made += 1;
+            self.frames.push(Frame { way, made: self.made, choice: 0 });
         }
-        true
+        None
     }
 }
