@@ -1,0 +1,172 @@
+//! `kv sim`: many seeds of simulated clusters under faults, or one of them again.
+
+mod swarm;
+
+use crate::cli::Sim;
+use crate::error::Error;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use swarm::SeedReport;
+use trimaran_rpc::sim::chaos::{Fault, FaultCounts};
+use trimaran_runtime::{Clock, Monotonic};
+
+/// Every so many seeds one is run twice: its trace must not differ.
+const REPEAT_EVERY: u64 = 50;
+/// Failing seeds that are described; all are counted.
+const DESCRIBED_MAX: usize = 10;
+/// From so many seeds on each kind of fault must have struck.
+const SEEDS_FOR_ALL_FAULTS: u64 = 200;
+
+#[derive(Default)]
+struct Total {
+    seeds: u64,
+    repeated: u64,
+    virtual_time: Duration,
+    packets: u64,
+    operations: u64,
+    open: u64,
+    elections: u64,
+    committed: u64,
+    checks: u64,
+    faults: FaultCounts,
+    failures: Vec<SeedReport>,
+}
+
+impl Total {
+    fn add(&mut self, report: SeedReport) {
+        self.seeds += 1;
+        self.virtual_time += report.virtual_time;
+        self.packets += report.packets;
+        self.operations += report.operations;
+        self.open += report.open;
+        self.elections += report.elections;
+        self.committed += report.committed;
+        self.checks += report.checks;
+        self.faults.merge(&report.faults);
+        if report.failure.is_some() {
+            self.failures.push(report);
+        }
+    }
+}
+
+/// Runs the seeds and prints what they did; an error when one of them failed, or a fault never struck.
+pub fn run(sim: &Sim) -> Result<(), Error> {
+    match sim.seed {
+        Some(seed) => one(seed, usize::from(sim.nodes)),
+        None => many(sim),
+    }
+}
+
+fn one(seed: u64, nodes: usize) -> Result<(), Error> {
+    let nodes = nodes_of(seed, nodes);
+    let report = swarm::run(seed, nodes, Some(&artefacts()));
+    let again = swarm::run(seed, nodes, None);
+    println!("seed {seed}: trace {:016x}", report.trace_hash);
+    let mut total = Total::default();
+    let failure = match (again.trace_hash == report.trace_hash, &report.failure) {
+        (false, _) => Some("two runs of this seed differ".to_owned()),
+        (true, failure) => failure.clone(),
+    };
+    total.add(report);
+    print(&total, None);
+    println!("history and packets: {}", artefacts().display());
+    match failure {
+        Some(what) => Err(Error::SimulationFailed { what: format!("seed {seed}: {what}") }),
+        None => Ok(()),
+    }
+}
+
+fn many(sim: &Sim) -> Result<(), Error> {
+    let seeds = sim.seeds.unwrap_or(0);
+    let nodes = usize::from(sim.nodes);
+    let jobs = sim.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get), usize::from);
+    let bar = ProgressBar::new(seeds).with_style(
+        ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let started = Monotonic.now();
+    let total = Mutex::new(Total::default());
+    let next = AtomicU64::new(0);
+    // Each seed lives on one thread from beginning to end; threads share only the totals.
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds {
+                        return;
+                    }
+                    let report = checked(seed, nodes);
+                    let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    total.repeated += u64::from(seed.is_multiple_of(REPEAT_EVERY));
+                    total.add(report);
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let mut total = total.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    print(&total, Some(Monotonic.now() - started));
+    total.failures.sort_by_key(|report| report.seed);
+    for report in total.failures.iter().take(DESCRIBED_MAX) {
+        println!("seed {} failed: {}", report.seed, report.failure.as_deref().unwrap_or_default());
+    }
+    if let Some(first) = total.failures.first() {
+        swarm::run(first.seed, nodes_of(first.seed, nodes), Some(&artefacts()));
+        println!("history and packets of seed {}: {}", first.seed, artefacts().display());
+        let what = format!("{} of {} seeds; replay with `--seed {}`", total.failures.len(), total.seeds, first.seed);
+        return Err(Error::SimulationFailed { what });
+    }
+    let missing = swarm::never_struck(&total.faults);
+    if total.seeds >= SEEDS_FOR_ALL_FAULTS && !missing.is_empty() {
+        return Err(Error::SimulationFailed { what: format!("these faults never struck: {}", missing.join(", ")) });
+    }
+    Ok(())
+}
+
+/// Runs a seed, now and then a second time to see whether it does the same.
+fn checked(seed: u64, nodes: usize) -> SeedReport {
+    let mut report = swarm::run(seed, nodes_of(seed, nodes), None);
+    if seed.is_multiple_of(REPEAT_EVERY) {
+        let again = swarm::run(seed, nodes_of(seed, nodes), None);
+        if again.trace_hash != report.trace_hash && report.failure.is_none() {
+            report.failure = Some("two runs of this seed differ".into());
+        }
+    }
+    report
+}
+
+/// Every third seed runs a larger cluster than asked for.
+fn nodes_of(seed: u64, nodes: usize) -> usize {
+    if seed % 3 == 2 { (nodes + 2).min(9) } else { nodes }
+}
+
+fn artefacts() -> PathBuf {
+    Path::new("target").join("sim")
+}
+
+fn print(total: &Total, wall: Option<Duration>) {
+    println!(
+        "{} seeds ({} of them twice), {:.1} simulated minutes, {} packets, {} steps checked",
+        total.seeds,
+        total.repeated,
+        total.virtual_time.as_secs_f64() / 60.0,
+        total.packets,
+        total.checks
+    );
+    println!(
+        "{} operations ({} of unknown outcome), {} entries committed, {} elections won",
+        total.operations, total.open, total.committed, total.elections
+    );
+    let faults: Vec<_> =
+        Fault::ALL.iter().map(|fault| format!("{} {}", fault.name(), total.faults.get(*fault))).collect();
+    println!("faults: {}", faults.join(", "));
+    if let Some(wall) = wall {
+        println!("{:.0} s, {:.0} packets a second", wall.as_secs_f64(), total.packets as f64 / wall.as_secs_f64());
+    }
+}

@@ -1,0 +1,297 @@
+//! One seed: a cluster of this store, clients that record what they see, faults, then peace, then judgement.
+
+use crate::resp::{self, Reply};
+use crate::service::Kv;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::net::SocketAddrV4;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+use trimaran_net::PcapWriter;
+use trimaran_raft::{Limits, Role};
+use trimaran_rpc::admin::method_key;
+use trimaran_rpc::client::{Call, CallError, Client};
+use trimaran_rpc::r2p2::policy::Policy;
+use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
+use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
+use trimaran_rpc::sim::history::{CallId, ClientId, History, OperationId};
+use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, KvOp, KvRet, Value, Verdict};
+use trimaran_runtime::{Instant, now, sleep};
+
+/// Clients of each cluster.
+const CLIENTS: u32 = 4;
+/// Keys that they share: few, so that their calls meet.
+const KEYS: u32 = 6;
+/// A call's deadline.
+const DEADLINE: Duration = Duration::from_millis(400);
+/// How long faults strike.
+const STORM: Duration = Duration::from_millis(2_500);
+/// How long a healed majority may take to commit again. Twenty of the longest election timeouts.
+const PEACE: Duration = Duration::from_secs(4);
+
+/// Bytes of packets kept of one seed; later ones are left out.
+const PCAP_BYTES_MAX: u64 = 1 << 30;
+
+/// What one seed did.
+#[derive(Debug, Clone)]
+pub(super) struct SeedReport {
+    /// The seed.
+    pub seed: u64,
+    /// Hash over every turn of every core: equal in every run of the seed.
+    pub trace_hash: u64,
+    /// Virtual time from the first boot to judgement.
+    pub virtual_time: Duration,
+    /// Packets that the simulated network carried.
+    pub packets: u64,
+    /// Calls that clients made.
+    pub operations: u64,
+    /// Of these, how many have an unknown outcome.
+    pub open: u64,
+    /// Elections won.
+    pub elections: u64,
+    /// Entries committed.
+    pub committed: u64,
+    /// States and logs checked after a step.
+    pub checks: u64,
+    /// How often each fault struck.
+    pub faults: FaultCounts,
+    /// What was found wrong, if anything.
+    pub failure: Option<String>,
+}
+
+type KvHistory = History<u32, KvOp, KvRet>;
+
+struct Load {
+    history: RefCell<KvHistory>,
+    stop: Cell<bool>,
+    running: Cell<u32>,
+    nonsense: RefCell<Option<String>>,
+    calls: Cell<u64>,
+}
+
+/// Runs one seed from boot to judgement. With `artefacts` it leaves the history and every packet in that directory.
+pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedReport {
+    let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    let log_limits = match rng.random_range(0..4) {
+        // A log so small that trimming, back pressure and voters left behind are part of the run.
+        0 => Limits { log_bytes: 256 << 10, uncommitted_bytes: 64 << 10, entry_bytes: 16 << 10, ..Limits::default() },
+        _ => Limits::default(),
+    };
+    let config = ClusterConfig { nodes, log_limits, ..ClusterConfig::default() };
+    let mut cluster = Cluster::new(seed, config, || Kv::new(None));
+    if let Some(tap) = artefacts.and_then(|directory| tap(directory, seed)) {
+        cluster.network().set_tap(tap);
+    }
+    let load = Rc::new(Load {
+        history: RefCell::default(),
+        stop: Cell::new(false),
+        running: Cell::new(CLIENTS),
+        nonsense: RefCell::new(None),
+        calls: Cell::new(0),
+    });
+    let servers = cluster.addresses();
+    let mut clients = Vec::new();
+    for client in 0..CLIENTS {
+        let (load, servers, seed) = (load.clone(), servers.clone(), rng.random());
+        clients
+            .push(cluster.client(servers.clone(), move |socket| work(socket, ClientId(client), load, servers, seed)));
+    }
+
+    let mut chaos = Chaos::new(seed, nodes, clients);
+    chaos.begin(&cluster);
+    chaos.run(&mut cluster, STORM);
+    chaos.end(&mut cluster);
+    let failure = judge(&mut cluster, &load, servers).err();
+
+    let report = SeedReport {
+        seed,
+        trace_hash: cluster.trace_hash(),
+        virtual_time: cluster.now() - Instant::ZERO,
+        packets: cluster.network().counters().delivered,
+        operations: load.history.borrow().len() as u64,
+        open: load.history.borrow().open() as u64,
+        elections: cluster.invariants().elections() as u64,
+        committed: cluster.invariants().committed(),
+        checks: cluster.invariants().checks(),
+        faults: *chaos.counts(),
+        failure,
+    };
+    if let Some(directory) = artefacts {
+        drop(cluster.network().take_tap());
+        keep(directory, seed, &load.history.borrow());
+    }
+    report
+}
+
+/// A failed run is worth more than a full disk: what cannot be written is said and left out.
+fn keep(directory: &Path, seed: u64, history: &KvHistory) {
+    let path = directory.join(format!("seed-{seed}.history.jsonl"));
+    let written = File::create(&path).and_then(|file| history.write_json_lines(BufWriter::new(file)));
+    if let Err(error) = written {
+        eprintln!("cannot write {}: {error}", path.display());
+    }
+}
+
+fn tap(directory: &Path, seed: u64) -> Option<PcapWriter<Box<dyn Write>>> {
+    let path = directory.join(format!("seed-{seed}.pcap"));
+    let opened = std::fs::create_dir_all(directory).and_then(|()| File::create(&path)).and_then(|file| {
+        let out: Box<dyn Write> = Box::new(BufWriter::new(file));
+        PcapWriter::new(out, PCAP_BYTES_MAX)
+    });
+    opened.inspect_err(|error| eprintln!("cannot write {}: {error}", path.display())).ok()
+}
+
+/// Whether the cluster lives, agrees, and answered as one copy would have.
+fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
+    let broken = |cluster: &Cluster<Kv>| cluster.violation().map(ToString::to_string);
+    if let Some(violation) = broken(cluster) {
+        return Err(violation);
+    }
+    // A voter that needs entries which are no longer in any log stays out until snapshots exist: without a majority of
+    // the others there is nothing to wait for.
+    if can_go_on(cluster) {
+        let alive = Rc::new(Cell::new(false));
+        let told = alive.clone();
+        cluster.client(servers.clone(), move |client| async move {
+            while !told.get() {
+                let mut request = Vec::new();
+                resp::emit_command(&[b"SET", b"alive", b"yes"], &mut request);
+                let call = client.call(call_of(Policy::ReplicatedRoute, &request), DEADLINE);
+                told.set(call.await.is_ok());
+            }
+        });
+        let lives = cluster.run_until(PEACE, |_| alive.get());
+        if let Some(violation) = broken(cluster) {
+            return Err(violation);
+        }
+        if !lives {
+            return Err(format!("no write was committed within {PEACE:?} of the last fault"));
+        }
+    }
+    load.stop.set(true);
+    if !cluster.run_until(Duration::from_secs(5), |_| load.running.get() == 0) && broken(cluster).is_none() {
+        return Err("a client's call did not end with its deadline".into());
+    }
+    cluster.run_for(Duration::from_millis(500));
+    if let Some(violation) = broken(cluster) {
+        return Err(violation);
+    }
+    if let Some(nonsense) = load.nonsense.borrow().as_ref() {
+        return Err(nonsense.clone());
+    }
+    for index in 0..cluster.nodes() {
+        if let Some(halt) = cluster.node(NodeIndex(index)).and_then(|node| node.halted()) {
+            return Err(format!("node {} stopped applying: {}", index + 1, halt.message));
+        }
+    }
+    let report = linearizability::check(&Model, &load.history.borrow(), DEFAULT_STEPS_PER_KEY);
+    match report.verdict {
+        Verdict::Linearizable => Ok(()),
+        Verdict::Violated(violation) => Err(format!("not linearizable: {}", violation.explanation)),
+        other => Err(format!("the checker gave up: {other:?}")),
+    }
+}
+
+/// Whether a majority of the voters is up and no voter of it was left behind by trimming.
+fn can_go_on(cluster: &Cluster<Kv>) -> bool {
+    let shards = (0..cluster.nodes()).filter_map(|index| cluster.node(NodeIndex(index))).map(|node| node.shard());
+    let voters: Vec<_> = shards
+        .filter(|shard| !matches!(shard.status().role, Role::Joining { .. } | Role::Uninitialised))
+        .map(|shard| shard.status())
+        .collect();
+    let newest_first = voters.iter().map(|status| status.first).max().unwrap_or_default();
+    let usable = voters.iter().filter(|status| status.last.next() >= newest_first).count();
+    usable > cluster.nodes() / 2
+}
+
+async fn work(client: Client, id: ClientId, load: Rc<Load>, servers: Vec<SocketAddrV4>, seed: u64) {
+    let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    while !load.stop.get() {
+        one(&client, id, &load, &servers, &mut rng).await;
+        sleep(Duration::from_micros(rng.random_range(0..8_000))).await;
+    }
+    load.running.set(load.running.get() - 1);
+}
+
+async fn one(client: &Client, id: ClientId, load: &Load, servers: &[SocketAddrV4], rng: &mut Pcg64Mcg) {
+    let key = rng.random_range(0..KEYS);
+    let name = format!("key:{key}");
+    let call_number = load.calls.get() + 1;
+    load.calls.set(call_number);
+    let mut request = Vec::new();
+    let op = match rng.random_range(0..20) {
+        0..8 => {
+            resp::emit_command(&[b"GET", name.as_bytes()], &mut request);
+            KvOp::Get
+        }
+        8..14 => {
+            let mut value = format!("value {call_number} ");
+            if rng.random_range(0..12) == 0 {
+                // Of several packets; now and then larger than one peer datagram carries as an entry.
+                value.extend(std::iter::repeat_n('x', rng.random_range(1..9_000)));
+            }
+            resp::emit_command(&[b"SET", name.as_bytes(), value.as_bytes()], &mut request);
+            KvOp::Set(Value::of_bytes(value.as_bytes()))
+        }
+        14..17 => {
+            resp::emit_command(&[b"INCR", name.as_bytes()], &mut request);
+            KvOp::Incr(1)
+        }
+        _ => {
+            resp::emit_command(&[b"DEL", name.as_bytes()], &mut request);
+            KvOp::Del
+        }
+    };
+    let policy = match op {
+        KvOp::Get => Policy::ReplicatedRouteNoSideEffects,
+        _ => Policy::ReplicatedRoute,
+    };
+    let call = CallId { session: u64::from(id.0), seq: call_number };
+    let operation = load.history.borrow_mut().invoked(id, call, key, op, now());
+    let result = if rng.random() {
+        // As a reference client does it: any server, no block.
+        let server = servers[rng.random_range(0..servers.len())];
+        client.call_raw(server, policy, &request, DEADLINE).await
+    } else {
+        client.call(call_of(policy, &request), DEADLINE).await.map(|reply| reply.body)
+    };
+    ended(load, operation, op, result);
+}
+
+fn call_of(policy: Policy, body: &[u8]) -> Call<'_> {
+    Call { method: method_key("kv.command/1"), policy, shard: 0, body, server: None }
+}
+
+fn ended(load: &Load, operation: OperationId, op: KvOp, result: Result<Vec<u8>, CallError>) {
+    let mut history = load.history.borrow_mut();
+    match result {
+        Ok(reply) => match returned(op, &reply) {
+            Some(result) => history.returned(operation, now(), result),
+            None => *load.nonsense.borrow_mut() = Some(format!("{op:?} was answered {}", reply.escape_ascii())),
+        },
+        Err(CallError::NotApplied(_) | CallError::NoQuorum { .. }) => history.not_applied(operation),
+        Err(_) if op == KvOp::Get => history.not_applied(operation),
+        Err(_) => {}
+    }
+}
+
+fn returned(op: KvOp, reply: &[u8]) -> Option<KvRet> {
+    Some(match (op, Reply::parse(reply).ok()?) {
+        (KvOp::Get, Reply::Bulk(value)) => KvRet::Value(Some(Value::of_bytes(value))),
+        (KvOp::Get, Reply::Nil) => KvRet::Value(None),
+        (KvOp::Set(_), Reply::Simple("OK")) => KvRet::Done,
+        (KvOp::Del, Reply::Integer(count)) => KvRet::Changed(count > 0),
+        (KvOp::Incr(_), Reply::Integer(sum)) => KvRet::Value(Some(Value::Number(sum))),
+        (KvOp::Incr(_), Reply::Error(_)) => KvRet::Refused,
+        _ => return None,
+    })
+}
+
+/// The kinds that struck in no run of many: a swarm that misses one has not tested it.
+pub(super) fn never_struck(counts: &FaultCounts) -> Vec<&'static str> {
+    Fault::ALL.iter().filter(|fault| counts.get(**fault) == 0).map(|fault| fault.name()).collect()
+}
