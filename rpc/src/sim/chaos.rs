@@ -2,11 +2,13 @@
 //! random times. What each kind has done is counted, since a fault that never fired proves nothing.
 
 use super::cluster::{Cluster, NodeIndex, node_ip};
+use crate::r2p2::{Header, MessageType};
 use crate::service::Service;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::Link;
 
@@ -133,8 +135,12 @@ impl Chaos {
     }
 
     /// Applies the links' own faults. Client datagrams are never duplicated, corrupted or cut: plain R2P2 has neither
-    /// an identity for its requests nor a checksum beside UDP's.
+    /// an identity for its requests nor a checksum beside UDP's. For the same reason a forwarded request never arrives
+    /// twice.
     pub fn begin<S: Service>(&mut self, cluster: &Cluster<S>) {
+        cluster.network().set_duplicate_filter(Rc::new(|packet| {
+            Header::parse(packet.data()).is_ok_and(|(header, _)| header.kind == MessageType::Peer)
+        }));
         self.set_links(cluster, self.links);
     }
 
