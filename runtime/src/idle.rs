@@ -1,20 +1,8 @@
-//! From spinning to sleep, and the handshake that loses no wake on the way.
-//!
-//! ```text
-//!   the core, going to sleep            another thread, waking a task of it
-//!   1 state = SLEEPING                  a put the task into the inbox, ready = true
-//!   2 fence                             b fence
-//!   3 look at ready: work? then stay    c state was SLEEPING? then write the eventfd
-//!   4 sleep on the eventfd
-//! ```
-//!
-//! Of the two looks, 3 and c, at least one sees the other side's store, because each side puts a full fence between its
-//! store and its look. So either the core stays awake or the eventfd is written; a running core costs the waker no
-//! system call.
+//! From spinning to sleep, and the bell that ends the sleep.
 
+use crate::handshake::Handshake;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 
 /// What a core does when it has nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,15 +62,10 @@ impl Idler {
     }
 }
 
-const AWAKE: u8 = 0;
-const SLEEPING: u8 = 1;
-const WOKEN: u8 = 2;
-
-/// Both sides of the handshake.
+/// Both sides of the sleep: [`Handshake`] with the eventfd that it speaks of.
 #[derive(Debug)]
 pub(crate) struct Bell {
-    state: AtomicU8,
-    ready: AtomicBool,
+    handshake: Handshake,
     /// None where the core never sleeps by itself (simulation) or the process is out of descriptors; the core then
     /// sleeps in short spells.
     eventfd: Option<OwnedFd>,
@@ -95,14 +78,12 @@ impl Bell {
             tracing::warn!(%error, "no eventfd: the core will sleep for at most a millisecond at a time");
             None
         });
-        Bell { state: AtomicU8::new(AWAKE), ready: AtomicBool::new(false), eventfd }
+        Bell { handshake: Handshake::new(), eventfd }
     }
 
     /// Any thread: there is work in the inbox.
     pub(crate) fn ring(&self) {
-        self.ready.store(true, Ordering::Release);
-        fence(Ordering::SeqCst);
-        if self.state.compare_exchange(SLEEPING, WOKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        if self.handshake.ring()
             && let Some(eventfd) = &self.eventfd
         {
             // It fails only where the counter is at its maximum, and then the sleeper wakes anyway.
@@ -112,39 +93,31 @@ impl Bell {
 
     /// The core: is there work? Cheap.
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.handshake.is_ready()
     }
 
     /// The core: takes note that it is about to look into the inbox.
     pub(crate) fn take_ready(&self) -> bool {
-        // The plain load first: the exchange locks the bus, and nearly always there is nothing.
-        self.is_ready() && self.ready.swap(false, Ordering::AcqRel)
+        self.handshake.take_ready()
     }
 
     /// The core: runs `sleep`, unless work came before. True where another thread ended the sleep.
     pub(crate) fn sleep(&self, sleep: impl FnOnce(Option<BorrowedFd<'_>>)) -> bool {
-        self.state.store(SLEEPING, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if self.is_ready() {
-            return self.state.swap(AWAKE, Ordering::AcqRel) == WOKEN && self.drain();
+        let slept = self.handshake.fall_asleep();
+        if slept {
+            sleep(self.eventfd.as_ref().map(AsFd::as_fd));
         }
-        sleep(self.eventfd.as_ref().map(AsFd::as_fd));
-        let woken = self.state.swap(AWAKE, Ordering::AcqRel) == WOKEN;
-        // Read in any case: a waker may be between its exchange and its write, and what it writes then must not make
-        // every later sleep return at once.
-        self.drain();
-        woken
+        let woken = self.handshake.rise();
+        // In any case: a waker may be between its exchange and its write, and what it writes then must not make every
+        // later sleep return at once.
+        if let Some(eventfd) = &self.eventfd {
+            let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
+        }
+        slept && woken
     }
 
     pub(crate) fn can_be_rung(&self) -> bool {
         self.eventfd.is_some()
-    }
-
-    fn drain(&self) -> bool {
-        if let Some(eventfd) = &self.eventfd {
-            let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
-        }
-        true
     }
 }
 

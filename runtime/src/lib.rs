@@ -24,6 +24,7 @@ pub mod clock;
 pub mod core;
 pub mod driver;
 mod error;
+mod handshake;
 mod idle;
 mod local;
 pub mod run;
@@ -33,6 +34,11 @@ pub mod stats;
 pub mod task;
 pub mod time;
 mod wheel;
+
+/// What the handshake is made of. Its test puts loom's atomics in this place.
+mod atomic {
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
+}
 
 pub use crate::core::{Core, CoreConfig, Turn};
 pub use clock::{Clock, Monotonic, Virtual};
