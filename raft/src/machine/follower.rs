@@ -154,9 +154,11 @@ impl Machine {
     }
 
     /// The leader's commit index counts here as far as this log is known to be the leader's.
-    fn follow_commit(&mut self, commit: LogIndex, log: &Log) {
+    fn follow_commit(&mut self, commit: LogIndex, log: &mut Log) {
         let known = if self.sabotaged(Fault::CommitUnclamped) { log.last() } else { self.verified };
         self.commit_to(commit.min(known));
+        // The leader may just have said that more can be forgotten.
+        self.relieve_pressure(log);
     }
 
     /// The acknowledgement as it is now true.

@@ -5,6 +5,7 @@
 
 pub(crate) mod disk;
 pub(crate) mod invariants;
+pub(crate) mod staged;
 pub(crate) mod walk;
 
 use std::collections::BTreeSet;
@@ -14,9 +15,9 @@ use std::task::{Context, Poll};
 use disk::Disk;
 use invariants::Invariants;
 use trimaran_raft::{
-    Accepted, Action, Body, ClusterId, Configuration, DropReason, Envelope, Error, Input, Log, LogIndex, Machine,
-    Member, Message, More, Nanos, NodeId, Outgoing, Proposal, Refused, Role, ShardConfig, Storage, Term, Transport,
-    transmit,
+    Accepted, Action, AppendHead, AppendWriter, Body, ClusterId, Configuration, DropReason, EntryHeader, Envelope,
+    Error, Input, Log, LogIndex, Machine, Member, Message, More, Nanos, NodeId, Outgoing, Proposal, Refused, Role,
+    ShardConfig, Storage, Term, Transport, transmit,
 };
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -287,6 +288,33 @@ impl Cluster {
             let from = member(flight.from, 0).peer;
             let _ = self.step(flight.to, Input::Message(from, &message));
         }
+    }
+
+    /// Hands a message made up by the test over, from a member to a node.
+    pub(crate) fn inject(&mut self, from: usize, to: usize, term: Term, body: Body<'_>) {
+        let header = self.envelope(from, to, term);
+        let _ = self.step(to, Input::Message(member(from, 1).peer, &Message { header, body }));
+    }
+
+    /// An append of one entry of `term` at `index`, as a leader `from` would send it.
+    pub(crate) fn append_one(&mut self, from: usize, to: usize, term: Term, index: LogIndex) {
+        let mut log = self.nodes[to].log.clone();
+        log.truncate(index);
+        let (prev, prev_term) = (log.last(), log.last_term());
+        log.append(EntryHeader { term, ..EntryHeader::default() }, &[]);
+        let head = AppendHead { prev, prev_term, ack_wanted: true, round: 1, ..AppendHead::default() };
+        let header = self.envelope(from, to, term);
+        let mut bytes = vec![0; self.payload_bytes];
+        let mut append = AppendWriter::new(&mut bytes, &header, &head);
+        assert!(append.push(&log, index));
+        let length = append.finish();
+        let message = Message::decode(&bytes[..length]).expect("just written");
+        let _ = self.step(to, Input::Message(member(from, 1).peer, &message));
+    }
+
+    pub(crate) fn envelope(&self, from: usize, to: usize, term: Term) -> Envelope {
+        let to = self.machine(to).me().id;
+        Envelope { cluster: CLUSTER, from: member(from, 1).id, to, term, ..Envelope::default() }
     }
 
     /// Delivers everything in order, and what that causes, without time passing.

@@ -1,0 +1,147 @@
+//! Histories that random walks find too rarely, staged step by step: used as scenarios, and with a fault switched on as
+//! negative controls.
+
+use super::{Cluster, MS, Node};
+use trimaran_raft::{AppendHead, Ask, Body, Entries, Input, LogIndex, Nanos, Sabotage, ShardConfig, Term};
+
+fn sabotaged(sabotage: Sabotage) -> impl Fn(&mut ShardConfig) {
+    move |config| config.sabotage = sabotage
+}
+
+/// Figure 8 of the Raft paper: an entry of an old term on a majority is not committed by being there, for a node with a newer
+/// last term may still replace it. Returns the commit index of the node that counted, and the cluster at the end.
+pub(crate) fn figure_eight(sabotage: Sabotage) -> (LogIndex, Cluster) {
+    let mut cluster = Cluster::with(5, sabotaged(sabotage));
+    // a: node 0 leads; its large entry reaches node 1 only.
+    cluster.elect(0);
+    let base = cluster.machine(0).commit();
+    cluster.isolate(&[0, 1]);
+    cluster.propose(0, &[1; 1300]).expect("leads");
+    cluster.settle();
+    // b: node 4 leads with the votes of 2 and 3; nothing of its term leaves it.
+    cluster.crash(0);
+    cluster.heal();
+    cluster.isolate(&[2, 3, 4]);
+    cluster.filter = Some(Box::new(|_, _, message| !matches!(message.body, Body::Append(..))));
+    cluster.elect(4);
+    // c: node 0 is back and leads with the votes of 1 and 2; its old entry reaches 2, its new one does not.
+    cluster.crash(4);
+    cluster.restart(0);
+    cluster.heal();
+    cluster.isolate(&[0, 1, 2]);
+    cluster.filter = None;
+    cluster.nodes[3].up = false;
+    let patience = 400 * MS;
+    cluster.now += patience;
+    for _ in 0..2 {
+        // The first refusal tells it the term that it must exceed.
+        cluster.now += patience;
+        let _ = cluster.step(0, Input::Tick);
+        cluster.settle_until(|cluster| {
+            let acknowledged = cluster.machine(0).peers().iter().filter(|peer| peer.matched > base).count();
+            cluster.machine(0).is_leader() && acknowledged == 2
+        });
+    }
+    assert!(cluster.machine(0).is_leader());
+    let counted = cluster.machine(0).commit();
+    // d: node 4 leads again, its last term being newer than that of 1, 2 and 3.
+    cluster.flights.clear();
+    cluster.crash(0);
+    cluster.nodes[3].up = true;
+    cluster.restart(4);
+    cluster.heal();
+    cluster.isolate(&[2, 3, 4]);
+    cluster.run_for(2000 * MS);
+    assert_eq!(cluster.leader(), Some(4));
+    (counted, cluster)
+}
+
+/// A heartbeat whose commit index is beyond what it verifies, over a log with another leader's tail: the tail is not what was
+/// committed.
+pub(crate) fn heartbeat_over_a_foreign_tail(sabotage: Sabotage) -> Cluster {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    let agreed = cluster.machine(0).commit();
+    cluster.isolate(&[0]);
+    cluster.propose(0, b"only here").expect("leads");
+    cluster.elect(1);
+    cluster.propose(1, b"committed there").expect("leads");
+    cluster.settle();
+    let (term, commit) = (cluster.machine(1).term(), cluster.machine(1).commit());
+    assert!(commit >= cluster.log(0).last());
+    let prev_term = cluster.log(1).term_at(agreed).expect("held");
+    let head = AppendHead { prev: agreed, prev_term, commit, round: 1, ..AppendHead::default() };
+    cluster.inject(1, 0, term, Body::Append(head, Entries::default()));
+    assert_eq!(cluster.machine(0).term(), term);
+    assert_eq!(cluster.machine(0).commit(), agreed, "what is not verified is not committed");
+    cluster
+}
+
+/// A write of an entry completes after the entry was replaced by another leader's, at the same index: it proves nothing
+/// about the new one.
+pub(crate) fn late_persisted(sabotage: Sabotage) -> Cluster {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    // Node 2 takes an entry of node 0's that its disk is slow with; nobody else has it.
+    cluster.isolate(&[0, 2]);
+    cluster.nodes[2].disk.holds = true;
+    cluster.propose(0, b"to be replaced").expect("leads");
+    cluster.settle();
+    // Node 2 has forgotten node 0, and votes for node 1 without its disk knowing either.
+    cluster.heal();
+    cluster.isolate(&[0]);
+    let lost = cluster.log(2).last();
+    cluster.replace_log_of(2, lost);
+    cluster
+}
+
+/// A voter that acknowledged, and forgot: with its seat's new life counted as the old, a committed entry is lost.
+pub(crate) fn amnesia(sabotage: Sabotage) -> (Cluster, LogIndex) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.isolate(&[2]);
+    let index = cluster.propose(0, b"acknowledged by 0 and 1").expect("leads");
+    cluster.settle();
+    assert_eq!(cluster.machine(0).commit(), index);
+    cluster.heal();
+    cluster.crash(1);
+    cluster.restart_empty(1, 2);
+    cluster.isolate(&[0]);
+    cluster.run_for(2000 * MS);
+    (cluster, index)
+}
+
+impl Cluster {
+    /// Delivers in order until `done`.
+    pub(crate) fn settle_until(&mut self, done: impl Fn(&Cluster) -> bool) {
+        while !self.flights.is_empty() && !done(self) {
+            let flight = self.flights.remove(0);
+            self.deliver(&flight);
+        }
+    }
+
+    /// Has node `index` vote for node 1 and take another entry than its own at `lost`, with no write finished, and then
+    /// finishes the writes one by one.
+    fn replace_log_of(&mut self, index: usize, lost: LogIndex) {
+        let term = Term(self.machine(index).term().0 + 1);
+        let candidate = super::member(1, 1).id;
+        let ask = Ask { campaign: term, last: LogIndex(99), last_term: term };
+        self.now += 400 * MS;
+        self.inject(1, index, term, Body::Vote(ask));
+        self.append_one(1, index, term, lost);
+        assert_eq!(self.machine(index).hard_state().vote, Some(candidate));
+        assert_eq!(self.log(index).term_at(lost), Some(term), "the entry is replaced");
+        while self.nodes[index].disk.unfinished() > 0 {
+            self.complete_one(index);
+            self.flush(index);
+        }
+    }
+
+    fn complete_one(&mut self, index: usize) {
+        let now = Nanos(self.now);
+        let Node { machine, log, disk, .. } = &mut self.nodes[index];
+        if let Some(write) = disk.complete(true) {
+            let _ = machine.step(now, Input::Persisted(write), log);
+        }
+    }
+}
