@@ -12,6 +12,10 @@ const ECHOED_BYTES_MAX: usize = 32;
 
 /// One command; keys and values borrow from the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time lives on the stack; a box would be an allocation a request"
+)]
 pub enum Command<'a> {
     /// `PING [text]`: answered with PONG or the text by whoever gets it.
     Ping(Option<&'a [u8]>),

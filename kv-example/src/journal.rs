@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_page_fits_254_packets() {
-        assert!(HEADER_BYTES + PAGE_CALLS_MAX * CALL_BYTES + 64 <= 254 * 1464);
+        const { assert!(HEADER_BYTES + PAGE_CALLS_MAX * CALL_BYTES + 64 <= 254 * 1464) }
     }
 
     #[test]

@@ -21,11 +21,6 @@ impl Kv {
         Kv { store: Store::default(), journal }
     }
 
-    /// The state itself, to look at.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
     fn execute(&mut self, index: LogIndex, request: &[u8], reply: &mut Vec<u8>) {
         match Command::parse(request) {
             Ok(command) => {

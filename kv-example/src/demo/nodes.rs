@@ -91,11 +91,6 @@ impl Nodes {
         self.nodes.iter().map(|node| (node.slot, node.client)).collect()
     }
 
-    /// The configuration of the first node, which lists them all.
-    pub(super) fn config(&self) -> PathBuf {
-        self.directory.join("node1.toml")
-    }
-
     /// CPU time of all nodes together since each began; `None` where one cannot be read.
     pub(super) fn cpu_time(&self) -> Option<Duration> {
         self.nodes.iter().map(|node| machine::cpu_time(node.child.as_ref()?.id())).sum()

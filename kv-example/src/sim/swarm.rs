@@ -15,6 +15,7 @@ use trimaran_net::PcapWriter;
 use trimaran_raft::{Limits, Role};
 use trimaran_rpc::admin::method_key;
 use trimaran_rpc::client::{Call, CallError, Client};
+use trimaran_rpc::node::Node;
 use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
@@ -169,7 +170,7 @@ fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>)
             return Err(violation);
         }
         if !lives {
-            return Err(format!("no write was committed within {PEACE:?} of the last fault"));
+            return Err(format!("no write was committed within {PEACE:?} of the last fault{}", views(cluster)));
         }
     }
     load.stop.set(true);
@@ -194,6 +195,32 @@ fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>)
         Verdict::Violated(violation) => Err(format!("not linearizable: {}", violation.explanation)),
         other => Err(format!("the checker gave up: {other:?}")),
     }
+}
+
+/// How each node sees things, for a report.
+fn views(cluster: &Cluster<Kv>) -> String {
+    let nodes = (0..cluster.nodes()).filter_map(|index| cluster.node(NodeIndex(index)).map(|node| (index, node)));
+    let view = |(index, node): (usize, &Node)| {
+        let status = node.shard().status();
+        let leader = status.leader.map_or(0, |leader| leader.id.slot.0);
+        let peers =
+            status.peers.iter().map(|peer| format!(" {}:{:?}@{}", peer.member.id.slot.0, peer.state, peer.matched));
+        format!(
+            "\n  node {}: {:?} in term {}, follows {leader}, log {}..{} of {} bytes, commit {}, applied {}, hears {} of {};{}",
+            index + 1,
+            status.role,
+            status.term,
+            status.first,
+            status.last,
+            status.log_bytes,
+            status.commit,
+            status.applied,
+            status.reachable,
+            status.total,
+            peers.collect::<String>()
+        )
+    };
+    nodes.map(view).collect()
 }
 
 /// Whether a majority of the voters is up and no voter of it was left behind by trimming.

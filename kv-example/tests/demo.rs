@@ -1,0 +1,75 @@
+//! The demo itself: it succeeds, it says what it measured, and nothing of it stays behind.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// Demos choose free ports and then start nodes on them: one at a time, or two could choose the same.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn demo(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kv"));
+    command.arg("demo").args(args);
+    command
+}
+
+#[test]
+fn the_leader_dies_and_nothing_is_lost() {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = demo(&["--seconds", "7", "--outstanding", "8"]).output().expect("kv runs");
+    let (said, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{complaint}");
+    let value = |name: &str| {
+        let line = said.lines().find_map(|line| line.trim_start().strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(
+        (value("lost"), value("doubled"), value("linearizable")),
+        ("0".into(), "0".into(), "yes".into()),
+        "{said}"
+    );
+    assert!(value("answered").parse::<u64>().is_ok_and(|answered| answered > 1000), "{said}");
+    assert!(value("outage").parse::<u64>().is_ok_and(|ms| ms >= 20), "a dead leader is noticed after a while: {said}");
+    assert_eq!(said.matches("digest, node ").count(), 3, "{said}");
+}
+
+/// The processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+    let is_child = |stat: &String| {
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        after_name.split_whitespace().nth(1) == Some(&parent.to_string())
+    };
+    let pids = stats.filter(is_child).filter_map(|stat| stat.split(' ').next().and_then(|pid| pid.parse().ok()));
+    pids.filter_map(Pid::from_raw).collect()
+}
+
+/// However a demo ends, its nodes end too: here by SIGKILL, which it cannot notice, and by Ctrl-C.
+#[test]
+fn a_killed_demo_leaves_no_node_behind() {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    for (signal, removes_its_files) in [("-KILL", false), ("-INT", true)] {
+        let mut child = demo(&["--idle", "60"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("kv runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let said = lines.next().and_then(Result::ok).unwrap_or_default();
+        assert!(said.starts_with("3 nodes run"), "{said}");
+        let nodes = children(child.id());
+        assert_eq!(nodes.len(), 3);
+        let watched: Vec<_> = nodes.iter().map(|pid| pidfd_open(*pid, PidfdFlags::empty()).expect("it runs")).collect();
+        let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+        child.wait().expect("it ends");
+        for node in &watched {
+            let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+            let ended = poll(&mut [PollFd::new(node, PollFlags::IN)], Some(&patience)).expect("poll works");
+            assert_eq!(ended, 1, "a node outlives a demo ended by {signal}");
+        }
+        let directory = std::env::temp_dir().join(format!("kv-demo-{}", child.id()));
+        assert_eq!(!directory.exists(), removes_its_files);
+        let _ = fs::remove_dir_all(directory);
+    }
+}
