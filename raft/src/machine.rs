@@ -22,7 +22,7 @@ mod replication;
 use std::net::SocketAddrV4;
 
 use crate::config::Configuration;
-use crate::entry::Proposal;
+use crate::entry::{ENTRY_HEADER_BYTES, Proposal};
 use crate::error::{DropReason, Error};
 use crate::id::{ClusterId, LogIndex, Member, Nanos, NodeId, ShardId, Term, nanos_of};
 use crate::log::Log;
@@ -272,7 +272,7 @@ impl Machine {
     /// A node that knows no cluster. `payload_bytes` is the transport's largest message.
     pub fn new(config: &ShardConfig, payload_bytes: usize, now: Nanos) -> Self {
         let overhead = crate::message::MESSAGE_OVERHEAD_BYTES;
-        let settings = Settings {
+        let mut settings = Settings {
             me: config.me,
             heartbeat_ns: nanos_of(config.timing.heartbeat).max(1),
             election_min_ns: nanos_of(config.timing.election_min).max(1),
@@ -283,11 +283,15 @@ impl Machine {
             shard: config.shard,
             sabotage: config.sabotage,
         };
+        // Between where a log is relieved and where it is full there is room for the largest entry.
+        let entry_bytes = (config.limits.log_bytes / 8).saturating_sub(ENTRY_HEADER_BYTES as u64);
+        settings.limits.entry_bytes = settings.limits.entry_bytes.min(u32::try_from(entry_bytes).unwrap_or(u32::MAX));
         let hard = HardState::default();
         Machine {
             settings,
             now,
-            random: config.seed,
+            // Nodes that were given equal seeds must not tie for ever.
+            random: config.seed ^ config.me.id.incarnation.0 ^ u64::from(config.me.id.slot.0) << 56,
             cluster: None,
             role: Role::Uninitialised,
             history: History::default(),
@@ -371,8 +375,8 @@ impl Machine {
         self.admit(message)?;
         let sender = self.sender(header.from, from);
         match message.body {
-            Body::PreVote(ask) => self.on_pre_vote(sender, &ask, log),
-            Body::Vote(ask) => self.on_vote(sender, &ask, log),
+            Body::PreVote(ask) => self.on_pre_vote(sender, header.term, &ask, log),
+            Body::Vote(ask) => self.on_vote(sender, header.term, &ask, log),
             Body::PreVoteReply(answer) => self.on_vote_reply(Role::PreCandidate, header, answer, log),
             Body::VoteReply(answer) => self.on_vote_reply(Role::Candidate, header, answer, log),
             Body::Append(head, entries) => self.on_append(sender, header.term, &head, entries, log),

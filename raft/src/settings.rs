@@ -39,7 +39,7 @@ pub struct Limits {
     pub log_bytes: u64,
     /// Entries proposed and not committed. Proposals beyond it are refused as overloaded.
     pub uncommitted_bytes: u64,
-    /// The largest body of an entry. A larger proposal is refused as too large.
+    /// The largest body of an entry, at most an eighth of the log. A larger proposal is refused as too large.
     pub entry_bytes: u32,
     /// Entries sent to one peer and not acknowledged. The peer waits for acknowledgements; a single larger entry passes.
     pub window_bytes: u64,

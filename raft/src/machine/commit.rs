@@ -7,8 +7,9 @@ use crate::quorum;
 use crate::sabotage::Fault;
 use crate::storage::Write;
 
-/// Longest election timeouts of silence after which the log is no longer kept for a member.
+/// Silence after which the log is no longer kept for a member: ten of the longest election timeouts, at least a second.
 const SILENT_ELECTIONS: u64 = 10;
+const SILENT_NS: u64 = 1_000_000_000;
 
 impl Machine {
     pub(super) fn commit_to(&mut self, index: LogIndex) {
@@ -65,19 +66,19 @@ impl Machine {
         self.relieve_pressure(log);
     }
 
-    /// Until snapshots exist, a log over three quarters of its budget forgets what every member has applied, and over
-    /// seven eighths what every member that still answers has: one that is silent that long stays out.
+    /// Until snapshots exist, a log over three quarters of its budget forgets what every member has applied. One that has
+    /// been silent for long is not waited for: it stays out.
     pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
         let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);
         if self.role == Role::Leader {
-            let abandon = bytes > limit / 8 * 7;
+            let patience = SILENT_NS.max(SILENT_ELECTIONS * self.settings.election_max_ns);
             let in_reach = self.peers.iter().filter(|peer| {
                 let heard = peer.heard.unwrap_or(self.led_since);
-                let silent = self.now.since(heard) > SILENT_ELECTIONS * self.settings.election_max_ns;
-                peer.state != PeerState::OutOfReach && !(abandon && silent)
+                let silent = self.now.since(heard) > patience;
+                peer.state != PeerState::OutOfReach && !silent
             });
             let applied_by_all = in_reach.map(|peer| peer.applied).fold(self.applied, LogIndex::min);
-            self.floor = self.floor.max(applied_by_all);
+            self.floor = applied_by_all;
         }
         // The newest entry stays: log time goes on from it.
         let to = self.floor.min(self.applied).min(self.durable).min(log.last().prev());

@@ -110,12 +110,18 @@ impl Machine {
         log.append(noop, &[]);
     }
 
-    pub(super) fn on_pre_vote(&mut self, from: Member, ask: &Ask, log: &Log) -> Result<(), DropReason> {
+    pub(super) fn on_pre_vote(&mut self, from: Member, term: Term, ask: &Ask, log: &Log) -> Result<(), DropReason> {
+        if ask.campaign != term.next() {
+            return Err(DropReason::Contradiction);
+        }
         let granted = ask.campaign > self.hard.term && !self.is_content() && self.is_up_to_date(ask, log);
         self.owe(from, ReplyKind::PreVote(Answer { campaign: ask.campaign, granted }))
     }
 
-    pub(super) fn on_vote(&mut self, from: Member, ask: &Ask, log: &Log) -> Result<(), DropReason> {
+    pub(super) fn on_vote(&mut self, from: Member, term: Term, ask: &Ask, log: &Log) -> Result<(), DropReason> {
+        if ask.campaign != term {
+            return Err(DropReason::Contradiction);
+        }
         // Sticky: who hears its leader does not help to depose it, nor moves its term for a stranger.
         if ask.campaign > self.hard.term && !self.is_content() {
             self.adopt_term(ask.campaign);

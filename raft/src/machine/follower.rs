@@ -78,7 +78,7 @@ impl Machine {
         self.leader_heard = Some(self.now);
         self.reset_election_timer();
         self.echo = self.echo.max(head.round);
-        self.floor = self.floor.max(head.floor);
+        self.floor = head.floor;
         self.ack_due |= head.ack_wanted;
         Ok(())
     }

@@ -1,0 +1,210 @@
+//! Every budget has an end, and something defined happens there.
+
+use crate::harness::{Cluster, LATENCY_NS, MS, member};
+use trimaran_raft::{Body, EntryKind, Error, Input, LogIndex, PeerState, Proposal};
+
+#[test]
+fn the_window_closes_by_messages_and_opens_by_acknowledgements() {
+    let mut cluster = Cluster::with(2, |config| config.limits.window_messages = 3);
+    cluster.elect(0);
+    let mut sent = Vec::new();
+    for byte in 0..10 {
+        cluster.propose(0, &[byte]).expect("leads");
+        sent.extend(cluster.take(|from, _, _| from == 0));
+    }
+    assert_eq!(sent.len(), 3);
+    assert_eq!(cluster.machine(0).peers()[0].in_flight(), 3);
+    cluster.flights = sent;
+    cluster.settle();
+    assert_eq!(cluster.machine(1).commit(), cluster.log(0).last());
+}
+
+#[test]
+fn the_window_closes_by_bytes() {
+    let mut cluster = Cluster::with(2, |config| config.limits.window_bytes = 1000);
+    cluster.elect(0);
+    for byte in 0..10 {
+        cluster.propose(0, &[byte; 200]).expect("leads");
+        assert!(cluster.machine(0).peers()[0].in_flight_bytes() <= 1000);
+    }
+    assert_eq!(cluster.machine(0).peers()[0].in_flight(), 3);
+    cluster.settle();
+    assert_eq!(cluster.machine(1).commit(), cluster.log(0).last());
+}
+
+#[test]
+fn one_entry_larger_than_the_window_passes_alone() {
+    let mut cluster = Cluster::with(3, |config| config.limits.window_bytes = 1000);
+    cluster.elect(0);
+    let index = cluster.propose(0, &[7; 5000]).expect("leads");
+    cluster.settle();
+    assert!((0..3).all(|node| cluster.machine(node).commit() == index));
+}
+
+#[test]
+fn empty_largest_and_oversized_entries() {
+    let largest = 370_406;
+    let mut cluster = Cluster::with(3, |config| config.limits.entry_bytes = largest as u32);
+    cluster.elect(0);
+    let body: Vec<u8> = (0..=largest).map(|byte| byte as u8).collect();
+    cluster.propose(0, &[]).expect("empty is legal");
+    cluster.propose(0, &body[..largest]).expect("fits");
+    let last = cluster.log(0).last();
+    let refused = cluster.propose(0, &body);
+    assert_eq!(refused, Err(Error::TooLarge { body_bytes: largest as u64 + 1, limit_bytes: largest as u32 }));
+    assert_eq!(cluster.log(0).last(), last);
+    cluster.settle();
+    assert!((0..3).all(|node| cluster.machine(node).commit() == last));
+    let mut read = Vec::new();
+    cluster.log(2).copy_body(last, &mut read);
+    assert_eq!(read, body[..largest]);
+}
+
+#[test]
+fn fragments_lost_and_shuffled_are_made_up_for() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    let index = cluster.propose(0, &[9; 100_000]).expect("leads");
+    let count = cluster.flights.len();
+    assert!(count > 100, "{count} datagrams");
+    cluster.flights.reverse();
+    let mut at = 0;
+    cluster.flights.retain(|_| {
+        at += 1;
+        at % 7 != 0
+    });
+    cluster.run_for(60 * MS);
+    assert!((0..3).all(|node| cluster.machine(node).commit() == index));
+}
+
+#[test]
+fn the_uncommitted_budget_refuses_and_frees() {
+    let mut cluster = Cluster::with(3, |config| config.limits.uncommitted_bytes = 1000);
+    cluster.elect(0);
+    let mut accepted = 0;
+    while cluster.propose(0, &[0; 136]).is_ok() {
+        accepted += 1;
+    }
+    assert_eq!(accepted, 5, "a thousand bytes of two hundred each");
+    assert_eq!(cluster.propose(0, b""), Err(Error::Overloaded));
+    cluster.settle();
+    assert!(cluster.propose(0, b"").is_ok());
+}
+
+#[test]
+fn without_a_quorum_nothing_grows() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.isolate(&[0]);
+    cluster.propose(0, b"x").expect("its quorum was heard just now");
+    cluster.run_for(110 * MS);
+    assert!(cluster.machine(0).is_leader());
+    let last = cluster.log(0).last();
+    assert_eq!(cluster.propose(0, b"y"), Err(Error::Overloaded));
+    cluster.run_for(500 * MS);
+    assert!(matches!(cluster.propose(0, b"y"), Err(Error::NotLeader { .. })));
+    assert_eq!(cluster.log(0).last(), last);
+    assert!(cluster.machine(0).peers().iter().all(|peer| peer.in_flight_bytes() <= 65));
+}
+
+/// Fills the log of every node with entries that nobody applies, so that nothing can be forgotten.
+fn fill(cluster: &mut Cluster) {
+    for node in &mut cluster.nodes {
+        node.applies = false;
+    }
+    while cluster.propose(0, &[1; 500]).is_ok() {
+        cluster.settle();
+    }
+}
+
+#[test]
+fn a_full_log_refuses_proposals_and_never_grows() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 16 << 10);
+    cluster.elect(0);
+    fill(&mut cluster);
+    assert_eq!(cluster.propose(0, &[1; 500]), Err(Error::Overloaded));
+    assert!(cluster.log(0).bytes() <= 14 << 10, "an eighth is reserved");
+    // Applied everywhere, it is forgotten, and there is room again.
+    for index in 0..3 {
+        cluster.nodes[index].applies = true;
+        let commit = cluster.machine(index).commit();
+        cluster.apply(index, commit);
+    }
+    cluster.run_for(100 * MS);
+    for round in 0..200 {
+        cluster.propose(0, &[round; 500]).expect("room");
+        cluster.run_for(2 * LATENCY_NS);
+    }
+    cluster.run_for(50 * MS);
+    assert!((0..3).all(|node| cluster.machine(node).commit() == cluster.log(0).last()));
+    assert!((0..3).all(|node| cluster.log(node).first() > LogIndex(150)));
+}
+
+/// A new leader that inherits a full log must be able to commit, or nothing would ever be applied and forgotten.
+#[test]
+fn a_new_leader_of_a_full_log_commits_its_first_entry() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 16 << 10);
+    cluster.elect(0);
+    fill(&mut cluster);
+    cluster.crash(0);
+    cluster.elect(1);
+    cluster.run_for(50 * MS);
+    assert_eq!(cluster.machine(1).commit(), cluster.log(1).last());
+    assert_eq!(cluster.log(2).header(cluster.log(1).last()).map(|header| header.kind), Some(EntryKind::Noop));
+    let tick = Proposal { kind: EntryKind::Tick, ..Proposal::default() };
+    assert!(cluster.step(1, Input::Propose(&tick)).is_ok(), "log time can go on");
+}
+
+#[test]
+fn a_follower_without_room_is_sent_nothing_until_it_has_some() {
+    let mut cluster = Cluster::with(3, |config| {
+        if config.me == member(2, 1) {
+            config.limits.log_bytes = 8 << 10;
+        }
+    });
+    cluster.elect(0);
+    cluster.nodes[2].applies = false;
+    for _ in 0..40 {
+        cluster.propose(0, &[1; 500]).expect("the other two go on");
+        cluster.run_for(MS);
+    }
+    assert_eq!(cluster.machine(0).commit(), cluster.log(0).last());
+    let held = cluster.log(2).last();
+    assert!(held < cluster.log(0).last() && cluster.log(2).bytes() <= 8 << 10);
+    let bytes = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counter = bytes.clone();
+    cluster.filter = Some(Box::new(move |_, to, message| {
+        if let (2, Body::Append(_, entries)) = (to, &message.body) {
+            counter.set(counter.get() + entries.remaining());
+        }
+        true
+    }));
+    cluster.run_for(100 * MS);
+    assert_eq!(bytes.get(), 0, "without credit no entries");
+    cluster.filter = None;
+    cluster.nodes[2].applies = true;
+    let commit = cluster.machine(2).commit();
+    cluster.apply(2, commit);
+    cluster.flush(2);
+    cluster.run_for(200 * MS);
+    assert_eq!(cluster.machine(2).commit(), cluster.log(0).last());
+}
+
+#[test]
+fn a_member_that_is_silent_for_long_stays_out() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 16 << 10);
+    cluster.elect(0);
+    cluster.isolate(&[2]);
+    let mut refused = 0;
+    for round in 0..3000 {
+        refused += u32::from(cluster.propose(0, &[round as u8; 500]).is_err());
+        cluster.run_for(MS);
+    }
+    assert!(refused > 0 && cluster.log(0).first() > LogIndex(500), "first it is waited for, then not");
+    cluster.heal();
+    cluster.run_for(1000 * MS);
+    let peer = cluster.machine(0).peers().iter().find(|peer| peer.id() == cluster.machine(2).me().id).expect("a peer");
+    assert_eq!(peer.state, PeerState::OutOfReach);
+    assert_eq!(cluster.leader(), Some(0), "and does not disrupt");
+    assert!(cluster.propose(0, b"x").is_ok());
+}

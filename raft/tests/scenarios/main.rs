@@ -1,0 +1,11 @@
+//! One readable test per case.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod elections;
+mod joining;
+mod leadership;
+mod limits;
+mod reads;
+mod replication;

@@ -1,0 +1,272 @@
+//! Shards on simulated cores: the very task that runs in production, over a network in memory.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use trimaran_raft::{
+    ClusterId, EntryKind, Error, LogIndex, Member, MemoryStorage, NodeId, Proposal, Role, Shard, ShardConfig, Transport,
+};
+use trimaran_runtime::sim::{CoreIndex, World};
+use trimaran_runtime::task::Lane;
+use trimaran_runtime::{Driver, Flushed, Instant, Polled};
+
+const LATENCY: Duration = Duration::from_micros(50);
+const NODES: usize = 3;
+
+type Datagram = (Instant, SocketAddrV4, Vec<u8>);
+
+/// What is on its way to one node, and what has arrived there.
+#[derive(Default)]
+struct Inbox {
+    coming: VecDeque<Datagram>,
+    arrived: VecDeque<(SocketAddrV4, Vec<u8>)>,
+    reader: Option<Waker>,
+}
+
+#[derive(Clone)]
+struct Wires(Rc<Vec<RefCell<Inbox>>>);
+
+struct Device {
+    wires: Wires,
+    at: usize,
+}
+
+impl Driver for Device {
+    fn poll(&mut self, now: Instant, budget: usize) -> Polled {
+        let mut inbox = self.wires.0[self.at].borrow_mut();
+        let mut packets = 0;
+        while packets < budget && inbox.coming.front().is_some_and(|first| first.0 <= now) {
+            let arrived = inbox.coming.pop_front().map(|(_, from, bytes)| (from, bytes));
+            inbox.arrived.extend(arrived);
+            packets += 1;
+        }
+        if packets > 0
+            && let Some(reader) = inbox.reader.take()
+        {
+            reader.wake();
+        }
+        Polled { packets, more: packets == budget }
+    }
+
+    fn flush(&mut self, _now: Instant) -> Flushed {
+        Flushed::default()
+    }
+
+    fn park(&mut self, _timeout: Option<Duration>, _wake: Option<BorrowedFd<'_>>) {}
+
+    fn next_arrival(&self) -> Option<Instant> {
+        self.wires.0[self.at].borrow().coming.front().map(|first| first.0)
+    }
+}
+
+struct Wire {
+    wires: Wires,
+    me: Member,
+}
+
+impl Transport for Wire {
+    fn payload_bytes(&self) -> usize {
+        1464
+    }
+
+    fn send(&mut self, to: &Member, write: &mut dyn FnMut(&mut [u8]) -> usize) -> bool {
+        let mut bytes = vec![0; self.payload_bytes()];
+        let length = write(&mut bytes);
+        bytes.truncate(length);
+        let due = trimaran_runtime::now() + LATENCY;
+        let to = usize::from(to.peer.ip().octets()[3]) - 1;
+        self.wires.0[to].borrow_mut().coming.push_back((due, self.me.peer, bytes));
+        true
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>, deliver: &mut dyn FnMut(SocketAddrV4, &[u8])) -> Poll<()> {
+        let mut inbox = self.wires.0[usize::from(self.me.peer.ip().octets()[3]) - 1].borrow_mut();
+        if inbox.arrived.is_empty() {
+            inbox.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        for (from, bytes) in inbox.arrived.drain(..) {
+            deliver(from, &bytes);
+        }
+        Poll::Ready(())
+    }
+}
+
+type Handle = Shard<Wire, MemoryStorage>;
+/// What a node applied: index and body.
+type Applied = Rc<RefCell<Vec<(LogIndex, Vec<u8>)>>>;
+
+struct Group {
+    world: World<Device>,
+    cores: Vec<CoreIndex>,
+    shards: Vec<Handle>,
+    applied: Vec<Applied>,
+}
+
+fn member(at: usize) -> Member {
+    let ip = Ipv4Addr::new(127, 0, 0, at as u8 + 1);
+    let address = |port| SocketAddrV4::new(ip, port);
+    Member { id: NodeId::new(at as u8 + 1, 1), client: address(8000), peer: address(8100) }
+}
+
+impl Group {
+    fn new(seed: u64) -> Group {
+        let wires = Wires(Rc::new((0..NODES).map(|_| RefCell::default()).collect()));
+        let mut world = World::new(seed);
+        let mut group = Vec::new();
+        let members: Vec<Member> = (0..NODES).map(member).collect();
+        for at in 0..NODES {
+            let core = world.add_core("node", Device { wires: wires.clone(), at });
+            let transport = Wire { wires: wires.clone(), me: member(at) };
+            let config = ShardConfig::new(member(at), seed + at as u64);
+            let shard = world.enter(core, || Shard::new(config, transport, MemoryStorage::default()));
+            world.spawn(core, Lane::Control, shard.clone().run()).detach();
+            let applied = Applied::default();
+            world.spawn(core, Lane::Normal, apply(shard.clone(), applied.clone())).detach();
+            world.enter(core, || shard.bootstrap(ClusterId(7), &members, 0)).expect("fresh");
+            group.push((core, shard, applied));
+        }
+        let mut cores = Vec::new();
+        let mut shards = Vec::new();
+        let mut all = Vec::new();
+        for (core, shard, applied) in group {
+            cores.push(core);
+            shards.push(shard);
+            all.push(applied);
+        }
+        Group { world, cores, shards, applied: all }
+    }
+
+    fn leader(&mut self) -> usize {
+        self.world.run_for(Duration::from_secs(1));
+        let leads = |at: &usize| self.world.is_alive(self.cores[*at]) && self.shards[*at].is_leader();
+        (0..NODES).find(leads).expect("a leader within a second")
+    }
+
+    fn propose(&mut self, at: usize, body: &[u8]) -> Result<LogIndex, Error> {
+        let shard = &self.shards[at];
+        self.world.enter(self.cores[at], || shard.propose(Proposal { body: &[body], ..Proposal::default() }))
+    }
+}
+
+async fn apply(shard: Handle, applied: Applied) {
+    let mut body = Vec::new();
+    loop {
+        let (index, header) = shard.next_committed(&mut body).await;
+        if header.kind == EntryKind::Normal {
+            applied.borrow_mut().push((index, body.clone()));
+        }
+        shard.set_applied(index, index.0);
+    }
+}
+
+#[test]
+fn what_is_proposed_is_applied_once_everywhere_in_order() {
+    let mut group = Group::new(1);
+    let leader = group.leader();
+    let mut expected = Vec::new();
+    for round in 0..50u32 {
+        for step in 0..20u32 {
+            let body = vec![step as u8; (round + step) as usize % 40];
+            let index = group.propose(leader, &body).expect("leads");
+            expected.push((index, body));
+        }
+        group.world.run_for(Duration::from_micros(300));
+    }
+    group.world.run_for(Duration::from_millis(100));
+    for at in 0..NODES {
+        assert!(*group.applied[at].borrow() == expected, "node {at}");
+        let status = group.shards[at].status();
+        assert_eq!((status.applied, status.last), (status.commit, status.commit));
+        assert_eq!((status.reachable, status.quorum, status.total), (if at == leader { 3 } else { 2 }, 2, 3));
+    }
+    // Everything proposed in a turn left in one append to each peer: far fewer datagrams than proposals.
+    assert!(group.shards[leader].status().counters.sent < 1000);
+}
+
+#[test]
+fn the_others_go_on_when_the_leader_is_killed() {
+    let mut group = Group::new(2);
+    let first = group.leader();
+    let index = group.propose(first, b"kept").expect("leads");
+    group.world.run_for(Duration::from_millis(5));
+    let watching = (first + 1) % NODES;
+    let seen = Rc::new(RefCell::new(0));
+    let (shard, count) = (group.shards[watching].clone(), seen.clone());
+    let watch = async move {
+        let mut leadership = shard.leadership();
+        loop {
+            leadership.changed().await;
+            *count.borrow_mut() += 1;
+        }
+    };
+    group.world.spawn(group.cores[watching], Lane::Normal, watch).detach();
+    group.world.kill(group.cores[first]);
+    let second = group.leader();
+    assert_ne!(second, first);
+    assert!(*seen.borrow() > 0, "the change was seen");
+    group.propose(second, b"new").expect("leads");
+    group.world.run_for(Duration::from_millis(50));
+    let applied = group.applied[second].borrow();
+    assert_eq!(applied[0], (index, b"kept".to_vec()));
+    assert_eq!(applied[1].1, b"new");
+}
+
+#[test]
+fn a_read_barrier_waits_for_a_round_and_names_what_is_committed() {
+    let mut group = Group::new(3);
+    let leader = group.leader();
+    let index = group.propose(leader, b"x").expect("leads");
+    group.world.run_for(Duration::from_millis(5));
+    let shard = group.shards[leader].clone();
+    let read = async move {
+        let index = shard.read_barrier().await?;
+        shard.applied_at_least(index).await;
+        Ok::<_, Error>((index, shard.status().applied))
+    };
+    let task = group.world.spawn(group.cores[leader], Lane::Normal, read);
+    let abandoned = group.world.enter(group.cores[leader], || group.shards[leader].read_barrier());
+    drop(abandoned);
+    let before = group.world.now();
+    let result = Rc::new(RefCell::new(None));
+    let slot = result.clone();
+    let core = group.cores[leader];
+    group.world.spawn(core, Lane::Normal, async move { *slot.borrow_mut() = Some(task.await) }).detach();
+    group.world.run_while(|_| result.borrow().is_none(), Duration::from_millis(50));
+    let (read, applied) = result.borrow_mut().take().expect("done").expect("no panic").expect("leads");
+    assert!(read >= index && applied >= read);
+    let took = group.world.now().saturating_since(before);
+    assert!(took >= 2 * LATENCY && took < 4 * LATENCY, "one round trip: {took:?}");
+}
+
+#[test]
+fn a_follower_says_who_leads() {
+    let mut group = Group::new(4);
+    let leader = group.leader();
+    let follower = (leader + 1) % NODES;
+    let refused = group.propose(follower, b"x");
+    assert_eq!(refused, Err(Error::NotLeader { leader: Some(member(leader)) }));
+    assert_eq!(group.shards[follower].status().role, Role::Follower);
+    let barrier = group.world.enter(group.cores[follower], || group.shards[follower].read_barrier());
+    let mut barrier = std::pin::pin!(barrier);
+    let polled = std::future::Future::poll(barrier.as_mut(), &mut Context::from_waker(Waker::noop()));
+    assert_eq!(polled, Poll::Ready(Err(Error::NotLeader { leader: Some(member(leader)) })));
+}
+
+#[test]
+fn one_seed_is_one_history() {
+    let history = |seed| {
+        let mut group = Group::new(seed);
+        let leader = group.leader();
+        group.propose(leader, b"x").expect("leads");
+        group.world.run_for(Duration::from_millis(100));
+        group.world.trace_hash()
+    };
+    assert_eq!(history(5), history(5));
+    assert_ne!(history(5), history(6));
+}
