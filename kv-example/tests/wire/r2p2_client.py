@@ -243,13 +243,24 @@ class Checks:
         self.count += 1
         started = time.monotonic()
         try:
-            note = action(*args)
+            note = self.attempt(action, args)
         except (Violation, Dropped, Silence, OSError) as error:
             self.failed += 1
             print("FAIL  %s: %s %s" % (name, type(error).__name__, error), flush=True)
             return
         took_ms = (time.monotonic() - started) * 1000
         print("ok    %s%s  (%.1f ms)" % (name, ", " + note if note else "", took_ms), flush=True)
+
+    @staticmethod
+    def attempt(action, args, tries=3):
+        """A refusal or silence may be an election or a busy machine, so it is asked again; a violation never."""
+        for left in reversed(range(tries)):
+            try:
+                return action(*args)
+            except (Dropped, Silence):
+                if not left:
+                    raise
+                time.sleep(0.5)
 
     def finish(self):
         print("%d checks, %d failed" % (self.count, self.failed), flush=True)
@@ -360,13 +371,17 @@ def many_at_once(client, server):
             (LB_ROUTE, resp(b"ECHO", b"%d" % n), bulk(b"%d" % n)),
             (REPLICATED_ROUTE, resp(b"SET", b"wire:many:%d" % n, b"%d" % n), b"+OK\r\n"),
         ][n % 2]
-        pending[rid] = (Reply(rid, 1), reply)
+        pending[rid] = (Reply(rid, 1, client.given_up), reply)
+        client.given_up.add(rid)
         client.send(request(command, policy, rid), server)
+    sent = set(pending)
     while pending:
         came = client.receive(client.silence_s)
         if came is None:
             raise Silence()
         rid = parse(came[0])[2]
+        if rid not in pending and rid in client.given_up - sent:
+            continue
         if rid not in pending:
             raise Violation("reply for rid %d, which is not pending" % rid)
         reply, wanted = pending[rid]
@@ -374,6 +389,7 @@ def many_at_once(client, server):
         if whole is not None:
             expect(whole, wanted)
             del pending[rid]
+    client.given_up -= sent
 
 
 def one_ack_for_a_doubled_start(client, server):
@@ -381,13 +397,16 @@ def one_ack_for_a_doubled_start(client, server):
     command, value = filled(3000, b"ECHO")
     rid = client.next_rid()
     packets = request(command, LB_ROUTE, rid)
+    client.given_up.add(rid)
     client.send([packets[0], packets[0]], server)
-    came = client.drain(0.1)
+    came = [one for one in client.drain(0.1) if parse(one[0])[2] == rid]
     kinds = [parse(datagram)[0] for datagram, _ in came]
+    if not kinds:
+        raise Silence()
     if kinds != [ACK]:
         raise Violation("two equal first packets brought %s" % [NAMES[kind] for kind in kinds])
     client.send(packets[1:], came[0][1])
-    reply, whole = Reply(rid, 1), None
+    reply, whole = Reply(rid, 1, client.given_up), None
     while whole is None:
         came = client.receive(client.silence_s)
         if came is None:
@@ -484,12 +503,14 @@ def bad_input(rng):
     yield "noise behind a good start", [bytes([MAGIC, 8]) + bytes(rng.randrange(256) for _ in range(6 + rng.randrange(40))) for _ in range(3000)]
 
 
-def blasted(client, server, datagrams):
-    """Sends them all; what comes back must be well formed, and no packet may bring more than one."""
+def blasted(server, datagrams):
+    """Sends them all from a socket of its own; what comes back must be well formed and bounded by what was sent."""
+    client = Client()
     client.send(datagrams, server)
-    came = client.drain(0.05)
-    kinds = [parse(datagram, reserved=BLOCK)[0] for datagram, _ in came]
-    if len(kinds) > len(datagrams):
+    kinds = [parse(datagram, reserved=BLOCK)[0] for datagram, _ in client.drain(0.05)]
+    client.socket.close()
+    # A message that was begun and never ended brings an ACK and, at its deadline, a DROP.
+    if kinds.count(RESPONSE) + kinds.count(ACK) > len(datagrams) or kinds.count(DROP) > len(datagrams):
         raise Violation("%d datagrams in, %d out" % (len(datagrams), len(kinds)))
     counts = ["%d %s" % (kinds.count(kind), NAMES[kind]) for kind in (RESPONSE, ACK, DROP) if kind in kinds]
     return "%d sent, %s back" % (len(datagrams), ", ".join(counts) or "nothing")
@@ -501,10 +522,12 @@ def alive(client, server):
     expect(client.call(server, command, LB_ROUTE), bulk(value))
 
 
-def silent_about(client, server, datagrams):
+def silent_about(server, datagrams):
     """No answer, not even a DROP."""
+    client = Client()
     client.send(datagrams, server)
     came = client.drain(0.05)
+    client.socket.close()
     if came:
         raise Violation("answered %r" % came[0][0][:16])
 
@@ -514,11 +537,13 @@ def flood(server, sources, starts):
     clients = [Client() for _ in range(sources)]
     acks = drops = 0
     for client in clients:
+        began = time.monotonic()
         client.send([header(REQUEST, LB_ROUTE, F, rid, 254) + bytes(REQ0_BYTES) for rid in range(1, starts + 1)], server)
         kinds = [parse(datagram)[0] for datagram, _ in client.drain(0.01)]
         if RESPONSE in kinds:
             raise Violation("RESPONSE to the start of a message")
-        if kinds.count(ACK) > 64:
+        # Within this time so many generations of them may have ended.
+        if kinds.count(ACK) > 64 * (1 + (time.monotonic() - began) // 0.2):
             raise Violation("%d pending messages of one source" % kinds.count(ACK))
         acks, drops = acks + kinds.count(ACK), drops + kinds.count(DROP)
     for client in clients:
@@ -575,10 +600,10 @@ def blast(checks, servers, client):
         name = "%s:%d" % server
         rng = random.Random(20260101)
         for what, datagrams in bad_input(rng):
-            checks.check("%s  %s" % (name, what), blasted, client, server, datagrams)
+            checks.check("%s  %s" % (name, what), blasted, server, datagrams)
         for what, datagrams in bad_input(rng):
             if what.startswith(MUTE):
-                checks.check("%s  no answer to %s" % (name, what), silent_about, client, server, datagrams)
+                checks.check("%s  no answer to %s" % (name, what), silent_about, server, datagrams)
         checks.check("%s  lies below R2P2" % name, raw_ip, server, rng)
         checks.check("%s  one greedy source" % name, flood, server, 1, 300)
         checks.check("%s  many greedy sources" % name, flood, server, 80, 64)
