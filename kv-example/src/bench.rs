@@ -82,7 +82,7 @@ async fn show_progress(plan: Plan, measured: Rc<RefCell<Measured>>) {
         }
         bar.set_position(elapsed.as_millis() as u64);
         let text = match elapsed.checked_sub(plan.warmup).filter(|time| !time.is_zero()) {
-            Some(time) => format!("{:.0}/s", measured.borrow().answered() as f64 / time.as_secs_f64()),
+            Some(time) => format!("{:.0}/s", measured.borrow().per_second(time)),
             None => "warming up".to_owned(),
         };
         bar.set_message(text);
@@ -143,9 +143,8 @@ impl Workload for BenchWorkload {
 }
 
 fn print(bench: &Bench, measured: &Measured) {
-    let seconds = f64::from(bench.seconds);
     if bench.json {
-        let mut result = measured.to_json(seconds);
+        let mut result = measured.to_json(Duration::from_secs(bench.seconds.into()));
         result["op"] = json!(bench.op.name());
         result["value_bytes"] = json!(bench.value);
         result["seconds"] = json!(bench.seconds);
@@ -166,7 +165,7 @@ fn table(bench: &Bench, measured: &Measured) -> String {
     };
     let (op, value, seconds) = (bench.op.name(), bench.value, bench.seconds);
     let mut out = format!("{op}, {pace}, values of {value} bytes, {seconds} s\n");
-    let rate = measured.answered() as f64 / f64::from(seconds);
+    let rate = measured.per_second(Duration::from_secs(seconds.into()));
     out += &format!("  answered     {:>12}   {rate:.0} a second\n", measured.answered());
     let others = [
         ("refused", measured.refused(), "the service said no"),

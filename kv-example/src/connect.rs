@@ -21,6 +21,9 @@ const METHOD: &str = "kv.command/1";
 /// Calls on their way at a time, and packets queued for them: what `kv bench` may ask for, and room for tries.
 const CALLS_MAX: usize = 32_768;
 
+/// How long nodes are asked for their state after a call without an answer.
+const EXPLAIN_WITHIN: Duration = Duration::from_millis(300);
+
 /// A client of one cluster. Cheap to clone; belongs to one core.
 #[derive(Clone)]
 pub struct Connection {
@@ -52,7 +55,33 @@ where
 impl Connection {
     /// A command for the cluster as a whole: the leader answers, or any node under policy 0.
     pub async fn command(&self, policy: Policy, request: &[u8]) -> Result<Vec<u8>, Error> {
-        self.call(policy, request, self.deadline).await.map_err(|error| self.error(error))
+        match self.call(policy, request, self.deadline).await {
+            Ok(reply) => Ok(reply),
+            Err(CallError::Unknown) => Err(self.explain(policy).await),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    /// Why nobody may have answered, as the nodes see it now.
+    async fn explain(&self, policy: Policy) -> Error {
+        let asked = self.servers.iter().map(|&server| admin::status(&self.client, server, EXPLAIN_WITHIN));
+        let answers: Vec<NodeStatus> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        let is_write = policy == Policy::ReplicatedRoute;
+        match answers.into_iter().max_by_key(|status| (status.term, status.reachable)) {
+            None => self.unreachable(),
+            Some(NodeStatus { reachable, total, quorum, .. }) if reachable < quorum && !is_write => {
+                Error::NoQuorum { reachable, total, quorum }
+            }
+            Some(NodeStatus { reachable, total, quorum, .. }) => {
+                let short = || format!("{reachable} of {total} replicas reachable, {quorum} needed");
+                Error::Unknown { within: self.deadline, cluster: (reachable < quorum).then(short) }
+            }
+        }
+    }
+
+    fn unreachable(&self) -> Error {
+        let servers = self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Error::Unreachable { servers, within: self.deadline }
     }
 
     async fn call(&self, policy: Policy, body: &[u8], within: Duration) -> Result<Vec<u8>, CallError> {
@@ -96,17 +125,15 @@ impl Connection {
     }
 
     fn error(&self, error: CallError) -> Error {
-        let servers = || self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match error {
             CallError::NoQuorum { reachable, total, quorum } => Error::NoQuorum { reachable, total, quorum },
             CallError::NotApplied(NotApplied::Refused(Refusal::Uninitialised)) => {
-                Error::Uninitialised { who: servers() }
+                let who = self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                Error::Uninitialised { who }
             }
             CallError::NotApplied(reason) => Error::NotApplied { reason: reason.to_string() },
             CallError::Internal => Error::ServiceFailed,
-            // No answer at all: a server that answered would have named the leader.
-            _ if self.client.leader().is_none() => Error::Unreachable { servers: servers(), within: self.deadline },
-            _ => Error::Unknown { within: self.deadline },
+            _ => Error::Unknown { within: self.deadline, cluster: None },
         }
     }
 }

@@ -185,6 +185,7 @@ impl Stage {
             outstanding: self.demo.outstanding,
             asked: workload.asked,
             answered: load.borrow().answered() + probes.borrow().answered(),
+            per_second: load.borrow().per_second(length) + probes.borrow().per_second(length),
             not_applied: load.borrow().not_applied() + probes.borrow().not_applied(),
             unknown: load.borrow().unknown() + probes.borrow().unknown(),
             unsent: probes.borrow().unsent(),

@@ -70,8 +70,8 @@ pub enum Error {
     AlreadyInitialised { who: String, cluster: String },
     #[error("{who} refused to be part of the cluster: it {why}")]
     InitRefused { who: String, why: String },
-    #[error("the outcome is unknown: the request was sent, and no answer came within {within:?}")]
-    Unknown { within: Duration },
+    #[error("the outcome is unknown: the request was sent, and no answer came within {within:?}{}", and(cluster))]
+    Unknown { within: Duration, cluster: Option<String> },
     #[error("the service failed while it handled the call; whether a write took effect is not known")]
     ServiceFailed,
     #[error("certainly not applied: {reason}")]
@@ -88,6 +88,10 @@ pub enum Error {
 
 fn by(owner: &Option<String>) -> String {
     owner.as_ref().map_or_else(String::new, |owner| format!(" by {owner}"))
+}
+
+fn and(cluster: &Option<String>) -> String {
+    cluster.as_ref().map_or_else(String::new, |state| format!("; now {state}"))
 }
 
 fn tail(output: &str) -> String {

@@ -73,7 +73,7 @@ pub struct Plan {
     pub pace: Pace,
     /// The first call.
     pub start: Instant,
-    /// Calls due before `start + warmup` are made but not measured.
+    /// Calls that end before `start + warmup` are made but not measured.
     pub warmup: Duration,
     /// How long after the warm-up calls are made.
     pub measure: Duration,
@@ -177,8 +177,8 @@ async fn slot<T: Target, W: Workload>(
             // Refused before anything was sent. Another try in the same turn would end alike.
             sleep(PAUSE_AFTER_REFUSAL).await;
         }
-        if due >= measured_from {
-            measured.borrow_mut().record(done.saturating_since(due), &result, answered);
+        if done >= measured_from {
+            measured.borrow_mut().record(done.saturating_since(due), &result, answered, done < plan.end());
         }
     }
 }

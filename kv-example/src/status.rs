@@ -70,7 +70,8 @@ fn lines(server: SocketAddrV4, node: &NodeStatus) -> String {
             halt.index, halt.code, halt.message, halt.method, halt.request_hash
         );
     }
-    for PeerInfo { slot, matched, silent_ms, out_of_reach } in &node.peers {
+    // Only a leader hears from the others.
+    for PeerInfo { slot, matched, silent_ms, out_of_reach } in node.peers.iter().filter(|_| role == "leader") {
         let why = match silent_ms {
             _ if *out_of_reach => "lacks entries that are gone from the log, and stays out".to_owned(),
             None => "has not answered this leader yet".to_owned(),

@@ -66,6 +66,7 @@ pub(super) struct Findings {
     pub(super) outstanding: u32,
     pub(super) asked: Asked,
     pub(super) answered: u64,
+    pub(super) per_second: f64,
     pub(super) not_applied: u64,
     pub(super) unknown: u64,
     pub(super) unsent: u64,
@@ -153,10 +154,9 @@ pub(super) fn findings(found: &Findings) -> String {
     if found.unsent > 0 {
         row("unsent", found.unsent.to_string(), "due, but too many were on their way".into());
     }
-    let per_second = found.answered as f64 / found.length.as_secs_f64();
     row(
         "throughput",
-        format!("{per_second:.0} /s"),
+        format!("{:.0} /s", found.per_second),
         format!("over all {} s, the outage included", found.length.as_secs()),
     );
     match found.latency {
@@ -226,6 +226,7 @@ mod tests {
             outstanding: 32,
             asked: Asked { puts: 700, gets: 200, incrs: 100 },
             answered: 980,
+            per_second: 70.0,
             not_applied: 0,
             unknown: 20,
             unsent: 0,

@@ -12,6 +12,7 @@ const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 #[derive(Debug)]
 pub struct Measured {
     latency_ns: Histogram<u64>,
+    answered_in_time: u64,
     refused: u64,
     not_applied: u64,
     unknown: u64,
@@ -22,7 +23,7 @@ impl Default for Measured {
     fn default() -> Self {
         // Three digits from 1 ns to an hour: the arguments are constants that the library accepts.
         let latency_ns = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).unwrap_or_else(|_| unreachable!());
-        Measured { latency_ns, refused: 0, not_applied: 0, unknown: 0, unsent: 0 }
+        Measured { latency_ns, answered_in_time: 0, refused: 0, not_applied: 0, unknown: 0, unsent: 0 }
     }
 }
 
@@ -39,11 +40,20 @@ pub struct Percentiles {
 }
 
 impl Measured {
-    pub(super) fn record(&mut self, latency: Duration, result: &Result<Vec<u8>, Failure>, answered: bool) {
+    /// Notes the end of a call. Calls still on their way at the end of the run have a latency like all others, but do
+    /// not count for the throughput.
+    pub(super) fn record(
+        &mut self,
+        latency: Duration,
+        result: &Result<Vec<u8>, Failure>,
+        answered: bool,
+        before_end: bool,
+    ) {
         match result {
             Ok(_) if answered => {
                 let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
                 self.latency_ns.saturating_record(latency_ns.clamp(1, LATENCY_NS_MAX));
+                self.answered_in_time += u64::from(before_end);
             }
             Ok(_) => self.refused += 1,
             Err(Failure::NotApplied) => self.not_applied += 1,
@@ -58,6 +68,11 @@ impl Measured {
     /// Calls answered as they should be.
     pub fn answered(&self) -> u64 {
         self.latency_ns.len()
+    }
+
+    /// Answers a second, of a run whose measured part was so long.
+    pub fn per_second(&self, measured: Duration) -> f64 {
+        self.answered_in_time as f64 / measured.as_secs_f64()
     }
 
     /// Calls that the service refused.
@@ -94,7 +109,7 @@ impl Measured {
     }
 
     /// All of it; `null` for what was not measured.
-    pub fn to_json(&self, seconds: f64) -> Value {
+    pub fn to_json(&self, measured: Duration) -> Value {
         let percentiles = self.percentiles().map(
             |p| json!({ "p50": p.p50, "p90": p.p90, "p99": p.p99, "p99.9": p.p999, "p99.99": p.p9999, "max": p.max }),
         );
@@ -104,7 +119,7 @@ impl Measured {
             "not_applied": self.not_applied,
             "unknown": self.unknown,
             "unsent": self.unsent,
-            "per_second": self.answered() as f64 / seconds,
+            "per_second": self.per_second(measured),
             "latency_ns": percentiles,
         })
     }
@@ -118,17 +133,19 @@ mod tests {
     fn only_answered_calls_have_a_latency() {
         let mut measured = Measured::default();
         assert_eq!(measured.percentiles(), None);
-        assert!(measured.to_json(1.0)["latency_ns"].is_null());
+        assert!(measured.to_json(Duration::from_secs(1))["latency_ns"].is_null());
         for us in 1..=100 {
-            measured.record(Duration::from_micros(us), &Ok(Vec::new()), true);
+            measured.record(Duration::from_micros(us), &Ok(Vec::new()), true, true);
         }
-        measured.record(Duration::from_secs(9), &Ok(Vec::new()), false);
-        measured.record(Duration::from_secs(9), &Err(Failure::NotApplied), false);
-        measured.record(Duration::from_secs(9), &Err(Failure::Unknown), false);
+        measured.record(Duration::from_secs(9), &Ok(Vec::new()), false, true);
+        measured.record(Duration::from_secs(9), &Err(Failure::NotApplied), false, true);
+        measured.record(Duration::from_secs(9), &Err(Failure::Unknown), false, true);
+        measured.record(Duration::from_micros(50), &Ok(Vec::new()), true, false);
         measured.left(7);
         let counts = (measured.answered(), measured.refused(), measured.not_applied(), measured.unknown());
-        assert_eq!((counts, measured.unsent()), ((100, 1, 1, 1), 7));
-        let p = measured.percentiles().expect("100 calls");
+        assert_eq!((counts, measured.unsent()), ((101, 1, 1, 1), 7));
+        assert_eq!(measured.per_second(Duration::from_secs(10)), 10.0, "without the one that came late");
+        let p = measured.percentiles().expect("101 calls");
         let near = |ns: u64, us: u64| ns.abs_diff(us * 1000) <= us;
         assert!(near(p.p50, 50) && near(p.p99, 99) && near(p.max, 100), "{p:?}");
     }
@@ -136,8 +153,8 @@ mod tests {
     #[test]
     fn the_longest_latency_is_not_lost() {
         let mut measured = Measured::default();
-        measured.record(Duration::MAX, &Ok(Vec::new()), true);
-        measured.record(Duration::ZERO, &Ok(Vec::new()), true);
+        measured.record(Duration::MAX, &Ok(Vec::new()), true, true);
+        measured.record(Duration::ZERO, &Ok(Vec::new()), true, true);
         assert_eq!(measured.answered(), 2);
         assert!(measured.percentiles().expect("2 calls").max >= LATENCY_NS_MAX / 1001 * 1000);
     }
