@@ -87,52 +87,59 @@ impl EntryHeader {
 
     /// The little-endian form, as in messages and on disk.
     pub fn encode(&self) -> [u8; ENTRY_HEADER_BYTES] {
+        // Fixed places in a fixed array: the compiler checks no bound and stores whole words.
         let mut bytes = [0; ENTRY_HEADER_BYTES];
-        self.write(&mut Writer::new(&mut bytes));
+        bytes[..4].copy_from_slice(&[self.kind as u8, self.policy, self.replier, self.flags]);
+        bytes[4..8].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.method.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.body_crc32c.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.log_time.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.client_ip.to_le_bytes());
+        bytes[28..30].copy_from_slice(&self.client_port.to_le_bytes());
+        bytes[30..32].copy_from_slice(&self.rid.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.session.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.seq.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.acked.to_le_bytes());
+        bytes[56..].copy_from_slice(&self.term.0.to_le_bytes());
         bytes
     }
 
     /// Reads the little-endian form; `None` for an unknown kind.
     pub fn decode(bytes: &[u8; ENTRY_HEADER_BYTES]) -> Option<EntryHeader> {
-        Self::read(&mut Reader::new(bytes))
+        let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        Some(EntryHeader {
+            kind: EntryKind::from_wire(bytes[0])?,
+            policy: bytes[1],
+            replier: bytes[2],
+            flags: bytes[3],
+            body_len: u32_at(4),
+            method: u32_at(8),
+            body_crc32c: u32_at(12),
+            log_time: u64_at(16),
+            client_ip: u32_at(24),
+            client_port: u16_at(28),
+            rid: u16_at(30),
+            session: u64_at(32),
+            seq: u64_at(40),
+            acked: u64_at(48),
+            term: Term(u64_at(56)),
+        })
+    }
+
+    /// The body's length and whether the kind is known, without reading the rest.
+    pub(crate) fn peek(bytes: &[u8; ENTRY_HEADER_BYTES]) -> Option<u32> {
+        EntryKind::from_wire(bytes[0])?;
+        Some(u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]))
     }
 
     pub(crate) fn write(&self, w: &mut Writer<'_>) {
-        w.u8(self.kind as u8);
-        w.u8(self.policy);
-        w.u8(self.replier);
-        w.u8(self.flags);
-        w.u32(self.body_len);
-        w.u32(self.method);
-        w.u32(self.body_crc32c);
-        w.u64(self.log_time);
-        w.u32(self.client_ip);
-        w.u16(self.client_port);
-        w.u16(self.rid);
-        w.u64(self.session);
-        w.u64(self.seq);
-        w.u64(self.acked);
-        w.u64(self.term.0);
+        w.bytes(&self.encode());
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Option<EntryHeader> {
-        Some(EntryHeader {
-            kind: EntryKind::from_wire(r.u8()?)?,
-            policy: r.u8()?,
-            replier: r.u8()?,
-            flags: r.u8()?,
-            body_len: r.u32()?,
-            method: r.u32()?,
-            body_crc32c: r.u32()?,
-            log_time: r.u64()?,
-            client_ip: r.u32()?,
-            client_port: r.u16()?,
-            rid: r.u16()?,
-            session: r.u64()?,
-            seq: r.u64()?,
-            acked: r.u64()?,
-            term: Term(r.u64()?),
-        })
+        Self::decode(&r.array()?)
     }
 }
 

@@ -9,6 +9,7 @@
 //! state as it then is, so a burst of proposals costs one append and one write. The machine reads no clock, does no
 //! I/O and draws jitter from its own generator: equal inputs give equal machines.
 
+mod actions;
 mod commit;
 mod election;
 mod flush;
@@ -22,18 +23,19 @@ mod replication;
 use std::net::SocketAddrV4;
 
 use crate::config::Configuration;
-use crate::entry::{ENTRY_HEADER_BYTES, Proposal};
-use crate::error::{DropReason, Error};
+use crate::entry::ENTRY_HEADER_BYTES;
+use crate::error::DropReason;
 use crate::id::{ClusterId, LogIndex, Member, Nanos, NodeId, ShardId, Term, nanos_of};
 use crate::log::Log;
-use crate::message::{Ack, Answer, AppendHead, Ask, Body, Conflict, Message};
+use crate::message::{Answer, Body, Conflict, Message};
 use crate::sabotage::{Fault, Sabotage};
 use crate::settings::{Limits, ShardConfig};
-use crate::storage::{HardState, Write};
+use crate::storage::HardState;
 
 use membership::History;
 use read::Reads;
 
+pub use actions::{Accepted, Action, Input, More, Outgoing, Refused, Role};
 pub use peer::{Peer, PeerState};
 
 /// A message whose term is further ahead than this is not believed: at one election per microsecond, nobody gets there in
@@ -42,132 +44,6 @@ pub const MAX_TERM_JUMP: u64 = 1 << 49;
 
 /// Vote answers and the like waiting for the next flush; the votes of more candidates than seats are dropped.
 const REPLIES: usize = 32;
-
-/// What a node is at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Knows no cluster.
-    Uninitialised,
-    /// Knows no cluster of its own, but was told of one that may take it in.
-    Joining {
-        /// The cluster that answered.
-        cluster: ClusterId,
-        /// Its leader, where the answer named one.
-        leader: Option<Member>,
-    },
-    /// Follows, or waits for a leader.
-    Follower,
-    /// Asks whether it could win, without changing anything.
-    PreCandidate,
-    /// Asks for votes in its term.
-    Candidate,
-    /// Leads its term.
-    Leader,
-}
-
-/// What can happen to a machine.
-#[derive(Debug, Clone, Copy)]
-pub enum Input<'a> {
-    /// Time has passed; deadlines at or before `now` fire.
-    Tick,
-    /// A message came from this address.
-    Message(SocketAddrV4, &'a Message<'a>),
-    /// Append an entry.
-    Propose(&'a Proposal<'a>),
-    /// A linearizable read wants an index to wait for.
-    Read,
-    /// This write and all before it are durable.
-    Persisted(Write),
-    /// The log device failed for good.
-    StorageFailed,
-    /// The log device has stopped answering (true) or answers again (false).
-    StorageStalled(bool),
-    /// The state machine has applied up to this entry and has this digest.
-    Applied(LogIndex, u64),
-    /// This node is about to stop: give up leadership and say so.
-    Farewell,
-}
-
-/// What a step did, where it is worth saying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepted {
-    /// The state is up to date.
-    Done,
-    /// The proposal is the entry at this index.
-    Appended(LogIndex),
-    /// The read got this ticket, larger than all before.
-    Read(u64),
-}
-
-/// Why a step changed nothing that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
-    /// A message, dropped and to be counted.
-    Dropped(DropReason),
-    /// A request, to be answered.
-    Request(Error),
-}
-
-impl From<DropReason> for Refused {
-    fn from(reason: DropReason) -> Self {
-        Refused::Dropped(reason)
-    }
-}
-
-/// What [`Machine::flush`] asks for. Carry out in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Write the hard state and these entries; report completion.
-    Persist(Write),
-    /// Send to a peer, with this term in the header.
-    Send(Member, Term, Outgoing),
-    /// Entries up to here may be applied.
-    Commit(LogIndex),
-    /// All reads with tickets up to this one may run once this index is applied.
-    ReadsReady(u64, LogIndex),
-    /// All reads with tickets up to this one have failed: this node does not lead any more.
-    ReadsFailed(u64),
-    /// Entries up to here have left the log in memory.
-    Trim(LogIndex),
-    /// This peer needs the log from this entry on, which is no longer held: it stays out.
-    OutOfReach(NodeId, LogIndex),
-    /// Role, term or known leader has changed.
-    LeadershipChanged,
-    /// Stop: nothing may be acknowledged any more.
-    Halt,
-}
-
-/// What to send; appends name a range of the log, which the caller cuts into datagrams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Outgoing {
-    /// See [`Body::PreVote`].
-    PreVote(Ask),
-    /// See [`Body::PreVoteReply`].
-    PreVoteReply(Answer),
-    /// See [`Body::Vote`].
-    Vote(Ask),
-    /// See [`Body::VoteReply`].
-    VoteReply(Answer),
-    /// The entries after `head.prev` up to this one; none makes it a heartbeat. `head.offset` bytes of the first are there.
-    Append(AppendHead, LogIndex),
-    /// See [`Body::Ack`].
-    Ack(Ack),
-    /// See [`Body::Farewell`].
-    Farewell,
-    /// See [`Body::Join`].
-    Join(Member),
-    /// See [`Body::JoinReply`].
-    JoinReply(Option<Member>),
-}
-
-/// Whether another flush right away would find something to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum More {
-    /// Flush again after carrying the actions out.
-    Yes,
-    /// Nothing is left until the next step.
-    No,
-}
 
 /// An answer owed to someone who need not be a member of this configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -259,6 +135,8 @@ pub struct Machine {
     term_start: LogIndex,
     heartbeat_at: Nanos,
     led_since: Nanos,
+    /// A time at which a quorum had been heard; the true one may be later.
+    quorum_heard_at: Nanos,
     reads: Reads,
 
     /// What the last flush told.
@@ -326,6 +204,7 @@ impl Machine {
             term_start: LogIndex::ZERO,
             heartbeat_at: Nanos::FAR,
             led_since: now,
+            quorum_heard_at: now,
             reads: Reads::default(),
             told_commit: LogIndex::ZERO,
             told_leadership: (Role::Uninitialised, Term::ZERO, None),

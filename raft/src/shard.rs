@@ -3,6 +3,7 @@
 //! One task, [`Shard::run`], on the Control lane does all the work; handles only change state and wake it. It runs once for
 //! everything that happened since, so the proposals of a turn leave in one append per peer.
 
+mod futures;
 mod waiters;
 
 use std::cell::RefCell;
@@ -17,7 +18,7 @@ use trimaran_runtime::time::Sleep;
 use trimaran_runtime::{Instant, now, sleep_until};
 
 use crate::entry::{EntryHeader, Proposal};
-use crate::error::{BootstrapError, DropReason, Error, Fatal, ProposeError, ReadError};
+use crate::error::{BootstrapError, DropReason, Error, Fatal, ProposeError};
 use crate::id::{ClusterId, LogIndex, Member, Nanos};
 use crate::log::Log;
 use crate::machine::{Accepted, Action, Input, Machine, More, Refused};
@@ -28,7 +29,10 @@ use crate::storage::{Completion, MemoryStorage, Storage};
 use crate::transmit::transmit;
 use crate::transport::Transport;
 
+use futures::Wait;
 use waiters::{ReadTable, Waiters};
+
+pub use futures::{Leadership, ReadBarrier};
 
 /// Bursts taken from the transport before what they changed is flushed.
 const BURSTS: usize = 4;
@@ -346,79 +350,6 @@ impl<T: Transport, S: Storage> Inner<T, S> {
         {
             runner.wake_by_ref();
         }
-    }
-}
-
-/// One task's place in a list of waiters; leaves it when dropped.
-struct Wait<'a, T: Transport, S: Storage> {
-    shard: &'a Shard<T, S>,
-    list: fn(&mut Inner<T, S>) -> &mut Waiters,
-    key: Option<u64>,
-}
-
-impl<T: Transport, S: Storage> Wait<'_, T, S> {
-    /// Ready with what `ask` finds, or registered for the index that it names.
-    fn poll<R>(&mut self, cx: &Context<'_>, mut ask: impl FnMut(&mut Inner<T, S>) -> Result<R, LogIndex>) -> Poll<R> {
-        let inner = &mut *self.shard.inner.borrow_mut();
-        match ask(inner) {
-            Ok(found) => Poll::Ready(found),
-            Err(index) => {
-                (self.list)(inner).wait(&mut self.key, index, cx);
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl<T: Transport, S: Storage> Drop for Wait<'_, T, S> {
-    fn drop(&mut self) {
-        (self.list)(&mut self.shard.inner.borrow_mut()).forget(self.key);
-    }
-}
-
-/// A linearizable read on its way; see [`Shard::read_barrier`]. Dropping it abandons the read.
-#[derive(Debug)]
-pub struct ReadBarrier<T: Transport, S: Storage = MemoryStorage> {
-    shard: Shard<T, S>,
-    ticket: Result<u64, ReadError>,
-}
-
-impl<T: Transport, S: Storage> Future for ReadBarrier<T, S> {
-    type Output = Result<LogIndex, ReadError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &self.ticket {
-            Ok(ticket) => self.shard.inner.borrow_mut().reads.poll(*ticket, cx),
-            Err(error) => Poll::Ready(Err(error.clone())),
-        }
-    }
-}
-
-impl<T: Transport, S: Storage> Drop for ReadBarrier<T, S> {
-    fn drop(&mut self) {
-        if let Ok(ticket) = self.ticket {
-            self.shard.inner.borrow_mut().reads.close(ticket);
-        }
-    }
-}
-
-/// A watch on role, term and leader; see [`Shard::leadership`].
-#[derive(Debug)]
-pub struct Leadership<T: Transport, S: Storage = MemoryStorage> {
-    shard: Shard<T, S>,
-    seen: LogIndex,
-}
-
-impl<T: Transport, S: Storage> Leadership<T, S> {
-    /// Waits for a change since the watch began or last returned; several count as one.
-    pub async fn changed(&mut self) {
-        let mut wait = Wait { shard: &self.shard, list: |inner| &mut inner.leadership, key: None };
-        let seen = self.seen;
-        let changed = |inner: &mut Inner<T, S>| match inner.leadership_changes {
-            changes if changes != seen => Ok(changes),
-            changes => Err(changes),
-        };
-        self.seen = poll_fn(|cx| wait.poll(cx, changed)).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
 /// Chunks kept for reuse, so that a log in steady state allocates nothing.
-const SPARE_CHUNKS: usize = 8;
+const SPARE_CHUNKS: usize = 16;
 
 /// Items at absolute positions `first..end`, `N` to a chunk.
 #[derive(Debug, Clone)]

@@ -10,6 +10,8 @@ use crate::storage::Write;
 /// Silence after which the log is no longer kept for a member: ten of the longest election timeouts, at least a second.
 const SILENT_ELECTIONS: u64 = 10;
 const SILENT_NS: u64 = 1_000_000_000;
+/// Entries forgotten at once.
+const TRIM_ENTRIES: u64 = 1024;
 
 impl Machine {
     pub(super) fn commit_to(&mut self, index: LogIndex) {
@@ -82,6 +84,8 @@ impl Machine {
         }
         // The newest entry stays: log time goes on from it.
         let to = self.floor.min(self.applied).min(self.durable).min(log.last().prev());
+        // In small steps, so that the log's chunks go round and nothing is allocated in steady state.
+        let to = to.min(LogIndex(log.base().0.saturating_add(TRIM_ENTRIES)));
         if bytes > limit / 4 * 3 && to > log.base() {
             log.trim(to);
             self.advertise_credit(log);

@@ -93,6 +93,7 @@ impl Machine {
         self.leader = Some(self.settings.me.id);
         self.leader_heard = None;
         self.led_since = self.now;
+        self.quorum_heard_at = self.now;
         self.heartbeat_at = self.now.after(self.settings.heartbeat_ns);
         self.round = 0;
         self.term_start = log.last().next();

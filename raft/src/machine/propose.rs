@@ -17,7 +17,7 @@ impl Machine {
         Ok(log.append(header, proposal.body))
     }
 
-    fn check_proposal(&self, proposal: &Proposal<'_>) -> Result<(), Error> {
+    fn check_proposal(&mut self, proposal: &Proposal<'_>) -> Result<(), Error> {
         if self.role != Role::Leader {
             return Err(self.not_leader());
         }
@@ -27,10 +27,18 @@ impl Machine {
             return Err(Error::TooLarge { body_bytes, limit_bytes });
         }
         // Without a quorum nothing commits: refusing early keeps the log from filling with what may be lost.
-        if self.stalled || self.now.since(self.quorum_heard()) >= self.settings.election_min_ns {
+        if self.stalled || !self.has_quorum_lately() {
             return Err(Error::Overloaded);
         }
         Ok(())
+    }
+
+    /// Looks through the voters only when the last look was some time ago.
+    fn has_quorum_lately(&mut self) -> bool {
+        if self.now.since(self.quorum_heard_at) >= self.settings.election_min_ns / 2 {
+            self.quorum_heard_at = self.quorum_heard();
+        }
+        self.now.since(self.quorum_heard_at) < self.settings.election_min_ns
     }
 
     fn has_budget(&self, proposal: &Proposal<'_>, log: &Log) -> bool {

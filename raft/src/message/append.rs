@@ -72,15 +72,14 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// Checks that `bytes` are exactly `count` entries with known kinds and true check sums.
+    /// Checks that `bytes` are exactly `count` entries of known kinds. The message's check sum covers their bodies.
     pub(super) fn check(bytes: &'a [u8], count: u16) -> Option<Entries<'a>> {
-        let entries = Entries { rest: bytes, count };
-        let mut walk = entries;
+        let mut r = Reader::new(bytes);
         for _ in 0..count {
-            let (header, body) = walk.next()?;
-            (crc32c::crc32c(body) == header.body_crc32c).then_some(())?;
+            let body_len = EntryHeader::peek(r.bytes(ENTRY_HEADER_BYTES)?.first_chunk()?)?;
+            r.bytes(usize::try_from(body_len).ok()?)?;
         }
-        walk.rest.is_empty().then_some(entries)
+        r.is_empty().then_some(Entries { rest: bytes, count })
     }
 
     /// How many are left.
