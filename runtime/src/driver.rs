@@ -23,7 +23,8 @@ pub struct Flushed {
 
 /// Brings packets to the tasks of one core and takes theirs away. Implemented by `trimaran-net`.
 ///
-/// Neither `poll` nor `flush` blocks. `park` is the only call of the loop that does.
+/// Neither `poll` nor `flush` blocks. `park` is the only call of the loop that does. `now` is the time of the wire: the
+/// core's own, except in a simulated world, where machines' clocks may drift and packets in flight must not.
 pub trait Driver {
     /// Called once on the core's own thread before the first turn.
     fn start(&mut self) {}

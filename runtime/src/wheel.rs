@@ -411,6 +411,20 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_in_the_past_is_due_at_once() {
+        let now = Instant::from_nanos(1 << 40);
+        let mut wheel = Wheel::new(now);
+        assert!(wheel.pop(now).is_none());
+        for past in [1 << 39, (1 << 40) - (1 << TICK_SHIFT), 0] {
+            let key = wheel.add();
+            wheel.arm(key, Instant::from_nanos(past), Waker::noop());
+            // In the slot of the present: found without moving down level by level.
+            assert_eq!(wheel.next_deadline(), Some(now));
+            assert!(wheel.pop(now).is_some());
+        }
+    }
+
+    #[test]
     fn places_are_used_again() {
         let mut wheel = Wheel::new(Instant::from_nanos(0));
         for round in 0..1000u64 {

@@ -65,6 +65,24 @@ fn one_seed_gives_one_history_and_another_seed_another() {
 }
 
 #[test]
+fn the_seed_decides_the_order_of_tasks_inside_of_a_core() {
+    let order = |seed| {
+        let mut world = World::new(seed);
+        let (core, _packets, _) = machine(&mut world, "m");
+        let log = Log::default();
+        for task in 0..8 {
+            let log = log.clone();
+            world.spawn(core, Lane::Normal, async move { log.add(task.to_string()) }).detach();
+        }
+        world.run_for(us(10));
+        log.take()
+    };
+    let orders: std::collections::BTreeSet<Vec<String>> = (0..10).map(order).collect();
+    assert!(orders.len() >= 9, "{orders:?}");
+    assert_eq!(order(3), order(3));
+}
+
+#[test]
 fn time_jumps_from_event_to_event_and_ends_when_nothing_is_left() {
     let mut world = World::new(1);
     let (core, mut packets, wire) = machine(&mut world, "m");
