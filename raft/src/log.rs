@@ -136,6 +136,21 @@ impl Log {
         (to.0 - after.0) * ENTRY_HEADER_BYTES as u64 + (self.body_end(to) - self.body_end(after))
     }
 
+    /// The first of the newest entries that together cost at most `bytes`; one after the last where none does. O(log of the
+    /// number of entries).
+    pub fn newest_within(&self, bytes: u64) -> LogIndex {
+        let (mut over, mut fits) = (self.base().0, self.last().next().0);
+        while fits - over > 1 {
+            let middle = over + (fits - over) / 2;
+            if self.bytes_between(LogIndex(middle - 1), self.last()) <= bytes {
+                fits = middle;
+            } else {
+                over = middle;
+            }
+        }
+        LogIndex(fits)
+    }
+
     /// Adds an entry after the last. `header.body_len` must be the length of `body`.
     pub fn append(&mut self, header: EntryHeader, body: &[&[u8]]) -> LogIndex {
         for piece in body {
@@ -256,6 +271,11 @@ mod tests {
                 prop_assert_eq!(log.last(), LogIndex(base + model.len() as u64));
                 let total: u64 = model.iter().map(|(header, _)| header.cost_bytes()).sum();
                 prop_assert_eq!(log.bytes(), total);
+                let wanted = (0..=model.len()).find(|at| {
+                    model[*at..].iter().map(|(header, _)| header.cost_bytes()).sum::<u64>() <= 50_000
+                });
+                let expected = wanted.map(|at| LogIndex(base + 1 + at as u64));
+                prop_assert_eq!(Some(log.newest_within(50_000)), expected);
                 for (offset, (header, body)) in model.iter().enumerate() {
                     let index = LogIndex(base + 1 + offset as u64);
                     prop_assert_eq!(log.header(index), Some(header));

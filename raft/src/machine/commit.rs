@@ -68,8 +68,8 @@ impl Machine {
         self.relieve_pressure(log);
     }
 
-    /// Until snapshots exist, a log over three quarters of its budget forgets what every member has applied. One that has
-    /// been silent for long is not waited for: it stays out.
+    /// Until snapshots exist, a log over three quarters of its budget forgets what every member has applied, and keeps half
+    /// for those that come back. One that has been silent for long is not waited for: it may stay out.
     pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
         let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);
         if self.role == Role::Leader {
@@ -87,7 +87,7 @@ impl Machine {
         // In small steps, so that the log's chunks go round and nothing is allocated in steady state.
         let to = to.min(LogIndex(log.base().0.saturating_add(TRIM_ENTRIES)));
         if bytes > limit / 4 * 3 && to > log.base() {
-            log.trim(to);
+            log.trim(log.newest_within(limit / 2).prev().min(to));
             self.advertise_credit(log);
         }
     }

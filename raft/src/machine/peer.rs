@@ -98,6 +98,11 @@ impl Peer {
         self.member.id
     }
 
+    /// The next entry it is to be sent.
+    pub fn next(&self) -> LogIndex {
+        self.next
+    }
+
     /// The smoothed round trip in nanoseconds; 0 before the first sample.
     pub fn rtt_ns(&self) -> u64 {
         self.rtt_ns

@@ -1,7 +1,7 @@
 //! One random walk: a seed decides everything.
 
 use super::{Cluster, MS};
-use trimaran_raft::{Input, Sabotage, ShardConfig};
+use trimaran_raft::{Input, PeerState, Sabotage, ShardConfig};
 
 /// What a walk is made of.
 #[derive(Debug, Clone, Copy)]
@@ -160,6 +160,12 @@ fn finish(cluster: &mut Cluster) {
     let index = cluster.propose(leader, b"after").expect("liveness: a leader after healing takes proposals");
     cluster.run_for(500 * MS);
     for node in 0..cluster.nodes.len() {
+        // Until there are snapshots, one that was silent for long may need what is forgotten, and the leader says so.
+        let id = cluster.machine(node).me().id;
+        let peer = cluster.machine(leader).peers().iter().find(|peer| peer.id() == id);
+        if peer.is_some_and(|peer| peer.state == PeerState::OutOfReach && peer.next() <= cluster.log(leader).base()) {
+            continue;
+        }
         assert!(cluster.machine(node).commit() >= index, "liveness: node {node} does not follow after healing");
     }
 }
