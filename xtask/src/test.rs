@@ -59,7 +59,7 @@ impl Run<'_> {
         for note in &self.tools.notes {
             println!("      note: {note}");
         }
-        self.steps.run("format", vec![self.cargo(&["fmt", "--all", "--check"])])?;
+        self.steps.run("format", vec![self.cargo(&["fmt", "--all", "--check", "--", "--color", "never"])])?;
         self.steps.run(
             "lints",
             vec![
@@ -169,8 +169,7 @@ fn closing_lines(output: &str) -> String {
     for line in output.lines() {
         let text = line.trim_start();
         // A new command of the same step ends the summary of the one before.
-        in_summary =
-            !text.starts_with("$ ") && (in_summary || text.starts_with("Summary [") || text.starts_with("error: "));
+        in_summary = !text.starts_with("$ ") && (in_summary || text.starts_with("Summary [") || runner_error(text));
         let result = text.starts_with("test result: ") && !text.contains(" 0 passed; 0 failed");
         if in_summary || result || (text.starts_with("test ") && text.ends_with(" ... FAILED")) {
             closing.push_str(line);
@@ -178,6 +177,11 @@ fn closing_lines(output: &str) -> String {
         }
     }
     closing
+}
+
+/// libtest's last words after failed tests; a failed build has none, its errors stand above.
+fn runner_error(line: &str) -> bool {
+    line.starts_with("error: test failed") || (line.starts_with("error: ") && line.ends_with("failed:"))
 }
 
 #[cfg(test)]
