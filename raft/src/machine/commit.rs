@@ -68,16 +68,18 @@ impl Machine {
         self.relieve_pressure(log);
     }
 
-    /// Until snapshots exist, a log over three quarters of its budget forgets what every member has applied, and keeps half
-    /// for those that come back. One that has been silent for long is not waited for: it may stay out.
+    /// What every member has applied nobody asks for again: beyond a small share of the budget the log forgets it, so that
+    /// its memory stays the same and warm. A log over three quarters of the budget does not wait for members that have been
+    /// silent for long, and keeps half for those that come back: until snapshots exist, one that needs more stays out.
     pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
         let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);
+        let pressed = bytes > limit / 4 * 3;
         if self.role == Role::Leader {
             let patience = SILENT_NS.max(SILENT_ELECTIONS * self.settings.election_max_ns);
             let in_reach = self.peers.iter().filter(|peer| {
                 let heard = peer.heard.unwrap_or(self.led_since);
                 let silent = self.now.since(heard) > patience;
-                peer.state != PeerState::OutOfReach && !silent
+                peer.state != PeerState::OutOfReach && !(pressed && silent)
             });
             let applied_by_all = in_reach.map(|peer| peer.applied).fold(self.applied, LogIndex::min);
             self.floor = applied_by_all;
@@ -86,8 +88,9 @@ impl Machine {
         let to = self.floor.min(self.applied).min(self.durable).min(log.last().prev());
         // In small steps, so that the log's chunks go round and nothing is allocated in steady state.
         let to = to.min(LogIndex(log.base().0.saturating_add(TRIM_ENTRIES)));
-        if bytes > limit / 4 * 3 && to > log.base() {
-            log.trim(log.newest_within(limit / 2).prev().min(to));
+        let (over, kept) = if pressed { (limit / 4 * 3, limit / 2) } else { (limit / 32, limit / 64) };
+        if bytes > over && to > log.base() {
+            log.trim(log.newest_within(kept).prev().min(to));
             self.advertise_credit(log);
         }
     }
