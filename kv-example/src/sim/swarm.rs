@@ -30,7 +30,7 @@ const KEYS: u32 = 6;
 /// A call's deadline.
 const DEADLINE: Duration = Duration::from_millis(400);
 /// How long faults strike.
-const STORM: Duration = Duration::from_millis(2_500);
+const STORM: Duration = Duration::from_secs(5);
 /// How long a healed majority may take to commit again. Twenty of the longest election timeouts.
 const PEACE: Duration = Duration::from_secs(4);
 

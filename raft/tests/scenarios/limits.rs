@@ -208,3 +208,28 @@ fn a_member_that_is_silent_for_long_stays_out() {
     assert_eq!(cluster.leader(), Some(0), "and does not disrupt");
     assert!(cluster.propose(0, b"x").is_ok());
 }
+
+#[test]
+fn what_all_have_applied_leaves_early_and_what_one_lacks_stays() {
+    let budget = 256 << 10;
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = budget);
+    cluster.elect(0);
+    let mut largest = 0;
+    for round in 0..500 {
+        assert!(cluster.propose(0, &[round as u8; 500]).is_ok());
+        cluster.run_for(MS);
+        largest = largest.max(cluster.log(0).bytes()).max(cluster.log(1).bytes());
+    }
+    assert!(largest < budget / 16, "{largest} bytes were held with nobody to send them to");
+    let missed = cluster.log(2).last();
+    cluster.isolate(&[2]);
+    // Silent for far longer than a pressed log would wait.
+    for round in 0..200 {
+        assert!(cluster.propose(0, &[round as u8; 500]).is_ok());
+        cluster.run_for(20 * MS);
+    }
+    assert!(cluster.log(0).first() <= missed.next(), "the log is kept for the one that is away while there is room");
+    cluster.heal();
+    cluster.run_for(1000 * MS);
+    assert_eq!(cluster.log(2).last(), cluster.log(0).last());
+}
