@@ -13,6 +13,9 @@
 //! * A write is sent to one server. It is sent again only after proof that it was not applied: a refusal, or a request
 //!   of several packets of which nobody asked for more than the first. While it is unanswered, other servers are asked
 //!   who leads, so that the next call goes there.
+//! * A write that finds no leader known asks before it is sent, and again before it is repeated, at one more round trip:
+//!   sent to a server that is down, it would cost the caller its deadline and the certainty. It goes to the leader that
+//!   the first answer names, else to who answered, and where nobody does, to the next server all the same.
 
 mod error;
 mod exchange;

@@ -1,6 +1,7 @@
 //! The client port: datagrams in, complete requests out to whoever handles them.
 
 use crate::admin::Admin;
+use crate::client::PROBE_METHOD;
 use crate::forward::{Arrived, Joiner};
 use crate::peer::{ForwardQueue, ForwardedPart};
 use crate::r2p2::block::{Refusal, RequestBlock};
@@ -165,6 +166,9 @@ impl Endpoint {
     fn dispatch(&self, request: Request) {
         match request.block {
             Some(block) if block.shard != 0 => self.node.wrong_shard(&request),
+            Some(block) if block.method == PROBE_METHOD && !request.policy.is_replicated() => {
+                self.node.refuse(&request, Refusal::UnknownMethod);
+            }
             Some(block) if self.admin.serves(block.method) => self.admin.submit(request),
             _ => self.node.submit(request),
         }

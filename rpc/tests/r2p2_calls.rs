@@ -141,18 +141,175 @@ fn a_call_brings_back_the_whole_block() {
     assert_eq!((block.method, block.session, arguments), (METHOD, 0, &b"arguments"[..]));
 }
 
-/// One redirection, at once; from then on straight to the leader.
+/// One redirection, at once; from then on straight to the leader, without a question.
 #[test]
 fn follows_the_leader_and_remembers_it() {
-    let not_leader = refuses(Refusal::NotLeader, 3);
-    let mut cluster = Cluster::new(&[not_leader, not_leader, leads(3)]);
+    let mut cluster = Cluster::new(&[leads(1), Mood::Silent, Mood::Silent]);
+    cluster.call(READ, b"w", SECOND).0.unwrap();
+    for (slot, mood) in [(1, refuses(Refusal::NotLeader, 3)), (2, refuses(Refusal::NotLeader, 3)), (3, leads(3))] {
+        cluster.set(slot, mood);
+    }
     let (result, took) = cluster.call(WRITE, b"x", SECOND);
     assert_eq!(result.unwrap().from, at(3));
     assert!(took < MILLI, "{took:?}");
     cluster.call(WRITE, b"y", SECOND).0.unwrap();
     cluster.call(READ, b"z", SECOND).0.unwrap();
-    assert_eq!(cluster.asked(), [1, 0, 3]);
+    assert_eq!(cluster.asked(), [2, 0, 3]);
+    assert_eq!(cluster.probed(), [0, 0, 0]);
     assert_eq!(cluster.client.leader(), Some(at(3)));
+}
+
+/// One question, and the write is with the leader at once, past the first server, which is dead.
+#[test]
+fn a_first_write_asks_who_leads() {
+    let mut cluster = Cluster::new(&[Mood::Silent, refuses(Refusal::NotLeader, 3), leads(3)]);
+    let (result, took) = cluster.call(WRITE, b"x", SECOND);
+    assert_eq!(result.unwrap().from, at(3));
+    assert!(took < MILLI, "{took:?}");
+    assert_eq!((cluster.asked(), cluster.probed()), (vec![0, 0, 1], vec![0, 1, 0]));
+    assert_eq!(cluster.client.waiting(), 0);
+}
+
+/// Each server is asked once, 10 ms after the one before, until one answers: that may be the last.
+#[test]
+fn a_search_goes_round_all_servers() {
+    let mut cluster = Cluster::new(&[leads(1), Mood::Silent, Mood::Silent]);
+    let (result, took) = cluster.call(WRITE, b"x", SECOND);
+    assert_eq!(result.unwrap().from, at(1));
+    assert!(took >= 20 * MILLI && took < 21 * MILLI, "{took:?}");
+    assert_eq!((cluster.asked(), cluster.probed()), (vec![1, 0, 0], vec![1, 1, 1]));
+}
+
+/// No leader is known, but who answers is there: the write waits with it until it knows one.
+#[test]
+fn a_write_goes_to_who_answers_where_nobody_leads() {
+    let no_leader = ResponseBlock { status: Status::Ok, leader: 0, term: 5, ..ResponseBlock::default() };
+    let mut cluster = Cluster::new(&[Mood::Silent, Mood::Silent, Mood::Says(no_leader)]);
+    let (result, took) = cluster.call(WRITE, b"x", SECOND);
+    assert_eq!(result.unwrap().from, at(3));
+    assert!(took >= 10 * MILLI && took < 11 * MILLI, "{took:?}");
+    assert_eq!((cluster.asked(), cluster.probed()), (vec![0, 0, 1], vec![0, 1, 1]));
+}
+
+/// Only one server is left: whatever the order, no repetition of the refused write may go to a dead one, which would
+/// turn a certain answer into an unknown one.
+#[test]
+fn a_write_without_any_leader_keeps_its_proof() {
+    let no_quorum = ResponseBlock {
+        status: Status::NoQuorum,
+        reason: Refusal::NoLeader,
+        reachable: 1,
+        total: 3,
+        term: 5,
+        ..ResponseBlock::default()
+    };
+    for alive in 1..=3 {
+        let mut moods = [Mood::Silent; 3];
+        moods[alive - 1] = Mood::Says(no_quorum);
+        let mut cluster = Cluster::new(&moods);
+        let (result, took) = cluster.call(WRITE, b"x", SECOND);
+        assert_eq!(result, Err(CallError::NoQuorum { reachable: 1, total: 3, quorum: 2 }), "{alive} is alive");
+        assert!(took >= SECOND && took < SECOND + MILLI, "{took:?}");
+        let asked = cluster.asked();
+        assert_eq!(asked.iter().sum::<usize>(), asked[alive - 1], "{asked:?}");
+        assert!((20..=50).contains(&asked[alive - 1]), "{asked:?}");
+        assert!(cluster.probed().iter().sum::<usize>() <= 100);
+        assert_eq!(cluster.client.waiting(), 0);
+    }
+}
+
+/// After the search a write takes its chance, once. A deadline that comes before leaves the certainty.
+#[test]
+fn a_write_among_silent_servers_is_sent_once_after_the_search() {
+    let mut cluster = Cluster::new(&[Mood::Silent; 3]);
+    let (result, took) = cluster.call(WRITE, b"x", 100 * MILLI);
+    assert_eq!(result, Err(CallError::Unknown));
+    assert!(took >= 100 * MILLI && took < 101 * MILLI, "{took:?}");
+    assert_eq!(cluster.asked(), [1, 0, 0]);
+    let probed = cluster.probed();
+    assert!(probed.iter().sum::<usize>() <= 10 && probed.iter().all(|times| *times > 0), "{probed:?}");
+    assert_eq!(cluster.client.waiting(), 0);
+
+    // At 30 ms the search ends, and there is no time left.
+    for within in [0, 1, 25, 30] {
+        let mut cluster = Cluster::new(&[Mood::Silent; 3]);
+        let (result, took) = cluster.call(WRITE, b"x", within * MILLI);
+        assert_eq!(result, Err(CallError::NotApplied(NotApplied::NotTaken)), "{within} ms");
+        assert!(took >= within * MILLI && took < (within + 1) * MILLI, "{took:?}");
+        assert_eq!(cluster.asked(), [0, 0, 0]);
+        assert_eq!(cluster.client.waiting(), 0);
+    }
+}
+
+/// A named leader may have died since: the write is lost with it, but not sent again, and the next one finds the new
+/// leader.
+#[test]
+fn a_named_leader_that_is_dead_costs_one_write() {
+    let mut cluster = Cluster::new(&[Mood::Silent, refuses(Refusal::NotLeader, 1), Mood::Silent]);
+    assert_eq!(cluster.call(WRITE, b"x", 100 * MILLI).0, Err(CallError::Unknown));
+    assert_eq!(cluster.asked(), [1, 0, 0]);
+    let elected = ResponseBlock { leader: 3, term: 6, ..ResponseBlock::default() };
+    cluster.set(2, Mood::Says(ResponseBlock { status: Status::NotApplied, reason: Refusal::NotLeader, ..elected }));
+    cluster.set(3, Mood::Says(elected));
+    assert_eq!(cluster.call(READ, b"y", SECOND).0.unwrap().block.term, 6);
+    assert_eq!(cluster.call(WRITE, b"z", SECOND).0.unwrap().from, at(3));
+}
+
+/// Calls of one client share the pace of the questions and hear each other's answers: none is late for it, none takes
+/// the pace for a search that found nobody.
+#[test]
+fn writes_at_once_search_together() {
+    for writes in [2, 50] {
+        let mut cluster = Cluster::new(&[Mood::Silent, Mood::Silent, refuses(Refusal::NotLeader, 4), leads(4)]);
+        let (client, user) = (cluster.client.clone(), cluster.user.clone());
+        let results = cluster.lab.finish(&user, async move {
+            let begun = now();
+            let write = |number: u64| {
+                let client = client.clone();
+                trimaran_runtime::spawn(async move {
+                    // Some begin while the first question is open.
+                    sleep(MILLI * (number % 4) as u32).await;
+                    let call = Call { method: METHOD, policy: WRITE, shard: 0, body: b"x", server: None };
+                    (client.call(call, SECOND).await, now() - begun)
+                })
+            };
+            let tasks: Vec<_> = (0..writes).map(write).collect();
+            let mut results = Vec::new();
+            for task in tasks {
+                results.push(task.await.unwrap());
+            }
+            results
+        });
+        for (result, took) in results {
+            assert_eq!(result.unwrap().from, at(4));
+            assert!(took >= 10 * MILLI && took < 11 * MILLI, "{took:?}");
+        }
+        assert_eq!((cluster.asked(), cluster.probed()), (vec![0, 0, 0, writes as usize], vec![0, 1, 1, 0]));
+        assert_eq!(cluster.client.waiting(), 0);
+    }
+}
+
+/// The call whose question it was may be gone: the others go on asking.
+#[test]
+fn a_search_survives_the_call_that_began_it() {
+    let mut cluster = Cluster::new(&[Mood::Silent, Mood::Silent, leads(3)]);
+    let (client, user) = (cluster.client.clone(), cluster.user.clone());
+    let (result, took) = cluster.lab.finish(&user, async move {
+        let call = Call { method: METHOD, policy: WRITE, shard: 0, body: b"x", server: None };
+        let first = client.clone();
+        let first = trimaran_runtime::spawn(async move { first.call(call, SECOND).await });
+        sleep(MILLI).await;
+        let second = client.clone();
+        let second = trimaran_runtime::spawn(async move { (second.call(call, SECOND).await, now()) });
+        sleep(MILLI).await;
+        drop(first);
+        let begun = now();
+        let (result, at) = second.await.unwrap();
+        (result, at - begun)
+    });
+    assert_eq!(result.unwrap().from, at(3));
+    assert!(took < 20 * MILLI, "{took:?}");
+    assert_eq!(cluster.asked(), [0, 0, 1]);
 }
 
 /// Two followers that name each other must not be asked at the speed of the wire.
@@ -207,11 +364,13 @@ fn a_slow_read_is_still_heard() {
 #[test]
 fn a_silent_write_is_sent_once_and_the_leader_is_looked_for() {
     let not_leader = refuses(Refusal::NotLeader, 3);
-    let mut cluster = Cluster::new(&[Mood::Silent, not_leader, leads(3)]);
+    let mut cluster = Cluster::new(&[leads(1), not_leader, leads(3)]);
+    cluster.call(READ, b"w", SECOND).0.unwrap();
+    cluster.set(1, Mood::Silent);
     let (result, took) = cluster.call(WRITE, b"x", 100 * MILLI);
     assert_eq!(result, Err(CallError::Unknown));
     assert!(took >= 100 * MILLI && took < 101 * MILLI, "{took:?}");
-    assert_eq!(cluster.asked(), [1, 0, 0]);
+    assert_eq!(cluster.asked(), [2, 0, 0]);
     let probed = cluster.probed();
     assert!(probed.iter().sum::<usize>() <= 10 && probed[1] > 0 && probed[2] > 0, "{probed:?}");
     assert_eq!(cluster.client.waiting(), 0);
@@ -266,11 +425,13 @@ fn final_refusals_end_the_call() {
         (Status::Internal, Refusal::Unspecified, CallError::Internal),
     ];
     for (status, reason, expected) in cases {
-        let mut cluster = Cluster::new(&[says(status, reason), leads(2)]);
+        let mut cluster = Cluster::new(&[leads(1), leads(2)]);
+        cluster.call(READ, b"w", SECOND).0.unwrap();
+        cluster.set(1, says(status, reason));
         let (result, took) = cluster.call(WRITE, b"x", SECOND);
         assert_eq!(result, Err(expected));
         assert!(took < MILLI);
-        assert_eq!(cluster.asked(), [1, 0], "{status:?} {reason:?}");
+        assert_eq!(cluster.asked(), [2, 0], "{status:?} {reason:?}");
     }
     let mut cluster = Cluster::new(&[says(Status::App, Refusal::Unspecified)]);
     assert_eq!(cluster.call(WRITE, b"x", SECOND).0.unwrap().status, Status::App);
@@ -280,12 +441,15 @@ fn final_refusals_end_the_call() {
 /// elsewhere.
 #[test]
 fn a_long_write_leaves_a_dead_server() {
-    let mut cluster = Cluster::new(&[Mood::Silent, leads(2)]);
+    let mut cluster = Cluster::new(&[leads(1), leads(2)]);
+    cluster.call(READ, b"w", SECOND).0.unwrap();
+    cluster.set(1, Mood::Silent);
     let (result, took) = cluster.call(WRITE, &body(5000), SECOND);
     assert_eq!(result.unwrap().body, body(5000));
     assert!(took >= 10 * MILLI && took < 12 * MILLI, "{took:?}");
-    assert_eq!(cluster.asked(), [1, 1]);
-    assert_eq!((cluster.logs[0].borrow().len(), cluster.logs[1].borrow().len()), (1, 4));
+    assert_eq!((cluster.asked(), cluster.probed()), (vec![2, 1], vec![0, 1]));
+    // The read, and the first packet only; the question, and all four packets.
+    assert_eq!((cluster.logs[0].borrow().len(), cluster.logs[1].borrow().len()), (2, 5));
 
     cluster.set(2, Mood::Silent);
     let (result, _) = cluster.call(WRITE, &body(5000), 100 * MILLI);

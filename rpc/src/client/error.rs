@@ -50,7 +50,7 @@ pub enum NotApplied {
     /// Nothing left this machine: no packet buffer, or the socket's transmit queue stayed full.
     #[error("not sent: the transmit queue is full")]
     NotSent,
-    /// The request needs several packets and no server asked for the rest of them in time.
+    /// In time, no server asked for the rest of a request of several packets, or none was found to send a write to.
     #[error("no server took the request")]
     NotTaken,
     /// The client was given no server to ask.

@@ -3,14 +3,14 @@
 use super::error::{CallError, NotApplied};
 use super::route::Route;
 use crate::r2p2::message::{Segmenter, Segments};
-use crate::r2p2::{Call, Header, Replies, Reply, Rid};
+use crate::r2p2::{Call, Header, Policy, Replies, Reply, ResponseBlock, Rid};
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use trimaran_net::UdpSocket;
-use trimaran_runtime::channel::{Receiver, Sender, mpsc};
+use trimaran_runtime::channel::{Notify, Receiver, Sender, mpsc};
 use trimaran_runtime::{Instant, now, recv_or_deadline, sleep, yield_now};
 
 /// Tries of one call that may wait for an answer at once. One more, and the oldest is given up.
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub(super) replies: RefCell<Replies>,
     pub(super) route: RefCell<Route>,
     waiting: RefCell<BTreeMap<Rid, Sender<Event>>>,
+    /// The route has changed: for the writes that look for the leader.
+    changed: Notify,
 }
 
 /// What became of a try.
@@ -48,7 +50,28 @@ pub(super) enum What {
 impl Shared {
     pub(super) fn new(socket: UdpSocket, segmenter: Segmenter, replies: Replies, route: Route) -> Shared {
         let (replies, route) = (RefCell::new(replies), RefCell::new(route));
-        Shared { socket, segmenter, replies, route, waiting: RefCell::default() }
+        Shared { socket, segmenter, replies, route, waiting: RefCell::default(), changed: Notify::new() }
+    }
+
+    /// As [`Route::learn`], for all calls.
+    pub(super) fn learn(&self, from: SocketAddrV4, policy: Policy, block: &ResponseBlock) {
+        self.route.borrow_mut().learn(from, policy, block);
+        self.changed.notify();
+    }
+
+    /// As [`Route::answered`], for all calls.
+    pub(super) fn answered(&self, from: SocketAddrV4) {
+        self.route.borrow_mut().answered(from);
+        self.changed.notify();
+    }
+
+    /// Ends once the leader is known or more than `since` probes have been answered.
+    pub(super) async fn told(&self, since: u64) {
+        while self.route.borrow().leader().is_none() && self.route.borrow().answers() == since {
+            self.changed.notified().await;
+        }
+        // One notification wakes one call. Those behind this one wait for the same.
+        self.changed.notify();
     }
 
     /// Receives for ever and hands each event to its call.

@@ -19,11 +19,21 @@ pub(super) struct Route {
     next: usize,
     next_probe: usize,
     probe_at: Instant,
+    answers: u64,
 }
 
 impl Route {
     pub(super) fn new(servers: Vec<SocketAddrV4>) -> Route {
-        Route { servers, slots: [None; SLOTS], leader: None, term: 0, next: 0, next_probe: 0, probe_at: Instant::ZERO }
+        Route {
+            servers,
+            slots: [None; SLOTS],
+            leader: None,
+            term: 0,
+            next: 0,
+            next_probe: 0,
+            probe_at: Instant::ZERO,
+            answers: 0,
+        }
     }
 
     /// The leader, or where none is known the server whose turn it is. `None` without servers.
@@ -43,6 +53,24 @@ impl Route {
         self.probe_at = now + pause;
         self.next_probe = (self.next_probe + 1) % self.servers.len().max(1);
         self.servers.get(self.next_probe).copied()
+    }
+
+    /// How many servers there are to ask.
+    pub(super) fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// How many probes have been answered, whatever the answer.
+    pub(super) fn answers(&self) -> u64 {
+        self.answers
+    }
+
+    /// `server` has answered a probe: where no leader is known, it is asked first, for it is there.
+    pub(super) fn answered(&mut self, server: SocketAddrV4) {
+        self.answers += 1;
+        if let Some(place) = self.servers.iter().position(|listed| *listed == server) {
+            self.next = place;
+        }
     }
 
     /// `server` has not answered for a while, or cannot help: it is not asked first any more.
@@ -145,6 +173,19 @@ mod tests {
         assert_eq!(route.probe(Instant::ZERO, pause), Some(server(2)));
         assert_eq!(route.probe(Instant::ZERO + pause / 2, pause), None);
         assert_eq!(route.probe(Instant::ZERO + pause, pause), Some(server(3)));
+    }
+
+    /// A server that answers is there, one that was never heard may be dead: a write without a leader goes to the first.
+    #[test]
+    fn who_answers_a_probe_is_asked_first() {
+        let mut route = route();
+        route.answered(server(3));
+        assert_eq!((route.pick(), route.answers()), (Some(server(3)), 1));
+        route.answered(server(9));
+        assert_eq!(route.pick(), Some(server(3)), "not on the list");
+        route.learn(server(3), Policy::FixedRoute, &block(1, 2, Status::NotApplied));
+        route.answered(server(3));
+        assert_eq!(route.pick(), Some(server(2)), "the leader goes before it");
     }
 
     /// No block, however wild, takes the route outside its list.

@@ -4,7 +4,9 @@ use super::error::{is_passing, of_block};
 use super::exchange::{Event, Tries, What};
 use super::{Call, CallError, Client, NotApplied, PROBE_METHOD, Reply, too_large};
 use crate::r2p2::{Flags, Header, MessageType, Policy, Refusal, RequestBlock, ResponseBlock, Rid, Segments, Status};
+use futures::future::{Either, select};
 use std::net::SocketAddrV4;
+use std::pin::pin;
 use std::time::Duration;
 use trimaran_runtime::{Instant, now};
 
@@ -34,8 +36,19 @@ pub(super) struct Running<'a> {
     /// The last proof that no try so far was applied.
     refusal: Option<CallError>,
     tries: Tries<'a>,
-    /// Questions who leads, while a write is unanswered.
+    /// Questions who leads, while a write is unanswered, or waits to be sent to a leader.
     probes: Option<Tries<'a>>,
+    /// Set while a write of which nothing is on the way waits to hear where to go.
+    search: Option<Search>,
+}
+
+/// A write's search for the leader, before it is sent. The first answer ends it, to whichever call's probe it is.
+#[derive(Clone, Copy)]
+struct Search {
+    /// [`Route::answers`](super::route::Route::answers) when it began.
+    since: u64,
+    /// Servers still to be asked. One that another call has just asked counts, too.
+    left: usize,
 }
 
 impl<'a> Running<'a> {
@@ -59,22 +72,33 @@ impl<'a> Running<'a> {
             refusal: None,
             tries: Tries::new(shared),
             probes: None,
+            search: None,
         })
     }
 
     /// The reply, or by the deadline an error.
     pub(super) async fn run(&mut self) -> Result<Reply, CallError> {
         loop {
-            if now() >= self.next_at {
+            // What is sent at the deadline is not answered in time and only costs the certainty.
+            if now() >= self.next_at && now() < self.deadline {
                 self.ask()?;
             }
             let until = self.next_at.min(self.deadline);
-            if let Some(event) = self.tries.event(until).await {
-                if let Some(reply) = self.on_event(event).await? {
-                    return Ok(reply);
+            let event = match self.search {
+                Some(search) => {
+                    self.listen(search, until).await;
+                    None
                 }
-            } else if now() >= self.deadline {
-                return Err(self.failure());
+                None => self.tries.event(until).await,
+            };
+            match event {
+                Some(event) => {
+                    if let Some(reply) = self.on_event(event).await? {
+                        return Ok(reply);
+                    }
+                }
+                None if now() >= self.deadline => return Err(self.failure()),
+                None => {}
             }
             self.hear_probes();
         }
@@ -93,7 +117,12 @@ impl<'a> Running<'a> {
             }
         }
         if !self.tries.is_empty() && !self.call.is_read() {
-            return self.probe(pause);
+            // A probe that cannot be sent is as good as lost.
+            let _ = self.probe(pause);
+            return Ok(());
+        }
+        if self.go_on_searching(pause)? {
+            return Ok(());
         }
         let picked = self.call.server.or_else(|| self.client.core.shared.route.borrow().pick());
         let Some(to) = picked else { return Err(CallError::NotApplied(NotApplied::NoServers)) };
@@ -113,29 +142,77 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Asks the next server who leads, unless another call has just done so.
+    /// Asks the next server who leads, unless that was done less than `pause` ago, by this call or another.
     fn probe(&mut self, pause: Duration) -> Result<(), CallError> {
         let shared = &self.client.core.shared;
         let Some(to) = shared.route.borrow_mut().probe(now(), pause) else { return Ok(()) };
         let block = RequestBlock { shard: self.call.shard, method: PROBE_METHOD, ..RequestBlock::default() }.emit();
-        let Ok(segments) = shared.segmenter.own_request(block.len()) else { return Ok(()) };
+        let segments = shared.segmenter.own_request(block.len()).map_err(too_large)?;
         let probes = self.probes.get_or_insert_with(|| Tries::new(shared));
-        // A probe that cannot be sent is as good as lost.
-        let _ = probes.send(to, own_header(Policy::FixedRoute), &segments, &block);
-        Ok(())
+        probes.send(to, own_header(Policy::FixedRoute), &segments, &block)
+    }
+
+    /// `true`: a write is still better held back, and the next server has been asked who leads. It is sent to one server
+    /// only: better to one that leads, or at least is there, than to one that may be dead.
+    fn go_on_searching(&mut self, pause: Duration) -> Result<bool, CallError> {
+        let search = self.search.take();
+        if self.call.policy != Policy::ReplicatedRoute || self.call.server.is_some() {
+            return Ok(false);
+        }
+        let mut search = {
+            let route = self.client.core.shared.route.borrow();
+            // With a single server there is nothing to choose.
+            let left = if route.servers() > 1 { route.servers() } else { 0 };
+            let search = search.unwrap_or(Search { since: route.answers(), left });
+            if route.leader().is_some() || route.answers() != search.since || search.left == 0 {
+                return Ok(false);
+            }
+            search
+        };
+        match self.probe(pause) {
+            Ok(()) => search.left -= 1,
+            // That server has not been asked: the search takes a turn longer.
+            Err(error) if is_passing(&error) => self.refusal = Some(error),
+            Err(error) => return Err(error),
+        }
+        self.search = Some(search);
+        Ok(true)
+    }
+
+    /// Waits for something that ends the search: an answer to a probe of this call, or what another call has learned.
+    /// Nothing of the write is on the way, so there is no other event to miss.
+    async fn listen(&mut self, search: Search, until: Instant) {
+        let shared = &self.client.core.shared;
+        let probes = self.probes.get_or_insert_with(|| Tries::new(shared));
+        let heard = match select(pin!(probes.event(until)), pin!(shared.told(search.since))).await {
+            Either::Left((None, _)) => return,
+            Either::Left((event, _)) => event,
+            Either::Right(_) => None,
+        };
+        if let Some(event) = heard {
+            self.on_probe(event);
+        }
+        self.next_at = now();
     }
 
     /// Learns what probes have brought by now.
     fn hear_probes(&mut self) {
-        let Some(probes) = &mut self.probes else { return };
-        while let Some(Event { rid, from, what }) = probes.try_event() {
-            probes.close(rid);
-            if let What::Answered(message) = what
-                && let Ok((block, _)) = ResponseBlock::parse(&message)
-            {
-                self.client.core.shared.route.borrow_mut().learn(from, Policy::FixedRoute, &block);
-            }
+        while let Some(event) = self.probes.as_mut().and_then(|probes| probes.try_event()) {
+            self.on_probe(event);
         }
+    }
+
+    fn on_probe(&mut self, Event { rid, from, what }: Event) {
+        if let Some(probes) = &mut self.probes {
+            probes.close(rid);
+        }
+        let shared = &self.client.core.shared;
+        if let What::Answered(message) = what
+            && let Ok((block, _)) = ResponseBlock::parse(&message)
+        {
+            shared.learn(from, Policy::FixedRoute, &block);
+        }
+        shared.answered(from);
     }
 
     /// The reply, `None` where the call goes on, or the error that ends it.
@@ -156,8 +233,8 @@ impl<'a> Running<'a> {
         let asked = self.tries.close(event.rid);
         // `Replies` has looked at the block already; a broken one is as good as silence.
         let Ok((block, body)) = ResponseBlock::parse(&answer) else { return Ok(None) };
+        self.client.core.shared.learn(event.from, self.call.policy, &block);
         let route = &self.client.core.shared.route;
-        route.borrow_mut().learn(event.from, self.call.policy, &block);
         let Some(error) = of_block(&block) else {
             let reply = Reply { status: block.status, body: body.to_vec(), block, from: event.from };
             return Ok(Some(reply));
