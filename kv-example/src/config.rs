@@ -119,6 +119,8 @@ pub struct Net {
     pub payload_bytes: usize,
     /// Receive buffer asked of the kernel for each socket.
     pub rcvbuf_bytes: usize,
+    /// The R2P2 router that is told of each reply; none where clients ask the nodes themselves.
+    pub router: Option<SocketAddrV4>,
 }
 
 /// One member of the cluster.
@@ -276,6 +278,7 @@ fn net(document: &Document<'_>, root: &Section<'_>) -> Result<Net, Error> {
     Ok(Net {
         payload_bytes: section.integer_or("payload_bytes", 1472, 548, 1472)?,
         rcvbuf_bytes: section.bytes_or("rcvbuf_bytes", 4 << 20, 4096, 1 << 30)?,
+        router: section.find("router").map(|router| router.address()).transpose()?,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::service::Kv;
 use crate::signals::Signals;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::time::Duration;
-use trimaran_net::{Net, NetConfig, NetDriver, UdpConfig, UdpPort};
+use trimaran_net::{Net, NetConfig, NetDriver, UdpConfig, UdpPort, device_payload_bytes};
 use trimaran_raft::{Incarnation, Limits, Slot, Timing};
 use trimaran_rpc::node::{Node, NodeConfig, NodeError};
 use trimaran_rpc::r2p2::reassembly;
@@ -33,7 +33,12 @@ pub fn run(serve: &Serve) -> Result<(), Error> {
     }
     let signals = Signals::watch()?;
     let node = node_config(&config)?;
-    let port = UdpPort::new(UdpConfig { payload_bytes: config.net.payload_bytes }).map_err(net_error)?;
+    let carried = [node.client, node.peer].into_iter().filter_map(|local| device_payload_bytes(*local.ip())).min();
+    let payload_bytes = carried.map_or(config.net.payload_bytes, |carried| config.net.payload_bytes.min(carried));
+    if payload_bytes < config.net.payload_bytes {
+        tracing::info!("datagrams carry {payload_bytes} bytes at most: the device's MTU allows no more");
+    }
+    let port = UdpPort::new(UdpConfig { payload_bytes }).map_err(net_error)?;
     let (driver, net) = NetDriver::new(port, NetConfig::default());
     let core = CoreConfig { name: format!("node {}", config.slot), seed: node.seed, ..CoreConfig::default() };
     let service = Kv::new(serve.journal.then(Journal::default));
@@ -108,7 +113,7 @@ fn node_config(config: &Config) -> Result<NodeConfig, Error> {
         reply_bytes: limits.reply_bytes,
         queued_reads: QUEUED_READS,
         rcvbuf_bytes: config.net.rcvbuf_bytes,
-        router: None,
+        router: config.net.router,
         seed: random as u64,
     })
 }

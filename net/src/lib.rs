@@ -37,7 +37,7 @@ pub use error::{NetError, Refusal, SendError};
 pub use net::{Net, NetConfig};
 pub use packet::Packet;
 pub use port::sim::{FaultCounters, Link, SimCounters, SimNet, SimPort};
-pub use port::udp::{UdpConfig, UdpPort};
+pub use port::udp::{UdpConfig, UdpPort, device_payload_bytes};
 pub use port::{Capabilities, Port};
 pub use socket::{Priority, SocketOptions, UdpSocket};
 pub use stats::{NetStats, PortStats, SocketStats};

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 pub(super) const ROOT: &[&str] =
     &["cluster", "slot", "durability", "data_dir", "profile", "heartbeat", "election", "net", "member", "limits"];
-pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes"];
+pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes", "router"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
 pub(super) const LIMITS: &[&str] = &[
     "log_bytes",

@@ -42,14 +42,15 @@ fn the_example_is_every_default() {
 #[test]
 fn the_files_keys_are_all_read() {
     let text = with_line("profile = \"us\"\nelection = [\"4ms\", \"9ms\"]\nheartbeat = \"1ms\"")
-        + "[net]\nport = \"udp\"\npayload_bytes = 1372\nrcvbuf_bytes = \"1MiB\"\n\
+        + "[net]\nport = \"udp\"\npayload_bytes = 1372\nrcvbuf_bytes = \"1MiB\"\nrouter = \"10.0.0.9:9000\"\n\
            [limits]\nlog_bytes = \"2GiB\"\nuncommitted_bytes = 2_000_000\nreply_bytes = \"1MiB\"\nrequest_bytes = 65536\n\
            pending_messages = 10\npending_per_source = 3\npending_bytes = \"1MB\"\nreassembly_ms = 50\n";
     let (config, _) = Config::parse("n.toml", &text).expect("correct");
     let ms = Duration::from_millis;
     let timing = Timing { profile: Profile::Us, heartbeat: ms(1), election_min: ms(4), election_max: ms(9) };
     assert_eq!(config.timing, timing);
-    assert_eq!(config.net, Net { payload_bytes: 1372, rcvbuf_bytes: 1 << 20 });
+    let router = "10.0.0.9:9000".parse().ok();
+    assert_eq!(config.net, Net { payload_bytes: 1372, rcvbuf_bytes: 1 << 20, router });
     let limits = Limits {
         log_bytes: 2 << 30,
         uncommitted_bytes: 2_000_000,
@@ -100,7 +101,7 @@ error[E0203]: unknown key `durabilty` in the top level
     assert!(
         complaint(&with_section("[net]\nprot = \"udp\"")).contains("unknown key `prot` in [net]\n  --> n.toml:11:1\n")
     );
-    let list = "= help: the keys of [net] are port, payload_bytes, rcvbuf_bytes\n";
+    let list = "= help: the keys of [net] are port, payload_bytes, rcvbuf_bytes, router\n";
     assert!(complaint(&with_section("[net]\ncolour = 1")).ends_with(list));
     assert!(complaint(&with_section("[limit]\n")).ends_with("did you mean `limits`?\n"));
 }

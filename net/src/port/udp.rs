@@ -1,6 +1,7 @@
 //! A port over kernel UDP sockets, one per bound address.
 
 mod mmsg;
+mod mtu;
 mod socket;
 
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
@@ -10,6 +11,7 @@ use crate::port::{Capabilities, Port};
 use crate::socket::{Priority, SocketOptions};
 use crate::stats::PortStats;
 use mmsg::Mmsg;
+pub use mtu::device_payload_bytes;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 use socket::{KernelSocket, key};

@@ -155,22 +155,38 @@ impl<S: Service> Cluster<S> {
         servers: Vec<SocketAddrV4>,
         work: impl FnOnce(Client) -> F + 'static,
     ) -> Ipv4Addr {
-        let ip = Ipv4Addr::new(10, 0, 1, self.clients + 1);
         self.clients += 1;
-        let (driver, net) = self.driver(ip);
-        let core = self.world.add_core(&format!("client{}", self.clients), driver);
-        let first_rid = Rid(self.world.rng().random());
-        self.world.enter(core, || {
-            trimaran_runtime::spawn_in(Lane::Normal, "client", async move {
-                let config = ClientConfig { first_rid, ..ClientConfig::default() };
-                match Client::new(&net, SocketAddrV4::new(ip, 0), servers, config) {
-                    Ok(client) => work(client).await,
-                    Err(error) => panic!("a simulated client could not start: {error}"),
-                }
-            })
-            .detach();
-        });
+        let ip = Ipv4Addr::new(10, 0, 1, self.clients);
+        self.client_at(ip, servers, work);
         ip
+    }
+
+    /// As [`Cluster::client`], at an address of the caller's choice that no other machine has.
+    pub fn client_at<F: Future<Output = ()> + 'static>(
+        &mut self,
+        ip: Ipv4Addr,
+        servers: Vec<SocketAddrV4>,
+        work: impl FnOnce(Client) -> F + 'static,
+    ) {
+        self.machine(ip, move |net, first_rid| async move {
+            let config = ClientConfig { first_rid, ..ClientConfig::default() };
+            match Client::new(&net, SocketAddrV4::new(ip, 0), servers, config) {
+                Ok(client) => work(client).await,
+                Err(error) => panic!("a simulated client could not start: {error}"),
+            }
+        });
+    }
+
+    /// Adds a machine that runs `work` with the network in hand, for clients that are not ours.
+    pub fn machine<F: Future<Output = ()> + 'static>(
+        &mut self,
+        ip: Ipv4Addr,
+        work: impl FnOnce(Net, Rid) -> F + 'static,
+    ) {
+        let (driver, net) = self.driver(ip);
+        let core = self.world.add_core(&format!("client {ip}"), driver);
+        let first_rid = Rid(self.world.rng().random());
+        self.world.enter(core, || trimaran_runtime::spawn_in(Lane::Normal, "client", work(net, first_rid)).detach());
     }
 
     /// Every node's client address, in order.
@@ -215,8 +231,12 @@ impl<S: Service> Cluster<S> {
 
     /// The node that leads in the highest term, if any does.
     pub fn leader(&self) -> Option<NodeIndex> {
-        let leading =
-            |seat: &Seat<S>| seat.node.as_ref().filter(|node| node.shard().is_leader()).map(|node| node.shard().with_machine(|machine| machine.term()));
+        let leading = |seat: &Seat<S>| {
+            seat.node
+                .as_ref()
+                .filter(|node| node.shard().is_leader())
+                .map(|node| node.shard().with_machine(|machine| machine.term()))
+        };
         (0..self.seats.len())
             .filter_map(|index| leading(&self.seats[index]).map(|term| (term, NodeIndex(index))))
             .max()

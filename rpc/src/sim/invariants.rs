@@ -144,52 +144,52 @@ impl Invariants {
     }
 
     fn check_state(&mut self, node: NodeIndex, machine: &Machine, log: &Log) -> Result<(), Violation> {
-            let before = self.seen[node.0];
-            let now = Seen {
-                term: machine.term(),
-                commit: machine.commit(),
-                applied: machine.applied_index(),
-                leading: machine.is_leader(),
-            };
-            for (what, from, to) in [
-                ("term", before.term.0, now.term.0),
-                ("commit index", before.commit.0, now.commit.0),
-                ("applied index", before.applied.0, now.applied.0),
-            ] {
-                if to < from {
-                    return Err(Violation::WentBack { node, what, from, to });
-                }
+        let before = self.seen[node.0];
+        let now = Seen {
+            term: machine.term(),
+            commit: machine.commit(),
+            applied: machine.applied_index(),
+            leading: machine.is_leader(),
+        };
+        for (what, from, to) in [
+            ("term", before.term.0, now.term.0),
+            ("commit index", before.commit.0, now.commit.0),
+            ("applied index", before.applied.0, now.applied.0),
+        ] {
+            if to < from {
+                return Err(Violation::WentBack { node, what, from, to });
             }
-            if now.applied > now.commit {
-                return Err(Violation::AppliedUncommitted { node, applied: now.applied, commit: now.commit });
+        }
+        if now.applied > now.commit {
+            return Err(Violation::AppliedUncommitted { node, applied: now.applied, commit: now.commit });
+        }
+        if now.leading {
+            let first = *self.leaders.entry(now.term).or_insert(machine.me().id);
+            if first != machine.me().id {
+                return Err(Violation::TwoLeaders { term: now.term, first, second: machine.me().id });
             }
-            if now.leading {
-                let first = *self.leaders.entry(now.term).or_insert(machine.me().id);
-                if first != machine.me().id {
-                    return Err(Violation::TwoLeaders { term: now.term, first, second: machine.me().id });
-                }
-                if !before.leading || before.term != now.term {
-                    self.leader_is_complete(node, now.term, |index| log.term_at(index))?;
-                }
+            if !before.leading || before.term != now.term {
+                self.leader_is_complete(node, now.term, |index| log.term_at(index))?;
             }
-            for index in before.commit.0 + 1..=now.commit.0 {
-                let index = LogIndex(index);
-                let Some(header) = log.header(index) else { continue };
-                let entry = Committed { term: header.term, body_crc32c: header.body_crc32c, body_len: header.body_len };
-                self.commits(node, index, entry)?;
+        }
+        for index in before.commit.0 + 1..=now.commit.0 {
+            let index = LogIndex(index);
+            let Some(header) = log.header(index) else { continue };
+            let entry = Committed { term: header.term, body_crc32c: header.body_crc32c, body_len: header.body_len };
+            self.commits(node, index, entry)?;
+        }
+        if now.applied > before.applied {
+            let digest = machine.digest();
+            if *self.digests.entry(now.applied).or_insert(digest) != digest {
+                return Err(Violation::DigestDiffers { node, index: now.applied });
             }
-            if now.applied > before.applied {
-                let digest = machine.digest();
-                if *self.digests.entry(now.applied).or_insert(digest) != digest {
-                    return Err(Violation::DigestDiffers { node, index: now.applied });
-                }
-            }
-            let (bytes, limit) = (log.bytes(), machine.limits().log_bytes + RESERVED_BYTES);
-            if bytes > limit {
-                return Err(Violation::OverBudget { node, bytes, limit });
-            }
-            self.seen[node.0] = now;
-            Ok(())
+        }
+        let (bytes, limit) = (log.bytes(), machine.limits().log_bytes + RESERVED_BYTES);
+        if bytes > limit {
+            return Err(Violation::OverBudget { node, bytes, limit });
+        }
+        self.seen[node.0] = now;
+        Ok(())
     }
 
     fn commits(&mut self, node: NodeIndex, index: LogIndex, entry: Committed) -> Result<(), Violation> {
