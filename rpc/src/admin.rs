@@ -76,11 +76,7 @@ impl MemberInfo {
 
     fn member(&self) -> Option<Member> {
         let incarnation = Incarnation(u64::from_str_radix(&self.incarnation, 16).ok()?);
-        Some(Member {
-            id: NodeId { slot: Slot(self.slot), incarnation },
-            client: self.client,
-            peer: self.peer,
-        })
+        Some(Member { id: NodeId { slot: Slot(self.slot), incarnation }, client: self.client, peer: self.peer })
     }
 }
 
@@ -174,12 +170,7 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    pub(crate) fn new(
-        name: String,
-        me: Member,
-        node: Rc<Replicated>,
-        requests: Rc<RefCell<Requests>>,
-    ) -> Rc<Self> {
+    pub(crate) fn new(name: String, me: Member, node: Rc<Replicated>, requests: Rc<RefCell<Requests>>) -> Rc<Self> {
         Rc::new(Admin { methods: Methods::new(), name, me, node, requests, asking: Cell::new(0) })
     }
 
@@ -420,13 +411,7 @@ async fn ask<T: for<'de> Deserialize<'de>>(
     body: &[u8],
     within: Duration,
 ) -> Result<T, CallError> {
-    let call = Call {
-        method: method_key(method),
-        policy: Policy::FixedRoute,
-        shard: 0,
-        body,
-        server: Some(address),
-    };
+    let call = Call { method: method_key(method), policy: Policy::FixedRoute, shard: 0, body, server: Some(address) };
     let reply = client.call(call, within).await?;
     serde_json::from_slice(&reply.body).map_err(|_| CallError::NotApplied(NotApplied::Refused(Refusal::Unspecified)))
 }

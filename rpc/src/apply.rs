@@ -81,8 +81,12 @@ pub(crate) async fn run<S: Service>(node: Rc<Replicated>, service: S) {
     let mut apply = Apply { node, service, cx: Cx::new(), request: Vec::new(), reply: Vec::new(), chain: 0 };
     if let Err((halt, _discarded)) = apply.run().await {
         tracing::error!(
-            code = halt.code, index = halt.index, method = halt.method, request_hash = halt.request_hash,
-            message = halt.message, "this replica stops applying; it keeps replicating and voting"
+            code = halt.code,
+            index = halt.index,
+            method = halt.method,
+            request_hash = halt.request_hash,
+            message = halt.message,
+            "this replica stops applying; it keeps replicating and voting"
         );
         apply.node.halt(halt);
         // The half-changed state is never read again; waiting queries are refused, later ones by the server.

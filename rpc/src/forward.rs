@@ -171,7 +171,8 @@ impl Joiner {
             counters.count(Event::ForwardHalfLost);
             return None;
         }
-        let half = Half { until: now + self.memory, offset: framing.offset, total: framing.total, bytes: part.to_vec() };
+        let half =
+            Half { until: now + self.memory, offset: framing.offset, total: framing.total, bytes: part.to_vec() };
         self.halves.insert(triple, half);
         None
     }
@@ -233,12 +234,8 @@ mod tests {
 
     #[test]
     fn a_copy_is_forwarded_again_only_after_the_memory() {
-        let mut recent = Recent {
-            limit: 2,
-            memory: Duration::from_millis(200),
-            order: VecDeque::new(),
-            until: BTreeMap::new(),
-        };
+        let mut recent =
+            Recent { limit: 2, memory: Duration::from_millis(200), order: VecDeque::new(), until: BTreeMap::new() };
         let triple = |rid| framing(rid, 0, 1).triple();
         assert!(matches!(recent.add(Instant::ZERO, triple(1)), Added::New));
         assert!(matches!(recent.add(Instant::ZERO, triple(1)), Added::Copy));

@@ -99,13 +99,11 @@ impl Node {
             PeerTransport(peers.clone()),
             MemoryStorage::default(),
         );
-        let flow =
-            FlowConfig { reply_bytes: config.reply_bytes, router: config.router, ..FlowConfig::default() };
+        let flow = FlowConfig { reply_bytes: config.reply_bytes, router: config.router, ..FlowConfig::default() };
         let answers = Answers::new(client_socket.clone(), flow, counters.clone());
         // A client address may send as many requests within the memory as the socket brings in a good while.
         let forwarder = Forwarder::new(peers, pending.saturating_mul(16), reassembly, counters.clone());
-        let replicated =
-            Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, config.queued_reads));
+        let replicated = Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, config.queued_reads));
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
         let admin = Admin::new(config.cluster_name, me, replicated.clone(), requests.clone());
         let endpoint = Endpoint {

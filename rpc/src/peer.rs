@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use trimaran_net::UdpSocket;
 use trimaran_raft::{
-    ClusterId, FOREIGN_OVERHEAD_BYTES, Member, Envelope, NodeId, Transport, read_foreign, write_foreign,
+    ClusterId, Envelope, FOREIGN_OVERHEAD_BYTES, Member, NodeId, Transport, read_foreign, write_foreign,
 };
 use trimaran_runtime::channel::Notify;
 

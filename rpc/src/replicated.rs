@@ -3,13 +3,13 @@
 use crate::answer::Answers;
 use crate::apply::{Halt, Job, Jobs};
 use crate::forward::Forwarder;
+use crate::peer::PeerTransport;
 use crate::r2p2::block::{Refusal, ResponseBlock, Status};
 use crate::r2p2::counters::DropReason;
 use crate::r2p2::header::{Header, Rid, Triple};
 use crate::r2p2::policy::Policy;
 use crate::request::Request;
 use crate::stats::{Event, ServerCounters};
-use crate::peer::PeerTransport;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
@@ -222,10 +222,8 @@ impl Replicated {
     /// The apply task has executed an entry: whoever leads now answers the client.
     pub(crate) fn applied(&self, index: LogIndex, header: &EntryHeader, reply: &[u8], chain: u64) {
         self.shard.set_applied(index, chain);
-        let triple = Triple {
-            client: SocketAddrV4::new(header.client_ip.into(), header.client_port),
-            rid: Rid(header.rid),
-        };
+        let triple =
+            Triple { client: SocketAddrV4::new(header.client_ip.into(), header.client_port), rid: Rid(header.rid) };
         let mut pending = self.pending.borrow_mut();
         if pending.get(&triple).is_some_and(|entry| entry.index <= index) {
             pending.remove(&triple);
@@ -241,9 +239,8 @@ impl Replicated {
 
     /// The apply task has answered a query.
     pub(crate) fn answer_query(&self, request: &Request, applied: LogIndex, reply: &[u8]) {
-        let block = request
-            .block
-            .map(|_| ResponseBlock { index: applied.0, ..self.block(Status::Ok, Refusal::Unspecified) });
+        let block =
+            request.block.map(|_| ResponseBlock { index: applied.0, ..self.block(Status::Ok, Refusal::Unspecified) });
         self.answers.respond(request.triple, block.as_ref(), reply);
     }
 
@@ -302,9 +299,9 @@ impl Replicated {
 
     /// What every response block says of this node and its cluster.
     pub(crate) fn block(&self, status: Status, reason: Refusal) -> ResponseBlock {
-        let (term, reachable, total) = self.shard.with_machine(|machine| {
-            (machine.term(), machine.reachable(), machine.configuration().voters.len())
-        });
+        let (term, reachable, total) = self
+            .shard
+            .with_machine(|machine| (machine.term(), machine.reachable(), machine.configuration().voters.len()));
         ResponseBlock {
             status,
             reason,
