@@ -1,4 +1,4 @@
-//! Prints what the runtime costs: `cargo run --release -p trimaran-runtime --example figures`.
+//! Prints what the runtime costs: `cargo bench -p trimaran-benches --bench runtime`.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

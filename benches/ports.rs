@@ -1,20 +1,14 @@
-//! Packets per second through the ports, turned by hand and by the executor: `cargo bench -p trimaran-net`.
+//! Packets per second through the ports, turned by hand and by the executor: `cargo bench -p trimaran-benches --bench ports`.
 //!
 //! Figures of one run on one machine; compare runs, not machines.
 
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
+use trimaran_benches::seconds;
 use trimaran_net::{Link, Net, NetConfig, NetDriver, Port, SimNet, SocketOptions, UdpConfig, UdpPort, UdpSocket};
 use trimaran_runtime::sim::World;
 use trimaran_runtime::{Core, CoreConfig, Driver, Idle, Instant, Lane, Monotonic, spawn};
-
-#[allow(clippy::disallowed_methods)] // a bench measures the real clock
-fn seconds(work: impl FnOnce()) -> f64 {
-    let start = std::time::Instant::now();
-    work();
-    start.elapsed().as_secs_f64()
-}
 
 fn report(what: &str, packets: u64, work: impl FnOnce()) {
     let seconds = seconds(work);

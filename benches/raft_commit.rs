@@ -1,6 +1,6 @@
 //! Prints what a commit costs in machines, logs and messages alone: three nodes in one process, no sockets, no executor.
 //!
-//! `cargo run --release -p trimaran-raft --example commit_floor`
+//! `cargo bench -p trimaran-benches --bench raft_commit`
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};

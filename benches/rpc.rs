@@ -1,0 +1,72 @@
+//! Requests through whole nodes: a client and three replicas on one core of this process, with the real wire formats, over
+//! the simulated network without faults. What the layers cost once the kernel is out of the way.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+use trimaran_benches::seconds;
+use trimaran_net::Link;
+use trimaran_rpc::client::{Call, Client};
+use trimaran_rpc::r2p2::Policy;
+use trimaran_rpc::service::{Cx, ReadCx, Service};
+use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
+
+const REQUEST: [u8; 64] = [7; 64];
+const CALLS: u64 = 300_000;
+
+/// Costs nothing itself.
+struct Counter(u64);
+
+impl Service for Counter {
+    async fn apply(&mut self, _: &mut Cx, _: &[u8], reply: &mut Vec<u8>) {
+        self.0 += 1;
+        reply.extend_from_slice(&self.0.to_le_bytes());
+    }
+
+    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) {
+        reply.extend_from_slice(&self.0.to_le_bytes());
+    }
+
+    fn state_digest(&self) -> u64 {
+        self.0
+    }
+}
+
+async fn load(client: Client, policy: Policy, answered: Rc<Cell<u64>>) {
+    while answered.get() < CALLS {
+        let call = Call { method: 1, policy, shard: 0, body: &REQUEST, server: None };
+        if client.call(call, Duration::from_secs(1)).await.is_ok() {
+            answered.set(answered.get() + 1);
+        }
+    }
+}
+
+fn measure(what: &str, policy: Policy, outstanding: u64) -> f64 {
+    let mut cluster = Cluster::new(1, ClusterConfig::default(), || Counter(0));
+    cluster.network().set_default_link(Link::new(Duration::from_micros(5), Duration::from_micros(5)));
+    cluster.run_until(Duration::from_secs(2), |cluster| cluster.leader().is_some());
+    let answered = Rc::new(Cell::new(0));
+    let told = answered.clone();
+    let servers = cluster.addresses();
+    cluster.client(servers, move |client| async move {
+        let mut group = trimaran_runtime::TaskGroup::new();
+        for _ in 0..outstanding {
+            group.spawn(load(client.clone(), policy, told.clone()));
+        }
+        let _ = group.join_all().await;
+    });
+    let world = cluster.world();
+    let seconds = seconds(|| while answered.get() < CALLS && world.step() {});
+    let rate = answered.get() as f64 / seconds;
+    println!("{what:<28} {outstanding:>4} outstanding {:>10.0} /s {:>8.0} ns each", rate, 1e9 / rate);
+    rate
+}
+
+fn main() {
+    for outstanding in [1, 8, 64, 256] {
+        let echo = measure("unreplicated", Policy::LbRoute, outstanding);
+        let put = measure("replicated by three", Policy::ReplicatedRoute, outstanding);
+        let read = measure("linearizable read", Policy::ReplicatedRouteNoSideEffects, outstanding);
+        println!("{:>28}      of unreplicated: put {:.2}, read {:.2}", "", put / echo, read / echo);
+    }
+}
