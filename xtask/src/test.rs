@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use cargo_metadata::TargetKind;
-
 use crate::preflight::{self, Tools};
 use crate::step::{Failed, Steps};
 use crate::workspace::Workspace;
 
 const SWARM_SEEDS: &str = "300";
+/// The crate whose integration tests start processes.
+const EXAMPLE: &str = "kv-example";
+/// Steps that choose the same packages share their builds: cargo unites features over what is chosen.
+const ALL: [&str; 1] = ["--workspace"];
 const DENY_VERSION: &str = "0.20.2";
 
 /// Runs all steps, or the quick ones; stops at the first that fails.
@@ -77,14 +79,11 @@ impl Run<'_> {
                 ]),
             ],
         )?;
-        // Consensus first: when Raft is broken, every later failure is only an echo.
+        // Consensus first: when Raft is broken, every later failure is only an echo. The feature adds the tests that break it
+        // on purpose; the next step tests it as it ships.
         self.test("consensus tests", vec![self.runner(&["-p", "trimaran-raft", "--tests", "--features", "sabotage"])])?;
-        let rest = ["-p", "trimaran-runtime", "-p", "trimaran-net", "-p", "trimaran-rpc", "-p", "xtask", "--tests"];
-        let mut example = vec!["-p", "kv-example", "--bins"];
-        if self.workspace.has("kv-example", &TargetKind::Lib) {
-            example.push("--lib");
-        }
-        self.test("other tests", vec![self.runner(&rest), self.runner(&example)])
+        let selection = self.workspace.tests(|package| package != EXAMPLE);
+        self.test("tests", vec![self.runner(&[&ALL[..], &["--lib", "--bins"], &targets(&selection)[..]].concat())])
     }
 
     fn long_steps(&mut self) -> Result<(), Failed> {
@@ -93,11 +92,8 @@ impl Run<'_> {
         self.steps.run("docs", vec![self.cargo(&["test", "--workspace", "--doc"]), doc])?;
         let swarm = ["run", "--release", "-p", "kv-example", "--", "sim", "--seeds", SWARM_SEEDS];
         self.steps.run("simulator", vec![self.cargo(&swarm)])?;
-        if self.workspace.has("kv-example", &TargetKind::Test) {
-            self.test("real processes", vec![self.runner(&["-p", "kv-example", "--test", "*"])])?;
-        } else {
-            self.steps.skip("real processes", "kv-example has no tests/ yet");
-        }
+        let selection = self.workspace.tests(|package| package == EXAMPLE);
+        self.test("real processes", vec![self.runner(&[&ALL[..], &targets(&selection)[..]].concat())])?;
         self.dependencies()
     }
 
@@ -160,6 +156,11 @@ impl Run<'_> {
     fn cargo(&self, args: &[&str]) -> Command {
         self.workspace.cargo(args)
     }
+}
+
+/// Arguments that choose integration tests by name.
+fn targets<'n>(names: &[&'n str]) -> Vec<&'n str> {
+    names.iter().flat_map(|name| ["--test", name]).collect()
 }
 
 /// What the runner said last: nextest's summary with the failed tests below it, or libtest's results and errors.

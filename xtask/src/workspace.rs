@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
+use cargo_metadata::{Metadata, MetadataCommand, Package, TargetKind};
 
 /// The workspace as cargo sees it, without its dependencies: reading it needs no network.
 pub(crate) struct Workspace {
@@ -40,16 +40,16 @@ impl Workspace {
 
     /// Packages that `cargo bench` would find something in.
     pub(crate) fn packages_with_benches(&self) -> Vec<&str> {
-        self.names(|kind| *kind == TargetKind::Bench)
-    }
-
-    /// Whether `package` has a target of `kind`.
-    pub(crate) fn has(&self, package: &str, kind: &TargetKind) -> bool {
-        self.names(|of| of == kind).contains(&package)
-    }
-
-    fn names(&self, matches: impl Fn(&TargetKind) -> bool) -> Vec<&str> {
-        let has = |package: &&cargo_metadata::Package| package.targets.iter().any(|t| t.kind.iter().any(&matches));
+        let has = |package: &&Package| package.targets.iter().any(|target| target.kind.contains(&TargetKind::Bench));
         self.metadata.packages.iter().filter(has).map(|package| package.name.as_str()).collect()
+    }
+
+    /// Names of the integration tests of some packages, without those that need a feature.
+    pub(crate) fn tests(&self, wanted: impl Fn(&str) -> bool) -> Vec<&str> {
+        let packages = self.metadata.packages.iter().filter(|package| wanted(&package.name));
+        let targets = packages.flat_map(|package| &package.targets);
+        let tests =
+            targets.filter(|target| target.kind.contains(&TargetKind::Test) && target.required_features.is_empty());
+        tests.map(|target| target.name.as_str()).collect()
     }
 }
