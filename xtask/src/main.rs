@@ -38,7 +38,7 @@ enum Task {
     ///
     /// A failing seed prints how to replay it. The same seed on the same commit gives the same run, packet for packet.
     Sim(SimArgs),
-    /// Run the criterion benches of every crate that has some.
+    /// Measure what each layer costs, on its own and as whole nodes in one process.
     ///
     /// Compare ratios within one run: absolute times on a shared machine mean little.
     Bench(BenchArgs),
@@ -70,11 +70,8 @@ struct SimArgs {
 
 #[derive(Args)]
 struct BenchArgs {
-    /// Only benches whose name contains this.
-    filter: Option<String>,
-    /// Passed on to criterion as they are, e.g. `--save-baseline before`.
-    #[arg(last = true, value_name = "MORE")]
-    more: Vec<String>,
+    /// Only this one: runtime, ports, raft_commit or rpc.
+    name: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -105,16 +102,11 @@ fn sim(workspace: &Workspace, args: &SimArgs) -> ExitCode {
 }
 
 fn bench(workspace: &Workspace, args: &BenchArgs) -> ExitCode {
-    let packages = workspace.packages_with_benches();
-    if packages.is_empty() {
-        eprintln!("xtask: no crate of this workspace has a benches/ directory");
-        return ExitCode::from(2);
-    }
-    let mut cargo = workspace.cargo(&["bench", "--benches"]);
-    for package in &packages {
-        cargo.args(["--package", package]);
-    }
-    cargo.arg("--").args(&args.filter).args(&args.more);
+    let mut cargo = workspace.cargo(&["bench", "--quiet", "--package", "trimaran-benches"]);
+    match &args.name {
+        Some(name) => cargo.args(["--bench", name]),
+        None => cargo.arg("--benches"),
+    };
     step::pass_through(&mut cargo)
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cargo_metadata::{Metadata, MetadataCommand, Package, TargetKind};
+use cargo_metadata::{Metadata, MetadataCommand, TargetKind};
 
 /// The workspace as cargo sees it, without its dependencies: reading it needs no network.
 pub(crate) struct Workspace {
@@ -36,12 +36,6 @@ impl Workspace {
         let dir = self.metadata.target_directory.join("xtask");
         std::fs::create_dir_all(&dir)?;
         Ok(dir.into())
-    }
-
-    /// Packages that `cargo bench` would find something in.
-    pub(crate) fn packages_with_benches(&self) -> Vec<&str> {
-        let has = |package: &&Package| package.targets.iter().any(|target| target.kind.contains(&TargetKind::Bench));
-        self.metadata.packages.iter().filter(has).map(|package| package.name.as_str()).collect()
     }
 
     /// Names of the integration tests of some packages, without those that need a feature.
