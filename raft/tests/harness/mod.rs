@@ -349,7 +349,14 @@ impl Cluster {
     /// Runs everything for `ns` nanoseconds: datagrams after their latency, timers when they are due.
     pub(crate) fn run_for(&mut self, ns: u64) {
         let end = self.now + ns;
+        let mut at_once = (self.now, 0);
         loop {
+            at_once = if at_once.0 == self.now { (self.now, at_once.1 + 1) } else { (self.now, 0) };
+            assert!(
+                at_once.1 < 1_000_000,
+                "time stands still at {}: something asks for a tick again and again",
+                self.now
+            );
             let flight = (0..self.flights.len()).min_by_key(|at| self.flights[*at].due);
             let arrival = flight.map_or(u64::MAX, |at| self.flights[at].due);
             let up = (0..self.nodes.len()).filter(|index| self.nodes[*index].up);

@@ -34,7 +34,10 @@ fn back_tracking_takes_a_message_for_each_term() {
     for _ in 0..4 {
         for index in [0, 1] {
             cluster.filter = Some(Box::new(|_, _, message| !matches!(message.body, Body::Append(..))));
+            let mut tries = 0;
             while !cluster.machine(index).is_leader() {
+                tries += 1;
+                assert!(tries < 100, "node {index} is never elected");
                 cluster.now += 400 * MS;
                 let _ = cluster.step(index, Input::Tick);
                 cluster.settle();
