@@ -1,7 +1,7 @@
 //! The way back to a client: a reply, the request for more, or a refusal.
 
 use crate::flow::{Flow, FlowConfig, FlowError};
-use crate::r2p2::block::ResponseBlock;
+use crate::r2p2::block::{Refusal, ResponseBlock, Status};
 use crate::r2p2::header::Triple;
 use crate::r2p2::message::{ack, drop_packet, response};
 use crate::stats::{Event, ServerCounters};
@@ -34,7 +34,13 @@ impl Answers {
         let head = head.as_ref().map_or(&[][..], |head| head);
         match self.flow.reply(triple.client, message, head, body) {
             Ok(()) => {}
-            Err(FlowError::TooLarge(_)) => self.counters.count(Event::AnswerTooLarge),
+            Err(FlowError::TooLarge(_)) => {
+                self.counters.count(Event::AnswerTooLarge);
+                if let Some(block) = block {
+                    let internal = ResponseBlock { status: Status::Internal, reason: Refusal::Unspecified, ..*block };
+                    self.respond(triple, Some(&internal), &[]);
+                }
+            }
             Err(FlowError::Full { .. }) => self.counters.count(Event::AnswerUnsent),
         }
     }

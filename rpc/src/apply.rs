@@ -15,7 +15,8 @@ use trimaran_raft::{EntryHeader, EntryKind, LogIndex};
 use trimaran_runtime::channel::{Notify, OneshotSender};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Entries and queries executed before other tasks of the core get a turn.
+/// Entries executed, and queries answered, before other tasks of the core get a turn. Each has a share of its own: a log
+/// that is never short of entries must not keep the readers waiting.
 const JOBS_PER_TURN: usize = 64;
 
 /// Why a replica has stopped applying. It goes on voting and replicating, so that the others keep their quorum.
@@ -123,8 +124,7 @@ impl<S: Service> Apply<S> {
                 self.entry(index, &header).await.map_err(|halt| (halt, Discarded))?;
                 left -= 1;
             }
-            left = self.queries(left);
-            if left == 0 {
+            if self.queries(JOBS_PER_TURN) == 0 || left == 0 {
                 trimaran_runtime::yield_now().await;
                 continue;
             }
@@ -152,7 +152,7 @@ impl<S: Service> Apply<S> {
             self.node.applied(index, header, &self.reply, self.chain);
         } else {
             self.chain = chain(self.chain, [index.0, 0, 0, 0]);
-            self.node.shard.set_applied(index, self.chain);
+            self.node.passed(index, self.chain);
         }
         Ok(())
     }
@@ -163,8 +163,9 @@ impl<S: Service> Apply<S> {
         yielded.set(false);
         let request = self.request.as_slice();
         let end = {
-            let mut handler =
-                pin!(AssertUnwindSafe(self.service.apply(&mut self.cx, request, &mut self.reply)).catch_unwind());
+            // The call itself is inside, since what runs before there is a future may panic as well.
+            let call = async { self.service.apply(&mut self.cx, request, &mut self.reply).await };
+            let mut handler = pin!(AssertUnwindSafe(call).catch_unwind());
             poll_fn(|cx| match handler.as_mut().poll(cx) {
                 Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
                 Poll::Ready(Err(panic)) => Poll::Ready(Err(("E0313", panic_message(panic.as_ref())))),
@@ -201,9 +202,10 @@ impl<S: Service> Apply<S> {
                 }
                 Job::Digest(to) => {
                     left -= 1;
-                    let state = self.service.state_digest();
-                    // The asker may have given up; then nobody wants the digest.
-                    let _ = to.send(StateDigest { applied: self.cx.index.0, state, chain: self.chain });
+                    // A panic is the asker's loss, who gets no digest; the asker may also have given up.
+                    let state = std::panic::catch_unwind(AssertUnwindSafe(|| self.service.state_digest()));
+                    let _ =
+                        state.map(|state| to.send(StateDigest { applied: self.cx.index.0, state, chain: self.chain }));
                 }
             }
         }

@@ -47,10 +47,11 @@ impl Endpoint {
                 let mut forwarded = pin!(self.forwards.added().fuse());
                 let mut moved = pin!(leadership.changed().fuse());
                 let mut datagram = pin!(poll_fn(|cx| self.socket.poll_recv(cx)).fuse());
+                // What is rare comes first: datagrams without end must not hide it.
                 futures::select_biased! {
+                    _ = moved => { leadership_moved = true; None }
                     packet = datagram => Some(packet),
                     _ = forwarded => None,
-                    _ = moved => { leadership_moved = true; None }
                     _ = timer => None,
                 }
             };
@@ -58,6 +59,8 @@ impl Endpoint {
                 self.leadership_moved();
             }
             let now = trimaran_runtime::now();
+            let node = &self.node;
+            self.requests.borrow_mut().expire(now, |given_up| refuse(node, given_up, Refusal::Incomplete));
             let mut left = DATAGRAMS_PER_TURN;
             let mut next = first.or_else(|| self.socket.try_recv());
             while let Some(packet) = next {
@@ -65,10 +68,7 @@ impl Endpoint {
                 left -= 1;
                 next = if left > 0 { self.socket.try_recv() } else { None };
             }
-            self.forwarded(now);
-            let node = &self.node;
-            self.requests.borrow_mut().expire(now, |given_up| refuse(node, given_up, Refusal::Incomplete));
-            if left == 0 {
+            if !self.forwarded(now) || left == 0 {
                 trimaran_runtime::yield_now().await;
             }
         }
@@ -92,9 +92,11 @@ impl Endpoint {
         }
     }
 
-    /// What followers have sent on, each a client's datagram with the client's address.
-    fn forwarded(&mut self, now: Instant) {
-        while let Some(ForwardedPart { cluster, framing, part }) = self.forwards.pop() {
+    /// What followers have sent on, each a client's datagram with the client's address. `false`: there may be more, for
+    /// when other tasks have had their turn.
+    fn forwarded(&mut self, now: Instant) -> bool {
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Some(ForwardedPart { cluster, framing, part }) = self.forwards.pop() else { return true };
             if Some(cluster) != self.node.shard.with_machine(|machine| machine.cluster()) {
                 self.node.counters.count(Event::PeerDatagramBad);
                 continue;
@@ -111,6 +113,7 @@ impl Endpoint {
                 outcome => self.several(triple.client, &header, outcome, true),
             }
         }
+        false
     }
 
     /// A packet of a request of several.
@@ -131,7 +134,7 @@ impl Endpoint {
                     DropReason::TooManyPackets | DropReason::RequestBytes => Refusal::TooLarge,
                     _ => Refusal::Busy,
                 };
-                self.node.refuse_triple(triple, own_block, why);
+                self.node.refuse_counted(triple, own_block, why);
             }
             Outcome::Refused { .. } => self.node.counters.count(Event::ForwardedRefused),
             Outcome::Complete | Outcome::Pending | Outcome::Dropped(_) => {}

@@ -26,6 +26,7 @@ pub mod flow;
 mod forward;
 pub mod node;
 mod peer;
+mod pending;
 pub mod r2p2;
 mod replicated;
 mod request;

@@ -133,6 +133,11 @@ impl Node {
         &self.replicated.shard
     }
 
+    /// Writes appended here and not yet applied.
+    pub fn pending_writes(&self) -> usize {
+        self.replicated.pending_writes()
+    }
+
     /// Why this replica no longer applies, if so.
     pub fn halted(&self) -> Option<crate::apply::Halt> {
         self.replicated.halted()

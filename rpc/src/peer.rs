@@ -7,7 +7,6 @@ use crate::r2p2::policy::Policy;
 use crate::stats::{Event, ServerCounters};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::Future;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -149,7 +148,10 @@ impl ForwardQueue {
         self.parts.borrow_mut().pop_front()
     }
 
-    pub(crate) fn added(&self) -> impl Future<Output = ()> + '_ {
-        self.added.notified()
+    /// Waits until there is, or may be, something to take.
+    pub(crate) async fn added(&self) {
+        if self.parts.borrow().is_empty() {
+            self.added.notified().await;
+        }
     }
 }

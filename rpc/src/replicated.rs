@@ -4,6 +4,7 @@ use crate::answer::Answers;
 use crate::apply::{Halt, Job, Jobs};
 use crate::forward::Forwarder;
 use crate::peer::PeerTransport;
+use crate::pending::{Appended, PendingWrites};
 use crate::r2p2::block::{Refusal, ResponseBlock, Status};
 use crate::r2p2::counters::DropReason;
 use crate::r2p2::header::{Header, Rid, Triple};
@@ -11,10 +12,10 @@ use crate::r2p2::policy::Policy;
 use crate::request::Request;
 use crate::stats::{Event, ServerCounters};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
-use trimaran_raft::{EntryHeader, Error as RaftError, LogIndex, Member, NodeId, Proposal, Shard, Term};
+use trimaran_raft::{EntryHeader, Error as RaftError, LogIndex, Member, NodeId, Proposal, Shard};
 use trimaran_runtime::channel::Notify;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,20 +27,12 @@ pub(crate) struct Replicated {
     pub(crate) answers: Answers,
     pub(crate) counters: Rc<ServerCounters>,
     forwarder: Forwarder,
-    /// Requests appended and not yet applied, by triple: a copy of one of them must not be appended again.
-    pending: RefCell<BTreeMap<Triple, Appended>>,
+    pending: RefCell<PendingWrites>,
     /// Linearizable reads that wait for the next round of ReadIndex.
     reads: RefCell<VecDeque<Request>>,
     reads_limit: usize,
     reads_added: Notify,
     halted: RefCell<Option<Halt>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Appended {
-    index: LogIndex,
-    term: Term,
-    hash: u64,
 }
 
 impl Replicated {
@@ -101,22 +94,24 @@ impl Replicated {
         match self.shard.propose(proposal) {
             Ok(index) => {
                 self.counters.count(Event::Proposed);
-                let term = self.term();
-                self.pending.borrow_mut().insert(request.triple, Appended { index, term, hash });
+                let term = self.shard.with_machine(|machine| machine.term());
+                self.pending.borrow_mut().add(request.triple, Appended { index, term, hash });
             }
             Err(RaftError::NotLeader { leader }) => self.to_leader(request, leader),
             Err(error) => self.refuse(&request, refusal_of(&error)),
         }
     }
 
-    fn term(&self) -> Term {
-        self.shard.with_machine(|machine| machine.term())
+    fn is_pending(&self, triple: &Triple, hash: u64) -> bool {
+        // Another leader may have cut the entry from the log since; then the copy is the request. One of an earlier term
+        // that is still there may yet commit.
+        let appended = self.pending.borrow().find(triple, hash);
+        appended.is_some_and(|entry| self.shard.with_log(|log| log.term_at(entry.index)) == Some(entry.term))
     }
 
-    fn is_pending(&self, triple: &Triple, hash: u64) -> bool {
-        // An entry of an earlier term may have been cut from the log since; then the copy is the request.
-        let term = self.term();
-        self.pending.borrow().get(triple).is_some_and(|entry| entry.hash == hash && entry.term == term)
+    /// Writes appended here and not yet applied.
+    pub(crate) fn pending_writes(&self) -> usize {
+        self.pending.borrow().len()
     }
 
     fn read(&self, request: Request) {
@@ -219,16 +214,17 @@ impl Replicated {
         }
     }
 
+    /// The apply task is past an entry.
+    pub(crate) fn passed(&self, index: LogIndex, chain: u64) {
+        self.shard.set_applied(index, chain);
+        self.pending.borrow_mut().applied(index);
+    }
+
     /// The apply task has executed an entry: whoever leads now answers the client.
     pub(crate) fn applied(&self, index: LogIndex, header: &EntryHeader, reply: &[u8], chain: u64) {
-        self.shard.set_applied(index, chain);
+        self.passed(index, chain);
         let triple =
             Triple { client: SocketAddrV4::new(header.client_ip.into(), header.client_port), rid: Rid(header.rid) };
-        let mut pending = self.pending.borrow_mut();
-        if pending.get(&triple).is_some_and(|entry| entry.index <= index) {
-            pending.remove(&triple);
-        }
-        drop(pending);
         if !self.shard.is_leader() || triple.client.port() == 0 {
             return;
         }
@@ -290,6 +286,16 @@ impl Replicated {
             Refusal::Busy => self.counters.drop_for(DropReason::Overloaded),
             _ => {}
         }
+        self.say_no(triple, own_block, why);
+    }
+
+    /// As [`refuse_triple`](Self::refuse_triple), for a reason that was counted where it was found.
+    pub(crate) fn refuse_counted(&self, triple: Triple, own_block: bool, why: Refusal) {
+        self.counters.count(Event::Refused);
+        self.say_no(triple, own_block, why);
+    }
+
+    fn say_no(&self, triple: Triple, own_block: bool, why: Refusal) {
         if !own_block {
             return self.answers.refuse(triple);
         }
