@@ -64,9 +64,11 @@ impl Machine {
     ) -> Result<(), Error> {
         match (self.cluster, self.role) {
             (Some(own), _) if own == cluster => return Ok(()),
-            (Some(cluster), _) | (None, Role::Joining { cluster, .. }) => {
-                return Err(Error::AlreadyInitialised { cluster });
+            (Some(cluster), _) => return Err(Error::AlreadyInitialised { cluster }),
+            (None, Role::Joining { cluster: heard, .. }) if heard != cluster => {
+                return Err(Error::AlreadyInitialised { cluster: heard });
             }
+            // Or it has heard of this very cluster, from a member that was told a moment earlier.
             (None, _) => {}
         }
         let config = Configuration::of_voters(members);

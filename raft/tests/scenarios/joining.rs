@@ -47,6 +47,24 @@ fn only_init_forms_a_cluster_and_it_may_be_repeated() {
     assert_eq!(refused, Err(Error::AlreadyInitialised { cluster: CLUSTER }));
 }
 
+/// While init goes round, a node that asks to join may hear of the cluster from one that init has reached already.
+#[test]
+fn a_member_that_hears_of_its_cluster_before_init_comes_is_initialised_all_the_same() {
+    let mut cluster = Cluster::unformed(3, |_| {});
+    let members: Vec<_> = (0..3).map(|index| member(index, 1)).collect();
+    let node = &mut cluster.nodes[0];
+    node.machine.bootstrap(CLUSTER, &members, 7, &mut node.log).expect("fresh");
+    // Nothing but answers to join: votes and entries take longer.
+    cluster.filter = Some(Box::new(|_, _, message| matches!(message.body, Body::Join(_) | Body::JoinReply(_))));
+    cluster.run_for(400 * MS);
+    assert_eq!(cluster.machine(1).role(), Role::Joining { cluster: CLUSTER, leader: None });
+    let node = &mut cluster.nodes[1];
+    let other = node.machine.bootstrap(ClusterId(5), &members, 7, &mut node.log);
+    assert_eq!(other, Err(Error::AlreadyInitialised { cluster: CLUSTER }));
+    assert_eq!(node.machine.bootstrap(CLUSTER, &members, 7, &mut node.log), Ok(()));
+    assert_eq!((node.machine.role(), node.log.last()), (Role::Follower, LogIndex(1)));
+}
+
 /// A member that init did not reach is in the configuration by its very incarnation: what its peers send takes it in.
 #[test]
 fn a_member_that_init_missed_adopts_the_cluster() {
