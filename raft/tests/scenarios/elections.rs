@@ -125,6 +125,22 @@ fn an_isolated_node_comes_back_without_disrupting() {
     assert_eq!(cluster.machine(2).leader().map(|m| m.id), Some(cluster.machine(0).me().id));
 }
 
+/// Voters that hear their leader refuse pre-votes too: else a node behind a link that works one way only would raise its
+/// term for ever, and depose the leader with it once the link heals.
+#[test]
+fn a_node_that_cannot_hear_the_leader_keeps_its_term_while_others_can() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    let term = cluster.machine(0).term();
+    cluster.run_for(100 * MS);
+    cluster.cut.insert((0, 2));
+    cluster.run_for(3000 * MS);
+    assert_eq!(cluster.machine(2).term(), term);
+    cluster.heal();
+    cluster.run_for(1000 * MS);
+    assert_eq!((cluster.leader(), cluster.machine(0).term()), (Some(0), term));
+}
+
 /// Three nodes have the longer log of an older term, three a newer term and a shorter log; four must agree on one of the
 /// first. Refusals tell them the term that they must exceed.
 #[test]
