@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::PcapWriter;
 use trimaran_raft::{Limits, Role};
-use trimaran_rpc::admin::method_key;
+use trimaran_rpc::StateDigest;
+use trimaran_rpc::admin::{self, method_key};
 use trimaran_rpc::client::{Call, CallError, Client};
 use trimaran_rpc::node::Node;
 use trimaran_rpc::r2p2::policy::Policy;
@@ -189,12 +190,46 @@ fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>)
             return Err(format!("node {} stopped applying: {}", index + 1, halt.message));
         }
     }
+    let digests = digests(cluster, servers);
+    if let Some(violation) = broken(cluster) {
+        return Err(violation);
+    }
+    agree(&digests)?;
     let report = linearizability::check(&Model, &load.history.borrow(), DEFAULT_STEPS_PER_KEY);
     match report.verdict {
         Verdict::Linearizable => Ok(()),
         Verdict::Violated(violation) => Err(format!("not linearizable: {}", violation.explanation)),
         other => Err(format!("the checker gave up: {other:?}")),
     }
+}
+
+/// The state of every node that is up and can hash it. A chain over requests and replies, which each step compares, says
+/// nothing of state that no reply has shown yet.
+fn digests(cluster: &mut Cluster<Kv>, servers: Vec<SocketAddrV4>) -> Vec<StateDigest> {
+    let up: Vec<_> = (0..cluster.nodes()).filter(|index| cluster.node(NodeIndex(*index)).is_some()).collect();
+    let up: Vec<_> = up.into_iter().map(|index| servers[index]).collect();
+    let found = Rc::new(RefCell::new(Vec::new()));
+    let asked = Rc::new(Cell::new(false));
+    let (told, done) = (found.clone(), asked.clone());
+    cluster.client(servers, move |client| async move {
+        for node in up {
+            let status = admin::status(&client, node, DEADLINE).await;
+            told.borrow_mut().extend(status.ok().and_then(|status| status.digest));
+        }
+        done.set(true);
+    });
+    cluster.run_until(Duration::from_secs(5), |_| asked.get());
+    found.take()
+}
+
+/// Replicas that have applied the same entries hold the same state.
+fn agree(digests: &[StateDigest]) -> Result<(), String> {
+    for (at, one) in digests.iter().enumerate() {
+        if let Some(other) = digests[..at].iter().find(|other| other.applied == one.applied && *other != one) {
+            return Err(format!("two states after entry {}: {other:?} and {one:?}", one.applied));
+        }
+    }
+    Ok(())
 }
 
 /// How each node sees things, for a report.
@@ -321,4 +356,16 @@ fn returned(op: KvOp, reply: &[u8]) -> Option<KvRet> {
 /// The kinds that struck in no run of many: a swarm that misses one has not tested it.
 pub(super) fn never_struck(counts: &FaultCounts) -> Vec<&'static str> {
     Fault::ALL.iter().filter(|fault| counts.get(**fault) == 0).map(|fault| fault.name()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_compared_where_the_same_entries_were_applied() {
+        let digest = |applied, state| StateDigest { applied, state, chain: 3 };
+        assert_eq!(agree(&[digest(0, 1), digest(7, 2), digest(7, 2)]), Ok(()));
+        assert!(agree(&[digest(7, 2), digest(0, 1), digest(7, 4)]).is_err());
+    }
 }
