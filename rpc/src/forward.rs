@@ -55,6 +55,9 @@ impl Forwarder {
             let framing = Forwarded { client, header: *header, offset: offset as u16, total }.emit();
             if !self.peers.send_forward(cluster, leader, &framing, part) {
                 self.counters.count(Event::ForwardUnsent);
+                if offset == 0 {
+                    self.recent.borrow_mut().forget_newest();
+                }
                 return false;
             }
             offset += part.len();
@@ -99,6 +102,13 @@ impl Recent {
         self.order.push_back((until, triple));
         self.until.insert(triple, until);
         Added::New
+    }
+
+    /// The request added last was not sent after all: its client was refused and may ask again.
+    fn forget_newest(&mut self) {
+        if let Some((_, triple)) = self.order.pop_back() {
+            self.until.remove(&triple);
+        }
     }
 }
 
@@ -239,6 +249,9 @@ mod tests {
         let triple = |rid| framing(rid, 0, 1).triple();
         assert!(matches!(recent.add(Instant::ZERO, triple(1)), Added::New));
         assert!(matches!(recent.add(Instant::ZERO, triple(1)), Added::Copy));
+        assert!(matches!(recent.add(Instant::ZERO, triple(4)), Added::New));
+        recent.forget_newest();
+        assert!(matches!(recent.add(Instant::ZERO, triple(1)), Added::Copy), "only the newest is forgotten");
         assert!(matches!(recent.add(Instant::ZERO, triple(2)), Added::New));
         assert!(matches!(recent.add(Instant::ZERO, triple(3)), Added::Full));
         let later = Instant::ZERO + Duration::from_millis(200);

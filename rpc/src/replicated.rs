@@ -228,6 +228,11 @@ impl Replicated {
         if !self.shard.is_leader() || triple.client.port() == 0 {
             return;
         }
+        let me = self.shard.with_machine(|machine| machine.me().client);
+        if header.term != self.term() && is_foreign_loopback(triple.client, me) {
+            // An earlier leader took it on another machine, whose loopback this is: here it would be somebody else's.
+            return self.counters.drop_for(DropReason::LoopbackClient);
+        }
         let own_block = header.flags & 1 != 0;
         let block = own_block.then(|| ResponseBlock { index: index.0, ..self.block(Status::Ok, Refusal::Unspecified) });
         self.answers.respond(triple, block.as_ref(), reply);
