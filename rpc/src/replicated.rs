@@ -228,8 +228,8 @@ impl Replicated {
         if !self.shard.is_leader() || triple.client.port() == 0 {
             return;
         }
-        let me = self.shard.with_machine(|machine| machine.me().client);
-        if header.term != self.term() && is_foreign_loopback(triple.client, me) {
+        let (me, term) = self.shard.with_machine(|machine| (machine.me().client, machine.term()));
+        if header.term != term && is_foreign_loopback(triple.client, me) {
             // An earlier leader took it on another machine, whose loopback this is: here it would be somebody else's.
             return self.counters.drop_for(DropReason::LoopbackClient);
         }
