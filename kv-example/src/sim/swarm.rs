@@ -368,4 +368,11 @@ mod tests {
         assert_eq!(agree(&[digest(0, 1), digest(7, 2), digest(7, 2)]), Ok(()));
         assert!(agree(&[digest(7, 2), digest(0, 1), digest(7, 4)]).is_err());
     }
+
+    /// One member is dead, one beyond reach, and a follower's log is full while its leader's is not: the leader must let
+    /// it forget what only the dead lack, or nothing commits any more.
+    #[test]
+    fn seed_1112_a_full_follower_may_forget_what_only_the_dead_lack() {
+        assert_eq!(run(1112, 5, None).failure, None);
+    }
 }

@@ -74,18 +74,24 @@ impl Machine {
     pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
         let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);
         let pressed = bytes > limit / 4 * 3;
+        let mut floor = self.floor;
         if self.role == Role::Leader {
             let patience = SILENT_NS.max(SILENT_ELECTIONS * self.settings.election_max_ns);
-            let in_reach = self.peers.iter().filter(|peer| {
-                let heard = peer.heard.unwrap_or(self.led_since);
-                let silent = self.now.since(heard) > patience;
-                peer.state != PeerState::OutOfReach && !(pressed && silent)
-            });
-            let applied_by_all = in_reach.map(|peer| peer.applied).fold(self.applied, LogIndex::min);
-            self.floor = applied_by_all;
+            // Applied by all in reach, and by those of them that answer; and whether one of these is short of room: it
+            // forgets only what its leader says.
+            let (mut by_all, mut by_live, mut others_pressed) = (self.applied, self.applied, false);
+            for peer in self.peers.iter().filter(|peer| peer.state != PeerState::OutOfReach) {
+                by_all = by_all.min(peer.applied);
+                if self.now.since(peer.heard.unwrap_or(self.led_since)) <= patience {
+                    by_live = by_live.min(peer.applied);
+                    others_pressed |= peer.heard.is_some() && peer.credit_bytes < limit / 4;
+                }
+            }
+            floor = if pressed { by_live } else { by_all };
+            self.floor = if pressed || others_pressed { by_live } else { by_all };
         }
         // The newest entry stays: log time goes on from it.
-        let to = self.floor.min(self.applied).min(self.durable).min(log.last().prev());
+        let to = floor.min(self.applied).min(self.durable).min(log.last().prev());
         // In small steps, so that the log's chunks go round and nothing is allocated in steady state.
         let to = to.min(LogIndex(log.base().0.saturating_add(TRIM_ENTRIES)));
         let (over, kept) = if pressed { (limit / 4 * 3, limit / 2) } else { (limit / 32, limit / 64) };
