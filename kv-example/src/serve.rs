@@ -15,10 +15,13 @@ use trimaran_net::{Net, NetConfig, NetDriver, UdpConfig, UdpPort, device_payload
 use trimaran_raft::{Incarnation, Limits, Slot, Timing};
 use trimaran_rpc::node::{Node, NodeConfig, NodeError};
 use trimaran_rpc::r2p2::reassembly;
-use trimaran_runtime::{CoreConfig, sleep};
+use trimaran_runtime::{CoreConfig, Idle, sleep};
 
 /// Reads that may wait at a time.
 const QUEUED_READS: usize = 65_536;
+/// Each look at kernel sockets is a system call: looking for long after every heartbeat would cost an idle node more than
+/// a sleep's wake-up costs a busy one.
+const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
 /// Between two looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -40,7 +43,8 @@ pub fn run(serve: &Serve) -> Result<(), Error> {
     }
     let port = UdpPort::new(UdpConfig { payload_bytes }).map_err(net_error)?;
     let (driver, net) = NetDriver::new(port, NetConfig::default());
-    let core = CoreConfig { name: format!("node {}", config.slot), seed: node.seed, ..CoreConfig::default() };
+    let core =
+        CoreConfig { name: format!("node {}", config.slot), seed: node.seed, idle: IDLE, ..CoreConfig::default() };
     let service = Kv::new(serve.journal.then(Journal::default));
     let main = move || async move {
         let _node = start(&net, node, service, config.durability)?;
