@@ -25,7 +25,7 @@
 //! | `message` | peer messages as bytes |
 //! | `log` | entries in memory |
 //! | `quorum` | counting, in each half of a joint configuration |
-//! | `machine` | elections, replication, commit, reads, membership: decisions, without clock or I/O |
+//! | `machine` | elections, replication, commit, reads, membership, comparison of states: decisions, without clock or I/O |
 //! | `storage` | making the log durable; `memory` is the volatile mode |
 //! | `shard` | the task that runs a machine; the only file that knows the runtime |
 //! | `sabotage` | faults on purpose, to prove that the tests bite |
@@ -57,8 +57,8 @@ pub use log::Log;
 pub use machine::{Accepted, Action, Input, MAX_TERM_JUMP, Machine, More, Outgoing, Peer, PeerState, Refused, Role};
 pub use message::{
     Ack, Answer, AppendHead, AppendWriter, Ask, Body, Conflict, Entries, Envelope, FOREIGN_OVERHEAD_BYTES,
-    FRAGMENT_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, Message, PEER_VERSION, read_foreign, write_foreign,
-    write_fragment,
+    FRAGMENT_OVERHEAD_BYTES, Fence, MESSAGE_OVERHEAD_BYTES, Message, PEER_VERSION, Verdict, read_foreign,
+    write_foreign, write_fragment,
 };
 pub use sabotage::{Fault, Sabotage};
 pub use settings::{Limits, ShardConfig, Timing};

@@ -11,6 +11,7 @@
 
 mod actions;
 mod commit;
+mod digest;
 mod election;
 mod flush;
 mod follower;
@@ -27,11 +28,12 @@ use crate::entry::ENTRY_HEADER_BYTES;
 use crate::error::DropReason;
 use crate::id::{ClusterId, LogIndex, Member, Nanos, NodeId, ShardId, Term, nanos_of};
 use crate::log::Log;
-use crate::message::{Answer, Body, Conflict, Message};
+use crate::message::{Answer, Body, Conflict, Fence, Message, Verdict};
 use crate::sabotage::{Fault, Sabotage};
 use crate::settings::{Limits, ShardConfig};
 use crate::storage::HardState;
 
+use digest::Trail;
 use membership::History;
 use read::Reads;
 
@@ -60,6 +62,7 @@ enum ReplyKind {
     /// An old leader or candidate learns the newer term.
     NewerTerm,
     Farewell,
+    Fence(Fence),
     Join,
 }
 
@@ -120,6 +123,9 @@ pub struct Machine {
     commit: LogIndex,
     applied: LogIndex,
     digest: u64,
+    trail: Trail,
+    /// Where this node's state was found to be wrong.
+    fenced: Option<(LogIndex, Verdict)>,
     /// Every live member has applied up to here, as its leader says.
     floor: LogIndex,
     /// When the newest entry was appended or received: log time goes on from there.
@@ -144,6 +150,7 @@ pub struct Machine {
     told_leadership: (Role, Term, Option<NodeId>),
     told_base: LogIndex,
     told_halt: bool,
+    told_fenced: bool,
 }
 
 impl Machine {
@@ -195,6 +202,8 @@ impl Machine {
             commit: LogIndex::ZERO,
             applied: LogIndex::ZERO,
             digest: 0,
+            trail: Trail::default(),
+            fenced: None,
             floor: LogIndex::ZERO,
             last_entry_at: now,
             peers: Vec::new(),
@@ -210,6 +219,7 @@ impl Machine {
             told_leadership: (Role::Uninitialised, Term::ZERO, None),
             told_base: LogIndex::ZERO,
             told_halt: false,
+            told_fenced: false,
         }
     }
 
@@ -262,6 +272,7 @@ impl Machine {
             Body::Fragment(head, entry, piece) => self.on_fragment(sender, header.term, &head, &entry, piece, log),
             Body::Ack(ack) => self.on_ack(header, &ack, log),
             Body::Farewell => self.on_farewell(header),
+            Body::Fence(fence) => self.on_fence(header, fence),
             Body::Join(member) => self.on_join(sender, member),
             Body::JoinReply(leader) => self.on_join_reply(header.cluster, leader),
         }

@@ -59,6 +59,8 @@ pub enum Body<'a> {
     Ack(Ack),
     /// The leader of this term stops; it has stopped serving reads.
     Farewell,
+    /// The leader found the receiver's state to differ.
+    Fence(Fence),
     /// A node without state asks to be taken in.
     Join(Member),
     /// The cluster heard it; the leader, where known.
@@ -100,10 +102,32 @@ pub struct Ack {
     pub credit_bytes: u64,
     /// Applied up to here.
     pub applied: LogIndex,
-    /// The state machine's digest at `applied`.
+    /// The state machine's digest at `applied`; 0 where it is not known.
     pub digest: u64,
+    /// Set when the state is not to be trusted, and not used; the log is as good as ever.
+    pub fenced: Option<Verdict>,
     /// Set when an append did not fit the log.
     pub conflict: Option<Conflict>,
+}
+
+/// Why a replica's state is not used any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// It differs from so many that no majority for it was found.
+    NoMajority,
+    /// A majority has another.
+    Minority,
+}
+
+/// What the leader's state was after an entry, told to a replica whose state was another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fence {
+    /// The entry.
+    pub index: LogIndex,
+    /// The leader's digest after it.
+    pub digest: u64,
+    /// What the leader found out.
+    pub verdict: Verdict,
 }
 
 /// Why an append did not fit, and where to look next.

@@ -26,6 +26,8 @@ pub enum Fault {
     PersistedByIndexOnly,
     /// An acknowledgement counts before it is durable.
     AcknowledgeVolatile,
+    /// States are not compared.
+    IgnoreDigests,
     /// A message for an earlier life of this node is taken for this one, and counted by slot.
     IgnoreIncarnation,
 }

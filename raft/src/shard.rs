@@ -74,6 +74,7 @@ struct Inner<T, S> {
     reads: ReadTable,
     leadership: Waiters,
     leadership_changes: LogIndex,
+    fences: Waiters,
     halted: bool,
 }
 
@@ -96,6 +97,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             reads: ReadTable::default(),
             leadership: Waiters::default(),
             leadership_changes: LogIndex::ZERO,
+            fences: Waiters::default(),
             halted: false,
         };
         Shard { inner: Rc::new(RefCell::new(inner)) }
@@ -190,6 +192,18 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// A watch on role, term and leader, beginning now.
     pub fn leadership(&self) -> Leadership<T, S> {
         Leadership { shard: self.clone(), seen: self.inner.borrow().leadership_changes }
+    }
+
+    /// Where this node's state was found to differ from a majority's, or from so many that no majority is left: the state
+    /// must not be used from here on. The shard then delivers no further entries, does not lead, and goes on voting.
+    pub fn fenced(&self) -> Option<LogIndex> {
+        self.inner.borrow().machine.fenced()
+    }
+
+    /// Waits until [`Shard::fenced`] is set, and returns it; for the task that serves from the state. Never undone.
+    pub async fn fence_changed(&self) -> LogIndex {
+        let mut wait = Wait { shard: self, list: |inner| &mut inner.fences, key: None };
+        poll_fn(|cx| wait.poll(cx, |inner| inner.machine.fenced().ok_or(LogIndex::ZERO))).await
     }
 
     /// Gives leadership up and tells the peers, who may then elect at once. For a node about to stop; reads fail first.
@@ -313,6 +327,10 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             Action::OutOfReach(peer, needs) => {
                 tracing::warn!(%peer, %needs, first = %self.log.first(), "a peer needs entries already trimmed; it stays out");
             }
+            Action::Fenced(index) => {
+                tracing::error!(node = %self.machine.me().id, %index, "this replica's state differs from a majority's; it is used no more");
+                self.fences.reach(LogIndex(u64::MAX));
+            }
             Action::LeadershipChanged => {
                 self.counters.leadership_changes += 1;
                 self.leadership_changes = self.leadership_changes.next();
@@ -326,7 +344,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
 
     fn next_committed(&mut self, scratch: &mut Vec<u8>) -> Option<(LogIndex, EntryHeader)> {
         let index = self.delivered.next();
-        if index > self.machine.commit() {
+        if index > self.machine.commit() || self.machine.fenced().is_some() {
             return None;
         }
         let header = *self.log.header(index)?;

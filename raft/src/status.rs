@@ -5,6 +5,7 @@ use crate::error::DropReason;
 use crate::id::{ClusterId, LogIndex, Member, Nanos, NodeId, Term};
 use crate::log::Log;
 use crate::machine::{Machine, PeerState, Role};
+use crate::message::Verdict;
 use crate::quorum::majority;
 
 /// One replica's view, at one moment.
@@ -24,6 +25,8 @@ pub struct Status {
     pub commit: LogIndex,
     /// Entries up to here are applied.
     pub applied: LogIndex,
+    /// Where this node's state was found to be in the minority, or without a majority: it serves nothing any more.
+    pub fenced: Option<LogIndex>,
     /// The first entry held in memory.
     pub first: LogIndex,
     /// The last entry.
@@ -59,6 +62,8 @@ pub struct PeerStatus {
     pub applied: LogIndex,
     /// Its state digest at `applied`.
     pub digest: u64,
+    /// Why its state is not used, as it says itself.
+    pub fenced: Option<Verdict>,
     /// Nanoseconds since it last answered.
     pub silent_ns: Option<u64>,
     /// Smoothed round trip in nanoseconds, 0 before the first.
@@ -104,6 +109,7 @@ impl Status {
             matched: peer.matched,
             applied: peer.applied,
             digest: peer.digest,
+            fenced: peer.fenced,
             silent_ns: peer.heard.map(|at: Nanos| now.since(at)),
             rtt_ns: peer.rtt_ns(),
         });
@@ -115,6 +121,7 @@ impl Status {
             leader: machine.leader(),
             commit: machine.commit(),
             applied: machine.applied_index(),
+            fenced: machine.fenced(),
             first: log.first(),
             last: log.last(),
             log_bytes: log.bytes(),

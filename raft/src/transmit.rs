@@ -33,6 +33,7 @@ pub fn transmit<T: Transport>(
         Outgoing::VoteReply(answer) => Body::VoteReply(answer),
         Outgoing::Ack(ack) => Body::Ack(ack),
         Outgoing::Farewell => Body::Farewell,
+        Outgoing::Fence(fence) => Body::Fence(fence),
         Outgoing::Join(member) => Body::Join(member),
         Outgoing::JoinReply(leader) => Body::JoinReply(leader),
     };

@@ -87,6 +87,12 @@ fn a_new_life_taken_for_the_old() {
     assert!(words.is_some_and(|words| words.contains("leader completeness")));
 }
 
+#[test]
+fn states_not_compared() {
+    let words = broken(|| staged::a_state_goes_wrong(Sabotage::only(Fault::IgnoreDigests)));
+    assert!(words.is_some_and(|words| words.contains("a wrong state")));
+}
+
 /// The walk with the very same plan and nothing broken passes: the controls fail for their fault alone.
 #[test]
 fn nothing_broken_nothing_caught() {
@@ -99,4 +105,5 @@ fn nothing_broken_nothing_caught() {
     staged::heartbeat_over_a_foreign_tail(Sabotage::default());
     staged::late_persisted(Sabotage::default());
     staged::amnesia(Sabotage::default());
+    staged::a_state_goes_wrong(Sabotage::default());
 }

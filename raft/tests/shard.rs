@@ -1,6 +1,6 @@
 //! Shards on simulated cores: the very task that runs in production, over a network in memory.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
@@ -106,6 +106,8 @@ struct Group {
     cores: Vec<CoreIndex>,
     shards: Vec<Handle>,
     applied: Vec<Applied>,
+    /// What a node's digests are wrong by.
+    salts: Vec<Rc<Cell<u64>>>,
 }
 
 fn member(at: usize) -> Member {
@@ -126,20 +128,22 @@ impl Group {
             let config = ShardConfig::new(member(at), seed + at as u64);
             let shard = world.enter(core, || Shard::new(config, transport, MemoryStorage::default()));
             world.spawn(core, Lane::Control, shard.clone().run()).detach();
-            let applied = Applied::default();
-            world.spawn(core, Lane::Normal, apply(shard.clone(), applied.clone())).detach();
+            let (applied, salt) = (Applied::default(), Rc::<Cell<u64>>::default());
+            world.spawn(core, Lane::Normal, apply(shard.clone(), applied.clone(), salt.clone())).detach();
             world.enter(core, || shard.bootstrap(ClusterId(7), &members, 0)).expect("fresh");
-            group.push((core, shard, applied));
+            group.push((core, shard, applied, salt));
         }
         let mut cores = Vec::new();
         let mut shards = Vec::new();
         let mut all = Vec::new();
-        for (core, shard, applied) in group {
+        let mut salts = Vec::new();
+        for (core, shard, applied, salt) in group {
+            salts.push(salt);
             cores.push(core);
             shards.push(shard);
             all.push(applied);
         }
-        Group { world, cores, shards, applied: all }
+        Group { world, cores, shards, applied: all, salts }
     }
 
     fn leader(&mut self) -> usize {
@@ -154,14 +158,14 @@ impl Group {
     }
 }
 
-async fn apply(shard: Handle, applied: Applied) {
+async fn apply(shard: Handle, applied: Applied, salt: Rc<Cell<u64>>) {
     let mut body = Vec::new();
     loop {
         let (index, header) = shard.next_committed(&mut body).await;
         if header.kind == EntryKind::Normal {
             applied.borrow_mut().push((index, body.clone()));
         }
-        shard.set_applied(index, index.0);
+        shard.set_applied(index, index.0 ^ salt.get());
     }
 }
 
@@ -256,6 +260,26 @@ fn a_follower_says_who_leads() {
     let mut barrier = std::pin::pin!(barrier);
     let polled = std::future::Future::poll(barrier.as_mut(), &mut Context::from_waker(Waker::noop()));
     assert_eq!(polled, Poll::Ready(Err(Error::NotLeader { leader: Some(member(leader)) })));
+}
+
+#[test]
+fn a_replica_whose_digest_differs_is_told_and_gets_no_more_entries() {
+    let mut group = Group::new(5);
+    let leader = group.leader();
+    let wrong = (leader + 1) % NODES;
+    let (shard, told) = (group.shards[wrong].clone(), Rc::new(RefCell::new(None)));
+    let slot = told.clone();
+    let watch = async move { *slot.borrow_mut() = Some(shard.fence_changed().await) };
+    group.world.spawn(group.cores[wrong], Lane::Normal, watch).detach();
+    group.salts[wrong].set(1 << 40);
+    let at = group.propose(leader, b"x").expect("leads");
+    group.world.run_for(Duration::from_millis(200));
+    assert_eq!((*told.borrow(), group.shards[wrong].fenced()), (Some(at), Some(at)));
+    let before = group.applied[wrong].borrow().len();
+    group.propose(leader, b"y").expect("leads");
+    group.world.run_for(Duration::from_millis(50));
+    assert_eq!(group.applied[wrong].borrow().len(), before);
+    assert_eq!(group.applied[leader].borrow().len(), 2);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use crate::entry::Proposal;
 use crate::error::{DropReason, Error};
 use crate::id::{ClusterId, LogIndex, Member, NodeId, Term};
-use crate::message::{Ack, Answer, AppendHead, Ask, Message};
+use crate::message::{Ack, Answer, AppendHead, Ask, Fence, Message};
 use crate::storage::Write;
 
 /// What a node is at the moment.
@@ -96,6 +96,8 @@ pub enum Action {
     Trim(LogIndex),
     /// This peer needs the log from this entry on, which is no longer held: it stays out.
     OutOfReach(NodeId, LogIndex),
+    /// This node's state is in the minority at this entry, or no majority is left: apply and read nothing any more.
+    Fenced(LogIndex),
     /// Role, term or known leader has changed.
     LeadershipChanged,
     /// Stop: nothing may be acknowledged any more.
@@ -119,6 +121,8 @@ pub enum Outgoing {
     Ack(Ack),
     /// See [`crate::Body::Farewell`].
     Farewell,
+    /// See [`crate::Body::Fence`].
+    Fence(Fence),
     /// See [`crate::Body::Join`].
     Join(Member),
     /// See [`crate::Body::JoinReply`].

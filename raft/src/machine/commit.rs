@@ -64,6 +64,10 @@ impl Machine {
         if index >= self.applied {
             self.applied = index;
             self.digest = digest;
+            self.trail.push(index, digest);
+            if self.role == Role::Leader {
+                self.compare_ahead();
+            }
         }
         self.relieve_pressure(log);
     }
@@ -80,7 +84,7 @@ impl Machine {
             // Applied by all in reach, and by those of them that answer; and whether one of these is short of room: it
             // forgets only what its leader says.
             let (mut by_all, mut by_live, mut others_pressed) = (self.applied, self.applied, false);
-            for peer in self.peers.iter().filter(|peer| peer.state != PeerState::OutOfReach) {
+            for peer in self.peers.iter().filter(|peer| peer.state != PeerState::OutOfReach && peer.fenced.is_none()) {
                 by_all = by_all.min(peer.applied);
                 if self.now.since(peer.heard.unwrap_or(self.led_since)) <= patience {
                     by_live = by_live.min(peer.applied);
@@ -91,7 +95,9 @@ impl Machine {
             self.floor = if pressed || others_pressed { by_live } else { by_all };
         }
         // The newest entry stays: log time goes on from it.
-        let to = floor.min(self.applied).min(self.durable).min(log.last().prev());
+        // Nor does a state that is thrown away need anything.
+        let done = if self.fenced.is_some() { self.commit } else { self.applied };
+        let to = floor.min(done).min(self.durable).min(log.last().prev());
         // In small steps, so that the log's chunks go round and nothing is allocated in steady state.
         let to = to.min(LogIndex(log.base().0.saturating_add(TRIM_ENTRIES)));
         let (over, kept) = if pressed { (limit / 4 * 3, limit / 2) } else { (limit / 32, limit / 64) };

@@ -30,7 +30,7 @@ impl Machine {
     /// Asks whether an election could be won. The term does not move: a node that nobody hears stays harmless.
     fn campaign_first(&mut self, log: &mut Log) {
         self.reset_election_timer();
-        if !self.configuration().is_voter(self.settings.me.id) || self.failed || self.stalled {
+        if !self.configuration().is_voter(self.settings.me.id) || self.failed || self.stalled || self.fenced.is_some() {
             return;
         }
         self.role = Role::PreCandidate;

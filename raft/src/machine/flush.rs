@@ -67,6 +67,7 @@ impl Machine {
                 }
                 ReplyKind::NewerTerm => Outgoing::Ack(Default::default()),
                 ReplyKind::Farewell => Outgoing::Farewell,
+                ReplyKind::Fence(fence) => Outgoing::Fence(fence),
                 ReplyKind::Join => Outgoing::JoinReply(leader),
             };
             Action::Send(reply.to, term, outgoing)
@@ -119,6 +120,9 @@ impl Machine {
         if self.told_base != log.base() {
             self.told_base = log.base();
             out.push(Action::Trim(log.base()));
+        }
+        if let Some(index) = self.fenced().filter(|_| !std::mem::replace(&mut self.told_fenced, true)) {
+            out.push(Action::Fenced(index));
         }
         let leadership = (self.role, self.hard.term, self.leader);
         if self.told_leadership != leadership {

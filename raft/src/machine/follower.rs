@@ -178,6 +178,7 @@ impl Machine {
             credit_bytes,
             applied: self.applied,
             digest: self.digest,
+            fenced: self.fenced.map(|(_, verdict)| verdict),
             conflict,
         }
     }

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
+use super::digest::Compared;
 use crate::id::{LogIndex, Member, Nanos, NodeId};
+use crate::message::Verdict;
 
 /// How entries go to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,11 +39,14 @@ pub struct Peer {
     pub applied: LogIndex,
     /// Its digest at `applied`.
     pub digest: u64,
+    /// Why its state is not used, as it says itself.
+    pub fenced: Option<Verdict>,
     /// Bytes of entries after `matched` that it says fit.
     pub credit_bytes: u64,
     /// When it last answered this leader.
     pub heard: Option<Nanos>,
 
+    pub(super) compared: Compared,
     pub(super) vote: Option<bool>,
     pub(super) ask_due: bool,
 
@@ -72,6 +77,8 @@ impl Peer {
             verified: LogIndex::ZERO,
             applied: LogIndex::ZERO,
             digest: 0,
+            fenced: None,
+            compared: Compared::default(),
             credit_bytes: u64::MAX,
             heard: None,
             vote: None,

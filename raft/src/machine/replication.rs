@@ -24,6 +24,7 @@ impl Machine {
             let beat = !self.stalled;
             self.peers.iter_mut().for_each(|peer| peer.beat_due |= beat);
         }
+        self.judge();
         let now = self.now;
         self.peers.iter_mut().filter(|peer| now >= peer.resend_at).for_each(Peer::resend);
     }
@@ -83,6 +84,7 @@ impl Machine {
             peer.next = peer.next.max(peer.verified.next());
         }
         peer.answered(now, ack.round, progressed, heartbeat_ns);
+        self.on_digest(header.from, ack);
         self.count_commit(log);
         self.relieve_pressure(log);
         Ok(())
@@ -90,6 +92,7 @@ impl Machine {
 
     /// Opens a round where something leaves, and derives one append per peer.
     pub(super) fn flush_leader(&mut self, log: &Log, out: &mut Vec<Action>) -> bool {
+        self.flush_fences(out);
         let round = self.round + 1;
         let mut more = false;
         let mut sent = false;

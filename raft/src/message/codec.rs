@@ -1,7 +1,7 @@
 //! The bytes of a message: header, kind's body, check sum.
 
 use super::append::{AppendWriter, write_fragment_bytes};
-use super::{Ack, Answer, AppendHead, Ask, Body, Conflict, Entries, Envelope, Message, PEER_VERSION};
+use super::{Ack, Answer, AppendHead, Ask, Body, Conflict, Entries, Envelope, Fence, Message, PEER_VERSION, Verdict};
 use crate::config::{read_member, write_member};
 use crate::entry::EntryHeader;
 use crate::id::{ClusterId, Incarnation, LogIndex, NodeId, ShardId, Slot, Term};
@@ -20,6 +20,7 @@ const KIND_ACK: u8 = 7;
 const KIND_FAREWELL: u8 = 8;
 const KIND_JOIN: u8 = 9;
 const KIND_JOIN_REPLY: u8 = 10;
+const KIND_FENCE: u8 = 11;
 
 /// `rejected` of an acknowledgement that refuses nothing.
 const NO_CONFLICT: u64 = u64::MAX;
@@ -92,6 +93,7 @@ impl<'a> Message<'a> {
             Body::VoteReply(_) => KIND_VOTE_REPLY,
             Body::Ack(_) => KIND_ACK,
             Body::Farewell => KIND_FAREWELL,
+            Body::Fence(_) => KIND_FENCE,
             Body::Join(_) => KIND_JOIN,
             Body::JoinReply(_) => KIND_JOIN_REPLY,
         };
@@ -107,6 +109,11 @@ impl<'a> Message<'a> {
                 w.u8(u8::from(answer.granted));
             }
             Body::Ack(ack) => write_ack(ack, &mut w),
+            Body::Fence(fence) => {
+                w.u64(fence.index.0);
+                w.u64(fence.digest);
+                w.u32(verdict_code(Some(fence.verdict)));
+            }
             Body::Join(member) | Body::JoinReply(Some(member)) => write_member(member, &mut w),
             Body::JoinReply(None) | Body::Farewell | Body::Append(..) | Body::Fragment(..) => {}
         }
@@ -134,6 +141,9 @@ impl<'a> Body<'a> {
             }
             KIND_ACK => Body::Ack(read_ack(r)?),
             KIND_FAREWELL => Body::Farewell,
+            KIND_FENCE => {
+                Body::Fence(Fence { index: LogIndex(r.u64()?), digest: r.u64()?, verdict: read_verdict(r)?? })
+            }
             KIND_JOIN => Body::Join(read_member(r)?),
             KIND_JOIN_REPLY if r.is_empty() => Body::JoinReply(None),
             KIND_JOIN_REPLY => Body::JoinReply(Some(read_member(r)?)),
@@ -157,6 +167,19 @@ fn read_answer(r: &mut Reader<'_>) -> Option<Answer> {
     Some(Answer { campaign, granted })
 }
 
+const fn verdict_code(verdict: Option<Verdict>) -> u32 {
+    match verdict {
+        None => 0,
+        Some(Verdict::NoMajority) => 1,
+        Some(Verdict::Minority) => 2,
+    }
+}
+
+fn read_verdict(r: &mut Reader<'_>) -> Option<Option<Verdict>> {
+    let verdicts = [None, Some(Verdict::NoMajority), Some(Verdict::Minority)];
+    verdicts.get(r.u32()? as usize).copied()
+}
+
 fn write_ack(ack: &Ack, w: &mut Writer<'_>) {
     w.u64(ack.matched.0);
     w.u64(ack.verified.0);
@@ -165,7 +188,7 @@ fn write_ack(ack: &Ack, w: &mut Writer<'_>) {
     w.u64(ack.applied.0);
     w.u64(ack.digest);
     w.u32(ack.offset);
-    w.u32(0);
+    w.u32(verdict_code(ack.fenced));
     w.u64(ack.conflict.map_or(NO_CONFLICT, |conflict| conflict.rejected.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint_term.0));
@@ -180,9 +203,9 @@ fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
         applied: LogIndex(r.u64()?),
         digest: r.u64()?,
         offset: r.u32()?,
+        fenced: read_verdict(r)?,
         conflict: None,
     };
-    (r.u32()? == 0).then_some(())?;
     let rejected = r.u64()?;
     let (hint, hint_term) = (LogIndex(r.u64()?), Term(r.u64()?));
     if rejected != NO_CONFLICT {
@@ -230,12 +253,14 @@ mod tests {
             hint: LogIndex(hint),
             hint_term: Term(hint_term),
         });
-        let ack =
-            (any::<[u64; 6]>(), any::<u32>(), proptest::option::of(conflict)).prop_map(|(n, offset, conflict)| {
+        let verdict = proptest::sample::select(vec![None, Some(Verdict::NoMajority), Some(Verdict::Minority)]);
+        let ack = (any::<[u64; 6]>(), any::<u32>(), verdict.clone(), proptest::option::of(conflict)).prop_map(
+            |(n, offset, fenced, conflict)| {
                 let [matched, verified, round, credit_bytes, applied, digest] = n;
                 let [matched, verified, applied] = [matched, verified, applied].map(LogIndex);
-                Ack { matched, verified, offset, round, credit_bytes, applied, digest, conflict }
-            });
+                Ack { matched, verified, offset, round, credit_bytes, applied, digest, fenced, conflict }
+            },
+        );
         prop_oneof![
             ask.clone().prop_map(Body::PreVote),
             ask.prop_map(Body::Vote),
@@ -243,6 +268,11 @@ mod tests {
             answer.prop_map(Body::VoteReply),
             ack.prop_map(Body::Ack),
             Just(Body::Farewell),
+            (any::<[u64; 2]>(), verdict).prop_map(|([index, digest], verdict)| Body::Fence(Fence {
+                index: LogIndex(index),
+                digest,
+                verdict: verdict.unwrap_or(Verdict::Minority)
+            })),
             (1u8..9).prop_map(|slot| Body::Join(member(slot))),
             proptest::option::of((1u8..9).prop_map(member)).prop_map(Body::JoinReply),
         ]
@@ -315,7 +345,7 @@ mod tests {
         /// accepted is read the same when written again.
         #[test]
         fn any_bytes_are_read_without_a_panic(
-            kind in 0u8..14, mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
+            kind in 0u8..20, mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
         ) {
             prop_assert!(Message::decode(&bytes).is_none());
             for (at, fixed) in [(0, PEER_VERSION), (1, kind), (6, 0), (7, 0)] {

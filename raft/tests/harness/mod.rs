@@ -44,6 +44,8 @@ pub(crate) struct Node {
     /// Applies what is committed at once.
     pub(crate) applies: bool,
     pub(crate) digest: u64,
+    /// Its state goes wrong at this entry, in a way of its own.
+    pub(crate) goes_wrong_at: Option<(LogIndex, u64)>,
     /// Reads under way: ticket, and the index that the read must at least see.
     pub(crate) reads: Vec<(u64, LogIndex)>,
     pub(crate) answered: Vec<(u64, LogIndex)>,
@@ -235,19 +237,28 @@ impl Cluster {
             }
             Action::Halt => node.halted = true,
             Action::Trim(to) => node.disk.trim(to),
+            Action::Fenced(_) => node.applies = false,
             Action::Commit(_) | Action::OutOfReach(..) | Action::LeadershipChanged => {}
         }
     }
 
     pub(crate) fn apply(&mut self, index: usize, to: LogIndex) {
         let node = &mut self.nodes[index];
+        let mut digests = Vec::new();
         for at in node.machine.applied_index().0 + 1..=to.0 {
             let entry = node.log.header(LogIndex(at)).expect("committed entries are held until they are applied");
             node.digest = invariants::chain(node.digest, at, entry);
-            self.invariants.applied(LogIndex(at), node.digest);
+            let wrong = node.goes_wrong_at.filter(|(from, _)| from.0 <= at);
+            match wrong {
+                Some((from, way)) if from.0 == at => node.digest ^= way,
+                Some(_) => {}
+                None => self.invariants.applied(LogIndex(at), node.digest),
+            }
+            digests.push((LogIndex(at), node.digest));
         }
-        let digest = node.digest;
-        let _ = node.machine.step(Nanos(self.now), Input::Applied(to, digest), &mut node.log);
+        for (at, digest) in digests {
+            let _ = node.machine.step(Nanos(self.now), Input::Applied(at, digest), &mut node.log);
+        }
     }
 
     fn send(&mut self, index: usize, to: &Member, term: Term, outgoing: Outgoing) {
@@ -463,6 +474,7 @@ impl Node {
             up: true,
             applies: true,
             digest: 0,
+            goes_wrong_at: None,
             reads: Vec::new(),
             answered: Vec::new(),
             failed_reads: 0,

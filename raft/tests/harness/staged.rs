@@ -111,6 +111,19 @@ pub(crate) fn amnesia(sabotage: Sabotage) -> (Cluster, LogIndex) {
     (cluster, index)
 }
 
+/// One of three states goes wrong: the other two must find out, and say so.
+pub(crate) fn a_state_goes_wrong(sabotage: Sabotage) -> Cluster {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let at = cluster.propose(0, b"x").expect("leads");
+    cluster.nodes[2].goes_wrong_at = Some((at, 7));
+    cluster.run_for(100 * MS);
+    let fenced: Vec<_> = (0..3).map(|index| cluster.machine(index).fenced()).collect();
+    assert_eq!(fenced, [None, None, Some(at)], "a wrong state: the one that differs is fenced, and only that one");
+    cluster
+}
+
 impl Cluster {
     /// Delivers in order until `done`.
     pub(crate) fn settle_until(&mut self, done: impl Fn(&Cluster) -> bool) {

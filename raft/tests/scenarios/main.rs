@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod digests;
 mod elections;
 mod joining;
 mod leadership;
