@@ -1,11 +1,12 @@
-//! `kv get`, `set`, `del`, `incr` and `init`: one question each, the answer on standard output.
+//! `kv get`, `set`, `del` and `incr`: one question each, the answer on standard output.
 
-use crate::cli::{Del, Get, Incr, Init, Servers, Set};
-use crate::config::Config;
+use crate::cli::{Del, Get, Incr, Set};
 use crate::connect;
-use crate::error::Error;
 use crate::resp::{self, Reply};
 use std::io::Write;
+use trimaran_rpc::program::cli::Servers;
+use trimaran_rpc::program::connect::run;
+use trimaran_rpc::program::error::Error;
 use trimaran_rpc::r2p2::policy::Policy;
 
 /// Prints the value of a key.
@@ -33,8 +34,8 @@ pub fn incr(incr: &Incr) -> Result<(), Error> {
 fn ask(servers: &Servers, policy: Policy, words: &[&[u8]]) -> Result<(), Error> {
     let mut request = Vec::new();
     resp::emit_command(words, &mut request);
-    let reply = connect::run(servers.addresses()?, servers.deadline, move |connection| async move {
-        connection.command(policy, &request).await
+    let reply = run(servers.addresses()?, servers.deadline, move |connection| async move {
+        connect::command(&connection, policy, &request).await
     })?;
     let mut line = match connect::accepted(&reply)? {
         Reply::Simple(text) => text.as_bytes().to_vec(),
@@ -44,16 +45,4 @@ fn ask(servers: &Servers, policy: Policy, words: &[&[u8]]) -> Result<(), Error> 
     };
     line.push(b'\n');
     std::io::stdout().write_all(&line).map_err(|source| Error::io("write the answer", source))
-}
-
-/// Forms a cluster of the members that a configuration lists, and prints its id.
-pub fn init(init: &Init) -> Result<(), Error> {
-    let (config, _) = Config::load(&init.config)?;
-    let addresses: Vec<_> = config.members.iter().map(|member| member.client).collect();
-    let members = addresses.clone();
-    let cluster = connect::run(addresses, init.deadline, move |connection| async move {
-        connection.init(&config.cluster, &members).await
-    })?;
-    println!("formed cluster {cluster}");
-    Ok(())
 }

@@ -1,8 +1,7 @@
 //! `kv bench`: load on a running cluster, and what it measured.
 
 use crate::cli::{Bench, Op};
-use crate::connect::{self, Connection};
-use crate::error::Error;
+use crate::connect;
 use crate::load::{self, Failure, Measured, Pace, Percentiles, Plan, Workload};
 use crate::resp;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,6 +12,8 @@ use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::rc::Rc;
 use std::time::Duration;
+use trimaran_rpc::program::connect::{Connection, panicked, run as with_connection};
+use trimaran_rpc::program::error::Error;
 use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_runtime::{Instant, Panicked, now, sleep, spawn};
 
@@ -22,11 +23,11 @@ const FILLERS: u64 = 64;
 /// Runs the benchmark and prints its result.
 pub fn run(bench: Bench) -> Result<(), Error> {
     let (servers, deadline) = (bench.servers.addresses()?, bench.servers.deadline);
-    connect::run(servers, deadline, move |connection| async move {
+    with_connection(servers, deadline, move |connection| async move {
         if matches!(bench.op, Op::Get | Op::Stale) {
             fill(&connection, &bench).await?;
         }
-        let measured = measure(connection, &bench).await.map_err(connect::panicked)?;
+        let measured = measure(connection, &bench).await.map_err(panicked)?;
         print(&bench, &measured.borrow());
         Ok(())
     })
@@ -40,7 +41,7 @@ async fn fill(connection: &Connection, bench: &Bench) -> Result<(), Error> {
             for key in (first..keys).step_by(FILLERS as usize) {
                 let mut request = Vec::new();
                 resp::emit_command(&[b"SET", key_of(key).as_bytes(), &value], &mut request);
-                let reply = connection.command(Policy::ReplicatedRoute, &request).await?;
+                let reply = connect::command(&connection, Policy::ReplicatedRoute, &request).await?;
                 connect::accepted(&reply)?;
             }
             Ok(())

@@ -1,11 +1,7 @@
 //! The command line: what may be typed, and what each command needs.
 
-use crate::config::{self, Config};
-use crate::error::Error;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
-use std::time::Duration;
+use trimaran_rpc::program::cli::{self, Common, Servers};
 
 /// A replicated key-value store on trimaran.
 ///
@@ -23,8 +19,6 @@ pub struct Cli {
 pub enum Command {
     /// Run one node until it is told to end
     Serve(Serve),
-    /// Form a new, empty cluster of nodes that run and belong to none
-    Init(Init),
     /// Print the value of a key; (nil) where there is none
     Get(Get),
     /// Store a value
@@ -34,61 +28,27 @@ pub enum Command {
     Del(Del),
     /// Add one to a number and print it
     Incr(Incr),
-    /// Show each node's role, log and digest
-    Status(Status),
     /// Measure throughput and latency
     Bench(Bench),
     /// Start a cluster here, load it, kill its leader, and judge what clients were told
     Demo(Demo),
     /// Run simulated clusters under faults, one seed each
     Sim(Sim),
-    /// Print a configuration to begin with
-    ExampleConfig,
-}
-
-/// Which cluster a client command talks to.
-#[derive(Debug, Clone, Args)]
-pub struct Servers {
-    /// Client addresses of the nodes, separated by commas [default: port 8000 of 127.0.0.1, .2 and .3]
-    #[arg(long, value_delimiter = ',', value_name = "IP:PORT,...")]
-    pub servers: Vec<SocketAddrV4>,
-    /// A node's configuration, for its members
-    #[arg(long, value_name = "FILE", conflicts_with = "servers")]
-    pub config: Option<PathBuf>,
-    /// How long one call may take
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
-    pub deadline: Duration,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    Common(Common),
 }
 
 /// `kv serve`
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Serve {
-    /// The node's configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// Run the `us` profile on cores that are not isolated
-    #[arg(long)]
-    pub force: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub serve: cli::Serve,
     /// Note every executed write, for `kv demo` to read (24 bytes each)
     #[arg(long)]
     pub journal: bool,
-    /// How much to log: error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub log: tracing::Level,
-    /// End when this process, the parent, ends
-    #[arg(long, value_name = "PID", hide = true)]
-    pub parent: Option<i32>,
-}
-
-/// `kv init`
-#[derive(Debug, Args)]
-pub struct Init {
-    /// The configuration of any of the nodes
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// How long to wait for all of them
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
-    pub deadline: Duration,
 }
 
 /// `kv get`
@@ -135,17 +95,6 @@ pub struct Incr {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub servers: Servers,
-}
-
-/// `kv status`
-#[derive(Debug, Args)]
-pub struct Status {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub servers: Servers,
-    /// One JSON object per node, all that the nodes tell
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// What `kv bench` asks for.
@@ -243,34 +192,11 @@ pub struct Sim {
     pub jobs: Option<u16>,
 }
 
-impl Servers {
-    /// The client addresses named on the command line or in the configuration; where neither is given, those of a
-    /// cluster of three on this machine, as `kv demo` and the README start it.
-    pub fn addresses(&self) -> Result<Vec<SocketAddrV4>, Error> {
-        if let Some(path) = &self.config {
-            let (config, _) = Config::load(path)?;
-            return Ok(config.members.iter().map(|member| member.client).collect());
-        }
-        match self.servers.as_slice() {
-            [] => Ok((1..=3).map(|host| SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, host), 8000)).collect()),
-            servers if servers.len() > 9 => Err(Error::Usage {
-                problem: format!("{} servers are given; a cluster has at most 9", servers.len()),
-                help: "leave some out: any one of them leads to the leader".into(),
-            }),
-            servers => Ok(servers.to_vec()),
-        }
-    }
-}
-
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let time = config::units::duration(text).filter(|time| !time.is_zero() && *time <= Duration::from_secs(3600));
-    time.ok_or_else(|| "a time such as 500ms or 2s, up to 3600s".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::time::Duration;
 
     #[test]
     fn the_command_line_is_sound() {
@@ -313,20 +239,5 @@ mod tests {
         for line in lines {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }
-    }
-
-    #[test]
-    fn without_servers_the_local_three_are_meant() {
-        let Ok(Cli { command: Command::Get(get) }) = parse("kv get k") else { panic!("get") };
-        let addresses = get.servers.addresses().expect("a default");
-        assert_eq!(addresses.last().map(ToString::to_string).as_deref(), Some("127.0.0.3:8000"));
-        let many = (1..=10).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
-        let Ok(Cli { command: Command::Get(get) }) = parse(&format!("kv get k --servers {many}")) else {
-            panic!("get")
-        };
-        assert_eq!(
-            crate::report::error(&get.servers.addresses().expect_err("too many")),
-            "error[E0215]: 10 servers are given; a cluster has at most 9\n  = help: leave some out: any one of them leads to the leader\n"
-        );
     }
 }

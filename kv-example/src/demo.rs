@@ -8,33 +8,32 @@
 //! The load is one closed loop, and beside it 500 calls a second that are sent when they are due: while the closed
 //! loop's calls wait for a dead leader, these find out when the next one serves.
 
-mod nodes;
 mod table;
 mod verdict;
 mod workload;
 
 use crate::cli::Demo;
-use crate::connect::{self, Connection};
-use crate::error::Error;
+use crate::connect;
 use crate::journal::ExecutedCall;
 use crate::load::{self, Measured, Pace, Plan};
-use crate::signals::Signals;
-use nodes::Nodes;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 use table::{Findings, Replica};
-use trimaran_rpc::admin::NodeStatus;
+use trimaran_rpc::program::Program;
+use trimaran_rpc::program::cluster::{LOOK_EVERY, LocalCluster};
+use trimaran_rpc::program::connect::{panicked, run as with_connection};
+use trimaran_rpc::program::error::Error;
+use trimaran_rpc::program::nodes::Nodes;
+use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY};
-use trimaran_runtime::{Instant, Panicked, Task, now, sleep, spawn};
+use trimaran_runtime::{Instant, Panicked, Task, now, spawn};
 use workload::DemoWorkload;
 
 /// Each call of the load.
 const CALL_DEADLINE: Duration = Duration::from_secs(1);
 /// How long nodes may take to start, to elect, to agree.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at signals, processes and statuses.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 const KILL_AFTER: Duration = Duration::from_secs(3);
 const RESTART_AFTER: Duration = Duration::from_secs(6);
 const PROBES_PER_SECOND: u32 = 500;
@@ -42,14 +41,15 @@ const PROBES_PER_SECOND: u32 = 500;
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Runs the demo. Succeeds where nothing was lost, the history is linearizable and the digests are equal.
-pub fn run(demo: Demo) -> Result<(), Error> {
+pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
     let signals = Signals::watch()?;
-    let nodes = Nodes::start(demo.nodes, demo.keep)?;
+    let nodes = Nodes::start(program.service, &["--journal"], demo.nodes, demo.keep)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
-    connect::run(servers, CALL_DEADLINE, move |connection| async move {
-        let mut stage = Stage { demo, signals, nodes, connection };
-        let result = stage.play().await;
-        if let Some(directory) = stage.nodes.kept() {
+    let service = program.service;
+    with_connection(servers, CALL_DEADLINE, move |connection| async move {
+        let mut stage = Stage { demo, cluster: LocalCluster { nodes, connection, signals } };
+        let result = stage.play(service).await;
+        if let Some(directory) = stage.cluster.nodes.kept() {
             println!("the nodes' configurations and logs are in {}", directory.display());
         }
         result
@@ -62,83 +62,24 @@ type Load = Task<Result<Rc<RefCell<Measured>>, Panicked>>;
 /// The running cluster and the way to it.
 struct Stage {
     demo: Demo,
-    signals: Signals,
-    nodes: Nodes,
-    connection: Connection,
+    cluster: LocalCluster,
 }
 
 impl Stage {
-    async fn play(&mut self) -> Result<(), Error> {
-        self.form_cluster().await?;
+    async fn play(&mut self, name: &str) -> Result<(), Error> {
+        let leader = self.cluster.form(name, PATIENCE).await?;
+        println!("{} nodes run, node {leader} leads", self.demo.nodes);
         match self.demo.idle {
             Some(seconds) => self.idle(Duration::from_secs(seconds.into())).await,
             None => self.load_and_judge().await,
         }
     }
 
-    /// Lets tasks run for a while, watching for signals and dead nodes.
-    async fn wait(&mut self, time: Duration) -> Result<(), Error> {
-        let until = now() + time;
-        loop {
-            self.signals.check()?;
-            self.nodes.check()?;
-            let left = until.saturating_since(now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            sleep(left.min(LOOK_EVERY)).await;
-        }
-    }
-
-    async fn form_cluster(&mut self) -> Result<(), Error> {
-        let members: Vec<_> = self.nodes.addresses().into_iter().map(|(_, client)| client).collect();
-        let give_up = now() + PATIENCE;
-        for &member in &members {
-            while let Err(error) = self.connection.status(member).await {
-                if now() >= give_up {
-                    return Err(error);
-                }
-                self.wait(LOOK_EVERY).await?;
-            }
-        }
-        self.connection.init("demo", &members).await?;
-        let (leader, _) = self.leader(give_up).await?;
-        println!("{} nodes run, node {leader} leads", members.len());
-        Ok(())
-    }
-
-    /// The statuses of all nodes that answer, in the order of their slots.
-    async fn statuses(&self) -> Vec<(u8, Option<NodeStatus>)> {
-        let asked = self.nodes.addresses().into_iter().map(|(slot, client)| {
-            let connection = self.connection.clone();
-            async move { (slot, connection.status(client).await.ok()) }
-        });
-        futures::future::join_all(asked).await
-    }
-
-    /// Waits for a node that leads; of two that say so, the one with the higher term does.
-    async fn leader(&mut self, give_up: Instant) -> Result<(u8, NodeStatus), Error> {
-        loop {
-            let statuses = self.statuses().await;
-            let answering = statuses.iter().filter(|(_, status)| status.is_some()).count();
-            let leading = statuses.into_iter().filter_map(|(slot, status)| Some((slot, status?)));
-            let leader = leading.filter(|(_, status)| status.role == "leader").max_by_key(|(_, status)| status.term);
-            if let Some(leader) = leader {
-                return Ok(leader);
-            }
-            if now() >= give_up {
-                let total = self.demo.nodes;
-                return Err(Error::NoQuorum { reachable: answering as u8, total, quorum: total / 2 + 1 });
-            }
-            self.wait(LOOK_EVERY).await?;
-        }
-    }
-
     async fn idle(&mut self, time: Duration) -> Result<(), Error> {
-        self.wait(SETTLE).await?;
-        let (before, from) = (self.nodes.cpu_time(), now());
-        self.wait(time).await?;
-        let (after, to) = (self.nodes.cpu_time(), now());
+        self.cluster.wait(SETTLE).await?;
+        let (before, from) = (self.cluster.nodes.cpu_time(), now());
+        self.cluster.wait(time).await?;
+        let (after, to) = (self.cluster.nodes.cpu_time(), now());
         let (Some(before), Some(after)) = (before, after) else {
             return Err(Error::DemoFailed { what: "the nodes' CPU time cannot be read from /proc".into() });
         };
@@ -160,21 +101,21 @@ impl Stage {
             length.as_secs(),
             self.demo.outstanding
         );
-        self.wait(KILL_AFTER).await?;
-        let (killed, _) = self.leader(now() + PATIENCE).await?;
+        self.cluster.wait(KILL_AFTER).await?;
+        let (killed, _) = self.cluster.leader(now() + PATIENCE).await?;
         let kill = now();
-        self.nodes.kill(killed)?;
+        self.cluster.nodes.kill(killed)?;
         println!("{:>5.1} s  node {killed}, the leader, is killed", seconds_since(start));
-        self.wait((start + RESTART_AFTER).saturating_since(now())).await?;
-        self.nodes.spawn(killed)?;
+        self.cluster.wait((start + RESTART_AFTER).saturating_since(now())).await?;
+        self.cluster.nodes.spawn(killed)?;
         println!("{:>5.1} s  node {killed} is started again, with an empty memory", seconds_since(start));
-        self.wait((start + length).saturating_since(now())).await?;
+        self.cluster.wait((start + length).saturating_since(now())).await?;
         let end = now();
 
-        let load = load.await.and_then(|load| load).map_err(connect::panicked)?;
-        let probes = probes.await.and_then(|probes| probes).map_err(connect::panicked)?;
+        let load = load.await.and_then(|load| load).map_err(panicked)?;
+        let probes = probes.await.and_then(|probes| probes).map_err(panicked)?;
         let replicas = self.agreement().await?;
-        let (leader, status) = self.leader(now() + PATIENCE).await?;
+        let (leader, status) = self.cluster.leader(now() + PATIENCE).await?;
         println!("{:>5.1} s  load has ended; node {leader} leads; reading its journal", seconds_since(start));
         let executed = self.journal(leader).await?;
 
@@ -209,7 +150,7 @@ impl Stage {
 
     fn start_load(&self, pace: Pace, start: Instant, measure: Duration, workload: &Rc<RefCell<DemoWorkload>>) -> Load {
         let plan = Plan { pace, start, warmup: Duration::ZERO, measure, deadline: CALL_DEADLINE };
-        let (connection, workload) = (self.connection.clone(), workload.clone());
+        let (connection, workload) = (self.cluster.connection.clone(), workload.clone());
         spawn(async move {
             let measured = Rc::new(RefCell::new(Measured::default()));
             load::run(connection, workload, plan, measured.clone()).await?;
@@ -223,23 +164,23 @@ impl Stage {
         let give_up = now() + PATIENCE;
         loop {
             let replicas: Vec<Replica> =
-                self.statuses().await.into_iter().map(|(slot, status)| Replica::new(slot, status)).collect();
+                self.cluster.statuses().await.into_iter().map(|(slot, status)| Replica::new(slot, status)).collect();
             if table::applied_alike(&replicas) || now() >= give_up {
                 return Ok(replicas);
             }
-            self.wait(LOOK_EVERY).await?;
+            self.cluster.wait(LOOK_EVERY).await?;
         }
     }
 
     /// All that a node has executed; `None` where its journal was full, so that it proves nothing.
     async fn journal(&mut self, slot: u8) -> Result<Option<Vec<ExecutedCall>>, Error> {
-        let Some((_, client)) = self.nodes.addresses().into_iter().find(|(other, _)| *other == slot) else {
+        let Some((_, client)) = self.cluster.nodes.addresses().into_iter().find(|(other, _)| *other == slot) else {
             return Ok(None);
         };
         let mut executed = Vec::new();
         loop {
-            self.signals.check()?;
-            let page = self.connection.journal(client, executed.len() as u64).await?;
+            self.cluster.signals.check()?;
+            let page = connect::journal(&self.cluster.connection, client, executed.len() as u64).await?;
             if page.not_kept > 0 {
                 return Ok(None);
             }

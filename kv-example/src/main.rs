@@ -2,36 +2,30 @@
 #![forbid(unsafe_code)]
 
 use clap::Parser;
-use kv_example::cli::{Cli, Command};
-use kv_example::error::Error;
-use kv_example::{ask, bench, config, demo, report, serve, sim, status};
+use kv_example::cli::{Cli, Command, Serve};
+use kv_example::journal::Journal;
+use kv_example::service::Kv;
+use kv_example::{ask, bench, demo, sim};
 use std::process::ExitCode;
+use trimaran_rpc::program::error::Error;
+use trimaran_rpc::program::{Program, serve};
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprint!("{}", report::error(&error));
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let program = Program::new("kv");
+    let command = Cli::parse().command;
+    program.end(run(command, &program))
 }
 
-fn run(command: Command) -> Result<(), Error> {
+fn run(command: Command, program: &Program) -> Result<(), Error> {
     match command {
-        Command::Serve(serve) => serve::run(&serve),
-        Command::Init(init) => ask::init(&init),
+        Command::Serve(Serve { serve, journal }) => serve::run(&serve, move || Kv::new(journal.then(Journal::default))),
         Command::Get(get) => ask::get(&get),
         Command::Set(set) => ask::set(&set),
         Command::Del(del) => ask::del(&del),
         Command::Incr(incr) => ask::incr(&incr),
-        Command::Status(status) => status::run(&status),
         Command::Bench(bench) => bench::run(bench),
-        Command::Demo(demo) => demo::run(demo),
+        Command::Demo(demo) => demo::run(demo, program),
         Command::Sim(sim) => sim::run(&sim),
-        Command::ExampleConfig => {
-            print!("{}", config::EXAMPLE);
-            Ok(())
-        }
+        Command::Common(common) => common.run(program),
     }
 }

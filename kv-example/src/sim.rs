@@ -3,7 +3,6 @@
 mod swarm;
 
 use crate::cli::Sim;
-use crate::error::Error;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use swarm::SeedReport;
+use trimaran_rpc::program::error::Error;
 use trimaran_rpc::sim::chaos::{Fault, FaultCounts};
 use trimaran_runtime::{Clock, Monotonic};
 

@@ -13,7 +13,7 @@
 //!  peer port  <-----------------------> peer.rs <---------+------------------+
 //!
 //!  node.rs puts one replica together on a core          client.rs is the other end
-//!  sim.rs  runs whole clusters of it in virtual time
+//!  sim.rs  runs whole clusters of it in virtual time    program.rs makes a command line of both
 //! ```
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,7 @@ mod forward;
 pub mod node;
 mod peer;
 mod pending;
+pub mod program;
 pub mod r2p2;
 mod replicated;
 mod request;

@@ -1,20 +1,19 @@
-//! `kv serve`: the server's side of the wiring, from a configuration to a running node.
+//! `serve`: the server's side of the wiring, from a configuration to a running node.
 
-use crate::cli::Serve;
-use crate::config::{Config, Durability, Profile};
-use crate::connect::{net_error, random_u128, runtime_error};
-use crate::error::Error;
-use crate::journal::Journal;
-use crate::machine;
-use crate::report;
-use crate::service::Kv;
-use crate::signals::Signals;
+use crate::node::{Node, NodeConfig, NodeError};
+use crate::program::cli::Serve;
+use crate::program::config::{Config, Durability, Profile};
+use crate::program::connect::{net_error, random_u128, runtime_error};
+use crate::program::error::Error;
+use crate::program::machine;
+use crate::program::report;
+use crate::program::signals::Signals;
+use crate::r2p2::reassembly;
+use crate::service::Service;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::time::Duration;
 use trimaran_net::{Net, NetConfig, NetDriver, UdpConfig, UdpPort, device_payload_bytes};
 use trimaran_raft::{Incarnation, Limits, Slot, Timing};
-use trimaran_rpc::node::{Node, NodeConfig, NodeError};
-use trimaran_rpc::r2p2::reassembly;
 use trimaran_runtime::{CoreConfig, Idle, sleep};
 
 /// Reads that may wait at a time.
@@ -25,8 +24,11 @@ const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
 /// Between two looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Runs a node until a signal asks it to end.
-pub fn run(serve: &Serve) -> Result<(), Error> {
+/// Runs a node until a signal asks it to end. `service` makes the state of a replica that has applied nothing.
+///
+/// # Errors
+/// The configuration's (E02xx) and the environment's (E01xx).
+pub fn run<S: Service>(serve: &Serve, service: impl FnOnce() -> S + 'static) -> Result<(), Error> {
     end_with_parent(serve)?;
     let (config, warnings) = Config::load(&serve.config)?;
     warnings.iter().for_each(|warning| eprint!("{}", report::warning(warning)));
@@ -45,9 +47,8 @@ pub fn run(serve: &Serve) -> Result<(), Error> {
     let (driver, net) = NetDriver::new(port, NetConfig::default());
     let core =
         CoreConfig { name: format!("node {}", config.slot), seed: node.seed, idle: IDLE, ..CoreConfig::default() };
-    let service = Kv::new(serve.journal.then(Journal::default));
     let main = move || async move {
-        let _node = start(&net, node, service, config.durability)?;
+        let _node = start(&net, node, service(), config.durability)?;
         while signals.check().is_ok() {
             sleep(LOOK_EVERY).await;
         }
@@ -57,7 +58,7 @@ pub fn run(serve: &Serve) -> Result<(), Error> {
     trimaran_runtime::run(core, move || driver, main).map_err(runtime_error)?
 }
 
-fn start(net: &Net, config: NodeConfig, service: Kv, durability: Durability) -> Result<Node, Error> {
+fn start<S: Service>(net: &Net, config: NodeConfig, service: S, durability: Durability) -> Result<Node, Error> {
     let (slot, client, peer) = (config.slot.0, config.client, config.peer);
     let node = Node::start(net, config, service).map_err(|error| match error {
         NodeError::Bind { source, .. } => net_error(source),
@@ -72,7 +73,7 @@ fn init_log(level: tracing::Level) {
     log.log_internal_errors(false).init();
 }
 
-/// Where the demo started this node: the kernel shall end it when the demo ends, however that happens.
+/// Where a demo started this node: the kernel shall end it when the demo ends, however that happens.
 fn end_with_parent(serve: &Serve) -> Result<(), Error> {
     let Some(parent) = serve.parent else { return Ok(()) };
     set_parent_process_death_signal(Some(Signal::KILL))

@@ -1,10 +1,10 @@
-//! The demo's nodes: child processes of this very program, each with its configuration and its log in a directory.
+//! A demo's nodes: child processes of this very program, each with its configuration and its log in a directory.
 //!
 //! They end with the demo whatever happens to it: when [`Nodes`] is dropped they are killed, and where the demo is
-//! killed itself the kernel ends them (`kv serve --parent`).
+//! killed itself the kernel ends them (`serve --parent`).
 
-use crate::error::Error;
-use crate::machine;
+use crate::program::error::Error;
+use crate::program::machine;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -18,10 +18,11 @@ const FIRST_PORTS: [u16; 10] = [8000, 8200, 8400, 8600, 8800, 9200, 9400, 9600, 
 /// Bytes of a node's log that an error repeats.
 const LOG_TAIL_BYTES: usize = 2000;
 
-/// All nodes of the demo.
+/// All nodes of a demo.
 #[derive(Debug)]
-pub(super) struct Nodes {
+pub struct Nodes {
     directory: PathBuf,
+    arguments: &'static [&'static str],
     keep: bool,
     nodes: Vec<Node>,
 }
@@ -36,15 +37,20 @@ struct Node {
 }
 
 impl Nodes {
-    /// Starts `count` nodes on 127.0.0.1 and the addresses after it. Says so where the usual ports are taken.
-    pub(super) fn start(count: u8, keep: bool) -> Result<Self, Error> {
+    /// Starts `count` nodes, at most 9, of a cluster named after `service` on 127.0.0.1 and the addresses after it, with
+    /// `arguments` beside the usual ones of `serve`. Says so where the usual ports are taken. The directory of the
+    /// configurations and logs is removed at the end unless `keep` is set.
+    ///
+    /// # Errors
+    /// No free ports, or what the operating system refuses.
+    pub fn start(service: &str, arguments: &'static [&'static str], count: u8, keep: bool) -> Result<Self, Error> {
         let first_port = choose_port(count)?;
-        let directory = std::env::temp_dir().join(format!("kv-demo-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("{service}-demo-{}", std::process::id()));
         fs::create_dir(&directory).map_err(|source| Error::io(format!("create {}", directory.display()), source))?;
-        let mut nodes = Nodes { directory, keep, nodes: Vec::new() };
+        let mut nodes = Nodes { directory, arguments, keep, nodes: Vec::new() };
         for slot in 1..=count {
             let config = nodes.directory.join(format!("node{slot}.toml"));
-            fs::write(&config, config_text(slot, count, first_port))
+            fs::write(&config, config_text(service, slot, count, first_port))
                 .map_err(|source| Error::io(format!("write {}", config.display()), source))?;
             let log = nodes.directory.join(format!("node{slot}.log"));
             nodes.nodes.push(Node { slot, client: client_address(slot, first_port), config, log, child: None });
@@ -54,13 +60,14 @@ impl Nodes {
     }
 
     /// Starts the process of a slot that has none.
-    pub(super) fn spawn(&mut self, slot: u8) -> Result<(), Error> {
+    pub fn spawn(&mut self, slot: u8) -> Result<(), Error> {
         let Some(node) = self.nodes.iter_mut().find(|node| node.slot == slot) else { return Ok(()) };
         let program = std::env::current_exe().map_err(|source| Error::io("find this program's own file", source))?;
         let log = File::options().append(true).create(true).open(&node.log);
         let log = log.map_err(|source| Error::io(format!("write {}", node.log.display()), source))?;
         let mut command = Command::new(program);
-        command.args(["serve", "--journal", "--parent", &std::process::id().to_string(), "--config"]).arg(&node.config);
+        command.arg("serve").args(self.arguments);
+        command.args(["--parent", &std::process::id().to_string(), "--config"]).arg(&node.config);
         // A group of its own: Ctrl-C at the terminal is for the demo, which then ends them.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         node.child = Some(command.spawn().map_err(|source| Error::io("start a node", source))?);
@@ -68,7 +75,7 @@ impl Nodes {
     }
 
     /// Kills a node as a power cut would: no last words.
-    pub(super) fn kill(&mut self, slot: u8) -> Result<(), Error> {
+    pub fn kill(&mut self, slot: u8) -> Result<(), Error> {
         match self.nodes.iter_mut().find(|node| node.slot == slot).and_then(|node| node.child.take()) {
             Some(mut child) => end(&mut child).map_err(|source| Error::io(format!("kill node {slot}"), source)),
             None => Ok(()),
@@ -76,7 +83,7 @@ impl Nodes {
     }
 
     /// Fails where a node has ended by itself, with the end of its log.
-    pub(super) fn check(&mut self) -> Result<(), Error> {
+    pub fn check(&mut self) -> Result<(), Error> {
         for node in &mut self.nodes {
             let Some(child) = &mut node.child else { continue };
             if let Ok(Some(status)) = child.try_wait() {
@@ -87,17 +94,22 @@ impl Nodes {
     }
 
     /// Slots and client addresses in order.
-    pub(super) fn addresses(&self) -> Vec<(u8, SocketAddrV4)> {
+    pub fn addresses(&self) -> Vec<(u8, SocketAddrV4)> {
         self.nodes.iter().map(|node| (node.slot, node.client)).collect()
     }
 
     /// CPU time of all nodes together since each began; `None` where one cannot be read.
-    pub(super) fn cpu_time(&self) -> Option<Duration> {
+    pub fn cpu_time(&self) -> Option<Duration> {
         self.nodes.iter().map(|node| machine::cpu_time(node.child.as_ref()?.id())).sum()
     }
 
+    /// The configuration of the first node: `--config` takes it to find all members.
+    pub fn config(&self) -> Option<&Path> {
+        self.nodes.first().map(|node| node.config.as_path())
+    }
+
     /// Where configurations and logs stay, if they do.
-    pub(super) fn kept(&self) -> Option<&Path> {
+    pub fn kept(&self) -> Option<&Path> {
         self.keep.then_some(self.directory.as_path())
     }
 }
@@ -161,8 +173,8 @@ fn choose_port(count: u8) -> Result<u16, Error> {
     Err(Error::AddressInUse { address, owner })
 }
 
-fn config_text(slot: u8, count: u8, first_port: u16) -> String {
-    let mut text = format!("cluster = \"demo\"\nslot = {slot}\ndurability = \"volatile\"\nprofile = \"shared\"\n");
+fn config_text(service: &str, slot: u8, count: u8, first_port: u16) -> String {
+    let mut text = format!("cluster = \"{service}\"\nslot = {slot}\ndurability = \"volatile\"\nprofile = \"shared\"\n");
     for slot in 1..=count {
         let (client, peer) = (client_address(slot, first_port), peer_address(slot, first_port));
         text += &format!("\n[[member]]\nslot = {slot}\nclient = \"{client}\"\npeer = \"{peer}\"\n");
@@ -173,13 +185,13 @@ fn config_text(slot: u8, count: u8, first_port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::program::config::Config;
 
     #[test]
     fn the_configurations_are_correct_and_differ_in_their_slot_only() {
-        let (first, warnings) = Config::parse("node1.toml", &config_text(1, 3, 8000)).expect("correct");
+        let (first, warnings) = Config::parse("node1.toml", &config_text("kv", 1, 3, 8000)).expect("correct");
         assert_eq!(warnings, []);
-        let (second, _) = Config::parse("node2.toml", &config_text(2, 3, 8000)).expect("correct");
+        let (second, _) = Config::parse("node2.toml", &config_text("kv", 2, 3, 8000)).expect("correct");
         assert_eq!(Config { slot: 2, ..first }, second);
         assert_eq!(
             second.me().map(|me| (me.client.to_string(), me.peer.to_string())).as_ref(),
@@ -190,7 +202,7 @@ mod tests {
     #[test]
     fn port_choices_do_not_touch_each_other_nor_the_router() {
         for port in FIRST_PORTS {
-            let used = port..port + 100 + crate::config::SHARD_PORTS;
+            let used = port..port + 100 + crate::program::config::SHARD_PORTS;
             assert!(!used.contains(&9000));
             assert!(FIRST_PORTS.iter().all(|other| *other == port || !used.contains(other)));
         }

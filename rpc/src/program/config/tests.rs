@@ -1,7 +1,7 @@
 //! Each message of the configuration as its reader sees it.
 
 use super::*;
-use crate::report;
+use crate::program::report;
 use proptest::prelude::*;
 
 const MEMBERS: &str = r#"
@@ -14,7 +14,7 @@ peer = "127.0.0.1:8100"
 fn complaint(text: &str) -> String {
     let error = Config::parse("n.toml", text).expect_err("refused");
     assert_eq!(error.exit_code(), 2);
-    report::error(&error)
+    report::error(&error, "kv")
 }
 
 /// A small correct file with one more line at its top.
@@ -28,7 +28,7 @@ fn with_section(section: &str) -> String {
 
 #[test]
 fn the_example_is_every_default() {
-    let (example, warnings) = Config::parse("example.toml", EXAMPLE).expect("correct");
+    let (example, warnings) = Config::parse("example.toml", &example("kv", "kv")).expect("correct");
     assert_eq!(warnings, []);
     assert_eq!(example.members.len(), 3);
     assert_eq!(example.me().map(|me| me.peer), "10.0.0.1:8100".parse().ok());
@@ -68,7 +68,7 @@ fn the_files_keys_are_all_read() {
 fn e0201_no_file() {
     let error = Config::load(Path::new("/nowhere/n.toml")).expect_err("no file");
     assert_eq!(
-        report::error(&error),
+        report::error(&error, "kv"),
         "error[E0201]: cannot read the configuration /nowhere/n.toml: No such file or directory (os error 2)\n  = help: `ls -l /nowhere/n.toml`; `kv example-config` prints one to begin with\n"
     );
 }
@@ -299,10 +299,10 @@ warning[E0214]: 2 members survive no more failures than 1
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in "\\PC*", at in 0_usize..1200) {
-        let _ = Config::parse("n.toml", &text).map_err(|error| report::error(&error));
-        let mut damaged = EXAMPLE.to_owned();
+        let _ = Config::parse("n.toml", &text).map_err(|error| report::error(&error, "kv"));
+        let mut damaged = example("kv", "kv");
         let at = (0..=at.min(damaged.len())).rev().find(|&at| damaged.is_char_boundary(at)).unwrap_or(0);
         damaged.insert_str(at, &text);
-        let _ = Config::parse("n.toml", &damaged).map_err(|error| report::error(&error));
+        let _ = Config::parse("n.toml", &damaged).map_err(|error| report::error(&error, "kv"));
     }
 }

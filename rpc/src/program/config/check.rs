@@ -3,7 +3,7 @@
 use super::place::Place;
 use super::section::{Found, Section};
 use super::{Durability, ELECTION_HEARTBEATS_MIN, Limits, PlacedMember, Timing};
-use crate::error::Error;
+use crate::program::error::Error;
 use std::path::PathBuf;
 use thiserror::Error;
 

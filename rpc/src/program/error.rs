@@ -1,14 +1,15 @@
-//! Everything that can go wrong for whoever runs `kv`: a code, one cause, and the command or line that mends it.
+//! Everything that can go wrong for whoever runs a node or asks one: a code, one cause, and the command or line that
+//! mends it.
 //!
 //! E01xx is the environment (exit code 3), E02xx the command line and the configuration (2), E03xx the cluster (4).
 
-use crate::config::place::Place;
+use crate::program::config::place::Place;
 use std::fmt::Write;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use thiserror::Error;
 
-/// A failure, printed once, by [`report`](crate::report).
+/// A failure, printed once, by [`report`](crate::program::report).
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "each variant's message is its documentation; its fields are what the message names")]
 pub enum Error {
@@ -181,8 +182,8 @@ impl Error {
         }
     }
 
-    /// What to type or to write so that it works.
-    pub fn help(&self) -> String {
+    /// What to type or to write so that it works. `program` is what the user typed to get here.
+    pub fn help(&self, program: &str) -> String {
         match self {
             Error::AddressInUse { address, owner } => {
                 let mut help = String::new();
@@ -201,13 +202,15 @@ impl Error {
             Error::NoPermission { .. } => "run it as a user who may, or choose a port from 1024 up".into(),
             Error::Io { .. } => "mend what the operating system complains about, then try again".into(),
             Error::SharedCores => {
-                "write `profile = \"shared\"`, boot with isolcpus=..., or insist with `kv serve --force`".into()
+                format!(
+                    "write `profile = \"shared\"`, boot with isolcpus=..., or insist with `{program} serve --force`"
+                )
             }
-            Error::NodeEnded { .. } => "the last line says why; `kv serve --config` shows it alone".into(),
+            Error::NodeEnded { .. } => format!("the last line says why; `{program} serve --config` shows it alone"),
             Error::Panicked { .. } => "report it with the whole command line and what was printed before".into(),
             Error::Interrupted => "nothing is left behind: run it again".into(),
             Error::ConfigUnreadable { path, .. } => {
-                format!("`ls -l {path}`; `kv example-config` prints one to begin with")
+                format!("`ls -l {path}`; `{program} example-config` prints one to begin with")
             }
             Error::ConfigSyntax { .. } => "this is TOML: `key = value`, texts in quotes".into(),
             Error::UnknownKey { hint, .. } => hint.clone(),
@@ -225,35 +228,42 @@ impl Error {
             Error::TimingTight { heartbeat, .. } => {
                 format!(
                     "let the election timeout begin at {:?} or later",
-                    *heartbeat * crate::config::ELECTION_HEARTBEATS_MIN
+                    *heartbeat * crate::program::config::ELECTION_HEARTBEATS_MIN
                 )
             }
             Error::LimitsContradict { smaller, larger, .. } => format!("lower {smaller}, or raise {larger}"),
             Error::Usage { help, .. } => help.clone(),
             Error::NoQuorum { .. } => {
-                "start the missing nodes: `kv serve --config node.toml`; `kv status` shows which".into()
+                format!("start the missing nodes: `{program} serve --config node.toml`; `{program} status` shows which")
             }
             Error::Unreachable { .. } => {
-                "`kv serve --config node.toml` starts a node; check --servers; whether a write took effect is not known"
-                    .into()
+                format!(
+                    "`{program} serve --config node.toml` starts a node; check --servers; whether a write took effect is not known"
+                )
             }
-            Error::Uninitialised { .. } => "`kv init --config node.toml` forms a new, empty cluster".into(),
+            Error::Uninitialised { .. } => format!("`{program} init --config node.toml` forms a new, empty cluster"),
             Error::AlreadyInitialised { .. } => {
-                "`kv status` shows its cluster; to begin anew, stop all nodes and start them without their data".into()
+                format!(
+                    "`{program} status` shows its cluster; to begin anew, stop all nodes and start them without their data"
+                )
             }
             Error::InitRefused { .. } => {
                 "give all members configurations that differ in `slot` only, restart those you changed, and try again"
                     .into()
             }
             Error::Unknown { .. } => {
-                "look with `kv get` before you write again: the first write may have happened".into()
+                "read what it would have changed before you write again: the first write may have happened".into()
             }
-            Error::ServiceFailed => "`kv status` shows which replica stopped, at which entry and why".into(),
-            Error::NotApplied { .. } => "try again: `kv status` shows whether there is a leader".into(),
+            Error::ServiceFailed => format!("`{program} status` shows which replica stopped, at which entry and why"),
+            Error::NotApplied { .. } => format!("try again: `{program} status` shows whether there is a leader"),
             Error::Refused { .. } => "correct the command; nothing was changed".into(),
             Error::BadAnswer { .. } => "check that --servers names nodes of this program and version".into(),
-            Error::DemoFailed { .. } => "that is a bug of this program: `kv demo --keep` leaves the nodes' logs".into(),
-            Error::SimulationFailed { .. } => "`kv sim --seed N` runs a seed again, step by step the same".into(),
+            Error::DemoFailed { .. } => {
+                format!("that is a bug of this program: `{program} demo --keep` leaves the nodes' logs")
+            }
+            Error::SimulationFailed { .. } => {
+                format!("`{program} sim --seed N` runs a seed again, step by step the same")
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Being asked to end: SIGINT (Ctrl-C), SIGTERM and SIGHUP become an error that ends the command in good order.
 
-use crate::error::Error;
+use crate::program::error::Error;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::sync::Arc;

@@ -1,13 +1,13 @@
 //! How errors and warnings look: the only place that prints them.
 
-use crate::config::Warning;
-use crate::config::place::Place;
-use crate::error::Error;
+use crate::program::config::Warning;
+use crate::program::config::place::Place;
+use crate::program::error::Error;
 use std::fmt::Write;
 
-/// The error as it is printed: code and cause, the line to blame with a caret, and what mends it.
-pub fn error(error: &Error) -> String {
-    render(&format!("error[{}]: {error}", error.code()), error.place(), &error.help())
+/// The error as `program` prints it: code and cause, the line to blame with a caret, and what mends it.
+pub fn error(error: &Error, program: &str) -> String {
+    render(&format!("error[{}]: {error}", error.code()), error.place(), &error.help(program))
 }
 
 /// A warning in the same form.
@@ -55,7 +55,7 @@ error[E0203]: unknown key `slto` in [[member]]
    |   ^^^^
    = help: did you mean `slot`?
 ";
-        assert_eq!(error(&bad), expected);
+        assert_eq!(error(&bad, "kv"), expected);
     }
 
     #[test]
@@ -66,10 +66,10 @@ error[E0203]: unknown key `slto` in [[member]]
 error[E0101]: 127.0.0.1:8000/udp is in use by kv (pid 42)
   = help: `kill 42`, or give this member another port than 8000 in the configuration of every node
 ";
-        assert_eq!(error(&taken), expected);
+        assert_eq!(error(&taken, "kv"), expected);
         assert_eq!(taken.exit_code(), 3);
         assert_eq!(
-            error(&Error::NoQuorum { reachable: 1, total: 3, quorum: 2 }),
+            error(&Error::NoQuorum { reachable: 1, total: 3, quorum: 2 }, "kv"),
             "error[E0301]: no quorum: 1 of 3 replicas reachable, 2 needed\n  = help: start the missing nodes: `kv serve --config node.toml`; `kv status` shows which\n"
         );
     }

@@ -1,17 +1,17 @@
-//! `kv status`: how each node is.
+//! `status`: how each node is.
 
-use crate::cli::Status;
-use crate::connect;
-use crate::error::Error;
+use crate::admin::{NodeStatus, PeerInfo};
+use crate::program::cli::Status;
+use crate::program::connect;
+use crate::program::error::Error;
 use serde_json::{Value, json};
 use std::net::SocketAddrV4;
-use trimaran_rpc::admin::{NodeStatus, PeerInfo};
 
 /// A peer that has not answered the leader for so long is worth a line.
 const SILENT_MS: u64 = 1000;
 
 /// Asks every node and prints a line about each, or all it says as JSON. Fails where none answers.
-pub fn run(status: &Status) -> Result<(), Error> {
+pub fn run(status: &Status, program: &str) -> Result<(), Error> {
     let (servers, deadline) = (status.servers.addresses()?, status.servers.deadline);
     let answers = connect::run(servers.clone(), deadline, move |connection| async move {
         let asked = servers.iter().map(|&server| {
@@ -24,7 +24,7 @@ pub fn run(status: &Status) -> Result<(), Error> {
         match (answer, status.json) {
             (Ok(node), true) => println!("{}", node_json(*server, node)),
             (Err(error), true) => println!("{}", json!({ "address": server.to_string(), "error": error.to_string() })),
-            (Ok(node), false) => print!("{}", lines(*server, node)),
+            (Ok(node), false) => print!("{}", lines(*server, node, program)),
             (Err(error), false) => println!("{server}  {error}"),
         }
     }
@@ -41,7 +41,7 @@ fn node_json(server: SocketAddrV4, node: &NodeStatus) -> Value {
 }
 
 /// What an operator wants to know of one node: a line, and a line more for everything unusual.
-fn lines(server: SocketAddrV4, node: &NodeStatus) -> String {
+fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
     let NodeStatus { probe, role, term, commit, applied, first, last, log_bytes, .. } = node;
     let leader = if node.leader == 0 { "no leader known".to_owned() } else { format!("leader {}", node.leader) };
     let mut out = format!(
@@ -52,7 +52,7 @@ fn lines(server: SocketAddrV4, node: &NodeStatus) -> String {
     );
     match &probe.cluster {
         Some(cluster) => out += &format!("    cluster {} {cluster}", probe.name),
-        None => out += &format!("    cluster {} not formed: `kv init --config node.toml`", probe.name),
+        None => out += &format!("    cluster {} not formed: `{program} init --config node.toml`", probe.name),
     }
     if role == "leader" {
         out += &format!(", {} of {} replicas reachable, {} needed", node.reachable, node.total, node.quorum);

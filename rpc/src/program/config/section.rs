@@ -3,7 +3,7 @@
 use super::SHARD_PORTS;
 use super::place::{Document, Place};
 use super::units;
-use crate::error::Error;
+use crate::program::error::Error;
 use std::net::SocketAddrV4;
 use std::ops::Range;
 use std::time::Duration;

@@ -4,14 +4,14 @@
 //! text --place.rs--> lines and columns --section.rs--> keys and values --here--> Config --check.rs--> a Config that fits
 //! ```
 //!
-//! Every key of [`EXAMPLE`] may be written, no other. What is wrong is said with its line and a caret.
+//! Every key of [`example`] may be written, no other. What is wrong is said with its line and a caret.
 
 mod check;
 pub mod place;
 mod section;
 pub mod units;
 
-use crate::error::Error;
+use crate::program::error::Error;
 use place::{Document, Place};
 use section::{Found, Section};
 use std::net::SocketAddrV4;
@@ -22,8 +22,13 @@ use toml::de::DeTable;
 
 pub use check::Warning;
 
-/// A complete configuration with every key and its default, as `kv example-config` prints it.
-pub const EXAMPLE: &str = include_str!("config/example.toml");
+/// A complete configuration with every key and its default, as `example-config` prints it. The cluster is named after
+/// the service.
+pub fn example(program: &str, service: &str) -> String {
+    let cluster = format!("cluster = \"{service}\"");
+    format!("{cluster:<28} # a name for people; the 128-bit cluster id is drawn by `{program} init`\n")
+        + &include_str!("config/example.toml").replace("{service}", service)
+}
 
 /// An election timeout shorter than so many heartbeats is refused: a lost packet or two must not look like a dead leader.
 pub const ELECTION_HEARTBEATS_MIN: u32 = 4;
@@ -172,7 +177,7 @@ impl Config {
             place: document.place(error.span().unwrap_or(0..0)),
         })?;
         let root = Section::new(&document, "the top level", &table, section::ROOT)?;
-        let cluster = root.required("cluster", "cluster = \"kv\"")?.text()?.to_owned();
+        let cluster = root.required("cluster", "cluster = \"name\"")?.text()?.to_owned();
         let slot_found = root.required("slot", "slot = 1")?;
         let slot = slot_found.integer(1, 9)? as u8;
         let (durability, data_dir) = durability(&root)?;

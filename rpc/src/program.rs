@@ -1,0 +1,66 @@
+//! The command line that every service has: a node, what operators ask it, calls from a terminal.
+//!
+//! ```text
+//!  entry.rs   serve::<S>(): a whole program in one line          cli.rs    what may be typed
+//!     |
+//!     +-- serve.rs      one node, from a configuration to a signal        config.rs, machine.rs, signals.rs
+//!     +-- init.rs, status.rs      the operator's questions      \
+//!     +-- methods.rs    what the service offers                  connect.rs    a client on this thread
+//!     +-- call.rs       one call; arguments.rs: words to JSON   /
+//!     +-- demo.rs       three nodes of this very program; cluster.rs, nodes.rs
+//!
+//!  error.rs -> report.rs      what went wrong, the line to blame, what mends it
+//! ```
+//!
+//! A program with commands of its own flattens [`cli::Common`] into its command line and calls the modules that it
+//! needs; `kv-example` does. Nothing here is used by a node while it serves, nor by the simulator.
+
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod connect;
+pub mod demo;
+pub mod error;
+pub mod init;
+pub mod machine;
+pub mod nodes;
+pub mod report;
+pub mod serve;
+pub mod signals;
+pub mod status;
+
+use error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The `clippy.toml` that keeps clocks, randomness, threads and unordered maps out of a service, each with the reason.
+pub const LINTS: &str = include_str!("../templates/clippy.toml");
+
+/// How a program and its service are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// What the user types: the file name of this process's first word.
+    pub name: String,
+    /// The service: names clusters, configurations and the demo's files.
+    pub service: &'static str,
+}
+
+impl Program {
+    /// This process, whose service is `service`.
+    pub fn new(service: &'static str) -> Self {
+        let path = std::env::args_os().next().unwrap_or_default();
+        let name = Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned());
+        Program { name: name.unwrap_or_else(|| service.to_owned()), service }
+    }
+
+    /// Ends a program: prints the error, if there is one, and chooses the exit code.
+    pub fn end(&self, result: Result<(), Error>) -> ExitCode {
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprint!("{}", report::error(&error, &self.name));
+                ExitCode::from(error.exit_code())
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What may be typed to any service's program. A program with commands of its own flattens [`Common`] into them.
+
+use crate::program::config::{self, Config};
+use crate::program::error::Error;
+use crate::program::{LINTS, Program, init, status};
+use clap::{Args, Subcommand};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Most servers that a client command may be given: a cluster has no more members.
+pub const SERVERS_MAX: usize = 9;
+
+/// The servers meant where none are given: a cluster of three on this machine.
+pub const DEFAULT_SERVERS: [SocketAddrV4; 3] = [
+    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 1), 8000),
+    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 8000),
+    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 3), 8000),
+];
+
+/// The commands that every program has as they are. `serve` and `demo` are not among them: a program may have more to
+/// say about those.
+#[derive(Debug, Subcommand)]
+pub enum Common {
+    /// Form a new, empty cluster of nodes that run and belong to none
+    Init(Init),
+    /// Show each node's role, log and digest
+    Status(Status),
+    /// Print a configuration to begin with
+    ExampleConfig,
+    /// Print a clippy.toml that keeps clocks, randomness and threads out of the service
+    Lints,
+}
+
+impl Common {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of the command.
+    pub fn run(&self, program: &Program) -> Result<(), Error> {
+        match self {
+            Common::Init(init) => init::run(init),
+            Common::Status(status) => status::run(status, &program.name),
+            Common::ExampleConfig => {
+                print!("{}", config::example(&program.name, program.service));
+                Ok(())
+            }
+            Common::Lints => {
+                print!("{LINTS}");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Which cluster a client command talks to.
+#[derive(Debug, Clone, Args)]
+pub struct Servers {
+    /// Client addresses of the nodes, separated by commas [default: port 8000 of 127.0.0.1, .2 and .3]
+    #[arg(long, value_delimiter = ',', value_name = "IP:PORT,...")]
+    pub servers: Vec<SocketAddrV4>,
+    /// A node's configuration, for its members
+    #[arg(long, value_name = "FILE", conflicts_with = "servers")]
+    pub config: Option<PathBuf>,
+    /// How long one call may take
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    pub deadline: Duration,
+}
+
+impl Servers {
+    /// The client addresses named on the command line or in the configuration; where neither is given, those of a
+    /// cluster of three on this machine, as `demo` starts it.
+    ///
+    /// # Errors
+    /// More than [`SERVERS_MAX`], or a configuration that is wrong.
+    pub fn addresses(&self) -> Result<Vec<SocketAddrV4>, Error> {
+        if let Some(path) = &self.config {
+            let (config, _) = Config::load(path)?;
+            return Ok(config.members.iter().map(|member| member.client).collect());
+        }
+        match self.servers.as_slice() {
+            [] => Ok(DEFAULT_SERVERS.to_vec()),
+            servers if servers.len() > SERVERS_MAX => Err(Error::Usage {
+                problem: format!("{} servers are given; a cluster has at most {SERVERS_MAX}", servers.len()),
+                help: "leave some out: any one of them leads to the leader".into(),
+            }),
+            servers => Ok(servers.to_vec()),
+        }
+    }
+}
+
+/// `serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Run the `us` profile on cores that are not isolated
+    #[arg(long)]
+    pub force: bool,
+    /// How much to log: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log: tracing::Level,
+    /// End when this process, the parent, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    pub parent: Option<i32>,
+}
+
+/// `init`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The configuration of any of the nodes
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// How long to wait for all of them
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
+    pub deadline: Duration,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub servers: Servers,
+    /// One JSON object per node, all that the nodes tell
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads a time such as `500ms`, above zero and up to an hour.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let time = config::units::duration(text).filter(|time| !time.is_zero() && *time <= Duration::from_secs(3600));
+    time.ok_or_else(|| "a time such as 500ms or 2s, up to 3600s".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::report;
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        common: Common,
+    }
+
+    fn status(line: &str) -> Status {
+        match Cli::try_parse_from(line.split(' ')).map(|cli| cli.common) {
+            Ok(Common::Status(status)) => status,
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn servers_and_times_are_read() {
+        let Status { servers, json } = status("kv status --servers 127.0.0.1:8000,127.0.0.2:8000 --deadline 50ms");
+        assert_eq!((servers.addresses().map(|servers| servers.len()).ok(), json), (Some(2), false));
+        assert_eq!(servers.deadline, Duration::from_millis(50));
+    }
+
+    #[test]
+    fn without_servers_the_local_three_are_meant() {
+        let addresses = status("kv status").servers.addresses().expect("a default");
+        assert_eq!(addresses.last().map(ToString::to_string).as_deref(), Some("127.0.0.3:8000"));
+        let many = (1..=10).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+        let error = status(&format!("kv status --servers {many}")).servers.addresses().expect_err("too many");
+        assert_eq!(
+            report::error(&error, "kv"),
+            "error[E0215]: 10 servers are given; a cluster has at most 9\n  = help: leave some out: any one of them leads to the leader\n"
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! The client's side of the wiring: a core of this thread, a socket, and the client on it, whose failures it explains.
+
+use crate::admin::{self, InitError, NodeStatus};
+use crate::client::{Call, CallError, Client, ClientConfig, NotApplied, Reply};
+use crate::program::error::Error;
+use crate::program::machine;
+use crate::r2p2::policy::Policy;
+use crate::r2p2::{Refusal, ReplyLimits};
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+use std::time::Duration;
+use trimaran_net::{NetConfig, NetDriver, NetError, SocketOptions, UdpConfig, UdpPort};
+use trimaran_raft::ClusterId;
+use trimaran_runtime::{CoreConfig, Panicked, RuntimeError};
+
+/// Calls on their way at a time, and packets queued for them: what a benchmark may ask for, and room for tries.
+const CALLS_MAX: usize = 32_768;
+
+/// How long nodes are asked for their state after a call without an answer.
+const EXPLAIN_WITHIN: Duration = Duration::from_millis(300);
+
+/// A client of one cluster. Cheap to clone; belongs to one core.
+#[derive(Clone)]
+pub struct Connection {
+    client: Client,
+    servers: Rc<[SocketAddrV4]>,
+    deadline: Duration,
+}
+
+/// Runs `main` with a connection to `servers` on a core on this thread. Calls get `deadline` each.
+pub fn run<F, T>(servers: Vec<SocketAddrV4>, deadline: Duration, main: impl FnOnce(Connection) -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + 'static,
+    T: 'static,
+{
+    let port = UdpPort::new(UdpConfig::default()).map_err(net_error)?;
+    let (driver, net) = NetDriver::new(port, NetConfig::default());
+    let config = CoreConfig { name: "client".into(), ..CoreConfig::default() };
+    let connect = move || {
+        let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let client = Client::new(&net, local, servers.clone(), client_config()).map_err(net_error);
+        let main = client.map(|client| main(Connection { client, servers: servers.into(), deadline }));
+        async move { main?.await }
+    };
+    trimaran_runtime::run(config, move || driver, connect).map_err(runtime_error)?
+}
+
+impl Connection {
+    /// The client itself.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The servers given, in their order.
+    pub fn servers(&self) -> &[SocketAddrV4] {
+        &self.servers
+    }
+
+    /// How long one call may take.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// One call, whose failure says what the user can do about it.
+    ///
+    /// # Errors
+    /// Those of the cluster, E03xx. What the service refuses is a reply with [`Status::App`](crate::r2p2::Status::App).
+    pub async fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
+        match self.client.call(call, self.deadline).await {
+            Ok(reply) => Ok(reply),
+            Err(CallError::Unknown) => Err(self.explain(call.policy).await),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    /// Why nobody may have answered, as the nodes see it now.
+    async fn explain(&self, policy: Policy) -> Error {
+        let asked = self.servers.iter().map(|&server| admin::status(&self.client, server, EXPLAIN_WITHIN));
+        let answers: Vec<NodeStatus> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        let is_write = policy == Policy::ReplicatedRoute;
+        match answers.into_iter().max_by_key(|status| (status.term, status.reachable)) {
+            None => self.unreachable(),
+            Some(NodeStatus { reachable, total, quorum, .. }) if reachable < quorum && !is_write => {
+                Error::NoQuorum { reachable, total, quorum }
+            }
+            Some(NodeStatus { reachable, total, quorum, .. }) => {
+                let short = || format!("{reachable} of {total} replicas reachable, {quorum} needed");
+                Error::Unknown { within: self.deadline, cluster: (reachable < quorum).then(short) }
+            }
+        }
+    }
+
+    fn unreachable(&self) -> Error {
+        let servers = self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Error::Unreachable { servers, within: self.deadline }
+    }
+
+    /// How one node is.
+    pub async fn status(&self, node: SocketAddrV4) -> Result<NodeStatus, Error> {
+        let status = admin::status(&self.client, node, self.deadline).await;
+        status.map_err(|error| match error {
+            CallError::Unknown => Error::Unreachable { servers: node.to_string(), within: self.deadline },
+            error => self.error(error),
+        })
+    }
+
+    /// Forms a cluster of `members`, each of which must answer.
+    pub async fn init(&self, name: &str, members: &[SocketAddrV4]) -> Result<ClusterId, Error> {
+        let fresh = ClusterId(random_u128()?);
+        admin::init(&self.client, name, members, fresh, self.deadline).await.map_err(|error| match error {
+            InitError::Unreachable { address, .. } => {
+                Error::Unreachable { servers: address.to_string(), within: self.deadline }
+            }
+            InitError::AlreadyMember { address, cluster } => {
+                Error::AlreadyInitialised { who: address.to_string(), cluster }
+            }
+            InitError::Refused { address, why } => Error::InitRefused { who: address.to_string(), why },
+        })
+    }
+
+    /// A call's failure in the words of whoever made it.
+    pub fn error(&self, error: CallError) -> Error {
+        match error {
+            CallError::NoQuorum { reachable, total, quorum } => Error::NoQuorum { reachable, total, quorum },
+            CallError::NotApplied(NotApplied::Refused(Refusal::Uninitialised)) => {
+                let who = self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                Error::Uninitialised { who }
+            }
+            CallError::NotApplied(reason) => Error::NotApplied { reason: reason.to_string() },
+            CallError::Internal => Error::ServiceFailed,
+            _ => Error::Unknown { within: self.deadline, cluster: None },
+        }
+    }
+}
+
+fn client_config() -> ClientConfig {
+    ClientConfig {
+        replies: ReplyLimits { calls: CALLS_MAX, ..ReplyLimits::default() },
+        socket: SocketOptions { rx_packets: CALLS_MAX, tx_packets: CALLS_MAX, ..SocketOptions::default() },
+        ..ClientConfig::default()
+    }
+}
+
+/// Drawn from the kernel's generator: ids must differ between machines and lives.
+pub fn random_u128() -> Result<u128, Error> {
+    let mut bytes = [0; 16];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(16) => Ok(u128::from_le_bytes(bytes)),
+        Ok(_) => Err(Error::io("draw a random number", std::io::ErrorKind::UnexpectedEof.into())),
+        Err(errno) => Err(Error::io("draw a random number", errno.into())),
+    }
+}
+
+/// What the network layer says, in this program's words.
+pub fn net_error(error: NetError) -> Error {
+    match error {
+        NetError::AddressInUse { addr } => Error::AddressInUse { address: addr, owner: machine::udp_owner(addr) },
+        NetError::AddressNotAvailable { addr } => Error::AddressElsewhere { address: addr },
+        NetError::Io { action, source } => Error::io(action, source),
+        other => Error::io("use the network", std::io::Error::other(other)),
+    }
+}
+
+/// What the runtime says, in this program's words.
+pub fn runtime_error(error: RuntimeError) -> Error {
+    match error {
+        RuntimeError::MainPanicked(task) => panicked(task),
+        other => Error::io("run the core", std::io::Error::other(other)),
+    }
+}
+
+/// A fault of this program.
+pub fn panicked(task: Panicked) -> Error {
+    Error::Panicked { what: task.to_string() }
+}

@@ -1,0 +1,75 @@
+//! `demo`: a cluster of this very program on this machine, to be called from another terminal.
+
+use crate::program::cluster::LocalCluster;
+use crate::program::connect;
+use crate::program::error::Error;
+use crate::program::nodes::Nodes;
+use crate::program::signals::Signals;
+use crate::program::{Program, cli};
+use clap::Args;
+use std::time::Duration;
+
+/// How long nodes may take to start and to elect.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// One look at a node.
+const CALL_DEADLINE: Duration = Duration::from_secs(1);
+/// A day, again and again: how long a demo without an end waits at a time.
+const LONG: Duration = Duration::from_secs(86_400);
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Nodes to start
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes: u8,
+    /// End after so many seconds, instead of at Ctrl-C
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: Option<u32>,
+    /// Leave the nodes' configurations and logs behind
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Runs nodes until Ctrl-C, which is their proper end, or for a given time. `example` is a command line that calls the
+/// service, without its servers.
+///
+/// # Errors
+/// What keeps the cluster from being formed (E01xx, E03xx), and a node that ends by itself (E0106).
+pub fn run(demo: Demo, program: &Program, example: &str) -> Result<(), Error> {
+    let signals = Signals::watch()?;
+    let nodes = Nodes::start(program.service, &[], demo.nodes, demo.keep)?;
+    let servers: Vec<_> = nodes.addresses().into_iter().map(|(_, client)| client).collect();
+    let (name, service, example) = (program.name.clone(), program.service, example.to_owned());
+    connect::run(servers, CALL_DEADLINE, move |connection| async move {
+        let mut cluster = LocalCluster { nodes, connection, signals };
+        let result = play(&mut cluster, &demo, &name, service, &example).await;
+        if let Some(directory) = cluster.nodes.kept() {
+            println!("the nodes' configurations and logs are in {}", directory.display());
+        }
+        match result {
+            // Without a given time, Ctrl-C is how a demo ends.
+            Err(Error::Interrupted) if demo.seconds.is_none() => Ok(()),
+            result => result,
+        }
+    })
+}
+
+async fn play(cluster: &mut LocalCluster, demo: &Demo, name: &str, service: &str, example: &str) -> Result<(), Error> {
+    let leader = cluster.form(service, PATIENCE).await?;
+    let members = cluster.members();
+    println!("{} nodes run, node {leader} leads", members.len());
+    let servers = match members == cli::DEFAULT_SERVERS {
+        true => String::new(),
+        false => format!(" --servers {}", members.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+    };
+    println!("\nfrom another terminal:\n  {name} methods\n  {name} {example}{servers}\n  {name} status{servers}\n");
+    match demo.seconds {
+        Some(seconds) => cluster.wait(Duration::from_secs(seconds.into())).await,
+        None => {
+            println!("Ctrl-C ends the nodes; they forget everything");
+            loop {
+                cluster.wait(LONG).await?;
+            }
+        }
+    }
+}

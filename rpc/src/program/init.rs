@@ -1,0 +1,21 @@
+//! `init`: forms a new, empty cluster, which nothing else ever does.
+
+use crate::program::cli::Init;
+use crate::program::config::Config;
+use crate::program::connect;
+use crate::program::error::Error;
+
+/// Forms a cluster of the members that a configuration lists, and prints its id.
+///
+/// # Errors
+/// The configuration's (E02xx); a member that is silent, belongs to a cluster or refuses (E0302, E0304, E0312).
+pub fn run(init: &Init) -> Result<(), Error> {
+    let (config, _) = Config::load(&init.config)?;
+    let addresses: Vec<_> = config.members.iter().map(|member| member.client).collect();
+    let members = addresses.clone();
+    let cluster = connect::run(addresses, init.deadline, move |connection| async move {
+        connection.init(&config.cluster, &members).await
+    })?;
+    println!("formed cluster {cluster}");
+    Ok(())
+}
