@@ -8,8 +8,9 @@ use trimaran_benches::seconds;
 use trimaran_net::Link;
 use trimaran_rpc::client::{Call, Client};
 use trimaran_rpc::r2p2::Policy;
-use trimaran_rpc::service::{Cx, ReadCx, Service};
+use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
+use trimaran_rpc::state::{Reader, State, StateError, Writer};
 
 const REQUEST: [u8; 64] = [7; 64];
 const CALLS: u64 = 300_000;
@@ -17,18 +18,28 @@ const CALLS: u64 = 300_000;
 /// Costs nothing itself.
 struct Counter(u64);
 
+impl State for Counter {
+    async fn save(&self, to: &mut Writer) {
+        to.item(&self.0).await;
+    }
+
+    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
+        Ok(Counter(from.item().await?))
+    }
+}
+
 impl Service for Counter {
-    async fn apply(&mut self, _: &mut Cx, _: &[u8], reply: &mut Vec<u8>) {
+    const NAME: &'static str = "counter";
+
+    async fn apply(&mut self, _: &mut Cx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
         self.0 += 1;
         reply.extend_from_slice(&self.0.to_le_bytes());
+        Answer::Ok
     }
 
-    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) {
+    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
         reply.extend_from_slice(&self.0.to_le_bytes());
-    }
-
-    fn state_digest(&self) -> u64 {
-        self.0
+        Answer::Ok
     }
 }
 

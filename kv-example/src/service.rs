@@ -6,7 +6,8 @@ use crate::resp::Reply;
 use crate::store::Store;
 use trimaran_raft::LogIndex;
 use trimaran_rpc::r2p2::policy::Policy;
-use trimaran_rpc::service::{Cx, ReadCx, Service};
+use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
+use trimaran_rpc::state::{Reader, State, StateError, Writer};
 
 /// One replica of the key-value store.
 #[derive(Debug, Default)]
@@ -52,17 +53,28 @@ impl Kv {
     }
 }
 
+impl State for Kv {
+    async fn save(&self, to: &mut Writer) {
+        self.store.save(to).await;
+    }
+
+    async fn load(version: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
+        StateError::expect_version::<Self>(version)?;
+        Ok(Kv { store: Store::load(from).await?, journal: None })
+    }
+}
+
 impl Service for Kv {
-    async fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) {
+    const NAME: &'static str = "kv";
+
+    async fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
         self.execute(cx.index(), request, reply);
+        Answer::Ok
     }
 
-    fn query(&self, cx: &ReadCx, request: &[u8], reply: &mut Vec<u8>) {
+    fn query(&self, cx: &ReadCx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
         self.look(cx.policy() != Policy::ReplicatedRouteNoSideEffects, request, reply);
-    }
-
-    fn state_digest(&self) -> u64 {
-        self.store.digest()
+        Answer::Ok
     }
 }
 
@@ -95,23 +107,23 @@ mod tests {
     fn writes_need_the_log_and_reads_do_not() {
         let mut kv = Kv::default();
         assert_eq!(apply(&mut kv, 3, &["set", "k", "v"]), "+OK\r\n");
-        let before = kv.state_digest();
+        let before = kv.store.digest();
         for is_local in [true, false] {
             assert_eq!(query(&kv, is_local, &["get", "k"]), b"$1\r\nv\r\n");
             for write in [&["set", "k", "x"][..], &["setv", "k", "x"], &["del", "k"], &["incr", "n"]] {
                 assert!(query(&kv, is_local, write).starts_with(b"-ERR "));
             }
         }
-        assert_eq!(kv.state_digest(), before);
+        assert_eq!(kv.store.digest(), before);
     }
 
     #[test]
     fn garbage_in_the_log_is_answered_and_changes_nothing() {
         let mut kv = Kv::new(Some(Journal::default()));
-        let (before, mut reply) = (kv.state_digest(), Vec::new());
+        let (before, mut reply) = (kv.store.digest(), Vec::new());
         kv.execute(LogIndex(9), &[0xff; 100], &mut reply);
         assert!(reply.starts_with(b"-ERR Protocol error"));
-        assert_eq!(kv.state_digest(), before);
+        assert_eq!(kv.store.digest(), before);
         assert!(query(&kv, true, &["nonsense"]).starts_with(b"-ERR unknown command"));
     }
 

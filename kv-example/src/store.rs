@@ -6,7 +6,7 @@
 use crate::command::Command;
 use crate::resp::Reply;
 use std::collections::BTreeMap;
-use xxhash_rust::xxh3::Xxh3;
+use trimaran_rpc::state::{Reader, StateError, Writer};
 
 /// Most bytes of keys and values, each key counted with [`KEY_OVERHEAD_BYTES`]. A write that would pass it is refused
 /// with `-OOM` and changes nothing; DEL makes room.
@@ -118,18 +118,35 @@ impl Store {
         removed
     }
 
-    /// A hash of the whole state: the version, then every key with its value and version, in order. O(bytes held).
-    pub fn digest(&self) -> u64 {
-        let mut hash = Xxh3::new();
-        hash.update(&self.version.0.to_le_bytes());
+    /// Writes the version, then every key with its value and version, in order.
+    pub async fn save(&self, to: &mut Writer) {
+        to.item(&self.version.0).await;
+        to.len(self.map.len()).await;
         for (key, entry) in &self.map {
-            hash.update(&(key.len() as u64).to_le_bytes());
-            hash.update(key);
-            hash.update(&(entry.value.len() as u64).to_le_bytes());
-            hash.update(&entry.value);
-            hash.update(&entry.version.0.to_le_bytes());
+            to.item(&(key, &entry.value, entry.version.0)).await;
         }
-        hash.digest()
+    }
+
+    /// Reads what [`Store::save`] wrote.
+    ///
+    /// # Errors
+    /// Bytes that are not such a state.
+    pub async fn load(from: &mut Reader<'_>) -> Result<Store, StateError> {
+        let mut store = Store { version: Version(from.item().await?), ..Store::default() };
+        for _ in 0..from.len().await? {
+            let (key, value, version): (Box<[u8]>, Vec<u8>, u64) = from.item().await?;
+            store.bytes += cost_bytes(&key, &value);
+            store.map.insert(key, Entry { value, version: Version(version) });
+        }
+        Ok(store)
+    }
+
+    /// A hash of what [`Store::save`] writes, for tests. O(bytes held).
+    #[cfg(test)]
+    pub(crate) fn digest(&self) -> u64 {
+        use futures::FutureExt;
+        let mut writer = Writer::digest().at_once();
+        self.save(&mut writer).now_or_never().map_or(0, |()| writer.hash())
     }
 }
 

@@ -21,6 +21,8 @@ pub enum EntryKind {
     Tick = 3,
     /// Opens a client session; its index is the session's id.
     Register = 4,
+    /// The body names effects that a leader has carried out.
+    Done = 5,
 }
 
 impl EntryKind {
@@ -36,6 +38,7 @@ impl EntryKind {
             2 => EntryKind::Normal,
             3 => EntryKind::Tick,
             4 => EntryKind::Register,
+            5 => EntryKind::Done,
             _ => return None,
         })
     }

@@ -213,6 +213,12 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         inner.wake();
     }
 
+    /// The log time in nanoseconds that an entry appended now would get on this node. Means something on the leader only.
+    pub fn log_time(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner.machine.log_time_at(stamp(), &inner.log)
+    }
+
     /// A copy of everything worth showing.
     pub fn status(&self) -> Status {
         let inner = self.inner.borrow();

@@ -11,6 +11,8 @@ use crate::r2p2::policy::Policy;
 use crate::r2p2::reassembly::Requests;
 use crate::replicated::Replicated;
 use crate::request::Request;
+use crate::service::Answer;
+pub use crate::service::method_key;
 use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,13 +27,6 @@ const FIRST_LOG_TIME_NS: u64 = 0;
 
 /// Status requests answered at the same time; one more is refused as busy.
 const STATUS_AT_ONCE: usize = 8;
-
-/// The method key of `service.method/rev`: the first 4 bytes of its blake3 hash, little endian.
-pub fn method_key(name: &str) -> u32 {
-    let hash = blake3::hash(name.as_bytes());
-    let bytes = hash.as_bytes();
-    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-}
 
 /// Method keys of the operator's calls.
 #[derive(Debug, Clone, Copy)]
@@ -205,8 +200,8 @@ impl Admin {
 
     fn answer<T: Serialize>(&self, request: &Request, body: &T) {
         match serde_json::to_vec(body) {
-            Ok(json) => self.node.answer_query(request, self.node.shard.status().applied, &json),
-            Err(error) => self.node.query_panicked(request, &error.to_string()),
+            Ok(json) => self.node.answer(request, self.node.shard.status().applied, Answer::Ok, &json),
+            Err(error) => self.node.handler_panicked(request, &error.to_string()),
         }
     }
 

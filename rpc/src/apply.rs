@@ -1,19 +1,19 @@
 //! The apply task: it alone owns the state, executes what Raft has committed, and answers queries in between.
 
+use crate::replica::{Replica, panic_message};
 use crate::replicated::Replicated;
 use crate::request::Request;
-use crate::service::{Cx, ReadCx, Service};
+use crate::service::{ReadCx, Service};
+use crate::state::Writer;
 use futures::FutureExt;
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
-use trimaran_raft::{EntryHeader, EntryKind, LogIndex};
+use trimaran_raft::{EntryHeader, LogIndex};
 use trimaran_runtime::channel::{Notify, OneshotSender};
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Entries executed, and queries answered, before other tasks of the core get a turn. Each has a share of its own: a log
 /// that is never short of entries must not keep the readers waiting.
@@ -22,7 +22,7 @@ const JOBS_PER_TURN: usize = 64;
 /// Why a replica has stopped applying. It goes on voting and replicating, so that the others keep their quorum.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Halt {
-    /// E0311: the handler awaited something other than [`Cx::yield_now`]; E0313: it panicked.
+    /// [`Halt::AWAITED`], [`Halt::PANICKED`] or [`Halt::DIVERGED`].
     pub code: String,
     /// The entry it could not apply; the state is that of the entry before.
     pub index: u64,
@@ -34,12 +34,26 @@ pub struct Halt {
     pub message: String,
 }
 
+impl Halt {
+    /// Awaited something other than [`Cx::yield_now`](crate::service::Cx::yield_now).
+    pub const AWAITED: &'static str = "E0311";
+    /// Panicked.
+    pub const PANICKED: &'static str = "E0313";
+    /// The others came to another state.
+    pub const DIVERGED: &'static str = "E0314";
+}
+
+/// A look at the service, which is the `Any`: the queue knows no services.
+pub(crate) type Look = Box<dyn FnOnce(&dyn Any)>;
+
 /// Something to do with the state besides applying entries.
 pub(crate) enum Job {
     /// Answer the request from the state at `at` or later.
     Query { at: LogIndex, request: Request },
     /// Hash the whole state.
     Digest(OneshotSender<StateDigest>),
+    /// Look at the service.
+    Look(Look),
 }
 
 /// The hash of a replica's state and of the way it came there.
@@ -47,7 +61,7 @@ pub(crate) enum Job {
 pub struct StateDigest {
     /// The newest applied entry.
     pub applied: u64,
-    /// [`Service::state_digest`] after that entry.
+    /// Hash of the saved state after that entry, and of timers, outbox and sessions.
     pub state: u64,
     /// The chain over (index, method, request hash, reply hash) of every entry up to it.
     pub chain: u64,
@@ -78,9 +92,9 @@ impl Jobs {
 }
 
 /// Runs until the node ends. On a handler that misbehaves the replica halts: nothing is applied or answered any more.
-pub(crate) async fn run<S: Service>(node: Rc<Replicated>, service: S) {
-    let mut apply = Apply { node, service, cx: Cx::new(), request: Vec::new(), reply: Vec::new(), chain: 0 };
-    if let Err((halt, _discarded)) = apply.run().await {
+pub(crate) async fn run<S: Service>(node: Rc<Replicated>, replica: Replica<S>) {
+    let mut apply = Apply { node, replica, request: Vec::new(), reply: Vec::new() };
+    if let Err(halt) = apply.run().await {
         tracing::error!(
             code = halt.code,
             index = halt.index,
@@ -91,40 +105,36 @@ pub(crate) async fn run<S: Service>(node: Rc<Replicated>, service: S) {
         );
         apply.node.halt(halt);
         // The half-changed state is never read again; waiting queries are refused, later ones by the server.
-        let Apply { node, service, .. } = apply;
-        drop(service);
+        let Apply { node, replica, .. } = apply;
+        drop(replica);
         loop {
             let job = node.jobs.queue.borrow_mut().pop_front();
             match job {
                 Some(Job::Query { request, .. }) => node.refuse_halted(&request),
-                Some(Job::Digest(_)) => {}
+                Some(Job::Digest(_) | Job::Look(_)) => {}
                 None => node.jobs.added.notified().await,
             }
         }
     }
 }
 
-struct Discarded;
-
 struct Apply<S> {
     node: Rc<Replicated>,
-    service: S,
-    cx: Cx,
+    replica: Replica<S>,
     request: Vec<u8>,
     reply: Vec<u8>,
-    chain: u64,
 }
 
 impl<S: Service> Apply<S> {
-    async fn run(&mut self) -> Result<(), (Halt, Discarded)> {
+    async fn run(&mut self) -> Result<(), Halt> {
         loop {
             let mut left = JOBS_PER_TURN;
             while left > 0 {
                 let Some((index, header)) = self.node.shard.try_next_committed(&mut self.request) else { break };
-                self.entry(index, &header).await.map_err(|halt| (halt, Discarded))?;
+                self.entry(index, &header).await?;
                 left -= 1;
             }
-            if self.queries(JOBS_PER_TURN) == 0 || left == 0 {
+            if self.jobs(JOBS_PER_TURN).await == 0 || left == 0 {
                 trimaran_runtime::yield_now().await;
                 continue;
             }
@@ -134,65 +144,39 @@ impl<S: Service> Apply<S> {
                 futures::select_biased! { next = committed => Some(next), _ = added => None }
             };
             if let Some((index, header)) = next {
-                self.entry(index, &header).await.map_err(|halt| (halt, Discarded))?;
+                self.entry(index, &header).await?;
             }
         }
     }
 
     async fn entry(&mut self, index: LogIndex, header: &EntryHeader) -> Result<(), Halt> {
-        self.cx.index = index;
-        self.cx.term = header.term;
-        self.cx.log_time_ns = header.log_time;
-        self.cx.method = header.method;
-        if header.kind == EntryKind::Normal {
-            self.reply.clear();
-            self.execute(index, header.method).await?;
-            let step = [index.0, u64::from(header.method), xxh3_64(&self.request), xxh3_64(&self.reply)];
-            self.chain = chain(self.chain, step);
-            self.node.applied(index, header, &self.reply, self.chain);
-        } else {
-            self.chain = chain(self.chain, [index.0, 0, 0, 0]);
-            self.node.passed(index, self.chain);
+        if self.replica.cx.cluster == 0 {
+            let cluster = self.node.shard.with_machine(|machine| machine.cluster());
+            self.replica.cx.cluster = cluster.map_or(0, |cluster| cluster.0);
+        }
+        let timer_before = self.replica.cx.timers.borrow().next_at();
+        let outcome = self.replica.entry(index, header, &self.request, &mut self.reply).await?;
+        self.node.passed(index, self.replica.chain);
+        if self.replica.cx.timers.borrow().next_at() != timer_before {
+            self.node.timers_moved.notify();
+        }
+        if self.replica.cx.outbox.borrow().newest().is_some_and(|id| id.index == index.0) {
+            self.node.effects_added.notify();
+        }
+        if let Some(outcome) = outcome {
+            self.node.answer_applied(header, &outcome, &self.reply);
         }
         Ok(())
     }
 
-    /// Polls the handler to its end, letting it suspend only by [`Cx::yield_now`].
-    async fn execute(&mut self, index: LogIndex, method: u32) -> Result<(), Halt> {
-        let yielded = self.cx.yielded.clone();
-        yielded.set(false);
-        let request = self.request.as_slice();
-        let end = {
-            // The call itself is inside, since what runs before there is a future may panic as well.
-            let call = async { self.service.apply(&mut self.cx, request, &mut self.reply).await };
-            let mut handler = pin!(AssertUnwindSafe(call).catch_unwind());
-            poll_fn(|cx| match handler.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-                Poll::Ready(Err(panic)) => Poll::Ready(Err(("E0313", panic_message(panic.as_ref())))),
-                Poll::Pending if yielded.take() => Poll::Pending,
-                Poll::Pending => {
-                    Poll::Ready(Err(("E0311", "a replicated handler awaited something the log does not order".into())))
-                }
-            })
-            .await
-        };
-        end.map_err(|(code, message): (&str, String)| Halt {
-            code: code.into(),
-            index: index.0,
-            method,
-            request_hash: xxh3_64(&self.request),
-            message,
-        })
-    }
-
-    /// Answers queued queries whose index is reached; returns what is left of the budget.
-    fn queries(&mut self, mut left: usize) -> usize {
+    /// Does queued jobs whose index is reached; returns what is left of the budget.
+    async fn jobs(&mut self, mut left: usize) -> usize {
         let mut waiting = self.node.jobs.queue.borrow().len();
         while left > 0 && waiting > 0 {
             waiting -= 1;
             let Some(job) = self.node.jobs.queue.borrow_mut().pop_front() else { break };
             match job {
-                Job::Query { at, request } if at > self.cx.index => {
+                Job::Query { at, request } if at > self.replica.cx.index => {
                     // Its index comes with a later entry; the others need not wait for it.
                     self.node.jobs.queue.borrow_mut().push_back(Job::Query { at, request });
                 }
@@ -200,16 +184,27 @@ impl<S: Service> Apply<S> {
                     left -= 1;
                     self.query(&request);
                 }
+                Job::Look(look) => {
+                    left -= 1;
+                    // A panic is the asker's loss, who gets no answer.
+                    let _ = std::panic::catch_unwind(AssertUnwindSafe(|| look(&self.replica.service)));
+                }
                 Job::Digest(to) => {
                     left -= 1;
-                    // A panic is the asker's loss, who gets no digest; the asker may also have given up.
-                    let state = std::panic::catch_unwind(AssertUnwindSafe(|| self.service.state_digest()));
-                    let _ =
-                        state.map(|state| to.send(StateDigest { applied: self.cx.index.0, state, chain: self.chain }));
+                    self.digest(to).await;
                 }
             }
         }
         left
+    }
+
+    /// A panic is the asker's loss, who gets no digest; the asker may also have given up.
+    async fn digest(&mut self, to: OneshotSender<StateDigest>) {
+        let mut writer = Writer::digest();
+        if AssertUnwindSafe(self.replica.save(&mut writer)).catch_unwind().await.is_ok() {
+            let (applied, chain) = (self.replica.cx.index.0, self.replica.chain);
+            let _ = to.send(StateDigest { applied, state: writer.hash(), chain });
+        }
     }
 
     fn query(&mut self, request: &Request) {
@@ -217,30 +212,16 @@ impl<S: Service> Apply<S> {
             policy: request.policy,
             method: request.method(),
             client: request.triple.client,
-            applied: self.cx.index,
-            log_time_ns: self.cx.log_time_ns,
+            applied: self.replica.cx.index,
+            now: self.replica.cx.now,
         };
         self.reply.clear();
-        let service = &self.service;
+        let service = &self.replica.service;
         let reply = &mut self.reply;
         let bytes = request.body.bytes();
         match std::panic::catch_unwind(AssertUnwindSafe(|| service.query(&cx, bytes, reply))) {
-            Ok(()) => self.node.answer_query(request, self.cx.index, &self.reply),
-            Err(panic) => self.node.query_panicked(request, &panic_message(panic.as_ref())),
+            Ok(answer) => self.node.answer(request, cx.applied, answer, &self.reply),
+            Err(panic) => self.node.handler_panicked(request, &panic_message(panic.as_ref())),
         }
     }
-}
-
-fn chain(before: u64, step: [u64; 4]) -> u64 {
-    let mut bytes = [0; 40];
-    bytes[..8].copy_from_slice(&before.to_le_bytes());
-    for (field, value) in bytes[8..].chunks_exact_mut(8).zip(step) {
-        field.copy_from_slice(&value.to_le_bytes());
-    }
-    xxh3_64(&bytes)
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a message").to_owned()
 }

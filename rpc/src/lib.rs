@@ -18,21 +18,34 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod alone;
 mod answer;
 mod apply;
+mod background;
 pub mod client;
+pub mod codec;
 mod endpoint;
 pub mod flow;
 mod forward;
+pub mod log_rng;
+pub mod log_time;
 pub mod node;
+pub mod outbox;
 mod peer;
 mod pending;
+pub mod prelude;
 pub mod program;
 pub mod r2p2;
+mod replica;
 mod replicated;
 mod request;
 pub mod service;
 pub mod sim;
+pub mod state;
 pub mod stats;
+pub mod timers;
+
+/// The serialization framework that typed methods use; `#[data]` derives its traits for types of yours.
+pub use serde;
 
 pub use apply::{Halt, StateDigest};

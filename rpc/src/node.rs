@@ -7,9 +7,11 @@ use crate::flow::FlowConfig;
 use crate::forward::{Forwarder, Joiner};
 use crate::peer::{ForwardQueue, PeerSocket, PeerTransport};
 use crate::r2p2::reassembly::{self, Requests};
+use crate::replica::Replica;
 use crate::replicated::Replicated;
 use crate::service::Service;
 use crate::stats::ServerCounters;
+use crate::{apply, background};
 use std::cell::RefCell;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
@@ -103,7 +105,11 @@ impl Node {
         let answers = Answers::new(client_socket.clone(), flow, counters.clone());
         // A client address may send as many requests within the memory as the socket brings in a good while.
         let forwarder = Forwarder::new(peers, pending.saturating_mul(16), reassembly, counters.clone());
-        let replicated = Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, config.queued_reads));
+        let locals = config.queued_reads;
+        let replicated =
+            Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, config.queued_reads, S::mark));
+        let replica = Replica::new(service);
+        let (timers, outbox) = (replica.cx.timers.clone(), replica.cx.outbox.clone());
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
         let admin = Admin::new(config.cluster_name, me, replicated.clone(), requests.clone());
         let endpoint = Endpoint {
@@ -123,7 +129,18 @@ impl Node {
             trimaran_runtime::spawn_in(Lane::Normal, "requests", endpoint.run()),
             trimaran_runtime::spawn_in(Lane::Normal, "replies", replicated.answers.run()),
             trimaran_runtime::spawn_in(Lane::Normal, "reads", replicated.clone().run_reads()),
-            trimaran_runtime::spawn_in(Lane::Normal, "apply", crate::apply::run(replicated.clone(), service)),
+            trimaran_runtime::spawn_in(Lane::Normal, "apply", apply::run(replicated.clone(), replica)),
+            trimaran_runtime::spawn_in(Lane::Normal, "ticks", background::run_ticks(replicated.clone(), timers)),
+            trimaran_runtime::spawn_in(
+                Lane::Normal,
+                "effects",
+                background::run_effects::<S>(replicated.clone(), net.clone(), outbox),
+            ),
+            trimaran_runtime::spawn_in(
+                Lane::Normal,
+                "locals",
+                background::run_locals::<S>(replicated.clone(), net.clone(), locals),
+            ),
         ];
         Ok(Node { replicated, _tasks: tasks })
     }

@@ -9,7 +9,9 @@ use crate::r2p2::block::{Refusal, ResponseBlock, Status};
 use crate::r2p2::counters::DropReason;
 use crate::r2p2::header::{Header, Rid, Triple};
 use crate::r2p2::policy::Policy;
+use crate::replica::{Outcome, status_of};
 use crate::request::Request;
+use crate::service::{Answer, Mark};
 use crate::stats::{Event, ServerCounters};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -32,7 +34,15 @@ pub(crate) struct Replicated {
     reads: RefCell<VecDeque<Request>>,
     reads_limit: usize,
     reads_added: Notify,
+    /// Requests for local handlers that have not begun.
+    locals: RefCell<VecDeque<Request>>,
+    locals_added: Notify,
+    /// The earliest timer is another one than before.
+    pub(crate) timers_moved: Notify,
+    /// There are new effects.
+    pub(crate) effects_added: Notify,
     halted: RefCell<Option<Halt>>,
+    mark: fn(u32) -> Option<Mark>,
 }
 
 impl Replicated {
@@ -43,6 +53,7 @@ impl Replicated {
         forwarder: Forwarder,
         counters: Rc<ServerCounters>,
         queued_reads: usize,
+        mark: fn(u32) -> Option<Mark>,
     ) -> Self {
         Replicated {
             shard,
@@ -55,7 +66,12 @@ impl Replicated {
             reads: RefCell::default(),
             reads_limit: queued_reads,
             reads_added: Notify::new(),
+            locals: RefCell::default(),
+            locals_added: Notify::new(),
+            timers_moved: Notify::new(),
+            effects_added: Notify::new(),
             halted: RefCell::default(),
+            mark,
         }
     }
 
@@ -64,10 +80,53 @@ impl Replicated {
         if self.halted.borrow().is_some() {
             return self.refuse(&request, Refusal::Stopped);
         }
-        match request.policy {
-            Policy::ReplicatedRoute => self.write(request),
-            Policy::ReplicatedRouteNoSideEffects => self.read(request),
-            Policy::LbRoute | Policy::FixedRoute => self.query(LogIndex(0), request),
+        // The method's mark decides, whatever the sender's policy says: the two must fit.
+        let way = match ((self.mark)(request.method()), request.policy) {
+            (Some(Mark::Replicated | Mark::Raw), Policy::ReplicatedRoute) => Self::write,
+            (Some(Mark::Read | Mark::Raw), Policy::ReplicatedRouteNoSideEffects) => Self::read,
+            (Some(Mark::Read | Mark::Raw), Policy::LbRoute | Policy::FixedRoute) => Self::look,
+            (Some(Mark::Local), Policy::LbRoute | Policy::FixedRoute) => Self::local,
+            (Some(Mark::Replicated | Mark::Read | Mark::Local), _) => {
+                self.counters.drop_for(DropReason::PolicyMismatch);
+                return self.refuse(&request, Refusal::PolicyMismatch);
+            }
+            (Some(Mark::Timer | Mark::Effect) | None, _) => {
+                self.counters.drop_for(DropReason::UnknownMethod);
+                return self.refuse(&request, Refusal::UnknownMethod);
+            }
+        };
+        way(self, request);
+    }
+
+    /// A read of this replica's own state, at least as new as the client asks for.
+    fn look(&self, request: Request) {
+        let at = request.block.map_or(0, |block| block.acked);
+        let (applied, last) = self.shard.with_machine(|machine| (machine.applied_index().0, machine.commit().0));
+        // What this node has not even heard of may be far off, and a queue is no place to wait for it.
+        if at > applied.max(last) {
+            return self.refuse(&request, Refusal::Busy);
+        }
+        self.query(LogIndex(at), request);
+    }
+
+    fn local(&self, request: Request) {
+        let mut locals = self.locals.borrow_mut();
+        if locals.len() >= self.reads_limit {
+            drop(locals);
+            return self.refuse(&request, Refusal::Busy);
+        }
+        locals.push_back(request);
+        self.locals_added.notify();
+    }
+
+    /// The next request for a local handler.
+    pub(crate) async fn next_local(&self) -> Request {
+        loop {
+            let next = self.locals.borrow_mut().pop_front();
+            match next {
+                Some(request) => return request,
+                None => self.locals_added.notified().await,
+            }
         }
     }
 
@@ -107,6 +166,11 @@ impl Replicated {
         // that is still there may yet commit.
         let appended = self.pending.borrow().find(triple, hash);
         appended.is_some_and(|entry| self.shard.with_log(|log| log.term_at(entry.index)) == Some(entry.term))
+    }
+
+    /// The newest entry that the state holds.
+    pub(crate) fn applied(&self) -> LogIndex {
+        self.shard.with_machine(|machine| machine.applied_index())
     }
 
     /// Writes appended here and not yet applied.
@@ -220,9 +284,8 @@ impl Replicated {
         self.pending.borrow_mut().applied(index);
     }
 
-    /// The apply task has executed an entry: whoever leads now answers the client.
-    pub(crate) fn applied(&self, index: LogIndex, header: &EntryHeader, reply: &[u8], chain: u64) {
-        self.passed(index, chain);
+    /// The apply task has executed an entry that a client asked for: whoever leads now answers it.
+    pub(crate) fn answer_applied(&self, header: &EntryHeader, outcome: &Outcome, reply: &[u8]) {
         let triple =
             Triple { client: SocketAddrV4::new(header.client_ip.into(), header.client_port), rid: Rid(header.rid) };
         if !self.shard.is_leader() || triple.client.port() == 0 {
@@ -234,21 +297,32 @@ impl Replicated {
             return self.counters.drop_for(DropReason::LoopbackClient);
         }
         let own_block = header.flags & 1 != 0;
-        let block = own_block.then(|| ResponseBlock { index: index.0, ..self.block(Status::Ok, Refusal::Unspecified) });
-        self.answers.respond(triple, block.as_ref(), reply);
-    }
-
-    /// The apply task has answered a query.
-    pub(crate) fn answer_query(&self, request: &Request, applied: LogIndex, reply: &[u8]) {
         let block =
-            request.block.map(|_| ResponseBlock { index: applied.0, ..self.block(Status::Ok, Refusal::Unspecified) });
-        self.answers.respond(request.triple, block.as_ref(), reply);
+            own_block.then(|| ResponseBlock { index: outcome.index.0, ..self.block(outcome.status, outcome.reason) });
+        match outcome.status {
+            // Applied or not, a client that knows no blocks would take an empty reply for a good one.
+            Status::NotApplied if !own_block => self.answers.refuse(triple),
+            _ => self.answers.respond(triple, block.as_ref(), reply),
+        }
     }
 
-    /// A query panicked; the state is shared and untouched, so the replica goes on.
-    pub(crate) fn query_panicked(&self, request: &Request, message: &str) {
-        tracing::error!(method = request.method(), message, "a query panicked");
-        self.counters.count(Event::QueryPanicked);
+    /// A query or a local handler has answered; the state that it saw, if any, was that of `applied`.
+    pub(crate) fn answer(&self, request: &Request, applied: LogIndex, answer: Answer, reply: &[u8]) {
+        let (status, reason) = status_of(answer);
+        match request.block {
+            Some(_) => {
+                let block = ResponseBlock { index: applied.0, ..self.block(status, reason) };
+                self.answers.respond(request.triple, Some(&block), reply);
+            }
+            None if status == Status::NotApplied => self.refuse(request, reason),
+            None => self.answers.respond(request.triple, None, reply),
+        }
+    }
+
+    /// A query or a local handler panicked; the state is shared and untouched, so the replica goes on.
+    pub(crate) fn handler_panicked(&self, request: &Request, message: &str) {
+        tracing::error!(method = request.method(), message, "a handler panicked");
+        self.counters.count(Event::HandlerPanicked);
         if request.block.is_some() {
             let block = self.block(Status::Internal, Refusal::Unspecified);
             self.answers.respond(request.triple, Some(&block), message.as_bytes());

@@ -40,8 +40,10 @@ events! {
     ForwardQueueFull = "forward_queue_full",
     /// Refused with DROP, or with a block for our own clients.
     Refused = "refused",
-    /// A query panicked.
-    QueryPanicked = "query_panicked",
+    /// A query or a local handler panicked.
+    HandlerPanicked = "handler_panicked",
+    /// An effect panicked; it is tried again.
+    EffectPanicked = "effect_panicked",
     /// No buffer or queue space was left for an answer; the client's deadline decides.
     AnswerUnsent = "answer_unsent",
     /// A reply longer than R2P2 can carry was withheld.

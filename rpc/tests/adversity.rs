@@ -10,8 +10,9 @@ use trimaran_rpc::admin;
 use trimaran_rpc::client::{Call, CallError, Client};
 use trimaran_rpc::r2p2::reassembly::Limits;
 use trimaran_rpc::r2p2::{Flags, Header, MessageType, Policy, Rid};
-use trimaran_rpc::service::{Cx, ReadCx, Service};
+use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex, node_ip};
+use trimaran_rpc::state::{Reader, State, StateError, Writer};
 
 /// Counts what it executes; some requests make it misbehave.
 #[derive(Default)]
@@ -20,9 +21,22 @@ struct Tally {
     undigestible: bool,
 }
 
+impl State for Tally {
+    async fn save(&self, to: &mut Writer) {
+        assert!(!self.undigestible, "asked to");
+        to.item(&self.executed).await;
+    }
+
+    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
+        Ok(Tally { executed: from.item().await?, undigestible: false })
+    }
+}
+
 impl Service for Tally {
+    const NAME: &'static str = "tally";
+
     // Not an `async fn`: what runs before the future exists may panic as well.
-    fn apply(&mut self, _: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> impl Future<Output = ()> {
+    fn apply(&mut self, _: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> impl Future<Output = Answer> {
         assert!(request != b"panic at once", "asked to");
         self.executed += 1;
         self.undigestible |= request == b"undigestible";
@@ -30,16 +44,12 @@ impl Service for Tally {
             b"huge" => reply.resize(400_000, 7),
             _ => reply.extend_from_slice(&self.executed.to_le_bytes()),
         }
-        std::future::ready(())
+        std::future::ready(Answer::Ok)
     }
 
-    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) {
+    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
         reply.extend_from_slice(&self.executed.to_le_bytes());
-    }
-
-    fn state_digest(&self) -> u64 {
-        assert!(!self.undigestible, "asked to");
-        self.executed
+        Answer::Ok
     }
 }
 

@@ -203,6 +203,7 @@ fn every_case_raises_its_counter_and_changes_nothing_else() {
     // What only an endpoint can know is tested with the endpoint.
     let beyond: BTreeSet<_> = [
         DropReason::Abandoned,
+        DropReason::UnknownMethod,
         DropReason::PolicyMismatch,
         DropReason::NothingReplicated,
         DropReason::NoLeader,

@@ -10,8 +10,9 @@ use trimaran_raft::{ClusterId, Role};
 use trimaran_rpc::admin::{self, InitError};
 use trimaran_rpc::client::{Call, CallError, Client, NotApplied};
 use trimaran_rpc::r2p2::{Header, MessageType, Policy, Refusal, Rid};
-use trimaran_rpc::service::{Cx, ReadCx, Service};
+use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
+use trimaran_rpc::state::{Reader, State, StateError, Writer};
 
 /// Remembers how many requests it has executed and the last one; some requests make it misbehave.
 #[derive(Default)]
@@ -20,8 +21,21 @@ struct Notebook {
     last: Vec<u8>,
 }
 
+impl State for Notebook {
+    async fn save(&self, to: &mut Writer) {
+        to.item(&self.executed).await;
+        to.item(&self.last).await;
+    }
+
+    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
+        Ok(Notebook { executed: from.item().await?, last: from.item().await? })
+    }
+}
+
 impl Service for Notebook {
-    async fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) {
+    const NAME: &'static str = "notebook";
+
+    async fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
         match request {
             b"panic" => panic!("asked to"),
             b"sleep" => drop(trimaran_runtime::sleep(Duration::from_millis(1)).await),
@@ -36,18 +50,16 @@ impl Service for Notebook {
         self.last = request.to_vec();
         reply.extend_from_slice(&self.executed.to_le_bytes());
         reply.extend_from_slice(request);
+        Answer::Ok
     }
 
-    fn query(&self, _: &ReadCx, request: &[u8], reply: &mut Vec<u8>) {
+    fn query(&self, _: &ReadCx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
         match request {
             b"panic" => panic!("asked to"),
             b"last" => reply.extend_from_slice(&self.last),
             _ => reply.extend_from_slice(&self.executed.to_le_bytes()),
         }
-    }
-
-    fn state_digest(&self) -> u64 {
-        self.executed
+        Answer::Ok
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Machine, Refused, Role};
 use crate::entry::Proposal;
 use crate::error::Error;
-use crate::id::LogIndex;
+use crate::id::{LogIndex, Nanos};
 use crate::log::Log;
 
 impl Machine {
@@ -53,10 +53,15 @@ impl Machine {
         }
     }
 
+    /// The log time that an entry appended at `now` would have.
+    pub fn log_time_at(&self, now: Nanos, log: &Log) -> u64 {
+        let newest = log.last_header().map_or(0, |header| header.log_time);
+        newest.saturating_add(now.since(self.last_entry_at))
+    }
+
     /// The log time of an entry appended now: the newest entry's, and what this node's clock has counted since it appended
     /// or received that one.
     pub(super) fn log_time(&self, log: &Log) -> u64 {
-        let newest = log.last_header().map_or(0, |header| header.log_time);
-        newest.saturating_add(self.now.since(self.last_entry_at))
+        self.log_time_at(self.now, log)
     }
 }

@@ -118,6 +118,8 @@ reasons! {
     /// A forwarded request whose client address, port, policy or lengths cannot be true.
     ForwardMalformed = "forward_malformed",
 
+    /// A method that the service does not have, or that clients may not call.
+    UnknownMethod = "unknown_method",
     /// A policy that the method's mark does not allow.
     PolicyMismatch = "policy_mismatch",
     /// A replicated policy at a server that serves nothing replicated.

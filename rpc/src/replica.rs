@@ -1,0 +1,189 @@
+//! One replica as a state machine: a service, and what the framework keeps for it, moved on by the entries of the log.
+//!
+//! Pure but for the handlers themselves: equal entries give equal replicas, which the chain of hashes shows.
+
+use crate::apply::Halt;
+use crate::log_time::LogTime;
+use crate::outbox::{Outbox, decode_done};
+use crate::r2p2::block::{Refusal, Status};
+use crate::service::{Answer, Cx, Mark, Service};
+use crate::state::{Reader, StateError, Writer};
+use crate::timers::Timers;
+use futures::FutureExt;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::task::Poll;
+use trimaran_raft::{EntryHeader, EntryKind, LogIndex};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Timers that fire with one entry; those left over fire with the next ones.
+pub(crate) const TIMERS_PER_ENTRY: u64 = 8;
+
+/// How an entry ended for the client that asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) status: Status,
+    pub(crate) reason: Refusal,
+    /// Where it was executed.
+    pub(crate) index: LogIndex,
+}
+
+/// A service with its timers, outbox and place in the log.
+pub(crate) struct Replica<S> {
+    pub(crate) service: S,
+    pub(crate) cx: Cx,
+    /// Over (index, method, request hash, reply hash) of everything that was executed.
+    pub(crate) chain: u64,
+    /// What a timer's handler replied, which nobody reads.
+    timer_reply: Vec<u8>,
+}
+
+impl<S: Service> Replica<S> {
+    pub(crate) fn new(service: S) -> Self {
+        Replica { service, cx: Cx::new(), chain: 0, timer_reply: Vec::new() }
+    }
+
+    /// Executes one entry. The reply is in `reply`, the outcome says whether anybody is to get it.
+    ///
+    /// On an error the state is half changed and must not be looked at again.
+    pub(crate) async fn entry(
+        &mut self,
+        index: LogIndex,
+        header: &EntryHeader,
+        body: &[u8],
+        reply: &mut Vec<u8>,
+    ) -> Result<Option<Outcome>, Halt> {
+        reply.clear();
+        self.cx.index = index;
+        self.cx.term = header.term;
+        self.cx.now = LogTime::from_nanos(header.log_time);
+        self.fire_timers().await?;
+        self.cx.method = header.method;
+        self.cx.stream = 0;
+        let outcome = match header.kind {
+            EntryKind::Normal => Some(self.request(header, body, reply).await?),
+            EntryKind::Done => {
+                let mut outbox = self.cx.outbox.borrow_mut();
+                decode_done(body).for_each(|id| outbox.done(id));
+                None
+            }
+            _ => None,
+        };
+        self.link(index.0, header.method, body, reply);
+        Ok(outcome)
+    }
+
+    async fn request(&mut self, header: &EntryHeader, body: &[u8], reply: &mut Vec<u8>) -> Result<Outcome, Halt> {
+        let answer = match S::mark(header.method) {
+            Some(Mark::Replicated | Mark::Raw) => self.run(body, reply).await?,
+            // Another build let it in.
+            _ => Answer::Refused(Refusal::UnknownMethod),
+        };
+        Ok(Outcome { index: self.cx.index, ..Outcome::of(answer) })
+    }
+
+    async fn fire_timers(&mut self) -> Result<(), Halt> {
+        for stream in 1..=TIMERS_PER_ENTRY {
+            let due = self.cx.timers.borrow_mut().pop_due(self.cx.now);
+            let Some(timer) = due else { return Ok(()) };
+            self.cx.method = timer.method;
+            self.cx.stream = stream;
+            let mut reply = std::mem::take(&mut self.timer_reply);
+            reply.clear();
+            if S::mark(timer.method) == Some(Mark::Timer) {
+                self.run(&timer.body, &mut reply).await?;
+            }
+            self.link(self.cx.index.0, timer.method, &timer.body, &reply);
+            self.timer_reply = reply;
+        }
+        Ok(())
+    }
+
+    fn link(&mut self, index: u64, method: u32, request: &[u8], reply: &[u8]) {
+        let mut bytes = [0; 40];
+        let step = [self.chain, index, u64::from(method), xxh3_64(request), xxh3_64(reply)];
+        for (field, value) in bytes.chunks_exact_mut(8).zip(step) {
+            field.copy_from_slice(&value.to_le_bytes());
+        }
+        self.chain = xxh3_64(&bytes);
+    }
+
+    /// Polls the handler to its end, letting it suspend only by [`Cx::yield_now`].
+    async fn run(&mut self, request: &[u8], reply: &mut Vec<u8>) -> Result<Answer, Halt> {
+        let yielded = self.cx.yielded.clone();
+        yielded.set(false);
+        self.cx.rng = None;
+        let end = {
+            // The call itself is inside, since what runs before there is a future may panic as well.
+            let call = async { self.service.apply(&mut self.cx, request, reply).await };
+            let mut handler = pin!(AssertUnwindSafe(call).catch_unwind());
+            poll_fn(|cx| match handler.as_mut().poll(cx) {
+                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
+                Poll::Ready(Err(panic)) => Poll::Ready(Err((Halt::PANICKED, panic_message(panic.as_ref())))),
+                Poll::Pending if yielded.take() => Poll::Pending,
+                Poll::Pending => {
+                    let message = "a replicated handler awaited something the log does not order";
+                    Poll::Ready(Err((Halt::AWAITED, message.to_owned())))
+                }
+            })
+            .await
+        };
+        end.map_err(|(code, message)| Halt {
+            code: code.to_owned(),
+            index: self.cx.index.0,
+            method: self.cx.method,
+            request_hash: xxh3_64(request),
+            message,
+        })
+    }
+
+    /// Writes everything that the log has made: the service's state and what the framework keeps beside it.
+    #[allow(clippy::await_holding_refcell_ref, reason = "only the apply task changes them, and it waits for this")]
+    pub(crate) async fn save(&self, to: &mut Writer) {
+        self.service.save(to).await;
+        self.cx.timers.borrow().save(to).await;
+        self.cx.outbox.borrow().save(to).await;
+    }
+
+    /// Takes on what [`Replica::save`] wrote under that version of the service's state. On an error nothing has changed.
+    pub(crate) async fn load(&mut self, version: u32, from: &mut Reader<'_>) -> Result<(), StateError> {
+        let service = S::load(version, from).await?;
+        let timers = Timers::load(from).await?;
+        let outbox = Outbox::load(from).await?;
+        self.service = service;
+        *self.cx.timers.borrow_mut() = timers;
+        *self.cx.outbox.borrow_mut() = outbox;
+        Ok(())
+    }
+}
+
+impl Outcome {
+    /// What the handler said.
+    pub(crate) fn answer(&self) -> Answer {
+        match self.status {
+            Status::Ok => Answer::Ok,
+            Status::App => Answer::App,
+            _ => Answer::Refused(self.reason),
+        }
+    }
+
+    fn of(answer: Answer) -> Outcome {
+        let (status, reason) = status_of(answer);
+        Outcome { status, reason, index: LogIndex(0) }
+    }
+}
+
+/// What the response block says of a handler's answer.
+pub(crate) fn status_of(answer: Answer) -> (Status, Refusal) {
+    match answer {
+        Answer::Ok => (Status::Ok, Refusal::Unspecified),
+        Answer::App => (Status::App, Refusal::Unspecified),
+        Answer::Refused(reason) => (Status::NotApplied, reason),
+    }
+}
+
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").to_owned()
+}
