@@ -40,6 +40,7 @@ mod replica;
 mod replicated;
 mod request;
 pub mod service;
+pub mod session;
 pub mod sim;
 pub mod state;
 pub mod stats;
