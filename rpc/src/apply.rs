@@ -118,6 +118,13 @@ pub(crate) async fn run<S: Service>(node: Rc<Replicated>, replica: Replica<S>) {
     }
 }
 
+/// What each replica did is a function of the log, unless its service looks at something else.
+fn diverged(index: LogIndex) -> Halt {
+    let message = "after this entry the replicas' states differ, and this one is not in the majority: a replicated handler \
+                   depends on something that the log does not order";
+    Halt { code: Halt::DIVERGED.into(), index: index.0, method: 0, request_hash: 0, message: message.into() }
+}
+
 struct Apply<S> {
     node: Rc<Replicated>,
     replica: Replica<S>,
@@ -128,6 +135,9 @@ struct Apply<S> {
 impl<S: Service> Apply<S> {
     async fn run(&mut self) -> Result<(), Halt> {
         loop {
+            if let Some(index) = self.node.shard.fenced() {
+                return Err(diverged(index));
+            }
             let mut left = JOBS_PER_TURN;
             while left > 0 {
                 let Some((index, header)) = self.node.shard.try_next_committed(&mut self.request) else { break };
@@ -141,7 +151,8 @@ impl<S: Service> Apply<S> {
             let next = {
                 let mut committed = pin!(self.node.shard.next_committed(&mut self.request).fuse());
                 let mut added = pin!(self.node.jobs.added.notified().fuse());
-                futures::select_biased! { next = committed => Some(next), _ = added => None }
+                let mut fenced = pin!(self.node.shard.fence_changed().fuse());
+                futures::select_biased! { _ = fenced => None, next = committed => Some(next), _ = added => None }
             };
             if let Some((index, header)) = next {
                 self.entry(index, &header).await?;
