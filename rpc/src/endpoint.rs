@@ -33,6 +33,8 @@ pub(crate) struct Endpoint {
     pub(crate) requests: Rc<RefCell<Requests>>,
     pub(crate) node: Rc<Replicated>,
     pub(crate) admin: Rc<Admin>,
+    /// Key of the method that opens a session.
+    pub(crate) register: u32,
 }
 
 impl Endpoint {
@@ -173,6 +175,8 @@ impl Endpoint {
                 self.node.refuse(&request, Refusal::UnknownMethod);
             }
             Some(block) if self.admin.serves(block.method) => self.admin.submit(request),
+            Some(block) if self.node.is_of_another_cluster(&block) => self.node.refuse_session(&request),
+            Some(block) if block.method == self.register => self.node.register(request),
             _ => self.node.submit(request),
         }
     }

@@ -9,7 +9,8 @@ use crate::peer::{ForwardQueue, PeerSocket, PeerTransport};
 use crate::r2p2::reassembly::{self, Requests};
 use crate::replica::Replica;
 use crate::replicated::Replicated;
-use crate::service::Service;
+use crate::service::{Service, method_key};
+use crate::session::REGISTER;
 use crate::stats::ServerCounters;
 use crate::{apply, background};
 use std::cell::RefCell;
@@ -119,6 +120,7 @@ impl Node {
             requests,
             node: replicated.clone(),
             admin,
+            register: method_key(REGISTER),
         };
         let raft = shard;
         let tasks = vec![

@@ -1,6 +1,7 @@
 //! Writes that this node has appended and not yet applied: a copy of one of them must not be appended again.
 
 use crate::r2p2::header::Triple;
+use crate::session::CallId;
 use std::collections::{BTreeMap, VecDeque};
 use trimaran_raft::{LogIndex, Term};
 
@@ -12,39 +13,48 @@ pub(crate) struct Appended {
     pub(crate) hash: u64,
 }
 
+/// What two copies of one write have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Name {
+    /// A call of a session: a retry has another request id, perhaps another address.
+    Call(CallId),
+    /// A request without a session: a copy made on the way.
+    Triple(Triple),
+}
+
 /// The table of them. Bounded by the log's budget for what is not committed: an entry that another leader has cut leaves
 /// it when something else is appended or applied in its place.
 #[derive(Debug, Default)]
 pub(crate) struct PendingWrites {
-    by_triple: BTreeMap<Triple, Appended>,
-    in_log_order: VecDeque<(LogIndex, Triple)>,
+    by_name: BTreeMap<Name, Appended>,
+    in_log_order: VecDeque<(LogIndex, Name)>,
 }
 
 impl PendingWrites {
-    /// The newest write of this triple, where its body is the same. It may have been cut from the log since: ask the log.
-    pub(crate) fn find(&self, triple: &Triple, hash: u64) -> Option<Appended> {
-        self.by_triple.get(triple).copied().filter(|appended| appended.hash == hash)
+    /// The newest write of this name, where its body is the same. It may have been cut from the log since: ask the log.
+    pub(crate) fn find(&self, name: &Name, hash: u64) -> Option<Appended> {
+        self.by_name.get(name).copied().filter(|appended| appended.hash == hash)
     }
 
     /// A write has been appended at the end of the log; whatever stood there or after it has been cut. O(log n).
-    pub(crate) fn add(&mut self, triple: Triple, appended: Appended) {
+    pub(crate) fn add(&mut self, name: Name, appended: Appended) {
         while let Some(&(index, cut)) = self.in_log_order.back()
             && index >= appended.index
         {
             self.in_log_order.pop_back();
             self.forget(index, cut);
         }
-        self.in_log_order.push_back((appended.index, triple));
-        self.by_triple.insert(triple, appended);
+        self.in_log_order.push_back((appended.index, name));
+        self.by_name.insert(name, appended);
     }
 
     /// Everything up to `index` has been applied, or something else in its place. O(log n) for each that leaves.
     pub(crate) fn applied(&mut self, index: LogIndex) {
-        while let Some(&(at, triple)) = self.in_log_order.front()
+        while let Some(&(at, name)) = self.in_log_order.front()
             && at <= index
         {
             self.in_log_order.pop_front();
-            self.forget(at, triple);
+            self.forget(at, name);
         }
     }
 
@@ -53,10 +63,10 @@ impl PendingWrites {
         self.in_log_order.len()
     }
 
-    fn forget(&mut self, index: LogIndex, triple: Triple) {
+    fn forget(&mut self, index: LogIndex, name: Name) {
         // A newer write of a client that uses its ids again has taken the place.
-        if self.by_triple.get(&triple).is_some_and(|appended| appended.index == index) {
-            self.by_triple.remove(&triple);
+        if self.by_name.get(&name).is_some_and(|appended| appended.index == index) {
+            self.by_name.remove(&name);
         }
     }
 }
@@ -66,8 +76,8 @@ mod tests {
     use super::*;
     use crate::r2p2::header::Rid;
 
-    fn triple(rid: u16) -> Triple {
-        Triple { client: "10.0.0.9:33000".parse().unwrap(), rid: Rid(rid) }
+    fn triple(rid: u16) -> Name {
+        Name::Triple(Triple { client: "10.0.0.9:33000".parse().unwrap(), rid: Rid(rid) })
     }
 
     fn at(index: u64) -> Appended {
@@ -82,7 +92,7 @@ mod tests {
         assert_eq!((pending.find(&triple(2), 2), pending.find(&triple(3), 3)), (None, Some(at(3))));
         assert_eq!(pending.find(&triple(3), 4), None, "another body is another request");
         pending.applied(LogIndex(9));
-        assert_eq!((pending.len(), pending.by_triple.len()), (0, 0));
+        assert_eq!((pending.len(), pending.by_name.len()), (0, 0));
     }
 
     #[test]
@@ -91,11 +101,11 @@ mod tests {
         (1..=5).for_each(|index| pending.add(triple(index as u16), at(index)));
         // Another leader has cut 3 to 5, and this one leads again.
         pending.add(triple(7), at(3));
-        assert_eq!((pending.len(), pending.by_triple.len()), (3, 3));
+        assert_eq!((pending.len(), pending.by_name.len()), (3, 3));
         assert_eq!(pending.find(&triple(5), 5), None);
         // Applied in another's place.
         pending.applied(LogIndex(3));
-        assert_eq!((pending.len(), pending.by_triple.len()), (0, 0));
+        assert_eq!((pending.len(), pending.by_name.len()), (0, 0));
     }
 
     #[test]
@@ -106,6 +116,6 @@ mod tests {
         pending.applied(LogIndex(1));
         assert_eq!(pending.find(&triple(1), 2), Some(at(2)));
         pending.applied(LogIndex(2));
-        assert_eq!((pending.len(), pending.by_triple.len()), (0, 0));
+        assert_eq!((pending.len(), pending.by_name.len()), (0, 0));
     }
 }

@@ -7,6 +7,7 @@ use crate::log_time::LogTime;
 use crate::outbox::{Outbox, decode_done};
 use crate::r2p2::block::{Refusal, Status};
 use crate::service::{Answer, Cx, Mark, Service};
+use crate::session::{Admission, CallId, Sessions};
 use crate::state::{Reader, StateError, Writer};
 use crate::timers::Timers;
 use futures::FutureExt;
@@ -14,8 +15,8 @@ use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::task::Poll;
-use trimaran_raft::{EntryHeader, EntryKind, LogIndex};
-use xxhash_rust::xxh3::xxh3_64;
+use trimaran_raft::{ClusterId, EntryHeader, EntryKind, LogIndex};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Timers that fire with one entry; those left over fire with the next ones.
 pub(crate) const TIMERS_PER_ENTRY: u64 = 8;
@@ -29,10 +30,11 @@ pub(crate) struct Outcome {
     pub(crate) index: LogIndex,
 }
 
-/// A service with its timers, outbox and place in the log.
+/// A service with its sessions, timers, outbox and place in the log.
 pub(crate) struct Replica<S> {
     pub(crate) service: S,
     pub(crate) cx: Cx,
+    sessions: Sessions,
     /// Over (index, method, request hash, reply hash) of everything that was executed.
     pub(crate) chain: u64,
     /// What a timer's handler replied, which nobody reads.
@@ -41,7 +43,7 @@ pub(crate) struct Replica<S> {
 
 impl<S: Service> Replica<S> {
     pub(crate) fn new(service: S) -> Self {
-        Replica { service, cx: Cx::new(), chain: 0, timer_reply: Vec::new() }
+        Replica { service, cx: Cx::new(), sessions: Sessions::new(), chain: 0, timer_reply: Vec::new() }
     }
 
     /// Executes one entry. The reply is in `reply`, the outcome says whether anybody is to get it.
@@ -63,6 +65,7 @@ impl<S: Service> Replica<S> {
         self.cx.stream = 0;
         let outcome = match header.kind {
             EntryKind::Normal => Some(self.request(header, body, reply).await?),
+            EntryKind::Register => Some(self.register(body, reply)),
             EntryKind::Done => {
                 let mut outbox = self.cx.outbox.borrow_mut();
                 decode_done(body).for_each(|id| outbox.done(id));
@@ -74,13 +77,54 @@ impl<S: Service> Replica<S> {
         Ok(outcome)
     }
 
+    /// Executes a request, unless its session knows what came of it, or that nothing may come of it any more.
     async fn request(&mut self, header: &EntryHeader, body: &[u8], reply: &mut Vec<u8>) -> Result<Outcome, Halt> {
-        let answer = match S::mark(header.method) {
-            Some(Mark::Replicated | Mark::Raw) => self.run(body, reply).await?,
-            // Another build let it in.
-            _ => Answer::Refused(Refusal::UnknownMethod),
+        let index = self.cx.index;
+        let call = CallId { session: header.session, seq: header.seq };
+        self.cx.call = (header.session != 0).then_some(call);
+        if self.cx.call.is_none() {
+            return Ok(Outcome::of(self.execute(header.method, body, reply).await?, index));
+        }
+        let hash = xxh3_64_with_seed(body, u64::from(header.method));
+        let (status, reason) = match self.sessions.admit(call, header.acked, hash, self.cx.now) {
+            Admission::Execute => {
+                let answer = self.execute(header.method, body, reply).await?;
+                self.sessions.complete(call, hash, answer, reply, index);
+                return Ok(Outcome::of(answer, index));
+            }
+            Admission::Done { status, body, index } => {
+                reply.extend_from_slice(body);
+                return Ok(Outcome::of(status, index));
+            }
+            Admission::Expired => (Status::SessionExpired, Refusal::Unspecified),
+            Admission::Forgotten => (Status::SessionExpired, Refusal::Forgotten),
+            Admission::OutOfWindow => (Status::NotApplied, Refusal::OutOfWindow),
+            Admission::Mismatch => (Status::NotApplied, Refusal::CallIdReused),
         };
-        Ok(Outcome { index: self.cx.index, ..Outcome::of(answer) })
+        Ok(Outcome { status, reason, index })
+    }
+
+    async fn execute(&mut self, method: u32, body: &[u8], reply: &mut Vec<u8>) -> Result<Answer, Halt> {
+        match S::mark(method) {
+            Some(Mark::Replicated | Mark::Raw) => self.run(body, reply).await,
+            // Another build let it in.
+            _ => Ok(Answer::Refused(Refusal::UnknownMethod)),
+        }
+    }
+
+    /// Opens a session. The reply is the cluster's id, the outcome's index that of the session.
+    fn register(&mut self, nonce: &[u8], reply: &mut Vec<u8>) -> Outcome {
+        let cluster = ClusterId(self.cx.cluster);
+        let Ok(nonce) = nonce.try_into().map(u128::from_le_bytes) else {
+            return Outcome::of(Answer::Refused(Refusal::BadArguments), self.cx.index);
+        };
+        match self.sessions.register(self.cx.index, cluster, nonce, self.cx.now) {
+            Ok(session) => {
+                reply.extend_from_slice(&cluster.0.to_le_bytes());
+                Outcome::of(Answer::Ok, session.index())
+            }
+            Err(_) => Outcome::of(Answer::Refused(Refusal::SessionsFull), self.cx.index),
+        }
     }
 
     async fn fire_timers(&mut self) -> Result<(), Halt> {
@@ -91,6 +135,7 @@ impl<S: Service> Replica<S> {
             self.cx.stream = stream;
             let mut reply = std::mem::take(&mut self.timer_reply);
             reply.clear();
+            self.cx.call = None;
             if S::mark(timer.method) == Some(Mark::Timer) {
                 self.run(&timer.body, &mut reply).await?;
             }
@@ -144,6 +189,7 @@ impl<S: Service> Replica<S> {
         self.service.save(to).await;
         self.cx.timers.borrow().save(to).await;
         self.cx.outbox.borrow().save(to).await;
+        self.sessions.save(to).await;
     }
 
     /// Takes on what [`Replica::save`] wrote under that version of the service's state. On an error nothing has changed.
@@ -151,6 +197,7 @@ impl<S: Service> Replica<S> {
         let service = S::load(version, from).await?;
         let timers = Timers::load(from).await?;
         let outbox = Outbox::load(from).await?;
+        self.sessions = Sessions::load(from).await?;
         self.service = service;
         *self.cx.timers.borrow_mut() = timers;
         *self.cx.outbox.borrow_mut() = outbox;
@@ -168,9 +215,9 @@ impl Outcome {
         }
     }
 
-    fn of(answer: Answer) -> Outcome {
+    fn of(answer: Answer, index: LogIndex) -> Outcome {
         let (status, reason) = status_of(answer);
-        Outcome { status, reason, index: LogIndex(0) }
+        Outcome { status, reason, index }
     }
 }
 

@@ -4,20 +4,21 @@ use crate::answer::Answers;
 use crate::apply::{Halt, Job, Jobs};
 use crate::forward::Forwarder;
 use crate::peer::PeerTransport;
-use crate::pending::{Appended, PendingWrites};
-use crate::r2p2::block::{Refusal, ResponseBlock, Status};
+use crate::pending::{Appended, Name, PendingWrites};
+use crate::r2p2::block::{Refusal, RequestBlock, ResponseBlock, Status};
 use crate::r2p2::counters::DropReason;
 use crate::r2p2::header::{Header, Rid, Triple};
 use crate::r2p2::policy::Policy;
 use crate::replica::{Outcome, status_of};
 use crate::request::Request;
 use crate::service::{Answer, Mark};
+use crate::session::{CallId, SessionId};
 use crate::stats::{Event, ServerCounters};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
-use trimaran_raft::{EntryHeader, Error as RaftError, LogIndex, Member, NodeId, Proposal, Shard};
+use trimaran_raft::{EntryHeader, EntryKind, Error as RaftError, LogIndex, Member, NodeId, Proposal, Shard};
 use trimaran_runtime::channel::Notify;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -131,13 +132,33 @@ impl Replicated {
     }
 
     fn write(&self, request: Request) {
+        self.append(EntryKind::Normal, request);
+    }
+
+    /// Opens a session for a client of ours.
+    pub(crate) fn register(&self, request: Request) {
+        if self.halted.borrow().is_some() {
+            return self.refuse(&request, Refusal::Stopped);
+        }
+        match request.policy {
+            Policy::ReplicatedRoute => self.append(EntryKind::Register, request),
+            _ => self.refuse(&request, Refusal::PolicyMismatch),
+        }
+    }
+
+    fn append(&self, kind: EntryKind, request: Request) {
         let body = request.body.bytes();
         let hash = xxh3_64(body);
-        if self.is_pending(&request.triple, hash) {
+        let block = request.block.unwrap_or_default();
+        let name = match block.session {
+            0 => Name::Triple(request.triple),
+            session => Name::Call(CallId { session, seq: block.seq }),
+        };
+        if self.is_pending(&name, hash) {
             return self.counters.drop_for(DropReason::CopyPending);
         }
-        let block = request.block.unwrap_or_default();
         let proposal = Proposal {
+            kind,
             policy: request.policy.to_wire(),
             flags: u8::from(request.block.is_some()),
             method: block.method,
@@ -154,17 +175,31 @@ impl Replicated {
             Ok(index) => {
                 self.counters.count(Event::Proposed);
                 let term = self.shard.with_machine(|machine| machine.term());
-                self.pending.borrow_mut().add(request.triple, Appended { index, term, hash });
+                self.pending.borrow_mut().add(name, Appended { index, term, hash });
             }
             Err(RaftError::NotLeader { leader }) => self.to_leader(request, leader),
             Err(error) => self.refuse(&request, refusal_of(&error)),
         }
     }
 
-    fn is_pending(&self, triple: &Triple, hash: u64) -> bool {
+    /// Whether the request names a session, or the cluster, of another cluster than this node's: its client believes that
+    /// it talks to one that is gone.
+    pub(crate) fn is_of_another_cluster(&self, block: &RequestBlock) -> bool {
+        let cluster = self.shard.with_machine(|machine| machine.cluster());
+        let named = SessionId(block.session);
+        block.session != 0 && cluster.is_some_and(|cluster| SessionId::pin(cluster).tag() != named.tag())
+    }
+
+    /// Tells a client that its session is none of this cluster's.
+    pub(crate) fn refuse_session(&self, request: &Request) {
+        self.counters.count(Event::ForeignSession);
+        self.answers.respond(request.triple, Some(&self.block(Status::SessionExpired, Refusal::Unspecified)), &[]);
+    }
+
+    fn is_pending(&self, name: &Name, hash: u64) -> bool {
         // Another leader may have cut the entry from the log since; then the copy is the request. One of an earlier term
         // that is still there may yet commit.
-        let appended = self.pending.borrow().find(triple, hash);
+        let appended = self.pending.borrow().find(name, hash);
         appended.is_some_and(|entry| self.shard.with_log(|log| log.term_at(entry.index)) == Some(entry.term))
     }
 

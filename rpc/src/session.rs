@@ -36,6 +36,9 @@ use trimaran_raft::{ClusterId, LogIndex};
 use window::{Found, Session};
 use xxhash_rust::xxh3::xxh3_64;
 
+/// The method that opens a session: a replicated call whose arguments are a nonce of 16 bytes, little endian. Its reply is the
+/// cluster's id, 16 bytes little endian, and the response block's index that of the session.
+pub const REGISTER: &str = "trimaran.register/1";
 /// Sessions at a time. Beyond it no new one is opened until one has been idle for [`SESSION_TTL`].
 pub const SESSIONS_MAX: usize = 16_384;
 /// Calls of one session that may be without an answer at a time: sequence numbers above the client's `acked`.

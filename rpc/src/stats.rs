@@ -46,6 +46,8 @@ events! {
     EffectPanicked = "effect_panicked",
     /// No buffer or queue space was left for an answer; the client's deadline decides.
     AnswerUnsent = "answer_unsent",
+    /// A request named a session of another cluster.
+    ForeignSession = "foreign_session",
     /// A reply longer than R2P2 can carry was withheld.
     AnswerTooLarge = "answer_too_large",
 }

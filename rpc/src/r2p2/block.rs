@@ -136,6 +136,14 @@ pub enum Refusal {
     Incomplete = 10,
     /// The replica has stopped applying.
     Stopped = 11,
+    /// The call's number is further beyond what its session has acknowledged than the window allows.
+    OutOfWindow = 12,
+    /// Another request has been executed under this call's name.
+    CallIdReused = 13,
+    /// With [`Status::SessionExpired`]: the session is open, but what came of this call is no longer known.
+    Forgotten = 14,
+    /// As many sessions are open as may be.
+    SessionsFull = 15,
 }
 
 impl Refusal {
@@ -172,6 +180,10 @@ impl Refusal {
             9 => Refusal::LeadershipLost,
             10 => Refusal::Incomplete,
             11 => Refusal::Stopped,
+            12 => Refusal::OutOfWindow,
+            13 => Refusal::CallIdReused,
+            14 => Refusal::Forgotten,
+            15 => Refusal::SessionsFull,
             _ => Refusal::Unspecified,
         }
     }

@@ -6,6 +6,7 @@ use crate::log_time::LogTime;
 use crate::outbox::{Effect, EffectId, Outbox, OutboxFull};
 use crate::r2p2::policy::Policy;
 use crate::replicated::Replicated;
+use crate::session::CallId;
 use crate::timers::{Timer, TimerId, Timers, TimersFull};
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -27,6 +28,7 @@ pub struct Cx {
     pub(crate) term: Term,
     pub(crate) now: LogTime,
     pub(crate) method: u32,
+    pub(crate) call: Option<CallId>,
     /// Tells apart what runs at one index: 0 the entry itself, then the timers that it fires.
     pub(crate) stream: u64,
     pub(crate) cluster: u128,
@@ -43,6 +45,7 @@ impl Cx {
             term: Term(0),
             now: LogTime::ZERO,
             method: 0,
+            call: None,
             stream: 0,
             cluster: 0,
             rng: None,
@@ -70,6 +73,11 @@ impl Cx {
     /// The method key of the request block, 0 for a request without one.
     pub fn method(&self) -> u32 {
         self.method
+    }
+
+    /// What names the call through all its retries; `None` for a client without a session, and for timers.
+    pub fn call_id(&self) -> Option<CallId> {
+        self.call
     }
 
     /// Random numbers, the same on every replica: seeded by cluster and entry.
