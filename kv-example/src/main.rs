@@ -11,7 +11,7 @@ use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::{Program, serve};
 
 fn main() -> ExitCode {
-    let program = Program::new("kv");
+    let program = Program::of::<Kv>();
     let command = Cli::parse().command;
     program.end(run(command, &program))
 }
@@ -26,6 +26,6 @@ fn run(command: Command, program: &Program) -> Result<(), Error> {
         Command::Bench(bench) => bench::run(bench),
         Command::Demo(demo) => demo::run(demo, program),
         Command::Sim(sim) => sim::run(&sim),
-        Command::Common(common) => common.run(program),
+        Command::Common(common) => common.run::<Kv>(program),
     }
 }

@@ -50,3 +50,4 @@ pub mod timers;
 pub use serde;
 
 pub use apply::{Halt, StateDigest};
+pub use program::entry::serve;

@@ -15,20 +15,25 @@
 //! A program with commands of its own flattens [`cli::Common`] into its command line and calls the modules that it
 //! needs; `kv-example` does. Nothing here is used by a node while it serves, nor by the simulator.
 
+pub mod arguments;
+pub mod call;
 pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod connect;
 pub mod demo;
+pub mod entry;
 pub mod error;
 pub mod init;
 pub mod machine;
+pub mod methods;
 pub mod nodes;
 pub mod report;
 pub mod serve;
 pub mod signals;
 pub mod status;
 
+use crate::service::Service;
 use error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,8 +51,9 @@ pub struct Program {
 }
 
 impl Program {
-    /// This process, whose service is `service`.
-    pub fn new(service: &'static str) -> Self {
+    /// This process, whose service is `S`.
+    pub fn of<S: Service>() -> Self {
+        let service = S::NAME;
         let path = std::env::args_os().next().unwrap_or_default();
         let name = Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned());
         Program { name: name.unwrap_or_else(|| service.to_owned()), service }

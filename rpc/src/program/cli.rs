@@ -1,8 +1,11 @@
 //! What may be typed to any service's program. A program with commands of its own flattens [`Common`] into them.
 
+use crate::program::call::{self, Call};
 use crate::program::config::{self, Config};
 use crate::program::error::Error;
+use crate::program::methods::{self, Methods};
 use crate::program::{LINTS, Program, init, status};
+use crate::service::Service;
 use clap::{Args, Subcommand};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
@@ -26,6 +29,10 @@ pub enum Common {
     Init(Init),
     /// Show each node's role, log and digest
     Status(Status),
+    /// List the service's methods
+    Methods(Methods),
+    /// Call a method of the service
+    Call(Call),
     /// Print a configuration to begin with
     ExampleConfig,
     /// Print a clippy.toml that keeps clocks, randomness and threads out of the service
@@ -37,10 +44,15 @@ impl Common {
     ///
     /// # Errors
     /// Those of the command.
-    pub fn run(&self, program: &Program) -> Result<(), Error> {
+    pub fn run<S: Service>(&self, program: &Program) -> Result<(), Error> {
         match self {
             Common::Init(init) => init::run(init),
             Common::Status(status) => status::run(status, &program.name),
+            Common::Methods(methods) => {
+                methods::run::<S>(methods);
+                Ok(())
+            }
+            Common::Call(call) => call::run::<S>(call),
             Common::ExampleConfig => {
                 print!("{}", config::example(&program.name, program.service));
                 Ok(())
