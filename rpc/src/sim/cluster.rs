@@ -304,6 +304,11 @@ impl<S: Service> Cluster<S> {
         &self.invariants
     }
 
+    /// As [`Invariants::allow_divergence`].
+    pub fn allow_divergence(&mut self) {
+        self.invariants.allow_divergence();
+    }
+
     /// A hash over every turn so far: equal for equal seeds.
     pub fn trace_hash(&self) -> u64 {
         self.world.trace_hash()

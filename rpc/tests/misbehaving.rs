@@ -1,0 +1,193 @@
+//! Services that break the rules of replicated handlers: each replica that cannot go on stops with a named error, serves
+//! nothing wrong, and keeps voting.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
+use std::time::Duration;
+use trimaran_net::{Net, SocketOptions};
+use trimaran_rpc::Halt;
+use trimaran_rpc::admin::{self, NodeStatus};
+use trimaran_rpc::client::{Call, CallError, Client};
+use trimaran_rpc::r2p2::Policy;
+use trimaran_rpc::service::{Answer, Cx, ReadCx, Service, method_key};
+use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
+use trimaran_rpc::state::{Reader, State, StateError, Writer};
+
+thread_local! {
+    static INSTANCES: Cell<u64> = const { Cell::new(0) };
+    static OUTSIDE: RefCell<Option<Net>> = const { RefCell::new(None) };
+}
+
+/// Adds words to a set, in whatever way its `sin` says.
+struct Words {
+    #[allow(clippy::disallowed_types, reason = "the very mistake that is tested")]
+    hashed: std::collections::HashMap<Vec<u8>, u64>,
+    instance: u64,
+    count: u64,
+}
+
+impl Words {
+    fn new() -> Words {
+        INSTANCES.set(INSTANCES.get() + 1);
+        Words { hashed: Default::default(), instance: INSTANCES.get(), count: 0 }
+    }
+}
+
+impl State for Words {
+    async fn save(&self, to: &mut Writer) {
+        to.item(&self.count).await;
+    }
+
+    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
+        Ok(Words { count: from.item().await?, ..Words::new() })
+    }
+}
+
+impl Service for Words {
+    const NAME: &'static str = "words";
+
+    async fn apply(&mut self, _: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
+        self.count += 1;
+        match request {
+            // Every map has its own order.
+            b"iterate" => {
+                (0..50u8).for_each(|word| drop(self.hashed.insert(vec![word], self.count)));
+                self.hashed.keys().for_each(|word| reply.extend_from_slice(word));
+            }
+            // One replica of three thinks otherwise, as with a bit flip or another build.
+            b"differ" => reply.push(u8::from(self.instance == 2)),
+            b"panic" => panic!("asked to"),
+            b"await" => {
+                let net = OUTSIDE.with_borrow(Clone::clone).expect("a network");
+                let socket = net.bind(SocketAddrV4::new(SOCKETS, 0), SocketOptions::default());
+                drop(socket.expect("a socket").recv().await);
+            }
+            _ => reply.extend_from_slice(&self.count.to_le_bytes()),
+        }
+        Answer::Ok
+    }
+
+    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
+        reply.extend_from_slice(&self.count.to_le_bytes());
+        Answer::Ok
+    }
+}
+
+/// A machine that lends its sockets to whoever should not have any.
+const SOCKETS: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn cluster(seed: u64) -> Cluster<Words> {
+    INSTANCES.set(0);
+    let mut cluster = Cluster::new(seed, ClusterConfig::default(), Words::new);
+    cluster.allow_divergence();
+    assert!(cluster.run_until(SECOND * 2, |cluster| cluster.leader().is_some()), "nobody was elected");
+    cluster.run_for(Duration::from_millis(100));
+    cluster
+}
+
+fn ask<T: 'static, F: Future<Output = T> + 'static>(
+    cluster: &mut Cluster<Words>,
+    work: impl FnOnce(Client) -> F + 'static,
+) -> T {
+    let result = Rc::new(RefCell::new(None));
+    let told = result.clone();
+    let servers = cluster.addresses();
+    cluster.client(servers, move |client| async move {
+        let value = work(client).await;
+        *told.borrow_mut() = Some(value);
+    });
+    cluster.run_until(SECOND * 20, |_| result.borrow().is_some());
+    result.take().expect("the client came to an end")
+}
+
+fn write(cluster: &mut Cluster<Words>, body: &'static [u8]) -> Result<Vec<u8>, CallError> {
+    ask(cluster, move |client| async move {
+        let call =
+            Call { method: method_key("words.raw/1"), policy: Policy::ReplicatedRoute, shard: 0, body, server: None };
+        client.call(call, SECOND).await.map(|reply| reply.body)
+    })
+}
+
+fn statuses(cluster: &mut Cluster<Words>) -> Vec<NodeStatus> {
+    let addresses = cluster.addresses();
+    ask(cluster, move |client| async move {
+        let mut statuses = Vec::new();
+        for address in addresses {
+            statuses.push(admin::status(&client, address, SECOND).await.expect("a status"));
+        }
+        statuses
+    })
+}
+
+fn halts(statuses: &[NodeStatus]) -> Vec<Option<&str>> {
+    statuses.iter().map(|status| status.halted.as_ref().map(|halt| halt.code.as_str())).collect()
+}
+
+/// Three replicas, three orders: nobody can say which is right, so nobody goes on.
+#[test]
+fn iterating_a_hash_map_stops_the_replicas_that_differ() {
+    let mut cluster = cluster(1);
+    write(&mut cluster, b"good").expect("applied");
+    let _ = write(&mut cluster, b"iterate");
+    cluster.run_for(SECOND * 3);
+    let statuses = statuses(&mut cluster);
+    assert!(statuses.iter().any(|status| status.halted.is_some()), "{statuses:?}");
+    assert!(halts(&statuses).iter().flatten().all(|code| *code == Halt::DIVERGED), "{statuses:?}");
+    // Whoever leads after that serves nothing from a state that may be wrong.
+    assert!(write(&mut cluster, b"good").is_err());
+}
+
+/// One of three differs: it stops and says at which entry; the two others serve on.
+#[test]
+fn a_replica_in_the_minority_stops_and_the_others_go_on() {
+    for seed in 0..10 {
+        let mut cluster = cluster(seed);
+        write(&mut cluster, b"good").expect("applied");
+        let before = statuses(&mut cluster)[0].applied;
+        let _ = write(&mut cluster, b"differ");
+        cluster.run_for(SECOND * 3);
+        write(&mut cluster, b"good").expect("two of three agree");
+        cluster.run_for(SECOND);
+        let statuses = statuses(&mut cluster);
+        let stopped: Vec<_> = statuses.iter().filter_map(|status| status.halted.as_ref()).collect();
+        assert_eq!(stopped.len(), 1, "seed {seed}: {statuses:?}");
+        assert_eq!(stopped[0].code, Halt::DIVERGED);
+        assert!(stopped[0].index > before, "seed {seed}: {:?}", stopped[0]);
+        assert!(statuses[1].halted.is_some(), "seed {seed}: it is the second instance that differs");
+        assert!(statuses[1].role != "leader");
+    }
+}
+
+#[test]
+fn awaiting_a_socket_stops_every_replica_that_comes_there() {
+    let mut cluster = cluster(3);
+    let told = Rc::new(Cell::new(false));
+    let done = told.clone();
+    cluster.machine(SOCKETS, move |net, _| async move {
+        OUTSIDE.set(Some(net));
+        done.set(true);
+        std::future::pending::<()>().await;
+    });
+    cluster.run_until(SECOND, |_| told.get());
+    let _ = write(&mut cluster, b"await");
+    cluster.run_for(SECOND);
+    let statuses = statuses(&mut cluster);
+    assert_eq!(halts(&statuses), [Some(Halt::AWAITED); 3]);
+    assert!(write(&mut cluster, b"good").is_err(), "nobody serves from a half-changed state");
+}
+
+#[test]
+fn a_panic_stops_every_replica_at_the_same_entry_with_the_reason() {
+    let mut cluster = cluster(4);
+    let _ = write(&mut cluster, b"panic");
+    cluster.run_for(SECOND);
+    let statuses = statuses(&mut cluster);
+    assert_eq!(halts(&statuses), [Some(Halt::PANICKED); 3]);
+    let first = statuses[0].halted.as_ref().expect("stopped");
+    assert!(statuses.iter().all(|status| status.halted.as_ref() == Some(first)), "{statuses:?}");
+    assert_eq!((first.message.as_str(), first.method), ("asked to", method_key("words.raw/1")));
+    assert!(statuses.iter().any(|status| status.role == "leader"), "they go on voting");
+}
