@@ -2,7 +2,7 @@
 
 use crate::peer::PeerSocket;
 use crate::r2p2::counters::DropReason;
-use crate::r2p2::forward::Forwarded;
+use crate::r2p2::forward::{CHECK_BYTES, Forwarded};
 use crate::r2p2::header::{Header, Triple};
 use crate::r2p2::layout::FORWARD_BYTES;
 use crate::stats::{Event, ServerCounters};
@@ -47,12 +47,20 @@ impl Forwarder {
             }
             Added::Full => return false,
         }
-        let Ok(total) = u16::try_from(payload.len()) else { return false };
         let room = self.peers.forward_room_bytes().saturating_sub(FORWARD_BYTES).max(1);
+        let with_check;
+        let (payload, checked) = match payload.len() <= room {
+            true => (payload, false),
+            false => {
+                with_check = [payload, &crc32c::crc32c(payload).to_le_bytes()].concat();
+                (with_check.as_slice(), true)
+            }
+        };
+        let Ok(total) = u16::try_from(payload.len()) else { return false };
         let mut offset = 0;
         loop {
             let part = &payload[offset..payload.len().min(offset + room)];
-            let framing = Forwarded { client, header: *header, offset: offset as u16, total }.emit();
+            let framing = Forwarded { client, header: *header, offset: offset as u16, total, checked }.emit();
             if !self.peers.send_forward(cluster, leader, &framing, part) {
                 self.counters.count(Event::ForwardUnsent);
                 if offset == 0 {
@@ -120,6 +128,18 @@ pub(crate) struct Arrived {
     pub(crate) payload: Vec<u8>,
 }
 
+/// Takes the check sum off; `None` where the two halves are not of one datagram.
+fn take_check(mut payload: Vec<u8>, checked: bool) -> Option<Vec<u8>> {
+    if checked {
+        let (bytes, check) = payload.split_last_chunk::<CHECK_BYTES>()?;
+        if crc32c::crc32c(bytes).to_le_bytes() != *check {
+            return None;
+        }
+        payload.truncate(payload.len() - CHECK_BYTES);
+    }
+    Some(payload)
+}
+
 /// The leader's side: joins the two parts of a datagram that did not fit into one with its framing.
 pub(crate) struct Joiner {
     halves: BTreeMap<Triple, Half>,
@@ -150,7 +170,7 @@ impl Joiner {
         let triple = framing.triple();
         let whole = |payload| Some(Arrived { triple, header: framing.header, payload });
         if part.len() == usize::from(framing.total) {
-            return whole(part.to_vec());
+            return take_check(part.to_vec(), framing.checked).and_then(whole);
         }
         let expired = self.halves.len();
         self.halves.retain(|_, half| half.until > now);
@@ -167,7 +187,8 @@ impl Joiner {
                 && half.offset.min(framing.offset) == 0
                 && front.len() == usize::from(back_at)
                 && front.len() + back.len() == usize::from(framing.total);
-            let payload = joins.then(|| [front, back].concat());
+            let payload =
+                joins.then(|| [front, back].concat()).and_then(|payload| take_check(payload, framing.checked));
             if half.offset == framing.offset {
                 return None; // a copy of the half that is here already
             }
@@ -200,7 +221,26 @@ mod tests {
             header: Header::single(MessageType::Request, Policy::ReplicatedRoute, Rid(rid)),
             offset,
             total,
+            checked: false,
         }
+    }
+
+    /// A client that uses an id again at once may have two datagrams on the way in halves: they must not be mixed.
+    #[test]
+    fn halves_of_two_datagrams_do_not_join() {
+        let (mut joiner, counters) = (Joiner::new(4, Duration::from_millis(200)), ServerCounters::default());
+        let now = Instant::ZERO;
+        let halves = |payload: &[u8]| {
+            let whole = [payload, &crc32c::crc32c(payload).to_le_bytes()].concat();
+            (whole[..3].to_vec(), whole[3..].to_vec())
+        };
+        let checked = |offset| Forwarded { checked: true, ..framing(1, offset, 9) };
+        let (old, new) = (halves(b"abcde"), halves(b"abxyz"));
+        assert!(joiner.add(now, &checked(0), &old.0, &counters).is_none());
+        assert!(joiner.add(now, &checked(3), &new.1, &counters).is_none());
+        assert_eq!(counters.get(Event::ForwardHalfLost), 1);
+        assert!(joiner.add(now, &checked(0), &new.0, &counters).is_none());
+        assert_eq!(joiner.add(now, &checked(3), &new.1, &counters).expect("whole").payload, b"abxyz");
     }
 
     #[test]
