@@ -34,6 +34,9 @@ pub enum Error {
     /// A first configuration without this node in exactly this incarnation, without voters, or with too many.
     #[error("the first configuration must name 1 to 9 voters, each slot once, and this node in this incarnation")]
     BadConfiguration,
+    /// A snapshot that nobody asked for, or of an entry that is not applied or whose followers have left the log.
+    #[error("nobody needs this snapshot: not asked for, not applied, or too old for the log to go on from it")]
+    SnapshotUnusable,
     /// The log device failed: nothing more is acknowledged.
     #[error("the log device failed; this replica has stopped acknowledging")]
     StorageFailed,
@@ -49,6 +52,8 @@ pub type ProposeError = Error;
 pub type ReadError = Error;
 /// Why [`crate::Shard::bootstrap`] refused.
 pub type BootstrapError = Error;
+/// Why [`crate::Shard::offer_snapshot`] refused.
+pub type SnapshotError = Error;
 /// Why [`crate::Shard::run`] ended.
 pub type Fatal = Error;
 
@@ -80,11 +85,13 @@ pub enum DropReason {
     Uninitialised,
     /// More answers are waiting than are kept.
     Busy,
+    /// A snapshot larger than this node takes.
+    TooLarge,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [DropReason; 12] = [
+    pub const ALL: [DropReason; 13] = [
         DropReason::Malformed,
         DropReason::WrongCluster,
         DropReason::WrongDestination,
@@ -97,6 +104,7 @@ impl DropReason {
         DropReason::NotMember,
         DropReason::Uninitialised,
         DropReason::Busy,
+        DropReason::TooLarge,
     ];
 
     /// The counter's name in status output.
@@ -114,6 +122,7 @@ impl DropReason {
             DropReason::NotMember => "not_member",
             DropReason::Uninitialised => "uninitialised",
             DropReason::Busy => "busy",
+            DropReason::TooLarge => "too_large",
         }
     }
 }

@@ -51,14 +51,14 @@ mod wire;
 
 pub use config::{Configuration, LIST_MEMBERS};
 pub use entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind, Proposal};
-pub use error::{BootstrapError, DropReason, Error, Fatal, ProposeError, ReadError};
+pub use error::{BootstrapError, DropReason, Error, Fatal, ProposeError, ReadError, SnapshotError};
 pub use id::{ClusterId, Incarnation, LogIndex, Member, Nanos, NodeId, ShardId, Slot, Term};
-pub use log::Log;
+pub use log::{Log, ReceivedSnapshot, Snapshot, state_hash};
 pub use machine::{Accepted, Action, Input, MAX_TERM_JUMP, Machine, More, Outgoing, Peer, PeerState, Refused, Role};
 pub use message::{
-    Ack, Answer, AppendHead, AppendWriter, Ask, Body, Conflict, Entries, Envelope, FOREIGN_OVERHEAD_BYTES,
-    FRAGMENT_OVERHEAD_BYTES, Fence, MESSAGE_OVERHEAD_BYTES, Message, PEER_VERSION, Verdict, read_foreign,
-    write_foreign, write_fragment,
+    Ack, Answer, AppendHead, AppendWriter, Ask, Body, ChunkAck, ChunkHead, Conflict, Entries, Envelope,
+    FOREIGN_OVERHEAD_BYTES, FRAGMENT_OVERHEAD_BYTES, Fence, MESSAGE_OVERHEAD_BYTES, Message, PEER_VERSION, SnapshotId,
+    Verdict, read_foreign, write_foreign, write_fragment,
 };
 pub use sabotage::{Fault, Sabotage};
 pub use settings::{Limits, ShardConfig, Timing};

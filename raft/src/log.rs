@@ -4,14 +4,20 @@
 //! never kept. The byte budget is the machine's business; the log says what it holds.
 
 mod assembly;
+mod pieces;
 mod ring;
+mod snapshot;
 mod terms;
 
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
 use crate::id::{LogIndex, Term};
 use assembly::Assembly;
 use ring::Ring;
+use snapshot::Snapshots;
 use terms::TermRuns;
+
+pub(crate) use snapshot::StateHash;
+pub use snapshot::{ReceivedSnapshot, Snapshot, state_hash};
 
 /// Headers in a chunk: 72 KiB.
 const CHUNK_HEADERS: usize = 1024;
@@ -34,6 +40,7 @@ pub struct Log {
     /// Where the first kept entry's body begins.
     base_body_end: u64,
     assembly: Option<Assembly>,
+    snapshots: Snapshots,
 }
 
 impl Default for Log {
@@ -44,11 +51,19 @@ impl Default for Log {
             terms: TermRuns::default(),
             base_body_end: 0,
             assembly: None,
+            snapshots: Snapshots::default(),
         }
     }
 }
 
 impl Log {
+    /// A log without entries that goes on after `base`, of this term.
+    pub fn starting_after(base: LogIndex, base_term: Term) -> Self {
+        let mut log = Log::default();
+        log.reset(base, base_term);
+        log
+    }
+
     /// The index before the first entry held: 0, or the last one trimmed.
     pub fn base(&self) -> LogIndex {
         self.terms.base()
@@ -187,6 +202,15 @@ impl Log {
         self.terms.trim(to);
     }
 
+    /// Drops every entry: the log begins anew after `base`.
+    fn reset(&mut self, base: LogIndex, base_term: Term) {
+        self.headers = Ring::starting_at(base.next().0);
+        self.bodies = Ring::starting_at(0);
+        self.base_body_end = 0;
+        self.terms = TermRuns::starting_at(base, base_term);
+        self.assembly = None;
+    }
+
     /// Takes a fragment of the entry after the last, and appends the entry when that completes it and the header's
     /// check sum is true (where it is not, assembly starts anew).
     pub fn assemble(&mut self, leader_term: Term, header: EntryHeader, offset: u32, piece: &[u8]) {
@@ -196,20 +220,20 @@ impl Log {
             self.assembly = Some(Assembly::new(leader_term, index, header));
         }
         let Some(assembly) = &mut self.assembly else { return };
-        assembly.add(offset, piece);
-        if !assembly.is_complete() {
+        assembly.body.add(offset, piece);
+        if !assembly.body.is_complete() {
             return;
         }
         if let Some(whole) = self.assembly.take()
-            && crc32c::crc32c(&whole.bytes) == header.body_crc32c
+            && crc32c::crc32c(whole.body.prefix()) == header.body_crc32c
         {
-            self.append(header, &[&whole.bytes]);
+            self.append(header, &[whole.body.prefix()]);
         }
     }
 
     /// Bytes held, without a gap, of the entry after the last, as sent by the leader of `leader_term`.
     pub fn assembled_bytes(&self, leader_term: Term) -> u32 {
-        self.assembly.as_ref().filter(|a| a.leader_term == leader_term).map_or(0, Assembly::offset)
+        self.assembly.as_ref().filter(|a| a.leader_term == leader_term).map_or(0, |a| a.body.offset())
     }
 
     fn body_end(&self, index: LogIndex) -> u64 {

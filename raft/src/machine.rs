@@ -20,6 +20,7 @@ mod peer;
 mod propose;
 mod read;
 mod replication;
+mod snapshot;
 
 use std::net::SocketAddrV4;
 
@@ -28,7 +29,7 @@ use crate::entry::ENTRY_HEADER_BYTES;
 use crate::error::DropReason;
 use crate::id::{ClusterId, LogIndex, Member, Nanos, NodeId, ShardId, Term, nanos_of};
 use crate::log::Log;
-use crate::message::{Answer, Body, Conflict, Fence, Message, Verdict};
+use crate::message::{Answer, Body, CHUNK_OVERHEAD_BYTES, ChunkAck, Conflict, Fence, Message, Verdict};
 use crate::sabotage::{Fault, Sabotage};
 use crate::settings::{Limits, ShardConfig};
 use crate::storage::HardState;
@@ -36,6 +37,7 @@ use crate::storage::HardState;
 use digest::Trail;
 use membership::History;
 use read::Reads;
+use snapshot::Wanted;
 
 pub use actions::{Accepted, Action, Input, More, Outgoing, Refused, Role};
 pub use peer::{Peer, PeerState};
@@ -63,6 +65,7 @@ enum ReplyKind {
     NewerTerm,
     Farewell,
     Fence(Fence),
+    Chunk(ChunkAck),
     Join,
 }
 
@@ -76,6 +79,8 @@ struct Settings {
     limits: Limits,
     /// Entry bytes that fit a datagram.
     datagram_bytes: u64,
+    /// Snapshot bytes that fit a datagram.
+    chunk_bytes: u32,
     contacts: Vec<SocketAddrV4>,
     shard: ShardId,
     sabotage: Sabotage,
@@ -128,6 +133,8 @@ pub struct Machine {
     fenced: Option<(LogIndex, Verdict)>,
     /// Every live member has applied up to here, as its leader says.
     floor: LogIndex,
+    /// Log time where the log begins, for as long as it has no entry.
+    base_log_time: u64,
     /// When the newest entry was appended or received: log time goes on from there.
     last_entry_at: Nanos,
 
@@ -144,6 +151,7 @@ pub struct Machine {
     /// A time at which a quorum had been heard; the true one may be later.
     quorum_heard_at: Nanos,
     reads: Reads,
+    wanted: Wanted,
 
     /// What the last flush told.
     told_commit: LogIndex,
@@ -151,6 +159,7 @@ pub struct Machine {
     told_base: LogIndex,
     told_halt: bool,
     told_fenced: bool,
+    install_due: bool,
 }
 
 impl Machine {
@@ -164,6 +173,7 @@ impl Machine {
             election_max_ns: nanos_of(config.timing.election_max.max(config.timing.election_min)).max(1),
             limits: config.limits,
             datagram_bytes: payload_bytes.saturating_sub(overhead) as u64,
+            chunk_bytes: u32::try_from(payload_bytes.saturating_sub(CHUNK_OVERHEAD_BYTES)).unwrap_or(u32::MAX),
             contacts: config.contacts.clone(),
             shard: config.shard,
             sabotage: config.sabotage,
@@ -205,6 +215,7 @@ impl Machine {
             trail: Trail::default(),
             fenced: None,
             floor: LogIndex::ZERO,
+            base_log_time: 0,
             last_entry_at: now,
             peers: Vec::new(),
             replies: Vec::new(),
@@ -215,11 +226,13 @@ impl Machine {
             led_since: now,
             quorum_heard_at: now,
             reads: Reads::default(),
+            wanted: Wanted::default(),
             told_commit: LogIndex::ZERO,
             told_leadership: (Role::Uninitialised, Term::ZERO, None),
             told_base: LogIndex::ZERO,
             told_halt: false,
             told_fenced: false,
+            install_due: false,
         }
     }
 
@@ -236,6 +249,7 @@ impl Machine {
             Input::StorageStalled(stalled) => self.stalled = stalled,
             Input::Applied(index, digest) => self.applied(index, digest, log),
             Input::Farewell => self.farewell(),
+            Input::Offer(snapshot, state_hash) => self.offer(snapshot, state_hash, log).map_err(Refused::Request)?,
         }
         Ok(Accepted::Done)
     }
@@ -247,11 +261,12 @@ impl Machine {
             Role::Uninitialised | Role::Joining { .. } => self.join_at,
             Role::Follower => self.election_at,
             Role::PreCandidate | Role::Candidate => self.election_at.min(self.ask_again_at),
-            Role::Leader => self.peers.iter().fold(self.heartbeat_at, |at, peer| at.min(peer.resend_at)),
+            Role::Leader => self.peers.iter().fold(self.heartbeat_at, |at, peer| at.min(peer.deadline())),
         }
     }
 
     fn tick(&mut self, log: &mut Log) {
+        self.tidy_snapshots(log);
         match self.role {
             Role::Uninitialised | Role::Joining { .. } => self.tick_join(),
             Role::Leader => self.tick_leader(),
@@ -271,6 +286,8 @@ impl Machine {
             Body::Append(head, entries) => self.on_append(sender, header.term, &head, entries, log),
             Body::Fragment(head, entry, piece) => self.on_fragment(sender, header.term, &head, &entry, piece, log),
             Body::Ack(ack) => self.on_ack(header, &ack, log),
+            Body::Chunk(head, piece) => self.on_chunk(sender, header.term, &head, piece, log),
+            Body::ChunkAck(ack) => self.on_chunk_ack(header, &ack, log),
             Body::Farewell => self.on_farewell(header),
             Body::Fence(fence) => self.on_fence(header, fence),
             Body::Join(member) => self.on_join(sender, member),

@@ -6,9 +6,12 @@
 mod append;
 mod codec;
 mod foreign;
+mod snapshot;
 
 pub use append::{AppendHead, AppendWriter, Entries, FRAGMENT_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, write_fragment};
 pub use foreign::{FOREIGN_OVERHEAD_BYTES, read_foreign, write_foreign};
+pub(crate) use snapshot::{CHUNK_OVERHEAD_BYTES, write_chunk};
+pub use snapshot::{ChunkAck, ChunkHead, SnapshotId};
 
 use crate::entry::EntryHeader;
 use crate::id::{ClusterId, LogIndex, Member, NodeId, ShardId, Term};
@@ -57,6 +60,10 @@ pub enum Body<'a> {
     Fragment(AppendHead, EntryHeader, &'a [u8]),
     /// What a follower has, and what it heard.
     Ack(Ack),
+    /// A part of a snapshot.
+    Chunk(ChunkHead, &'a [u8]),
+    /// Answer to [`Body::Chunk`].
+    ChunkAck(ChunkAck),
     /// The leader of this term stops; it has stopped serving reads.
     Farewell,
     /// The leader found the receiver's state to differ.

@@ -28,6 +28,8 @@ pub enum Fault {
     AcknowledgeVolatile,
     /// States are not compared.
     IgnoreDigests,
+    /// Chunks of two snapshots of one index are put together, and the result is believed.
+    MixSnapshots,
     /// A message for an earlier life of this node is taken for this one, and counted by slot.
     IgnoreIncarnation,
 }

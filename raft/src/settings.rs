@@ -41,6 +41,9 @@ pub struct Limits {
     pub uncommitted_bytes: u64,
     /// The largest body of an entry, at most an eighth of the log. A larger proposal is refused as too large.
     pub entry_bytes: u32,
+    /// The largest state that travels as a snapshot, and that is received. A larger one is refused as too large: a peer that
+    /// needs it stays out.
+    pub snapshot_bytes: u32,
     /// Entries sent to one peer and not acknowledged. The peer waits for acknowledgements; a single larger entry passes.
     pub window_bytes: u64,
     /// Appends sent to one peer and not acknowledged.
@@ -55,6 +58,7 @@ impl Default for Limits {
             log_bytes: 256 << 20,
             uncommitted_bytes: 32 << 20,
             entry_bytes: 1 << 20,
+            snapshot_bytes: 256 << 20,
             window_bytes: 1 << 20,
             window_messages: 64,
             waiting_reads: 65_536,

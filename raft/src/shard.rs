@@ -4,6 +4,7 @@
 //! everything that happened since, so the proposals of a turn leave in one append per peer.
 
 mod futures;
+mod snapshots;
 mod waiters;
 
 use std::cell::RefCell;
@@ -15,12 +16,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use trimaran_runtime::time::Sleep;
-use trimaran_runtime::{Instant, now, sleep_until};
+use trimaran_runtime::{Instant, now, sleep_until, yield_now};
 
 use crate::entry::{EntryHeader, Proposal};
 use crate::error::{BootstrapError, DropReason, Error, Fatal, ProposeError};
 use crate::id::{ClusterId, LogIndex, Member, Nanos};
-use crate::log::Log;
+use crate::log::{Log, ReceivedSnapshot};
 use crate::machine::{Accepted, Action, Input, Machine, More, Refused};
 use crate::message::{Envelope, Message};
 use crate::settings::ShardConfig;
@@ -75,6 +76,10 @@ struct Inner<T, S> {
     leadership: Waiters,
     leadership_changes: LogIndex,
     fences: Waiters,
+    /// A snapshot that waits for the apply task; no entry is delivered before it is taken.
+    received: Option<ReceivedSnapshot>,
+    snapshots: Waiters,
+    wanted: Waiters,
     halted: bool,
 }
 
@@ -98,6 +103,9 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             leadership: Waiters::default(),
             leadership_changes: LogIndex::ZERO,
             fences: Waiters::default(),
+            received: None,
+            snapshots: Waiters::default(),
+            wanted: Waiters::default(),
             halted: false,
         };
         Shard { inner: Rc::new(RefCell::new(inner)) }
@@ -331,7 +339,17 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             }
             Action::Trim(to) => self.storage.trim(to),
             Action::OutOfReach(peer, needs) => {
-                tracing::warn!(%peer, %needs, first = %self.log.first(), "a peer needs entries already trimmed; it stays out");
+                tracing::warn!(%peer, %needs, first = %self.log.first(), "a peer needs entries already trimmed; it stays out until it has a snapshot");
+            }
+            Action::SnapshotWanted => self.wanted.reach(LogIndex(u64::MAX)),
+            Action::Install => {
+                if let Some(snapshot) = self.log.take_received() {
+                    tracing::info!(node = %self.machine.me().id, index = %snapshot.index, bytes = snapshot.bytes.len(), "snapshot");
+                    self.storage.reset(snapshot.index, snapshot.term);
+                    self.delivered = snapshot.index;
+                    self.received = Some(snapshot);
+                    self.snapshots.reach(LogIndex(u64::MAX));
+                }
             }
             Action::Fenced(index) => {
                 tracing::error!(node = %self.machine.me().id, %index, "this replica's state differs from a majority's; it is used no more");
@@ -350,7 +368,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
 
     fn next_committed(&mut self, scratch: &mut Vec<u8>) -> Option<(LogIndex, EntryHeader)> {
         let index = self.delivered.next();
-        if index > self.machine.commit() || self.machine.fenced().is_some() {
+        if index > self.machine.commit() || self.machine.fenced().is_some() || self.received.is_some() {
             return None;
         }
         let header = *self.log.header(index)?;

@@ -54,7 +54,7 @@ pub struct Status {
 pub struct PeerStatus {
     /// Who and where.
     pub member: Member,
-    /// How entries go to it; [`PeerState::OutOfReach`] says that it needs entries no longer held.
+    /// How entries go to it; [`PeerState::OutOfReach`] says that it needs entries no longer held, and no snapshot is on its way.
     pub state: PeerState,
     /// Durable and verified there.
     pub matched: LogIndex,
@@ -64,6 +64,8 @@ pub struct PeerStatus {
     pub digest: u64,
     /// Why its state is not used, as it says itself.
     pub fenced: Option<Verdict>,
+    /// Bytes of a snapshot that it has, while it is being sent one.
+    pub snapshot_bytes: Option<u32>,
     /// Nanoseconds since it last answered.
     pub silent_ns: Option<u64>,
     /// Smoothed round trip in nanoseconds, 0 before the first.
@@ -110,6 +112,7 @@ impl Status {
             applied: peer.applied,
             digest: peer.digest,
             fenced: peer.fenced,
+            snapshot_bytes: peer.snapshot_bytes(),
             silent_ns: peer.heard.map(|at: Nanos| now.since(at)),
             rtt_ns: peer.rtt_ns(),
         });

@@ -50,6 +50,9 @@ pub trait Storage {
     /// Begins a write, taking the entries from `log`.
     fn write(&mut self, write: Write, log: &Log);
 
+    /// Everything stored is void: the log begins anew after `base`, whose state the caller has. Takes its turn among the writes.
+    fn reset(&mut self, base: LogIndex, base_term: Term);
+
     /// Entries up to `to` will not be read again.
     fn trim(&mut self, to: LogIndex);
 

@@ -4,7 +4,9 @@ use crate::entry::ENTRY_HEADER_BYTES;
 use crate::id::{LogIndex, Member};
 use crate::log::Log;
 use crate::machine::Outgoing;
-use crate::message::{AppendHead, AppendWriter, Body, Envelope, MESSAGE_OVERHEAD_BYTES, Message, write_fragment};
+use crate::message::{
+    AppendHead, AppendWriter, Body, Envelope, MESSAGE_OVERHEAD_BYTES, Message, write_chunk, write_fragment,
+};
 use crate::transport::Transport;
 
 /// Datagrams that left, and those that found no room.
@@ -33,6 +35,11 @@ pub fn transmit<T: Transport>(
         Outgoing::VoteReply(answer) => Body::VoteReply(answer),
         Outgoing::Ack(ack) => Body::Ack(ack),
         Outgoing::Farewell => Body::Farewell,
+        Outgoing::Chunk(head, count) => {
+            let left = transport.send(to, &mut |buffer| write_chunk(buffer, header, &head, count, log));
+            return Sent { datagrams: u64::from(left), lost: u64::from(!left) };
+        }
+        Outgoing::ChunkAck(ack) => Body::ChunkAck(ack),
         Outgoing::Fence(fence) => Body::Fence(fence),
         Outgoing::Join(member) => Body::Join(member),
         Outgoing::JoinReply(leader) => Body::JoinReply(leader),

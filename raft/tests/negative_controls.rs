@@ -93,6 +93,12 @@ fn states_not_compared() {
     assert!(words.is_some_and(|words| words.contains("a wrong state")));
 }
 
+#[test]
+fn chunks_of_two_snapshots_mixed() {
+    let words = broken(|| staged::sender_changes(Sabotage::only(Fault::MixSnapshots), false));
+    assert!(words.is_some_and(|words| words.contains("a mixed snapshot")));
+}
+
 /// The walk with the very same plan and nothing broken passes: the controls fail for their fault alone.
 #[test]
 fn nothing_broken_nothing_caught() {
@@ -106,4 +112,5 @@ fn nothing_broken_nothing_caught() {
     staged::late_persisted(Sabotage::default());
     staged::amnesia(Sabotage::default());
     staged::a_state_goes_wrong(Sabotage::default());
+    staged::sender_changes(Sabotage::default(), false);
 }

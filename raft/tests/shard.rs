@@ -2,14 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use trimaran_raft::{
-    ClusterId, EntryKind, Error, LogIndex, Member, MemoryStorage, NodeId, Proposal, Role, Shard, ShardConfig, Transport,
+    ClusterId, EntryKind, Error, LogIndex, Member, MemoryStorage, NodeId, Proposal, Role, Shard, ShardConfig, Snapshot,
+    Transport,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::task::Lane;
@@ -26,6 +29,8 @@ struct Inbox {
     coming: VecDeque<Datagram>,
     arrived: VecDeque<(SocketAddrV4, Vec<u8>)>,
     reader: Option<Waker>,
+    /// Cut off: nothing arrives and nothing leaves.
+    cut: bool,
 }
 
 #[derive(Clone)]
@@ -80,7 +85,10 @@ impl Transport for Wire {
         bytes.truncate(length);
         let due = trimaran_runtime::now() + LATENCY;
         let to = usize::from(to.peer.ip().octets()[3]) - 1;
-        self.wires.0[to].borrow_mut().coming.push_back((due, self.me.peer, bytes));
+        let from = usize::from(self.me.peer.ip().octets()[3]) - 1;
+        if !self.wires.0[from].borrow().cut && !self.wires.0[to].borrow().cut {
+            self.wires.0[to].borrow_mut().coming.push_back((due, self.me.peer, bytes));
+        }
         true
     }
 
@@ -108,6 +116,7 @@ struct Group {
     applied: Vec<Applied>,
     /// What a node's digests are wrong by.
     salts: Vec<Rc<Cell<u64>>>,
+    wires: Wires,
 }
 
 fn member(at: usize) -> Member {
@@ -118,6 +127,10 @@ fn member(at: usize) -> Member {
 
 impl Group {
     fn new(seed: u64) -> Group {
+        Group::with(seed, |_| {})
+    }
+
+    fn with(seed: u64, change: impl Fn(&mut ShardConfig)) -> Group {
         let wires = Wires(Rc::new((0..NODES).map(|_| RefCell::default()).collect()));
         let mut world = World::new(seed);
         let mut group = Vec::new();
@@ -125,11 +138,13 @@ impl Group {
         for at in 0..NODES {
             let core = world.add_core("node", Device { wires: wires.clone(), at });
             let transport = Wire { wires: wires.clone(), me: member(at) };
-            let config = ShardConfig::new(member(at), seed + at as u64);
+            let mut config = ShardConfig::new(member(at), seed + at as u64);
+            change(&mut config);
             let shard = world.enter(core, || Shard::new(config, transport, MemoryStorage::default()));
             world.spawn(core, Lane::Control, shard.clone().run()).detach();
             let (applied, salt) = (Applied::default(), Rc::<Cell<u64>>::default());
             world.spawn(core, Lane::Normal, apply(shard.clone(), applied.clone(), salt.clone())).detach();
+            world.spawn(core, Lane::Normal, give_out(shard.clone(), applied.clone())).detach();
             world.enter(core, || shard.bootstrap(ClusterId(7), &members, 0)).expect("fresh");
             group.push((core, shard, applied, salt));
         }
@@ -143,7 +158,7 @@ impl Group {
             shards.push(shard);
             all.push(applied);
         }
-        Group { world, cores, shards, applied: all, salts }
+        Group { world, cores, shards, applied: all, salts, wires }
     }
 
     fn leader(&mut self) -> usize {
@@ -161,12 +176,61 @@ impl Group {
 async fn apply(shard: Handle, applied: Applied, salt: Rc<Cell<u64>>) {
     let mut body = Vec::new();
     loop {
-        let (index, header) = shard.next_committed(&mut body).await;
-        if header.kind == EntryKind::Normal {
-            applied.borrow_mut().push((index, body.clone()));
+        let next = {
+            let mut snapshot = pin!(shard.next_snapshot());
+            let mut committed = pin!(shard.next_committed(&mut body));
+            poll_fn(|cx| match snapshot.as_mut().poll(cx) {
+                Poll::Ready(snapshot) => Poll::Ready(Err(snapshot)),
+                Poll::Pending => committed.as_mut().poll(cx).map(Ok),
+            })
+            .await
+        };
+        match next {
+            Ok((index, header)) => {
+                if header.kind == EntryKind::Normal {
+                    applied.borrow_mut().push((index, body.clone()));
+                }
+                shard.set_applied(index, index.0 ^ salt.get());
+            }
+            Err(snapshot) => {
+                *applied.borrow_mut() = decode(&snapshot.bytes);
+                shard.set_applied(snapshot.index, snapshot.digest);
+            }
         }
-        shard.set_applied(index, index.0 ^ salt.get());
     }
+}
+
+/// Gives snapshots out, each a moment after it was asked for.
+async fn give_out(shard: Handle, applied: Applied) {
+    loop {
+        let least = shard.snapshot_wanted().await;
+        let status = shard.status();
+        let snapshot = Snapshot { index: status.applied, log_time: 1, bytes: encode(&applied.borrow()).into() };
+        assert!(snapshot.index >= least);
+        trimaran_runtime::sleep(Duration::from_millis(3)).await;
+        let _ = shard.offer_snapshot(snapshot).await;
+    }
+}
+
+fn encode(state: &[(LogIndex, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (index, body) in state {
+        bytes.extend(index.0.to_le_bytes());
+        bytes.extend((body.len() as u64).to_le_bytes());
+        bytes.extend(body);
+    }
+    bytes
+}
+
+fn decode(mut bytes: &[u8]) -> Vec<(LogIndex, Vec<u8>)> {
+    let mut state = Vec::new();
+    while let Some((head, rest)) = bytes.split_first_chunk::<16>() {
+        let number = |at: usize| u64::from_le_bytes(*head[at..].first_chunk().expect("eight bytes"));
+        let (body, rest) = rest.split_at(number(8) as usize);
+        state.push((LogIndex(number(0)), body.to_vec()));
+        bytes = rest;
+    }
+    state
 }
 
 #[test]
@@ -280,6 +344,33 @@ fn a_replica_whose_digest_differs_is_told_and_gets_no_more_entries() {
     group.world.run_for(Duration::from_millis(50));
     assert_eq!(group.applied[wrong].borrow().len(), before);
     assert_eq!(group.applied[leader].borrow().len(), 2);
+}
+
+#[test]
+fn a_replica_that_was_away_for_long_gets_the_state_and_goes_on() {
+    let mut group = Group::with(6, |config| config.limits.log_bytes = 64 << 10);
+    let leader = group.leader();
+    let away = (leader + 1) % NODES;
+    group.wires.0[away].borrow_mut().cut = true;
+    for round in 0..400u32 {
+        let _ = group.propose(leader, &[round as u8; 600]);
+        group.world.run_for(Duration::from_millis(10));
+    }
+    let missed = group.shards[away].status().last;
+    assert!(group.shards[leader].status().first > missed.next());
+    group.wires.0[away].borrow_mut().cut = false;
+    for round in 0..100u32 {
+        assert!(group.propose(leader, &[round as u8; 60]).is_ok());
+        group.world.run_for(Duration::from_millis(1));
+    }
+    group.world.run_for(Duration::from_millis(100));
+    assert!(group.shards[away].status().first > missed.next(), "it has begun anew");
+    assert!(*group.applied[away].borrow() == *group.applied[leader].borrow());
+    let (status, lead) = (group.shards[away].status(), group.shards[leader].status());
+    assert_eq!((status.applied, status.fenced), (lead.commit, None));
+    group.world.kill(group.cores[leader]);
+    let next = group.leader();
+    assert!(group.propose(next, b"x").is_ok());
 }
 
 #[test]

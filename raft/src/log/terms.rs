@@ -21,6 +21,11 @@ pub(super) struct TermRuns {
 }
 
 impl TermRuns {
+    /// No entries yet after `base`.
+    pub(super) fn starting_at(base: LogIndex, base_term: Term) -> Self {
+        TermRuns { base, base_term, runs: VecDeque::new(), last: base }
+    }
+
     pub(super) fn base(&self) -> LogIndex {
         self.base
     }

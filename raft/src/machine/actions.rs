@@ -5,7 +5,8 @@ use std::net::SocketAddrV4;
 use crate::entry::Proposal;
 use crate::error::{DropReason, Error};
 use crate::id::{ClusterId, LogIndex, Member, NodeId, Term};
-use crate::message::{Ack, Answer, AppendHead, Ask, Fence, Message};
+use crate::log::Snapshot;
+use crate::message::{Ack, Answer, AppendHead, Ask, ChunkAck, ChunkHead, Fence, Message};
 use crate::storage::Write;
 
 /// What a node is at the moment.
@@ -49,6 +50,8 @@ pub enum Input<'a> {
     StorageStalled(bool),
     /// The state machine has applied up to this entry and has this digest.
     Applied(LogIndex, u64),
+    /// The apply task gives out a snapshot, with [`crate::state_hash`] of its bytes.
+    Offer(&'a Snapshot, u64),
     /// This node is about to stop: give up leadership and say so.
     Farewell,
 }
@@ -94,8 +97,13 @@ pub enum Action {
     ReadsFailed(u64),
     /// Entries up to here have left the log in memory.
     Trim(LogIndex),
-    /// This peer needs the log from this entry on, which is no longer held: it stays out.
+    /// This peer needs the log from this entry on, which is no longer held: it stays out until it has a snapshot.
     OutOfReach(NodeId, LogIndex),
+    /// A peer needs a snapshot: have the apply task offer one, see [`Input::Offer`].
+    SnapshotWanted,
+    /// The log begins anew after a snapshot, see [`Log::take_received`](crate::Log::take_received): what is stored is void,
+    /// and the state with it.
+    Install,
     /// This node's state is in the minority at this entry, or no majority is left: apply and read nothing any more.
     Fenced(LogIndex),
     /// Role, term or known leader has changed.
@@ -121,6 +129,10 @@ pub enum Outgoing {
     Ack(Ack),
     /// See [`crate::Body::Farewell`].
     Farewell,
+    /// See [`crate::Body::Chunk`]; so many bytes of it.
+    Chunk(ChunkHead, u32),
+    /// See [`crate::Body::ChunkAck`].
+    ChunkAck(ChunkAck),
     /// See [`crate::Body::Fence`].
     Fence(Fence),
     /// See [`crate::Body::Join`].

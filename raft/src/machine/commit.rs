@@ -1,6 +1,6 @@
 //! Commit, apply, and what the log may forget.
 
-use super::{Machine, PeerState, Role};
+use super::{Machine, Role};
 use crate::id::{LogIndex, NodeId};
 use crate::log::Log;
 use crate::quorum;
@@ -17,7 +17,7 @@ impl Machine {
     pub(super) fn commit_to(&mut self, index: LogIndex) {
         if index > self.commit {
             self.commit = index;
-            self.history.committed(index);
+            self.history.settled(self.commit.min(self.applied));
         }
     }
 
@@ -65,6 +65,7 @@ impl Machine {
             self.applied = index;
             self.digest = digest;
             self.trail.push(index, digest);
+            self.history.settled(self.applied);
             if self.role == Role::Leader {
                 self.compare_ahead();
             }
@@ -72,25 +73,32 @@ impl Machine {
         self.relieve_pressure(log);
     }
 
+    /// How long the log is kept for a member that says nothing.
+    pub(super) fn patience_with_silence_ns(&self) -> u64 {
+        SILENT_NS.max(SILENT_ELECTIONS * self.settings.election_max_ns)
+    }
+
     /// What every member has applied nobody asks for again: beyond a small share of the budget the log forgets it, so that
     /// its memory stays the same and warm. A log over three quarters of the budget does not wait for members that have been
-    /// silent for long, and keeps half for those that come back: until snapshots exist, one that needs more stays out.
+    /// silent for long, nor for snapshots on their way, and keeps half for those that come back: one that needs more needs
+    /// a snapshot.
     pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
         let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);
         let pressed = bytes > limit / 4 * 3;
         let mut floor = self.floor;
         if self.role == Role::Leader {
-            let patience = SILENT_NS.max(SILENT_ELECTIONS * self.settings.election_max_ns);
+            let patience = self.patience_with_silence_ns();
             // Applied by all in reach, and by those of them that answer; and whether one of these is short of room: it
             // forgets only what its leader says.
             let (mut by_all, mut by_live, mut others_pressed) = (self.applied, self.applied, false);
-            for peer in self.peers.iter().filter(|peer| peer.state != PeerState::OutOfReach && peer.fenced.is_none()) {
+            for peer in self.peers.iter().filter(|peer| !peer.is_out() && peer.fenced.is_none()) {
                 by_all = by_all.min(peer.applied);
                 if self.now.since(peer.heard.unwrap_or(self.led_since)) <= patience {
                     by_live = by_live.min(peer.applied);
                     others_pressed |= peer.heard.is_some() && peer.credit_bytes < limit / 4;
                 }
             }
+            by_all = by_all.min(self.kept_for_transfers(log).unwrap_or(by_all));
             floor = if pressed { by_live } else { by_all };
             self.floor = if pressed || others_pressed { by_live } else { by_all };
         }

@@ -3,6 +3,7 @@
 //! Two deadlocks are avoided by one rule: every refusal carries the voter's term, and the asker adopts it. A node with a
 //! longer log and an older term thus learns the term it must exceed.
 
+use super::snapshot::Wanted;
 use super::{Machine, ReplyKind, Role};
 use crate::entry::{EntryHeader, EntryKind};
 use crate::error::DropReason;
@@ -108,6 +109,7 @@ impl Machine {
             ..EntryHeader::default()
         };
         self.last_entry_at = self.now;
+        self.wanted = Wanted::default();
         log.append(noop, &[]);
     }
 

@@ -22,6 +22,9 @@ impl Machine {
             }
             return More::No;
         }
+        if std::mem::take(&mut self.install_due) {
+            out.push(Action::Install);
+        }
         let persisting = self.flush_persist(log, out);
         self.flush_join(out);
         let mut more = persisting;
@@ -67,6 +70,7 @@ impl Machine {
                 }
                 ReplyKind::NewerTerm => Outgoing::Ack(Default::default()),
                 ReplyKind::Farewell => Outgoing::Farewell,
+                ReplyKind::Chunk(ack) => Outgoing::ChunkAck(ack),
                 ReplyKind::Fence(fence) => Outgoing::Fence(fence),
                 ReplyKind::Join => Outgoing::JoinReply(leader),
             };

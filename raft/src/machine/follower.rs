@@ -21,7 +21,7 @@ impl Machine {
         entries: Entries<'_>,
         log: &mut Log,
     ) -> Result<(), DropReason> {
-        self.hear_leader(from, term, head)?;
+        self.hear_append(from, term, head)?;
         if !self.fits_previous(head, log) {
             return Ok(());
         }
@@ -36,6 +36,7 @@ impl Machine {
             }
         }
         self.follow_commit(head.commit, log);
+        log.forget_inbound(self.commit);
         Ok(())
     }
 
@@ -48,7 +49,7 @@ impl Machine {
         piece: &[u8],
         log: &mut Log,
     ) -> Result<(), DropReason> {
-        self.hear_leader(from, term, head)?;
+        self.hear_append(from, term, head)?;
         if !self.fits_previous(head, log) {
             return Ok(());
         }
@@ -62,7 +63,7 @@ impl Machine {
     }
 
     /// Recognises the sender as the leader of its term, or answers that there is a newer one.
-    fn hear_leader(&mut self, from: Member, term: Term, head: &AppendHead) -> Result<(), DropReason> {
+    pub(super) fn hear(&mut self, from: Member, term: Term) -> Result<(), DropReason> {
         if term < self.hard.term {
             self.owe(from, ReplyKind::NewerTerm)?;
             return Err(DropReason::StaleTerm);
@@ -77,6 +78,11 @@ impl Machine {
         self.leader_address = from.peer;
         self.leader_heard = Some(self.now);
         self.reset_election_timer();
+        Ok(())
+    }
+
+    fn hear_append(&mut self, from: Member, term: Term, head: &AppendHead) -> Result<(), DropReason> {
+        self.hear(from, term)?;
         self.echo = self.echo.max(head.round);
         self.floor = head.floor;
         self.ack_due |= head.ack_wanted;

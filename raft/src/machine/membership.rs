@@ -18,12 +18,15 @@ use crate::storage::HardState;
 const JOIN_HEARTBEATS: u64 = 10;
 
 /// The configurations of the log that can still come into force: the newest counts from the moment it is appended, the
-/// ones before it are kept until it is committed.
+/// ones before it are kept until it is committed and applied.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct History {
-    /// Never empty: a node without a configuration has the one without members, at 0.
+    /// Never empty, at most [`KEPT`]: a node without a configuration has the one without members, at 0.
     configurations: SmallVec<[(LogIndex, Configuration); 2]>,
 }
+
+/// Configurations kept for snapshots of a state that is far behind its log.
+const KEPT: usize = 16;
 
 impl Default for History {
     fn default() -> Self {
@@ -44,11 +47,24 @@ impl History {
         self.configurations.retain(|(index, _)| *index < from || *index == LogIndex::ZERO);
     }
 
-    pub(super) fn committed(&mut self, commit: LogIndex) {
-        let newest_committed = self.configurations.iter().rposition(|(index, _)| *index <= commit);
-        if let Some(at) = newest_committed.filter(|at| *at > 0) {
+    /// Forgets what came before the configuration in force at `index`, which is committed and applied.
+    pub(super) fn settled(&mut self, index: LogIndex) {
+        if self.configurations.len() > 1 {
+            let at = self.configurations.iter().rposition(|(from, _)| *from <= index);
+            // A state that applies nothing more must not make this grow.
+            let at = at.unwrap_or(0).max(self.configurations.len().saturating_sub(KEPT));
             self.configurations.drain(..at);
         }
+    }
+
+    /// The configuration in force after the entry at `index`, if it is kept.
+    pub(super) fn at(&self, index: LogIndex) -> Option<&Configuration> {
+        self.configurations.iter().rev().find(|(from, _)| *from <= index).map(|(_, config)| config)
+    }
+
+    /// Begins anew with the configuration in force at `index`.
+    pub(super) fn reset(&mut self, index: LogIndex, config: Configuration) {
+        self.configurations = SmallVec::from_iter([(index, config)]);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::digest::Compared;
+use super::snapshot::Transfer;
 use crate::id::{LogIndex, Member, Nanos, NodeId};
 use crate::message::Verdict;
 
@@ -13,8 +14,10 @@ pub enum PeerState {
     Probe,
     /// Pipelined within the window.
     Replicate,
-    /// It needs entries that this log no longer holds: it stays out, and costs only heartbeats.
+    /// It needs entries that this log no longer holds, and there is no snapshot yet: it costs only heartbeats.
     OutOfReach,
+    /// It is being sent a snapshot.
+    Snapshot,
 }
 
 /// An append on its way.
@@ -60,6 +63,7 @@ pub struct Peer {
     pub(super) round_sent: u64,
     pub(super) resend_at: Nanos,
     resends: u32,
+    pub(super) transfer: Option<Transfer>,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: u64,
     /// Smoothed round trip and its deviation; 0 before the first sample.
@@ -92,6 +96,7 @@ impl Peer {
             round_sent: 0,
             resend_at: Nanos::FAR,
             resends: 0,
+            transfer: None,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             rtt_ns: 0,
@@ -123,6 +128,16 @@ impl Peer {
     /// Appends sent and not known to have arrived.
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// Bytes of a snapshot that it has, while it is being sent one.
+    pub fn snapshot_bytes(&self) -> Option<u32> {
+        self.transfer.map(|transfer| transfer.acked_bytes())
+    }
+
+    /// When something sent to it is overdue.
+    pub(super) fn deadline(&self) -> Nanos {
+        self.transfer.map_or(self.resend_at, |transfer| self.resend_at.min(transfer.deadline()))
     }
 
     pub(super) fn sent(&mut self, last: LogIndex, bytes: u64) {
@@ -182,18 +197,23 @@ impl Peer {
         self.sample = None;
         match self.state {
             PeerState::Replicate if !self.in_flight.is_empty() => self.probe_from(self.verified.next()),
-            PeerState::Replicate | PeerState::OutOfReach => self.beat_due = true,
+            PeerState::Replicate | PeerState::OutOfReach | PeerState::Snapshot => self.beat_due = true,
             PeerState::Probe => self.probe_due = true,
         }
     }
 
     /// A few measured round trips, never more than a heartbeat, doubled for each resend in vain.
     fn patience_ns(&self, heartbeat_ns: u64) -> u64 {
+        self.patience_of(self.resends, heartbeat_ns)
+    }
+
+    /// As [`Peer::patience_ns`], after so many resends of something else.
+    pub(super) fn patience_of(&self, resends: u32, heartbeat_ns: u64) -> u64 {
         let measured = match self.rtt_ns {
             0 => heartbeat_ns / 2,
             rtt => 2 * rtt + 4 * self.rtt_deviation_ns,
         };
-        (measured.max(heartbeat_ns / 16).max(1) << self.resends).min(heartbeat_ns)
+        (measured.max(heartbeat_ns / 16).max(1) << resends).min(heartbeat_ns)
     }
 
     fn measure(&mut self, sample_ns: u64) {

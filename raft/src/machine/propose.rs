@@ -55,7 +55,7 @@ impl Machine {
 
     /// The log time that an entry appended at `now` would have.
     pub fn log_time_at(&self, now: Nanos, log: &Log) -> u64 {
-        let newest = log.last_header().map_or(0, |header| header.log_time);
+        let newest = log.last_header().map_or(self.base_log_time, |header| header.log_time);
         newest.saturating_add(now.since(self.last_entry_at))
     }
 

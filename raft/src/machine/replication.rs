@@ -1,5 +1,6 @@
 //! Leading: what each peer is sent, and what its answers mean.
 
+use super::snapshot::Transfer;
 use super::{Action, Machine, Outgoing, Peer, PeerState, Role};
 use crate::error::DropReason;
 use crate::id::{LogIndex, Nanos};
@@ -27,6 +28,8 @@ impl Machine {
         self.judge();
         let now = self.now;
         self.peers.iter_mut().filter(|peer| now >= peer.resend_at).for_each(Peer::resend);
+        let transfers = self.peers.iter_mut().filter_map(|peer| peer.transfer.as_mut());
+        transfers.filter(|transfer| now >= transfer.deadline()).for_each(Transfer::resend);
     }
 
     /// When a quorum, this node included, was last heard; never before leadership began.
@@ -75,12 +78,13 @@ impl Machine {
                 peer.state = PeerState::Replicate;
                 peer.probe_due = false;
             }
-            None if peer.state == PeerState::OutOfReach && peer.verified >= log.base() => {
+            None if peer.is_out() && peer.verified >= log.base() => {
+                peer.transfer = None;
                 peer.probe_from(peer.verified.next());
             }
             None => {}
         }
-        if peer.state != PeerState::OutOfReach {
+        if !peer.is_out() {
             peer.next = peer.next.max(peer.verified.next());
         }
         peer.answered(now, ack.round, progressed, heartbeat_ns);
@@ -99,10 +103,11 @@ impl Machine {
         if self.open_read_round(round) {
             self.peers.iter_mut().for_each(|peer| peer.beat_due = true);
         }
+        self.start_transfers(log);
         let floor = self.floor;
         for at in 0..self.peers.len() {
             let peer = &mut self.peers[at];
-            if peer.next <= log.base() && peer.state != PeerState::OutOfReach {
+            if peer.next <= log.base() && !peer.is_out() {
                 peer.state = PeerState::OutOfReach;
                 out.push(Action::OutOfReach(peer.id(), peer.next));
             }
@@ -125,6 +130,7 @@ impl Machine {
         if sent || self.peers.is_empty() {
             self.round = round;
         }
+        self.flush_transfers(log, out);
         more
     }
 
@@ -132,9 +138,9 @@ impl Machine {
     fn plan(&self, at: usize, round: u64, floor: LogIndex, log: &Log) -> Option<(AppendHead, LogIndex)> {
         let limits = &self.settings.limits;
         let peer = &self.peers[at];
-        let prev = if peer.state == PeerState::OutOfReach { log.last() } else { peer.next.prev() };
+        let prev = if peer.is_out() { log.last() } else { peer.next.prev() };
         let budget = match peer.state {
-            PeerState::OutOfReach => None,
+            PeerState::OutOfReach | PeerState::Snapshot => None,
             PeerState::Probe if !peer.probe_due && !peer.beat_due => None,
             PeerState::Probe => Some(self.settings.datagram_bytes),
             PeerState::Replicate if peer.in_flight() >= limits.window_messages => None,
@@ -160,6 +166,11 @@ impl Machine {
 }
 
 impl Peer {
+    /// Whether it needs what the log no longer holds.
+    pub(super) fn is_out(&self) -> bool {
+        matches!(self.state, PeerState::OutOfReach | PeerState::Snapshot)
+    }
+
     /// The last entry of those after `prev` that may be sent within `budget`, the peer's credit considered.
     fn last_within(&self, prev: LogIndex, budget: u64, log: &Log) -> LogIndex {
         let credit = self.credit_bytes.saturating_sub(log.bytes_between(self.matched, prev));
@@ -189,7 +200,7 @@ impl Peer {
     fn on_conflict(&mut self, conflict: Conflict, log: &Log) {
         let stale = conflict.rejected <= self.matched
             || self.state == PeerState::Probe && conflict.rejected != self.next.prev()
-            || self.state == PeerState::OutOfReach;
+            || self.is_out();
         if stale {
             return;
         }

@@ -1,7 +1,11 @@
 //! The bytes of a message: header, kind's body, check sum.
 
 use super::append::{AppendWriter, write_fragment_bytes};
-use super::{Ack, Answer, AppendHead, Ask, Body, Conflict, Entries, Envelope, Fence, Message, PEER_VERSION, Verdict};
+use super::snapshot::write_chunk_bytes;
+use super::{
+    Ack, Answer, AppendHead, Ask, Body, ChunkAck, ChunkHead, Conflict, Entries, Envelope, Fence, Message, PEER_VERSION,
+    SnapshotId, Verdict,
+};
 use crate::config::{read_member, write_member};
 use crate::entry::EntryHeader;
 use crate::id::{ClusterId, Incarnation, LogIndex, NodeId, ShardId, Slot, Term};
@@ -21,6 +25,8 @@ const KIND_FAREWELL: u8 = 8;
 const KIND_JOIN: u8 = 9;
 const KIND_JOIN_REPLY: u8 = 10;
 const KIND_FENCE: u8 = 11;
+pub(super) const KIND_CHUNK: u8 = 12;
+const KIND_CHUNK_ACK: u8 = 13;
 
 /// `rejected` of an acknowledgement that refuses nothing.
 const NO_CONFLICT: u64 = u64::MAX;
@@ -87,11 +93,13 @@ impl<'a> Message<'a> {
                 return append.finish();
             }
             Body::Fragment(head, entry, piece) => return write_fragment_bytes(buffer, header, head, entry, piece),
+            Body::Chunk(head, piece) => return write_chunk_bytes(buffer, header, head, piece),
             Body::PreVote(_) => KIND_PRE_VOTE,
             Body::PreVoteReply(_) => KIND_PRE_VOTE_REPLY,
             Body::Vote(_) => KIND_VOTE,
             Body::VoteReply(_) => KIND_VOTE_REPLY,
             Body::Ack(_) => KIND_ACK,
+            Body::ChunkAck(_) => KIND_CHUNK_ACK,
             Body::Farewell => KIND_FAREWELL,
             Body::Fence(_) => KIND_FENCE,
             Body::Join(_) => KIND_JOIN,
@@ -109,13 +117,18 @@ impl<'a> Message<'a> {
                 w.u8(u8::from(answer.granted));
             }
             Body::Ack(ack) => write_ack(ack, &mut w),
+            Body::ChunkAck(ack) => {
+                ack.id.write(&mut w);
+                w.u32(ack.offset);
+                w.u32(ack.gap_end);
+            }
             Body::Fence(fence) => {
                 w.u64(fence.index.0);
                 w.u64(fence.digest);
                 w.u32(verdict_code(Some(fence.verdict)));
             }
             Body::Join(member) | Body::JoinReply(Some(member)) => write_member(member, &mut w),
-            Body::JoinReply(None) | Body::Farewell | Body::Append(..) | Body::Fragment(..) => {}
+            Body::JoinReply(None) | Body::Farewell | Body::Append(..) | Body::Fragment(..) | Body::Chunk(..) => {}
         }
         seal(w)
     }
@@ -138,6 +151,13 @@ impl<'a> Body<'a> {
                 let piece = r.rest();
                 let whole = count == 0 && !piece.is_empty();
                 return whole.then_some(Body::Fragment(head, entry, piece));
+            }
+            KIND_CHUNK => {
+                let head = ChunkHead::read(r)?;
+                return Some(Body::Chunk(head, r.rest()));
+            }
+            KIND_CHUNK_ACK => {
+                Body::ChunkAck(ChunkAck { id: SnapshotId::read(r)?, offset: r.u32()?, gap_end: r.u32()? })
             }
             KIND_ACK => Body::Ack(read_ack(r)?),
             KIND_FAREWELL => Body::Farewell,
@@ -253,6 +273,11 @@ mod tests {
             hint: LogIndex(hint),
             hint_term: Term(hint_term),
         });
+        let id = any::<[u64; 3]>().prop_map(|[index, term, hash]| SnapshotId {
+            index: LogIndex(index),
+            term: Term(term),
+            hash,
+        });
         let verdict = proptest::sample::select(vec![None, Some(Verdict::NoMajority), Some(Verdict::Minority)]);
         let ack = (any::<[u64; 6]>(), any::<u32>(), verdict.clone(), proptest::option::of(conflict)).prop_map(
             |(n, offset, fenced, conflict)| {
@@ -268,6 +293,16 @@ mod tests {
             answer.prop_map(Body::VoteReply),
             ack.prop_map(Body::Ack),
             Just(Body::Farewell),
+            (id.clone(), any::<[u32; 2]>()).prop_map(|(id, [offset, gap_end])| Body::ChunkAck(ChunkAck {
+                id,
+                offset,
+                gap_end
+            })),
+            (id, any::<[u16; 3]>()).prop_map(|(id, [state, rest, offset])| {
+                let (state_bytes, offset) = (u32::from(state), u32::from(offset));
+                let total_bytes = state_bytes + offset + u32::from(rest) + 3;
+                Body::Chunk(ChunkHead { id, state_bytes, total_bytes, offset }, b"abc")
+            }),
             (any::<[u64; 2]>(), verdict).prop_map(|([index, digest], verdict)| Body::Fence(Fence {
                 index: LogIndex(index),
                 digest,

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use super::{Completion, Storage, Write};
-use crate::id::LogIndex;
+use crate::id::{LogIndex, Term};
 use crate::log::Log;
 
 /// The storage of the `volatile` mode. A majority's memory is what survives.
@@ -17,6 +17,8 @@ impl Storage for MemoryStorage {
     fn write(&mut self, write: Write, _log: &Log) {
         self.newest = Some(write);
     }
+
+    fn reset(&mut self, _base: LogIndex, _base_term: Term) {}
 
     fn trim(&mut self, _to: LogIndex) {}
 

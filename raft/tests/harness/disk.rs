@@ -3,17 +3,36 @@
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
-use trimaran_raft::{Completion, EntryHeader, HardState, Log, LogIndex, Storage, Write};
+use trimaran_raft::{
+    Completion, Configuration, EntryHeader, EntryKind, HardState, Log, LogIndex, ReceivedSnapshot, Storage, Term, Write,
+};
 
 type Entry = (EntryHeader, Vec<u8>);
+
+/// Where what is stored begins.
+#[derive(Debug, Clone, Default)]
+struct Base {
+    index: LogIndex,
+    term: Term,
+    configuration: Configuration,
+}
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Write(Write, Vec<Entry>),
+    Reset(Base),
+    Trim(LogIndex),
+}
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk {
     hard: Option<HardState>,
-    /// Everything ever written, for the invariants; a restart sees what is after `base`.
+    /// What a snapshot replaced everything by; entries follow it.
+    origin: Base,
+    /// Everything written since, for the invariants; a restart sees what is after `base`.
     entries: Vec<Entry>,
-    base: LogIndex,
-    unfinished: VecDeque<(Write, Vec<Entry>)>,
+    base: Base,
+    unfinished: VecDeque<Operation>,
     /// Writes begun while this is set complete only on demand.
     pub(crate) holds: bool,
 }
@@ -25,11 +44,15 @@ impl Storage for Disk {
             log.copy_body(LogIndex(at), &mut body);
             (*log.header(LogIndex(at)).expect("entries to be written are held"), body)
         });
-        self.unfinished.push_back((write, entries.collect()));
+        self.unfinished.push_back(Operation::Write(write, entries.collect()));
+    }
+
+    fn reset(&mut self, index: LogIndex, term: Term) {
+        self.unfinished.push_back(Operation::Reset(Base { index, term, configuration: Configuration::default() }));
     }
 
     fn trim(&mut self, to: LogIndex) {
-        self.base = to;
+        self.unfinished.push_back(Operation::Trim(to));
     }
 
     fn poll_completion(&mut self, _cx: &mut Context<'_>) -> Poll<Completion> {
@@ -44,11 +67,20 @@ impl Disk {
 
     /// Entries that survive a crash.
     pub(crate) fn last(&self) -> LogIndex {
-        LogIndex(self.entries.len() as u64)
+        LogIndex(self.origin.index.0 + self.entries.len() as u64)
     }
 
-    pub(crate) fn header(&self, index: LogIndex) -> Option<&EntryHeader> {
-        self.entries.get(index.0.checked_sub(1)? as usize).map(|entry| &entry.0)
+    pub(crate) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        match index.0.checked_sub(self.origin.index.0)? {
+            0 => Some(self.origin.term),
+            after => self.entries.get(after as usize - 1).map(|entry| entry.0.term),
+        }
+    }
+
+    /// As [`Storage::reset`], with what a restart must know.
+    pub(crate) fn install(&mut self, snapshot: &ReceivedSnapshot) {
+        let configuration = snapshot.configuration.clone();
+        self.unfinished.push_back(Operation::Reset(Base { index: snapshot.index, term: snapshot.term, configuration }));
     }
 
     pub(crate) fn unfinished(&self) -> usize {
@@ -60,24 +92,47 @@ impl Disk {
         if self.holds && !held {
             return None;
         }
-        let (write, entries) = self.unfinished.pop_front()?;
-        self.hard = Some(write.hard);
-        self.entries.truncate(write.from.prev().0 as usize);
-        assert_eq!(self.last(), write.from.prev(), "a hole in the log on disk");
-        self.entries.extend(entries);
-        Some(write)
+        loop {
+            match self.unfinished.pop_front()? {
+                Operation::Write(write, entries) => {
+                    self.hard = Some(write.hard);
+                    self.entries.truncate((write.from.prev().0 - self.origin.index.0) as usize);
+                    assert_eq!(self.last(), write.from.prev(), "a hole in the log on disk");
+                    self.entries.extend(entries);
+                    return Some(write);
+                }
+                Operation::Reset(base) => {
+                    self.entries.clear();
+                    self.origin = base.clone();
+                    self.base = base;
+                }
+                Operation::Trim(to) => self.trim_now(to.min(self.last())),
+            }
+        }
+    }
+
+    fn trim_now(&mut self, to: LogIndex) {
+        for at in self.base.index.0 + 1..=to.0 {
+            let (header, body) = &self.entries[(at - self.origin.index.0) as usize - 1];
+            self.base.index = LogIndex(at);
+            self.base.term = header.term;
+            if header.kind == EntryKind::Config {
+                self.base.configuration = Configuration::decode(body).expect("a configuration");
+            }
+        }
     }
 
     pub(crate) fn lose_unfinished(&mut self) {
         self.unfinished.clear();
     }
 
-    pub(crate) fn log(&self) -> Log {
-        let mut log = Log::default();
-        for (header, body) in &self.entries {
+    /// The log after a restart, and the configuration in force where it begins.
+    pub(crate) fn log(&self) -> (Log, Configuration) {
+        let mut log = Log::starting_after(self.base.index, self.base.term);
+        let trimmed = (self.base.index.0 - self.origin.index.0) as usize;
+        for (header, body) in &self.entries[trimmed..] {
             log.append(*header, &[body]);
         }
-        log.trim(self.base);
-        log
+        (log, self.base.configuration.clone())
     }
 }

@@ -81,7 +81,7 @@ impl Invariants {
                 );
             }
             Outgoing::Ack(ack) if ack.matched > LogIndex::ZERO => {
-                let durable = node.disk.header(ack.matched).map(|header| header.term);
+                let durable = node.disk.term_at(ack.matched);
                 let held = node.log.term_at(ack.matched);
                 assert!(
                     durable.is_some() && durable == held,

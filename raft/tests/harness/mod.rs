@@ -15,9 +15,9 @@ use std::task::{Context, Poll};
 use disk::Disk;
 use invariants::Invariants;
 use trimaran_raft::{
-    Accepted, Action, AppendHead, AppendWriter, Body, ClusterId, Configuration, DropReason, EntryHeader, Envelope,
-    Error, Input, Log, LogIndex, Machine, Member, Message, More, Nanos, NodeId, Outgoing, Proposal, Refused, Role,
-    ShardConfig, Storage, Term, Transport, transmit,
+    Accepted, Action, AppendHead, AppendWriter, Body, ClusterId, DropReason, EntryHeader, Envelope, Error, Input, Log,
+    LogIndex, Machine, Member, Message, More, Nanos, NodeId, Outgoing, Proposal, ReceivedSnapshot, Refused, Role,
+    ShardConfig, Snapshot, Storage, Term, Transport, state_hash, transmit,
 };
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -52,6 +52,14 @@ pub(crate) struct Node {
     pub(crate) failed_reads: u64,
     pub(crate) halted: bool,
     pub(crate) dropped: Vec<DropReason>,
+    /// Gives out a snapshot of `state_bytes` when one is wanted.
+    pub(crate) offers: bool,
+    pub(crate) state_bytes: usize,
+    received: Option<ReceivedSnapshot>,
+    /// The last state that it was sent.
+    pub(crate) state: Option<Vec<u8>>,
+    /// Snapshots that replaced its state.
+    pub(crate) installed: Vec<LogIndex>,
 }
 
 type Filter = Box<dyn FnMut(usize, usize, &Message<'_>) -> bool>;
@@ -66,6 +74,9 @@ pub(crate) struct Cluster {
     pub(crate) filter: Option<Filter>,
     pub(crate) invariants: Invariants,
     pub(crate) payload_bytes: usize,
+    wanted: bool,
+    /// Snapshots that replaced a state, in all lives.
+    pub(crate) snapshots: u64,
 }
 
 pub(crate) fn member(index: usize, incarnation: u64) -> Member {
@@ -139,6 +150,8 @@ impl Cluster {
             filter: None,
             invariants: Invariants::default(),
             payload_bytes: PAYLOAD_BYTES,
+            wanted: false,
+            snapshots: 0,
         }
     }
 
@@ -210,8 +223,9 @@ impl Cluster {
                 self.carry_out(index, action);
             }
             self.complete(index, false);
+            let offered = std::mem::take(&mut self.wanted) && self.offer(index).is_ok();
             self.check(index);
-            if more == More::No {
+            if more == More::No && !offered {
                 return;
             }
         }
@@ -237,6 +251,18 @@ impl Cluster {
             }
             Action::Halt => node.halted = true,
             Action::Trim(to) => node.disk.trim(to),
+            Action::SnapshotWanted => self.wanted = node.offers,
+            Action::Install => {
+                let snapshot = node.log.take_received().expect("just installed");
+                node.disk.install(&snapshot);
+                node.installed.push(snapshot.index);
+                self.snapshots += 1;
+                let at = snapshot.index;
+                node.received = Some(snapshot);
+                if node.applies {
+                    self.apply(index, at);
+                }
+            }
             Action::Fenced(_) => node.applies = false,
             Action::Commit(_) | Action::OutOfReach(..) | Action::LeadershipChanged => {}
         }
@@ -245,7 +271,19 @@ impl Cluster {
     pub(crate) fn apply(&mut self, index: usize, to: LogIndex) {
         let node = &mut self.nodes[index];
         let mut digests = Vec::new();
-        for at in node.machine.applied_index().0 + 1..=to.0 {
+        let mut applied = node.machine.applied_index();
+        if let Some(snapshot) = node.received.take() {
+            applied = snapshot.index;
+            node.digest = u64::from_le_bytes(*snapshot.bytes.first_chunk().expect("a state"));
+            assert!(
+                [0, node.digest].contains(&snapshot.digest),
+                "a snapshot is what its sender had, where that was known"
+            );
+            self.invariants.applied(applied, node.digest);
+            digests.push((applied, node.digest));
+            node.state = Some(snapshot.bytes);
+        }
+        for at in applied.0 + 1..=to.0 {
             let entry = node.log.header(LogIndex(at)).expect("committed entries are held until they are applied");
             node.digest = invariants::chain(node.digest, at, entry);
             let wrong = node.goes_wrong_at.filter(|(from, _)| from.0 <= at);
@@ -259,6 +297,22 @@ impl Cluster {
         for (at, digest) in digests {
             let _ = node.machine.step(Nanos(self.now), Input::Applied(at, digest), &mut node.log);
         }
+    }
+
+    /// The state of a node, as every node in that state would give it out.
+    pub(crate) fn snapshot(&self, index: usize) -> Snapshot {
+        let node = &self.nodes[index];
+        let at = node.machine.applied_index();
+        let mut bytes = node.digest.to_le_bytes().to_vec();
+        bytes.extend((8..node.state_bytes).map(|byte| (byte / 5) as u8));
+        let log_time = node.log.header(at).map_or(0, |header| header.log_time);
+        Snapshot { index: at, log_time, bytes: bytes.into() }
+    }
+
+    pub(crate) fn offer(&mut self, index: usize) -> Result<Accepted, Refused> {
+        let snapshot = self.snapshot(index);
+        let hash = state_hash(&snapshot.bytes);
+        self.step_only(index, Input::Offer(&snapshot, hash))
     }
 
     fn send(&mut self, index: usize, to: &Member, term: Term, outgoing: Outgoing) {
@@ -426,15 +480,13 @@ impl Cluster {
         let old = &self.nodes[index];
         let mut node = Node::new(old.config.clone(), self.now, self.payload_bytes);
         node.disk = old.disk.clone();
-        node.log = node.disk.log();
+        node.state_bytes = old.state_bytes;
+        node.offers = old.offers;
+        let at_base;
+        (node.log, at_base) = node.disk.log();
         // The state as a snapshot at the log's beginning would bring it back.
         node.digest = self.invariants.digest_at(node.log.base());
         if node.disk.hard().is_some() || node.log.last() > LogIndex::ZERO {
-            let members: Vec<Member> = (0..self.nodes.len()).map(|index| member(index, 1)).collect();
-            let at_base = match node.log.base() {
-                LogIndex::ZERO => Configuration::default(),
-                _ => Configuration::of_voters(&members),
-            };
             node.machine.recover(CLUSTER, node.disk.hard().unwrap_or_default(), at_base, &node.log);
         }
         self.nodes[index] = node;
@@ -480,6 +532,11 @@ impl Node {
             failed_reads: 0,
             halted: false,
             dropped: Vec::new(),
+            offers: true,
+            state_bytes: 5000,
+            received: None,
+            state: None,
+            installed: Vec::new(),
         }
     }
 }

@@ -124,6 +124,70 @@ pub(crate) fn a_state_goes_wrong(sabotage: Sabotage) -> Cluster {
     cluster
 }
 
+/// Cuts `index` off and lets the others go on until the log has forgotten what it lacks.
+pub(crate) fn leave_behind(cluster: &mut Cluster, index: usize) {
+    cluster.isolate(&[index]);
+    let needs = cluster.log(index).last().next();
+    for round in 0..5000 {
+        let leader = cluster.leader().expect("the others have a leader");
+        let _ = cluster.propose(leader, &[round as u8; 500]);
+        cluster.run_for(MS);
+        if cluster.log(leader).first() > LogIndex(needs.0 + 20) {
+            return;
+        }
+    }
+    panic!("the log is kept for ever");
+}
+
+/// The leader is gone when half of its snapshot has arrived; the next one has a snapshot of the very same entry, with the
+/// same bytes or others. Returns the chunks that the second leader sent.
+pub(crate) fn sender_changes(sabotage: Sabotage, same_bytes: bool) -> (Cluster, usize) {
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 64 << 10;
+        config.sabotage = sabotage;
+    });
+    cluster.nodes.iter_mut().for_each(|node| node.state_bytes = 200_000);
+    cluster.elect(0);
+    leave_behind(&mut cluster, 2);
+    cluster.run_for(100 * MS);
+    let first = cluster.snapshot(0);
+    let mut second = cluster.snapshot(1);
+    assert_eq!(first, second);
+    if !same_bytes {
+        // As a service might that encodes its state in no particular order.
+        let mut bytes = (*second.bytes).clone();
+        bytes[8..].reverse();
+        second.bytes = bytes.into();
+    }
+    cluster.nodes[0].offers = false;
+    cluster.nodes[1].offers = false;
+    cluster.heal();
+    cluster.run_for(30 * MS);
+    cluster.step(0, Input::Offer(&first, trimaran_raft::state_hash(&first.bytes))).expect("wanted");
+    let half = |cluster: &Cluster| {
+        let peer = cluster.machine(0).peers().iter().find(|peer| peer.id().slot.0 == 3);
+        peer.and_then(|peer| peer.snapshot_bytes()) > Some(100_000)
+    };
+    while !half(&cluster) {
+        cluster.run_for(10_000);
+    }
+    cluster.crash(0);
+    let chunks = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counter = chunks.clone();
+    cluster.filter = Some(Box::new(move |from, _, message| {
+        counter.set(counter.get() + usize::from(from == 1 && matches!(message.body, Body::Chunk(..))));
+        true
+    }));
+    cluster.run_for(1000 * MS);
+    assert_eq!(cluster.leader(), Some(1));
+    cluster.step(1, Input::Offer(&second, trimaran_raft::state_hash(&second.bytes))).expect("wanted");
+    cluster.run_for(200 * MS);
+    let installed = cluster.nodes[2].state.clone().expect("a snapshot: none was installed");
+    assert!(installed == *second.bytes, "a mixed snapshot was installed");
+    assert_eq!(cluster.machine(2).applied_index(), cluster.machine(1).applied_index());
+    (cluster, chunks.get())
+}
+
 impl Cluster {
     /// Delivers in order until `done`.
     pub(crate) fn settle_until(&mut self, done: impl Fn(&Cluster) -> bool) {

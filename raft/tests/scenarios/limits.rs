@@ -191,9 +191,10 @@ fn a_follower_without_room_is_sent_nothing_until_it_has_some() {
 }
 
 #[test]
-fn a_member_that_is_silent_for_long_stays_out() {
+fn a_member_that_is_silent_for_long_stays_out_until_there_is_a_snapshot() {
     let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 16 << 10);
     cluster.elect(0);
+    cluster.nodes[0].offers = false;
     cluster.isolate(&[2]);
     let mut refused = 0;
     for round in 0..3000 {
@@ -207,6 +208,10 @@ fn a_member_that_is_silent_for_long_stays_out() {
     assert_eq!(peer.state, PeerState::OutOfReach);
     assert_eq!(cluster.leader(), Some(0), "and does not disrupt");
     assert!(cluster.propose(0, b"x").is_ok());
+    cluster.offer(0).expect("it is still wanted");
+    cluster.flush(0);
+    cluster.run_for(200 * MS);
+    assert_eq!(cluster.machine(2).commit(), cluster.log(0).last());
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod leadership;
 mod limits;
 mod reads;
 mod replication;
+mod snapshots;

@@ -1,0 +1,321 @@
+//! Snapshots: how a peer returns that needs entries the log no longer holds.
+//!
+//! On demand: the leader asks for one when such a peer answers, the apply task gives one out, and chunks of it travel within a
+//! window of their own until the peer has it whole; the rest follows as ordinary appends. Heartbeats go on meanwhile. A
+//! transfer keeps the log from forgetting the rest only while there is room: if the log is pressed and moves on, another
+//! snapshot is asked for. What a receiver holds of a snapshot stays good across leaders that send the same bytes.
+
+use super::{Action, Machine, Outgoing, Peer, PeerState, ReplyKind, Role};
+use crate::error::{DropReason, Error};
+use crate::id::{LogIndex, Member, Nanos, Term};
+use crate::log::{Log, ReceivedSnapshot, Snapshot};
+use crate::message::{ChunkAck, ChunkHead, Envelope, SnapshotId};
+use crate::sabotage::Fault;
+
+/// Chunks to one peer that may be unacknowledged. A receiver takes no chunk further ahead than that.
+const WINDOW_CHUNKS: u32 = 32;
+/// More than what follows the state in any snapshot.
+const TRAILER_BYTES: u32 = 4096;
+
+/// A snapshot on its way to one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Transfer {
+    id: SnapshotId,
+    /// The peer has this much without a gap; what it last said may be less, where it has lost something.
+    acked: u32,
+    reported: u32,
+    /// Sent up to here.
+    sent: u32,
+    /// The peer has said what it already holds. Until then, one chunk at a time.
+    started: bool,
+    /// A gap to be filled, and the last one that was.
+    gap: Option<(u32, u32)>,
+    filled: Option<u32>,
+    resend_at: Nanos,
+    resends: u32,
+}
+
+impl Transfer {
+    fn new(id: SnapshotId) -> Self {
+        Transfer {
+            id,
+            acked: 0,
+            reported: 0,
+            sent: 0,
+            started: false,
+            gap: None,
+            filled: None,
+            resend_at: Nanos::FAR,
+            resends: 0,
+        }
+    }
+
+    pub(super) fn acked_bytes(&self) -> u32 {
+        self.acked
+    }
+
+    pub(super) fn deadline(&self) -> Nanos {
+        self.resend_at
+    }
+
+    /// Nothing was heard for long: begins again at what the peer last said it has.
+    pub(super) fn resend(&mut self) {
+        self.acked = self.reported;
+        self.sent = self.reported;
+        self.started = false;
+        self.filled = None;
+        self.resends = (self.resends + 1).min(16);
+        self.resend_at = Nanos::FAR;
+    }
+
+    fn answered(&mut self, ack: &ChunkAck) -> bool {
+        self.reported = ack.offset;
+        let progressed = ack.offset > self.acked || !self.started;
+        if !self.started {
+            // It may hold more from another leader, or less than it did.
+            (self.acked, self.sent) = (ack.offset, ack.offset);
+            self.started = true;
+        }
+        self.acked = self.acked.max(ack.offset);
+        self.sent = self.sent.max(self.acked);
+        // Once for each gap: a second loss of the same chunk is noticed by the timer.
+        if ack.offset == self.acked && ack.gap_end > ack.offset && self.filled != Some(ack.offset) {
+            self.filled = Some(ack.offset);
+            self.gap = Some((ack.offset, ack.gap_end.min(self.sent)));
+        }
+        if progressed {
+            self.resends = 0;
+            self.resend_at = Nanos::FAR;
+        }
+        progressed
+    }
+}
+
+/// What is asked of the apply task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) struct Wanted {
+    /// Set while a snapshot is wanted: what was applied when it was first asked for, and until when the log waits for it.
+    since: Option<(LogIndex, Nanos)>,
+    /// Not again before this time.
+    not_before: Nanos,
+    told: bool,
+}
+
+impl Machine {
+    /// While this leader has a peer that needs a snapshot and there is none: the least index that it must reach.
+    pub fn snapshot_wanted(&self, log: &Log) -> Option<LogIndex> {
+        self.wanted.since.map(|_| log.base().max(LogIndex(1)))
+    }
+
+    /// The apply task gives a snapshot out. `state_hash` is [`crate::state_hash`] of its bytes.
+    pub(super) fn offer(&mut self, snapshot: &Snapshot, state_hash: u64, log: &mut Log) -> Result<(), Error> {
+        if self.role != Role::Leader {
+            return Err(self.not_leader());
+        }
+        if self.wanted.since.take().is_none() {
+            return Err(Error::SnapshotUnusable);
+        }
+        self.wanted.told = false;
+        self.wanted.not_before = self.now.after(self.settings.election_max_ns);
+        let body_bytes = snapshot.bytes.len() as u64;
+        let limit_bytes = self.settings.limits.snapshot_bytes;
+        if body_bytes > u64::from(limit_bytes) {
+            return Err(Error::TooLarge { body_bytes, limit_bytes });
+        }
+        let term =
+            log.term_at(snapshot.index).filter(|_| snapshot.index <= self.applied && snapshot.index > LogIndex::ZERO);
+        let config = self.history.at(snapshot.index).cloned();
+        let Some((term, config)) = term.zip(config) else { return Err(Error::SnapshotUnusable) };
+        let digest = self.trail.digest_at(snapshot.index).unwrap_or(0);
+        log.keep_snapshot(snapshot, term, state_hash, digest, &config).ok_or(Error::SnapshotUnusable)?;
+        Ok(())
+    }
+
+    /// The kept snapshot, if what comes after it is still in the log.
+    fn usable_snapshot(&self, log: &Log) -> Option<SnapshotId> {
+        log.kept_snapshot().map(|(id, ..)| id).filter(|id| id.index >= log.base())
+    }
+
+    /// Entries after this one are needed once the transfers are done; none where nobody waits for a snapshot.
+    pub(super) fn kept_for_transfers(&self, log: &Log) -> Option<LogIndex> {
+        let transfer = self.peers.iter().any(|peer| peer.state == PeerState::Snapshot);
+        let kept = log.kept_snapshot().filter(|_| transfer).map(|(id, ..)| id.index);
+        let wanted = self.wanted.since.filter(|(_, until)| self.now < *until).map(|(applied, _)| applied);
+        match (kept, wanted) {
+            (Some(kept), Some(wanted)) => Some(kept.min(wanted)),
+            (kept, wanted) => kept.or(wanted),
+        }
+    }
+
+    /// Leading: who needs a snapshot begins with the one there is, or one is asked for.
+    pub(super) fn start_transfers(&mut self, log: &Log) {
+        let usable = self.usable_snapshot(log);
+        let (now, patience) = (self.now, 2 * self.settings.election_max_ns);
+        let mut wanting = false;
+        for peer in &mut self.peers {
+            let other = peer.transfer.is_some_and(|transfer| Some(transfer.id) != usable);
+            if peer.state == PeerState::Snapshot && other {
+                peer.state = PeerState::OutOfReach;
+                peer.transfer = None;
+            }
+            // One that is silent costs nothing, and one whose state is wrong gets none.
+            let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience) && peer.fenced.is_none();
+            if peer.state == PeerState::OutOfReach && answers {
+                match usable {
+                    Some(id) => {
+                        peer.state = PeerState::Snapshot;
+                        peer.transfer = Some(Transfer::new(id));
+                    }
+                    None => wanting = true,
+                }
+            }
+        }
+        if !wanting {
+            self.wanted.since = None;
+        } else if self.wanted.since.is_none() && now >= self.wanted.not_before {
+            let wait_ns = self.patience_with_silence_ns();
+            self.wanted.since = Some((self.applied, now.after(wait_ns)));
+            self.wanted.told = false;
+        }
+    }
+
+    /// Drops what nobody is being sent; for every tick.
+    pub(super) fn tidy_snapshots(&mut self, log: &mut Log) {
+        if self.role != Role::Leader {
+            self.wanted = Wanted::default();
+        }
+        let used = self.role == Role::Leader && self.peers.iter().any(|peer| peer.transfer.is_some());
+        // One that was just offered is about to be used.
+        if !used && self.now >= self.wanted.not_before {
+            log.drop_kept_snapshot();
+        }
+    }
+
+    /// What the transfers allow to be sent now. After everything else of the flush: entries and heartbeats come first.
+    pub(super) fn flush_transfers(&mut self, log: &Log, out: &mut Vec<Action>) {
+        if self.wanted.since.is_some() && !std::mem::replace(&mut self.wanted.told, true) {
+            out.push(Action::SnapshotWanted);
+        }
+        let Some((id, state_bytes, total_bytes)) = log.kept_snapshot() else { return };
+        let (chunk, term) = (self.settings.chunk_bytes.max(1), self.hard.term);
+        let (now, heartbeat_ns) = (self.now, self.settings.heartbeat_ns);
+        for peer in &mut self.peers {
+            let (member, patience_ns) = (peer.member, |peer: &Peer, resends| peer.patience_of(resends, heartbeat_ns));
+            let Some(mut transfer) = peer.transfer.filter(|transfer| transfer.id == id) else { continue };
+            let mut send = |from: u32, to: u32| {
+                for offset in (from..to.min(total_bytes)).step_by(chunk as usize) {
+                    let head = ChunkHead { id, state_bytes, total_bytes, offset };
+                    let count = chunk.min(total_bytes - offset);
+                    out.push(Action::Send(member, term, Outgoing::Chunk(head, count)));
+                }
+            };
+            let window = if transfer.started { WINDOW_CHUNKS } else { 1 };
+            if let Some((from, to)) = transfer.gap.take() {
+                send(from, to.min(from.saturating_add(WINDOW_CHUNKS * chunk)));
+            }
+            let end = transfer.acked.saturating_add(window * chunk).min(total_bytes);
+            if transfer.sent < end {
+                send(transfer.sent, end);
+                transfer.sent = end;
+            }
+            if transfer.resend_at == Nanos::FAR {
+                transfer.resend_at = now.after(patience_ns(peer, transfer.resends));
+            }
+            peer.transfer = Some(transfer);
+        }
+    }
+
+    pub(super) fn on_chunk_ack(&mut self, header: &Envelope, ack: &ChunkAck, log: &Log) -> Result<(), DropReason> {
+        if header.term > self.hard.term {
+            self.adopt_term(header.term);
+            return Ok(());
+        }
+        if header.term < self.hard.term {
+            return Err(DropReason::StaleTerm);
+        }
+        if self.role != Role::Leader {
+            return Err(DropReason::Unexpected);
+        }
+        let now = self.now;
+        let peer = self.peer_mut(header.from).ok_or(DropReason::NotMember)?;
+        peer.heard = Some(now);
+        let kept = log.kept_snapshot().filter(|(id, ..)| *id == ack.id);
+        let (Some(transfer), Some((id, _, total_bytes))) = (&mut peer.transfer, kept) else {
+            return Err(DropReason::Unexpected);
+        };
+        if transfer.id != id || ack.offset > total_bytes {
+            return Err(DropReason::Unexpected);
+        }
+        if ack.offset == total_bytes {
+            // Its log reaches as far. If not, the probe is refused and says from where.
+            peer.transfer = None;
+            peer.probe_from(id.index.next());
+            return Ok(());
+        }
+        transfer.answered(ack);
+        Ok(())
+    }
+
+    pub(super) fn on_chunk(
+        &mut self,
+        from: Member,
+        term: Term,
+        head: &ChunkHead,
+        piece: &[u8],
+        log: &mut Log,
+    ) -> Result<(), DropReason> {
+        self.hear(from, term)?;
+        let id = head.id;
+        if id.index > self.commit {
+            if self.fenced.is_some() {
+                return Err(DropReason::Unexpected);
+            }
+            if head.total_bytes > self.settings.limits.snapshot_bytes.saturating_add(TRAILER_BYTES) {
+                return Err(DropReason::TooLarge);
+            }
+            if log.inbound_index() > Some(id.index) {
+                return Err(DropReason::Unexpected);
+            }
+            // What is further ahead than any sender goes takes no memory; the answer says where to go on.
+            let window = WINDOW_CHUNKS.saturating_mul(self.settings.chunk_bytes.max(piece.len() as u32));
+            if head.offset <= log.inbound_progress(id).0.saturating_add(window) {
+                log.add_chunk(head, piece, self.sabotaged(Fault::MixSnapshots));
+            }
+            match log.finish_inbound(self.sabotaged(Fault::MixSnapshots)) {
+                Some(Some(received)) => self.install(received, log)?,
+                Some(None) => return Err(DropReason::Contradiction),
+                None => {}
+            }
+        }
+        let (offset, gap_end) = if id.index <= self.commit { (head.total_bytes, 0) } else { log.inbound_progress(id) };
+        self.owe(from, ReplyKind::Chunk(ChunkAck { id, offset, gap_end }))
+    }
+
+    /// A whole snapshot of this term's leader. Where the log holds its last entry, nothing more is needed than to know that it
+    /// is committed; else the log begins anew.
+    fn install(&mut self, snapshot: ReceivedSnapshot, log: &mut Log) -> Result<(), DropReason> {
+        let (index, term) = (snapshot.index, snapshot.term);
+        if term > self.hard.term || snapshot.configuration.voters.is_empty() {
+            return Err(DropReason::Contradiction);
+        }
+        self.ack_due = true;
+        if log.term_at(index) == Some(term) {
+            self.verified = self.verified.max(index);
+            self.commit_to(index);
+            return Ok(());
+        }
+        self.base_log_time = snapshot.log_time;
+        self.last_entry_at = self.now;
+        self.history.reset(index, snapshot.configuration.clone());
+        log.install(snapshot);
+        // What was durable belonged to the log before; this one is once its first write is.
+        self.written = LogIndex::ZERO;
+        self.durable = LogIndex::ZERO;
+        self.verified = index;
+        self.conflict = None;
+        self.commit_to(index);
+        self.install_due = true;
+        self.rebuild_peers(log);
+        Ok(())
+    }
+}

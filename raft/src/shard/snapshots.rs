@@ -1,0 +1,55 @@
+//! Snapshots between the shard and the task that applies: asked for on the leader, handed over on a peer that returns.
+
+use std::future::poll_fn;
+
+use super::futures::Wait;
+use super::{Shard, stamp, yield_now};
+use crate::error::SnapshotError;
+use crate::id::LogIndex;
+use crate::log::{ReceivedSnapshot, Snapshot, StateHash};
+use crate::machine::Input;
+use crate::storage::Storage;
+use crate::transport::Transport;
+
+/// Blocks of a state hashed before other tasks have their turn: a megabyte.
+const HASH_BLOCKS: usize = 16;
+
+impl<T: Transport, S: Storage> Shard<T, S> {
+    /// Waits until this node leads and a peer needs entries that the log no longer holds. Returns the least index that a
+    /// snapshot must reach; what the apply task has applied always does. Answer with [`Shard::offer_snapshot`], then wait
+    /// again; an unanswered want stands, and costs nothing but that the peer stays out.
+    pub async fn snapshot_wanted(&self) -> LogIndex {
+        let mut wait = Wait { shard: self, list: |inner| &mut inner.wanted, key: None };
+        poll_fn(|cx| wait.poll(cx, |inner| inner.machine.snapshot_wanted(&inner.log).ok_or(LogIndex::ZERO))).await
+    }
+
+    /// Gives the state after `snapshot.index` out, which must be applied. The bytes are hashed a megabyte at a time, and kept
+    /// until no peer needs them. After a refusal nothing is wanted for an election timeout.
+    ///
+    /// # Errors
+    /// This node does not lead, the state is larger than [`crate::Limits::snapshot_bytes`], or nobody needs it any more.
+    pub async fn offer_snapshot(&self, snapshot: Snapshot) -> Result<(), SnapshotError> {
+        let mut hash = StateHash::default();
+        while !hash.advance(&snapshot.bytes, HASH_BLOCKS) {
+            yield_now().await;
+        }
+        let state_hash = hash.finish(&snapshot.bytes);
+        let inner = &mut *self.inner.borrow_mut();
+        let result = inner.machine.step(stamp(), Input::Offer(&snapshot, state_hash), &mut inner.log);
+        inner.wake();
+        result.map(|_| ()).map_err(|refused| inner.refused(refused))
+    }
+
+    /// The snapshot that replaces the state of this replica, once one has arrived. Until it is taken, no further entry is
+    /// delivered; after loading it, call [`Shard::set_applied`] with its index and the digest there. For the one task that
+    /// applies.
+    pub async fn next_snapshot(&self) -> ReceivedSnapshot {
+        let mut wait = Wait { shard: self, list: |inner| &mut inner.snapshots, key: None };
+        poll_fn(|cx| wait.poll(cx, |inner| inner.received.take().ok_or(LogIndex::ZERO))).await
+    }
+
+    /// As [`Shard::next_snapshot`], if there is one now.
+    pub fn try_next_snapshot(&self) -> Option<ReceivedSnapshot> {
+        self.inner.borrow_mut().received.take()
+    }
+}
