@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_refused() {
         let mut bytes = EntryHeader::default().encode();
-        bytes[0] = 5;
+        bytes[0] = u8::MAX;
         assert_eq!(EntryHeader::decode(&bytes), None);
     }
 }
