@@ -17,6 +17,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+// So that the macros, which name everything from here, work in this crate's own tests too.
+extern crate self as trimaran_rpc;
+
 pub mod admin;
 pub mod alone;
 mod answer;
@@ -27,6 +30,8 @@ pub mod codec;
 mod endpoint;
 pub mod flow;
 mod forward;
+#[doc(hidden)]
+pub mod generated;
 pub mod log_rng;
 pub mod log_time;
 pub mod node;
@@ -39,6 +44,7 @@ pub mod r2p2;
 mod replica;
 mod replicated;
 mod request;
+pub mod schema;
 pub mod service;
 pub mod session;
 pub mod sim;
@@ -48,6 +54,8 @@ pub mod timers;
 
 /// The serialization framework that typed methods use; `#[data]` derives its traits for types of yours.
 pub use serde;
+
+pub use trimaran_macros::{State, check_schema, data, effect, local, read, replicated, service, test, timer};
 
 pub use apply::{Halt, StateDigest};
 pub use program::entry::serve;

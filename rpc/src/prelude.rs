@@ -6,3 +6,4 @@ pub use crate::state::State;
 pub use std::collections::{BTreeMap, BTreeSet};
 pub use std::process::ExitCode;
 pub use std::time::Duration;
+pub use trimaran_macros::{State, data, effect, local, read, replicated, service, timer};

@@ -1,12 +1,12 @@
 //! `#[service]`: from an impl block to a service, and to the client of it.
 
 mod argument;
-mod client;
 mod key;
 mod mark;
 mod method;
 mod scan;
 mod server;
+mod started;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,12 +14,14 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::{Ident, ImplItem, ItemImpl, Path, PathArguments, Type};
 
+pub(crate) use key::snake_case;
 pub(crate) use mark::Mark;
+pub(crate) use method::plain;
 
 use crate::mistakes::{Mistakes, beside};
 use crate::options::Options;
-use key::{method_key, snake_case};
-use method::{Method, Owner, plain};
+use key::method_key;
+use method::{Method, Owner};
 
 /// Longest name of a service, in bytes.
 const NAME_BYTES_MAX: usize = 64;
@@ -56,8 +58,9 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     let service = read(options, &mut block, &mut mistakes);
     let generated = service.map(|service| {
         let server = server::expand(&service);
-        let client = client::expand(&service);
-        quote!(#server #client)
+
+        let started = started::expand(&service);
+        quote!(#server #started)
     });
     beside(mistakes, quote!(#block #generated))
 }
@@ -139,9 +142,9 @@ fn own_path(block: &ItemImpl, mistakes: &mut Mistakes) -> Option<Path> {
         Type::Path(path) if path.qself.is_none() => Some(path.path.clone()),
         _ => None,
     };
-    let is_plain = path.as_ref().is_some_and(|path| {
-        path.segments.iter().all(|segment| matches!(segment.arguments, PathArguments::None))
-    });
+    let is_plain = path
+        .as_ref()
+        .is_some_and(|path| path.segments.iter().all(|segment| matches!(segment.arguments, PathArguments::None)));
     if !is_plain && mistakes.len() == before {
         mistakes.add(
             &block.self_ty,

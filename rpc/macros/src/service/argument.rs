@@ -7,7 +7,9 @@ use syn::{Attribute, Ident, Pat, PatIdent, PatType, Type, TypeReference, parse_q
 use super::mark::{Mark, is_ours};
 use super::method::Owner;
 use crate::mistakes::Mistakes;
-use crate::types::{behind_references, find_token, is_plain, is_punct, is_word, last_segment, own_type, type_arguments};
+use crate::types::{
+    behind_references, find_token, is_plain, is_punct, is_word, last_segment, own_type, type_arguments,
+};
 
 /// Arguments are sent as one tuple, and serde knows tuples of this length.
 pub(crate) const ARGUMENTS_MAX: usize = 16;
@@ -21,7 +23,7 @@ enum Form {
     /// `&[u8]`: borrows from the request.
     Bytes,
     /// `&T`: decoded as this owned type, then handed over by reference.
-    Behind(Type),
+    Behind(Box<Type>),
 }
 
 /// One argument after the context.
@@ -203,9 +205,9 @@ fn form_of(ty: &Type, owner: &Owner) -> Form {
         Type::Slice(slice) if is_plain(&slice.elem, "u8") => Form::Bytes,
         Type::Slice(slice) => {
             let element = own(&slice.elem);
-            Form::Behind(parse_quote!(::std::vec::Vec<#element>))
+            Form::Behind(Box::new(parse_quote!(::std::vec::Vec<#element>)))
         }
-        path if is_plain(path, "Path") => Form::Behind(parse_quote!(::std::path::PathBuf)),
-        other => Form::Behind(own(other)),
+        path if is_plain(path, "Path") => Form::Behind(Box::new(parse_quote!(::std::path::PathBuf))),
+        other => Form::Behind(Box::new(own(other))),
     }
 }

@@ -14,9 +14,8 @@ pub(crate) fn snake_case(name: &str) -> String {
     let mut out = String::new();
     for (i, &character) in characters.iter().enumerate() {
         let follows_small = i > 0 && !characters[i - 1].is_uppercase() && characters[i - 1] != '_';
-        let ends_capitals = i > 0
-            && characters[i - 1].is_uppercase()
-            && characters.get(i + 1).is_some_and(|next| next.is_lowercase());
+        let ends_capitals =
+            i > 0 && characters[i - 1].is_uppercase() && characters.get(i + 1).is_some_and(|next| next.is_lowercase());
         if character.is_uppercase() && (follows_small || ends_capitals) {
             out.push('_');
         }

@@ -109,7 +109,8 @@ impl Mark {
 
 /// Whether `path` is `name`, `trimaran_rpc::name` or `trimaran_rpc::prelude::name`.
 pub(crate) fn is_ours(path: &Path, name: &str) -> bool {
-    let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_token_stream().to_string()).collect();
+    let segments: Vec<String> =
+        path.segments.iter().map(|segment| segment.ident.to_token_stream().to_string()).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match segments[..] {
         [only] => only == name,

@@ -25,12 +25,10 @@ pub(crate) struct Owner {
     pub(crate) path: Path,
 }
 
-/// What a method gives back.
-pub(crate) enum Returns {
-    /// A value; there is no error.
-    Plain(Type),
-    /// `Result<T, E>`.
-    Result(Type, Type),
+/// What a method gives back: `Result<T, E>`, or a plain `T`, which has no error.
+pub(crate) struct Returns {
+    pub(crate) value: Type,
+    pub(crate) error: Option<Type>,
 }
 
 /// A method that can be called, fired or carried out.
@@ -337,7 +335,7 @@ fn is_context(ty: &Type, mark: Mark, owner: &Owner) -> bool {
 }
 
 fn returns(output: &ReturnType, mark: Mark, owner: &Owner, mistakes: &mut Mistakes) -> Returns {
-    let nothing = || Returns::Plain(parse_quote!(()));
+    let nothing = || Returns { value: parse_quote!(()), error: None };
     let ReturnType::Type(_, ty) = output else { return nothing() };
     let attribute = mark.attribute();
     if !mark.is_callable() {
@@ -358,20 +356,16 @@ fn returns(output: &ReturnType, mark: Mark, owner: &Owner, mistakes: &mut Mistak
             "return owned data, such as `String` or `Vec<u8>`",
         );
     } else if find_token(ty, &|token| is_word(token, "impl") || is_word(token, "dyn")).is_some() {
-        mistakes.add(
-            ty,
-            "a reply has one type: callers must know its form",
-            "write the type out, such as `Vec<u64>`",
-        );
+        mistakes.add(ty, "a reply has one type: callers must know its form", "write the type out, such as `Vec<u64>`");
     } else if matches!(&**ty, Type::Never(_)) {
         mistakes.add(ty, format_args!("a `{attribute}` method comes back: callers wait for it"), "remove `-> !`");
     }
     let own = |ty: &Type| own_type(ty, &owner.path);
     let Some(segment) = last_segment(ty).filter(|segment| segment.ident == "Result") else {
-        return Returns::Plain(own(ty));
+        return Returns { value: own(ty), error: None };
     };
     match &type_arguments(segment)[..] {
-        [value, error] => Returns::Result(own(value), own(error)),
+        [value, error] => Returns { value: own(value), error: Some(own(error)) },
         _ => {
             mistakes.add(
                 ty,

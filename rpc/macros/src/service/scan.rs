@@ -14,11 +14,7 @@ use crate::types::{is_punct, is_word};
 pub(crate) fn outside_the_log(body: &impl ToTokens, mark: &str, mistakes: &mut Mistakes) {
     walk(body.to_token_stream(), &mut |place| {
         if let Some((tokens, offence)) = offence_at(place) {
-            mistakes.add(
-                tokens,
-                format_args!("a `{mark}` method {}", offence.problem()),
-                offence.help(),
-            );
+            mistakes.add(tokens, format_args!("a `{mark}` method {}", offence.problem()), offence.help());
         }
     });
 }
@@ -147,10 +143,14 @@ impl Offence {
         match self {
             Offence::Clock => "use `cx.now()`, the time that the log gives this entry",
             Offence::Randomness => "use `cx.rng()`, seeded by the log and the same on every replica",
-            Offence::Thread => "move the work to a `#[local]` method or an `#[effect]`; long work here may `cx.yield_now().await`",
+            Offence::Thread => {
+                "move the work to a `#[local]` method or an `#[effect]`; long work here may `cx.yield_now().await`"
+            }
             Offence::ThreadLocal | Offence::StaticMut => "make it a field of the state",
             Offence::Environment => "read it where the caller is, and pass it as an argument",
-            Offence::File => "read files where the caller is, and pass what they hold as an argument; write them in an `#[effect]`",
+            Offence::File => {
+                "read files where the caller is, and pass what they hold as an argument; write them in an `#[effect]`"
+            }
             Offence::Socket => "do it in an `#[effect]`, started by `cx.after_commit(..)`: it runs on the leader only",
             Offence::Process => "do it in an `#[effect]`, started by `cx.after_commit(..)`: it runs on the leader only",
             Offence::HashedMap => "use `BTreeMap`, or pass a hasher with a fixed seed",
@@ -232,7 +232,9 @@ fn offence_of(path: &[&Ident], rest: &[TokenTree]) -> Option<Offence> {
     if ["UdpSocket", "TcpStream", "TcpListener", "UnixStream", "UnixListener", "UnixDatagram"].iter().any(|s| has(s)) {
         return Some(Offence::Socket);
     }
-    if begins_with("std") && in_module("process") || names.starts_with(&["process", "id"]) || ends_with("Command", "new")
+    if begins_with("std") && in_module("process")
+        || names.starts_with(&["process", "id"])
+        || ends_with("Command", "new")
     {
         return Some(Offence::Process);
     }

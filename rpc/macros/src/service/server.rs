@@ -6,7 +6,7 @@ use quote::quote_spanned;
 use super::Service;
 use super::key::method_key;
 use super::mark::Mark;
-use super::method::{Method, Returns, plain};
+use super::method::{Method, plain};
 use crate::types::text;
 
 pub(super) fn expand(service: &Service) -> TokenStream {
@@ -139,11 +139,11 @@ fn effect(methods: &[&Method], service: &Service) -> TokenStream {
             call(method, &quote_spanned!(Span::mixed_site()=> #own::), &quote_spanned!(Span::mixed_site()=> &cx));
         let (pattern, types) = arguments(method);
         quote_spanned!(Span::mixed_site()=>
-            #key => if let ::core::result::Result::Ok(#pattern) =
-                ::trimaran_rpc::generated::arguments::<#types>(effect)
-            {
-                #call.await
-            })
+        #key => if let ::core::result::Result::Ok(#pattern) =
+            ::trimaran_rpc::generated::arguments::<#types>(effect)
+        {
+            #call.await
+        })
     });
     quote_spanned! {Span::mixed_site()=>
         async fn effect(cx: ::trimaran_rpc::service::LocalCx<Self>, effect: ::std::vec::Vec<u8>) {
@@ -189,13 +189,9 @@ fn call(method: &Method, on: &TokenStream, context: &TokenStream) -> TokenStream
 /// From what the method has returned to an answer and a reply.
 fn answer(method: &Method, returned: &TokenStream) -> TokenStream {
     let span = method.name.span().resolved_at(Span::mixed_site());
-    match &method.returns {
-        Returns::Plain(_) => {
-            quote_spanned!(span=> ::trimaran_rpc::generated::value(&#returned, reply))
-        }
-        Returns::Result(..) => {
-            quote_spanned!(span=> ::trimaran_rpc::generated::result(#returned, reply))
-        }
+    match &method.returns.error {
+        None => quote_spanned!(span=> ::trimaran_rpc::generated::value(&#returned, reply)),
+        Some(_) => quote_spanned!(span=> ::trimaran_rpc::generated::result(&#returned, reply)),
     }
 }
 
@@ -213,12 +209,10 @@ fn record(method: &Method) -> TokenStream {
             quote_spanned!(Span::mixed_site()=> arguments.take::<#owned>(#name)?,)
         }
     });
-    let (returns, decode) = match &method.returns {
-        Returns::Plain(value) => (
-            text(value),
-            quote_spanned!(Span::mixed_site()=> ::trimaran_rpc::generated::value_json::<#value>),
-        ),
-        Returns::Result(value, error) => (
+    let value = &method.returns.value;
+    let (returns, decode) = match &method.returns.error {
+        None => (text(value), quote_spanned!(Span::mixed_site()=> ::trimaran_rpc::generated::value_json::<#value>)),
+        Some(error) => (
             format!("Result<{}, {}>", text(value), text(error)),
             quote_spanned!(Span::mixed_site()=> ::trimaran_rpc::generated::result_json::<#value, #error>),
         ),
