@@ -50,6 +50,12 @@ impl Mark {
         }
     }
 
+    /// As a sentence about its methods begins.
+    pub(crate) fn with_article(self) -> String {
+        let article = if self == Mark::Effect { "an" } else { "a" };
+        format!("{article} `{}`", self.attribute())
+    }
+
     /// The mark that an attribute is: by its own name, or as an item of one of our crates.
     pub(crate) fn of(attribute: &Attribute) -> Option<Mark> {
         Mark::ALL.into_iter().find(|mark| is_ours(attribute.path(), mark.name()))

@@ -2,7 +2,10 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
-use syn::{Attribute, FnArg, Ident, ImplItemFn, LitStr, PatType, Path, Receiver as SelfArgument, ReturnType, Type};
+use syn::{
+    Attribute, FnArg, Ident, ImplItemFn, LitStr, PatType, Path, PathArguments, Receiver as SelfArgument, ReturnType,
+    Type,
+};
 use syn::{Visibility, parse_quote};
 
 use super::argument::{ARGUMENTS_MAX, Argument};
@@ -113,7 +116,7 @@ pub(crate) fn read(function: &mut ImplItemFn, owner: &Owner, mistakes: &mut Mist
     let arguments = arguments(typed, &function.sig.ident, mark, owner, mistakes);
     let returns = returns(&function.sig.output, mark, owner, mistakes);
     match mark {
-        Mark::Replicated | Mark::Timer => scan::outside_the_log(&function.block, mark.attribute(), mistakes),
+        Mark::Replicated | Mark::Timer => scan::outside_the_log(&function.block, mark, mistakes),
         Mark::Read => scan::awaits(&function.block, mistakes),
         Mark::Local | Mark::Effect => {}
     }
@@ -164,19 +167,19 @@ fn conditional(function: &ImplItemFn, mistakes: &mut Mistakes) {
 
 fn qualifiers(function: &ImplItemFn, mark: Mark, mistakes: &mut Mistakes) {
     let signature = &function.sig;
-    let attribute = mark.attribute();
+    let attribute = mark.with_article();
     if signature.asyncness.is_none() {
         let (token, name) = (&signature.fn_token, &signature.ident);
         mistakes.add(
             quote!(#token #name),
-            format_args!("a `{attribute}` method is async"),
+            format_args!("{attribute} method is async"),
             format_args!("write `async fn {name}`"),
         );
     }
     let mut refuse = |at: TokenStream, what: &str| {
         mistakes.add(
             at,
-            format_args!("a `{attribute}` method cannot be `{what}`: it is called by the replica, not by you"),
+            format_args!("{attribute} method cannot be `{what}`: it is called by the replica, not by you"),
             format_args!("remove `{what}`"),
         );
     };
@@ -192,7 +195,7 @@ fn qualifiers(function: &ImplItemFn, mark: Mark, mistakes: &mut Mistakes) {
     let mut generic = |at: TokenStream| {
         mistakes.add(
             at,
-            format_args!("a `{attribute}` method cannot be generic: a request names one method, with one form"),
+            format_args!("{attribute} method cannot be generic: a request names one method, with one form"),
             "write the types out, or have one method for each",
         );
     };
@@ -214,7 +217,7 @@ fn name(name: &Ident, mark: Mark, mistakes: &mut Mistakes) {
 }
 
 fn self_argument(found: Option<&SelfArgument>, name: &Ident, mark: Mark, mistakes: &mut Mistakes) {
-    let attribute = mark.attribute();
+    let attribute = mark.with_article();
     let plain_reference = |receiver: &SelfArgument, exclusive: bool| {
         matches!(&receiver.reference, Some((_, None)))
             && receiver.mutability.is_some() == exclusive
@@ -226,7 +229,7 @@ fn self_argument(found: Option<&SelfArgument>, name: &Ident, mark: Mark, mistake
         (Receiver::Absent, None) => {}
         (Receiver::Exclusive, Some(receiver)) => mistakes.add(
             receiver,
-            format_args!("a `{attribute}` method takes `&mut self`"),
+            format_args!("{attribute} method takes `&mut self`"),
             if mark == Mark::Replicated && receiver.reference.is_some() && receiver.mutability.is_none() {
                 "write `&mut self`, or mark the method `#[read]`"
             } else {
@@ -235,7 +238,7 @@ fn self_argument(found: Option<&SelfArgument>, name: &Ident, mark: Mark, mistake
         ),
         (Receiver::Shared, Some(receiver)) => mistakes.add(
             receiver,
-            format_args!("a `{attribute}` method takes `&self`: what changes state goes through the log"),
+            format_args!("{attribute} method takes `&self`: what changes state goes through the log"),
             if receiver.reference.is_some() && receiver.mutability.is_some() {
                 "write `&self`, or mark the method `#[replicated]`"
             } else {
@@ -244,12 +247,12 @@ fn self_argument(found: Option<&SelfArgument>, name: &Ident, mark: Mark, mistake
         ),
         (Receiver::Exclusive | Receiver::Shared, None) => mistakes.add(
             name,
-            format_args!("a `{attribute}` method takes `self`, by reference, and its context"),
+            format_args!("{attribute} method takes `self`, by reference, and its context"),
             format_args!("write `async fn {name}{}`", mark.shape()),
         ),
         (Receiver::Absent, Some(receiver)) => mistakes.add(
             receiver,
-            format_args!("a `{attribute}` method has no `self`: it runs beside the state and may wait"),
+            format_args!("{attribute} method has no `self`: it runs beside the state and may wait"),
             "remove it; `cx.with_state(|state| ..).await` looks at the state",
         ),
     }
@@ -263,28 +266,29 @@ fn context_of(ty: &Type) -> Option<&'static str> {
 
 /// Checks the context, and reads what follows it.
 fn arguments(
-    typed: Vec<&mut PatType>,
+    mut typed: Vec<&mut PatType>,
     name: &Ident,
     mark: Mark,
     owner: &Owner,
     mistakes: &mut Mistakes,
 ) -> Vec<Argument> {
-    let attribute = mark.attribute();
+    let attribute = mark.with_article();
     let shape = mark.context_argument();
     let starts_with_context = typed.first().is_some_and(|first| context_of(&first.ty).is_some());
     if !starts_with_context {
         let at = typed.first().map_or_else(|| name.to_token_stream(), |first| first.to_token_stream());
         mistakes.add(
             at,
-            format_args!("a `{attribute}` method takes its context before other arguments"),
+            format_args!("{attribute} method takes its context before other arguments"),
             format_args!("write `async fn {name}{}`", mark.shape()),
         );
     } else if !is_context(&typed[0].ty, mark, owner) {
         mistakes.add(
             &typed[0].ty,
-            format_args!("the context of a `{attribute}` method is `{shape}`"),
+            format_args!("the context of {attribute} method is `{shape}`"),
             format_args!("write `{shape}`"),
         );
+        complete(&mut typed[0].ty);
     }
     let mut arguments = Vec::new();
     for input in typed.into_iter().skip(usize::from(starts_with_context)) {
@@ -292,7 +296,13 @@ fn arguments(
             mistakes.add(&*input, "a method has one context, in front", "remove this one");
             continue;
         }
-        arguments.extend(Argument::read(input, mark, owner, mistakes));
+        let Some(argument) = Argument::read(input, mark, owner, mistakes) else { continue };
+        if arguments.iter().any(|earlier: &Argument| earlier.name == argument.name) {
+            mistakes.add(&argument.name, format_args!("`{}` is there twice", argument.name), "rename one of them");
+            // Or the compiler says so as well.
+            *input.pat = parse_quote!(_);
+        }
+        arguments.push(argument);
     }
     if let Some(beyond) = arguments.get(ARGUMENTS_MAX) {
         mistakes.add(
@@ -305,12 +315,21 @@ fn arguments(
     if let (Some(_), Some(second)) = (keys.next(), keys.next()) {
         mistakes.add(&second.name, "a call has one shard key", "keep `#[shard_key]` on one argument");
     }
-    for (i, argument) in arguments.iter().enumerate() {
-        if arguments[..i].iter().any(|earlier| earlier.name == argument.name) {
-            mistakes.add(&argument.name, format_args!("`{}` is there twice", argument.name), "rename one of them");
-        }
-    }
     arguments
+}
+
+/// Gives a bare `LocalCx` its parameter, so that the compiler does not ask for it as well.
+fn complete(context: &mut Type) {
+    let inner = match context {
+        Type::Reference(reference) => &mut *reference.elem,
+        other => other,
+    };
+    if is_plain(inner, "LocalCx")
+        && let Type::Path(path) = inner
+        && let Some(segment) = path.path.segments.last_mut()
+    {
+        segment.arguments = PathArguments::AngleBracketed(parse_quote!(<Self>));
+    }
 }
 
 /// Whether the type is the context exactly as this mark wants it.
@@ -337,12 +356,12 @@ fn is_context(ty: &Type, mark: Mark, owner: &Owner) -> bool {
 fn returns(output: &ReturnType, mark: Mark, owner: &Owner, mistakes: &mut Mistakes) -> Returns {
     let nothing = || Returns { value: parse_quote!(()), error: None };
     let ReturnType::Type(_, ty) = output else { return nothing() };
-    let attribute = mark.attribute();
+    let attribute = mark.with_article();
     if !mark.is_callable() {
         if !is_unit(ty) {
             mistakes.add(
                 output,
-                format_args!("a `{attribute}` method returns nothing: nobody waits for it"),
+                format_args!("{attribute} method returns nothing: nobody waits for it"),
                 "remove the return type; keep what comes out of it in the state",
             );
         }
@@ -358,7 +377,7 @@ fn returns(output: &ReturnType, mark: Mark, owner: &Owner, mistakes: &mut Mistak
     } else if find_token(ty, &|token| is_word(token, "impl") || is_word(token, "dyn")).is_some() {
         mistakes.add(ty, "a reply has one type: callers must know its form", "write the type out, such as `Vec<u64>`");
     } else if matches!(&**ty, Type::Never(_)) {
-        mistakes.add(ty, format_args!("a `{attribute}` method comes back: callers wait for it"), "remove `-> !`");
+        mistakes.add(ty, format_args!("{attribute} method comes back: callers wait for it"), "remove `-> !`");
     }
     let own = |ty: &Type| own_type(ty, &owner.path);
     let Some(segment) = last_segment(ty).filter(|segment| segment.ident == "Result") else {

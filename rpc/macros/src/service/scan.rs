@@ -6,15 +6,15 @@
 use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
 
+use super::mark::Mark;
 use crate::mistakes::Mistakes;
 use crate::types::{is_punct, is_word};
 
-/// Reports everything in the body of a replicated method that differs between replicas. `mark` is how the method is
-/// marked: `#[replicated]`.
-pub(crate) fn outside_the_log(body: &impl ToTokens, mark: &str, mistakes: &mut Mistakes) {
+/// Reports everything in the body of a replicated method that differs between replicas.
+pub(crate) fn outside_the_log(body: &impl ToTokens, mark: Mark, mistakes: &mut Mistakes) {
     walk(body.to_token_stream(), &mut |place| {
         if let Some((tokens, offence)) = offence_at(place) {
-            mistakes.add(tokens, format_args!("a `{mark}` method {}", offence.problem()), offence.help());
+            mistakes.add(tokens, format_args!("{} method {}", mark.with_article(), offence.problem()), offence.help());
         }
     });
 }
@@ -192,8 +192,11 @@ fn offence_of(path: &[&Ident], rest: &[TokenTree]) -> Option<Offence> {
     let is_macro = matches!(rest, [TokenTree::Punct(punct), ..] if punct.as_char() == '!');
     let calls = |name: &str| is_called && names.last() == Some(&name);
 
+    let is_executor = ["tokio", "async_std", "smol"].iter().any(|executor| begins_with(executor));
     if is_macro {
-        return has("thread_local").then_some(Offence::ThreadLocal);
+        // `env!` and the like are done when the program is built.
+        let kept = has("thread_local").then_some(Offence::ThreadLocal);
+        return kept.or(is_executor.then_some(Offence::OtherExecutor));
     }
     if ["Instant", "Utc", "Local", "OffsetDateTime"].iter().any(|clock| ends_with(clock, "now"))
         || ends_with("OffsetDateTime", "now_utc")
@@ -214,7 +217,7 @@ fn offence_of(path: &[&Ident], rest: &[TokenTree]) -> Option<Offence> {
     {
         return Some(Offence::Randomness);
     }
-    if begins_with("tokio") || begins_with("async_std") || begins_with("smol") {
+    if is_executor {
         return Some(Offence::OtherExecutor);
     }
     if calls("sleep") || calls("sleep_until") {
@@ -296,7 +299,7 @@ mod tests {
     fn problems(body: &str) -> Vec<String> {
         let tokens: TokenStream = body.parse().expect("tokens");
         let mut mistakes = Mistakes::default();
-        outside_the_log(&tokens, "#[replicated]", &mut mistakes);
+        outside_the_log(&tokens, Mark::Replicated, &mut mistakes);
         mistakes.texts()
     }
 
@@ -325,6 +328,7 @@ mod tests {
             ("let m: HashMap<String, Vec<(u8, u8)>> = x;", "BTreeMap"),
             ("iter.collect::<HashSet<_>>()", "BTreeSet"),
             ("tokio::time::timeout(d, f).await", "cx.yield_now()"),
+            ("tokio::select! { a = b => {} }", "cx.yield_now()"),
             ("sleep(d).await", "cx.set_timer"),
             ("std::process::id()", "after_commit"),
             ("use std::fs::{read, write};", "#[effect]"),
