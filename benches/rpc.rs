@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_benches::seconds;
 use trimaran_net::Link;
-use trimaran_rpc::client::{Call, Client};
+use trimaran_rpc::client::{Client, MethodCall};
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
@@ -45,7 +45,7 @@ impl Service for Counter {
 
 async fn load(client: Client, policy: Policy, answered: Rc<Cell<u64>>) {
     while answered.get() < CALLS {
-        let call = Call { method: 1, policy, shard: 0, body: &REQUEST, server: None };
+        let call = MethodCall { method: 1, policy, shard: 0, body: &REQUEST, server: None };
         if client.call(call, Duration::from_secs(1)).await.is_ok() {
             answered.set(answered.get() + 1);
         }

@@ -7,7 +7,7 @@ use std::net::SocketAddrV4;
 use std::sync::LazyLock;
 use std::time::Duration;
 use trimaran_rpc::admin::method_key;
-use trimaran_rpc::client::{Call, CallError};
+use trimaran_rpc::client::{CallError, MethodCall};
 use trimaran_rpc::program::connect::Connection;
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::r2p2::policy::Policy;
@@ -16,8 +16,8 @@ use trimaran_runtime::{Instant, now};
 /// The method key of all our calls: the service is one method over RESP commands.
 static METHOD: LazyLock<u32> = LazyLock::new(|| method_key("kv.command/1"));
 
-fn call(policy: Policy, body: &[u8]) -> Call<'_> {
-    Call { method: *METHOD, policy, shard: 0, body, server: None }
+fn call(policy: Policy, body: &[u8]) -> MethodCall<'_> {
+    MethodCall { method: *METHOD, policy, shard: 0, body, server: None }
 }
 
 /// A command for the cluster as a whole: the leader answers, or any node under policy 0.

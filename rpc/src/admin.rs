@@ -4,7 +4,7 @@
 //! understand an older node.
 
 use crate::apply::{Halt, Job, StateDigest};
-use crate::client::{Call, CallError, Client, NotApplied};
+use crate::client::{CallError, Client, MethodCall, NotApplied};
 use crate::endpoint::drop_counters;
 use crate::r2p2::block::Refusal;
 use crate::r2p2::policy::Policy;
@@ -406,7 +406,8 @@ async fn ask<T: for<'de> Deserialize<'de>>(
     body: &[u8],
     within: Duration,
 ) -> Result<T, CallError> {
-    let call = Call { method: method_key(method), policy: Policy::FixedRoute, shard: 0, body, server: Some(address) };
+    let call =
+        MethodCall { method: method_key(method), policy: Policy::FixedRoute, shard: 0, body, server: Some(address) };
     let reply = client.call(call, within).await?;
     serde_json::from_slice(&reply.body).map_err(|_| CallError::NotApplied(NotApplied::Refused(Refusal::Unspecified)))
 }

@@ -10,26 +10,43 @@
 //!
 //! * A read has none. While it is unanswered, another server is asked every [`ClientConfig::probe`], the earlier tries
 //!   staying open.
-//! * A write is sent to one server. It is sent again only after proof that it was not applied: a refusal, or a request
-//!   of several packets of which nobody asked for more than the first. While it is unanswered, other servers are asked
-//!   who leads, so that the next call goes there.
-//! * A write that finds no leader known asks before it is sent, and again before it is repeated, at one more round trip:
-//!   sent to a server that is down, it would cost the caller its deadline and the certainty. It goes to the leader that
-//!   the first answer names, else to who answered, and where nobody does, to the next server all the same.
+//! * A write has a name, the number of the call in one of the client's sessions, by which the cluster recognises a copy. It
+//!   is sent to the leader, or to any server where none is known. While it is unanswered, others are asked who leads, at
+//!   the same pace; it is sent again as soon as that is somebody who has not got it, and in any case after a while that
+//!   doubles each time. Sessions are opened by themselves when a write needs one ([`crate::session`] is their other end).
+//! * Without sessions ([`ClientConfig::sessions`]) a write is sent to one server, and again only after proof that it was not
+//!   applied: a refusal, or a request of several packets of which nobody asked for more than the first. Such a write that
+//!   finds no leader known asks before it is sent, and again before it is repeated: sent to a server that is down, it would
+//!   cost the caller its deadline and the certainty.
+//! * A local call may do anything, so it is treated as a write without a name.
 
+mod connect;
 mod error;
 mod exchange;
+mod pool;
+mod registration;
+mod remote;
 mod route;
 mod running;
+mod typed;
 
+pub use crate::session::CallId;
+pub use connect::{BadServer, ConnectError};
 pub use error::{CallError, NotApplied};
+pub use remote::{Remote, RemoteReply};
+pub use typed::{AnyRequest, Call, Caller, Calling, Consistency, Kind, Local, OwnedCall, Read, Replicated, Request};
 
 use crate::r2p2::{
-    Counters, Header, MessageType, PACKETS_MAX, Policy, Replies, ReplyLimits, ResponseBlock, Rid, Segmenter, Status,
+    Counters, Header, MessageType, PACKETS_MAX, Policy, ReplyLimits, ResponseBlock, Rid, Segmenter, Status,
 };
+use crate::session::WINDOW;
 use exchange::{Shared, Tries, What};
+use pool::End;
+use registration::Claim;
 use route::Route;
-use running::Running;
+use running::{Failure, Naming, Repeat, Running};
+use rustix::rand::{GetRandomFlags, getrandom};
+use std::cell::RefCell;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
@@ -55,6 +72,19 @@ pub struct ClientConfig {
     pub first_rid: Rid,
     /// Queues and buffers of the socket.
     pub socket: SocketOptions,
+    /// Whether writes carry a session, so that they may be sent again and are applied once all the same.
+    pub sessions: bool,
+    /// Names the client's sessions: nobody else may use the same number, nor those that follow it. `None`: drawn from the
+    /// kernel. For simulations, where it must come from the seed.
+    pub nonce: Option<u128>,
+}
+
+impl ClientConfig {
+    /// Sessions that the client opens at most: enough for as many writes as there may be calls, and a few for those whose
+    /// window waits for one slow call.
+    fn sessions_max(&self) -> usize {
+        (self.replies.calls.div_ceil(WINDOW as usize) * 2).clamp(4, 512)
+    }
 }
 
 impl Default for ClientConfig {
@@ -66,13 +96,18 @@ impl Default for ClientConfig {
             request_packets: PACKETS_MAX,
             first_rid: Rid(1),
             socket: SocketOptions::default(),
+            sessions: false,
+            nonce: None,
         }
     }
 }
 
-/// A call with a block of our own clients.
+/// Times that one call is given a new name because the cluster does not know its session any more.
+const RENAMINGS_MAX: u32 = 2;
+
+/// A call of a method by its key, its arguments as bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Call<'a> {
+pub struct MethodCall<'a> {
     /// Key of the method.
     pub method: u32,
     /// Must fit the method's mark.
@@ -85,11 +120,17 @@ pub struct Call<'a> {
     pub server: Option<SocketAddrV4>,
 }
 
-impl Call<'_> {
-    /// Whether sending it twice does no harm.
-    fn is_read(&self) -> bool {
-        self.policy == Policy::ReplicatedRouteNoSideEffects
-    }
+/// How a call is made besides what is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Manner {
+    /// The name that an earlier call had.
+    call_id: Option<CallId>,
+    /// It changes nothing, whatever its policy says.
+    is_read: bool,
+    /// No answer of another cluster will do.
+    is_pinned: bool,
+    /// How much of the log an unreplicated read must reflect.
+    at_least: u64,
 }
 
 /// What the service answered.
@@ -113,9 +154,9 @@ pub struct Client {
 
 struct Core {
     shared: Rc<Shared>,
-    config: ClientConfig,
-    /// Cancelled when dropped.
+    /// Cancelled when dropped, as is the other.
     _receive: Task<()>,
+    registering: RefCell<Option<Task<()>>>,
 }
 
 impl Client {
@@ -136,11 +177,11 @@ impl Client {
     ) -> Result<Client, NetError> {
         let socket = net.bind(local, config.socket)?;
         let segmenter = Segmenter::new(net.payload_bytes(), config.request_packets);
-        let replies = Replies::new(config.replies, config.first_rid);
-        let shared = Rc::new(Shared::new(socket, segmenter, replies, Route::new(servers)));
+        let nonce = config.nonce.unwrap_or_else(random_nonce);
+        let shared = Rc::new(Shared::new(config, socket, segmenter, Route::new(servers), nonce));
         let receiving = Rc::clone(&shared);
         let receive = spawn_in(Lane::Normal, "client receive", async move { receiving.receive().await });
-        Ok(Client { core: Rc::new(Core { shared, config, _receive: receive }) })
+        Ok(Client { core: Rc::new(Core { shared, _receive: receive, registering: RefCell::default() }) })
     }
 
     /// The address that servers answer to.
@@ -150,7 +191,7 @@ impl Client {
 
     /// How the client was set up.
     pub fn config(&self) -> &ClientConfig {
-        &self.core.config
+        &self.core.shared.config
     }
 
     /// Where the next write would go first, once a response has told.
@@ -196,16 +237,83 @@ impl Client {
         if segments.packets() > 1 {
             tries.close_untaken();
         }
-        Err(if tries.is_empty() { CallError::NotApplied(NotApplied::NotTaken) } else { CallError::Unknown })
+        Err(if tries.is_empty() {
+            CallError::NotApplied(NotApplied::NotTaken)
+        } else {
+            CallError::Unknown { call_id: None }
+        })
     }
 
-    /// Calls a service: finds and follows the leader, repeats what may be repeated, and ends by the deadline.
+    /// Calls a service: finds and follows the leader, repeats what may be repeated, and ends by the deadline. Dropped
+    /// before its end, the call may have been applied or may yet be, and nobody will learn of it.
     ///
     /// # Errors
     /// [`CallError`], by what is known about the call's effect. A service's own error is a [`Reply`] with
     /// [`Status::App`].
-    pub async fn call(&self, call: Call<'_>, within: Duration) -> Result<Reply, CallError> {
-        Running::new(self, call, within)?.run().await
+    pub async fn call(&self, call: MethodCall<'_>, within: Duration) -> Result<Reply, CallError> {
+        let is_read = call.policy == Policy::ReplicatedRouteNoSideEffects;
+        // Operators' calls go by `FixedRoute`, to any node of any cluster.
+        let is_pinned = call.policy != Policy::FixedRoute;
+        self.call_in(call, Manner { call_id: None, is_read, is_pinned, at_least: 0 }, within).await
+    }
+
+    async fn call_in(&self, call: MethodCall<'_>, manner: Manner, within: Duration) -> Result<Reply, CallError> {
+        let deadline = now() + within;
+        let core = &*self.core;
+        let is_write = call.policy == Policy::ReplicatedRoute;
+        let mut renamings = 0;
+        loop {
+            core.shared.pool.borrow().check().map_err(registration::replaced)?;
+            let mut claim = match manner.call_id {
+                Some(id) if is_write => Some(Claim::again(&core.shared, id)),
+                None if is_write && core.shared.config.sessions => Some(core.claim(deadline).await?),
+                _ => None,
+            };
+            let (naming, repeat) = match &claim {
+                Some(claim) => (Naming::Call(claim.id), Repeat::Recognised),
+                None if !manner.is_pinned || is_write => (Naming::Nothing, Repeat::Never),
+                None if manner.is_read => (Naming::Cluster { at_least: manner.at_least }, Repeat::Anywhere),
+                None => (Naming::Cluster { at_least: 0 }, Repeat::Never),
+            };
+            if let Naming::Cluster { .. } = naming {
+                core.get_pinned();
+            }
+            let end = Running::new(&core.shared, call, naming, repeat, deadline)?.run().await;
+            let call_id = claim.as_ref().map(|claim| claim.id);
+            match end {
+                Ok(reply) => return Ok(reply),
+                Err(Failure::Call(CallError::Unknown { .. })) => {
+                    if let Some(claim) = &mut claim {
+                        claim.end = End::Keep;
+                    }
+                    return Err(CallError::Unknown { call_id });
+                }
+                Err(Failure::Call(error)) => return Err(error),
+                Err(Failure::SessionExpired { untouched }) => {
+                    if let Some(id) = call_id {
+                        core.shared.pool.borrow_mut().expired(id.session);
+                    }
+                    // What changes nothing, or has changed nothing and never will, may be called anew.
+                    let is_harmless = manner.is_read || (untouched && manner.call_id.is_none());
+                    if !is_harmless || renamings == RENAMINGS_MAX || now() >= deadline {
+                        return Err(CallError::Unknown { call_id });
+                    }
+                    renamings += 1;
+                    if claim.is_none() {
+                        core.identify(deadline).await?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// From the kernel; where it has none to give, from this process's place in time, which is all that is left.
+fn random_nonce() -> u128 {
+    let mut bytes = [0; 16];
+    match getrandom(&mut bytes, GetRandomFlags::empty()) {
+        Ok(16) => u128::from_le_bytes(bytes),
+        _ => u128::from(now().as_nanos()) << 64 | u128::from(std::process::id()),
     }
 }
 

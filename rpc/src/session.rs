@@ -50,7 +50,7 @@ pub const REPLY_BYTES_MAX: usize = 32 << 20;
 pub const REPLY_BYTES_EACH: usize = 371_856;
 /// What a remembered reply costs of [`REPLY_BYTES_MAX`] besides its body.
 pub const REPLY_COST_BYTES: usize = 64;
-/// Log time without a call after which a session expires, give or take [`TOUCH_GRAIN`].
+/// Log time without a call after which a session expires, give or take a second.
 pub const SESSION_TTL: Duration = Duration::from_secs(600);
 
 /// A call marks its session as used at most once in this time, so that most calls leave the order of expiry alone.
@@ -134,12 +134,11 @@ pub enum Admission<'a> {
         /// Where in the log it was executed.
         index: LogIndex,
     },
-    /// There is no such session, or no longer: it was idle for [`SESSION_TTL`], or belongs to another cluster. On the wire
-    /// this is `SessionExpired` with index 0: a client that has sent the call once only may give it a new name.
+    /// There is no such session, or no longer: it was idle for [`SESSION_TTL`], or belongs to another cluster. A client
+    /// that has sent the call once only may give it a new name.
     Expired,
     /// The session is open, but what became of the call is not kept any more: the client itself has said that it needs no
-    /// answer, or the reply had to go to make room. It may have been executed, so on the wire this is `SessionExpired` with
-    /// the index of the entry that is applied now, and no client may send it under a new name.
+    /// answer, or the reply had to go to make room. It may have been executed, so no client may send it under a new name.
     Forgotten,
     /// Its number is more than [`WINDOW`] beyond what the client has acknowledged. Certainly not executed.
     OutOfWindow,

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Link, SocketOptions, UdpSocket};
 use trimaran_rpc::admin;
-use trimaran_rpc::client::{Call, CallError, Client};
+use trimaran_rpc::client::{CallError, Client, MethodCall};
 use trimaran_rpc::r2p2::reassembly::Limits;
 use trimaran_rpc::r2p2::{Flags, Header, MessageType, Policy, Rid};
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
@@ -87,7 +87,7 @@ fn ask<T: 'static, F: Future<Output = T> + 'static>(
 
 fn own(cluster: &mut Cluster<Tally>, policy: Policy, body: &'static [u8]) -> Result<Vec<u8>, CallError> {
     ask(cluster, move |client| async move {
-        let call = Call { method: 7, policy, shard: 0, body, server: None };
+        let call = MethodCall { method: 7, policy, shard: 0, body, server: None };
         client.call(call, SECOND).await.map(|reply| reply.body)
     })
 }
@@ -238,7 +238,7 @@ fn a_reply_too_long_for_r2p2_is_internal_to_our_clients() {
 #[test]
 fn a_panic_before_the_handlers_future_exists_halts_the_replica_too() {
     let mut cluster = cluster(25, ClusterConfig::default());
-    assert_eq!(own(&mut cluster, Policy::ReplicatedRoute, b"panic at once"), Err(CallError::Unknown));
+    assert_eq!(own(&mut cluster, Policy::ReplicatedRoute, b"panic at once"), Err(CallError::Unknown { call_id: None }));
     for node in (0..3).map(NodeIndex) {
         assert_eq!(status(&mut cluster, node).halted.expect("halted").code, "E0313");
     }

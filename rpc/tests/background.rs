@@ -5,7 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_rpc::admin;
-use trimaran_rpc::client::{Call, CallError, Client, NotApplied};
+use trimaran_rpc::client::{CallError, Client, MethodCall, NotApplied};
 use trimaran_rpc::outbox::{Effect, EffectId};
 use trimaran_rpc::r2p2::{Policy, Refusal};
 use trimaran_rpc::service::{Answer, Cx, LocalCx, Mark, ReadCx, Service};
@@ -151,7 +151,7 @@ fn call(
     body: &'static [u8],
 ) -> Result<(Vec<u8>, u64), CallError> {
     ask(cluster, move |client| async move {
-        let call = Call { method, policy, shard: 0, body, server: None };
+        let call = MethodCall { method, policy, shard: 0, body, server: None };
         client.call(call, SECOND).await.map(|reply| (reply.body, reply.block.index))
     })
 }
@@ -301,7 +301,7 @@ fn a_local_handler_sees_the_state_and_may_wait_for_it_to_change() {
     let servers = cluster.addresses();
     let server = Some(servers[0]);
     cluster.client(servers, move |client| async move {
-        let call = Call { method: WATCH, policy: Policy::FixedRoute, shard: 0, body: &[1], server };
+        let call = MethodCall { method: WATCH, policy: Policy::FixedRoute, shard: 0, body: &[1], server };
         let reply = client.call(call, SECOND * 10).await.expect("a change");
         told.set(Some((reply.status, reply.body[0])));
     });
@@ -321,7 +321,7 @@ fn a_read_of_any_replica_waits_for_the_index_it_names() {
     let NodeIndex(follower) = (0..3).map(NodeIndex).find(|node| Some(*node) != cluster.leader()).expect("a follower");
     let address = cluster.addresses()[follower];
     let read = ask(&mut cluster, move |client| async move {
-        let call = Call { method: COUNT, policy: Policy::FixedRoute, shard: 0, body: b"", server: Some(address) };
+        let call = MethodCall { method: COUNT, policy: Policy::FixedRoute, shard: 0, body: b"", server: Some(address) };
         client.call(call, SECOND).await.map(|reply| reply.body)
     });
     assert!(read.is_ok());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use trimaran_net::{Net, SocketOptions};
 use trimaran_rpc::Halt;
 use trimaran_rpc::admin::{self, NodeStatus};
-use trimaran_rpc::client::{Call, CallError, Client};
+use trimaran_rpc::client::{CallError, Client, MethodCall};
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service, method_key};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
@@ -107,8 +107,13 @@ fn ask<T: 'static, F: Future<Output = T> + 'static>(
 
 fn write(cluster: &mut Cluster<Words>, body: &'static [u8]) -> Result<Vec<u8>, CallError> {
     ask(cluster, move |client| async move {
-        let call =
-            Call { method: method_key("words.raw/1"), policy: Policy::ReplicatedRoute, shard: 0, body, server: None };
+        let call = MethodCall {
+            method: method_key("words.raw/1"),
+            policy: Policy::ReplicatedRoute,
+            shard: 0,
+            body,
+            server: None,
+        };
         client.call(call, SECOND).await.map(|reply| reply.body)
     })
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::UdpSocket;
-use trimaran_rpc::client::{Call, CallError, Client, ClientConfig, NotApplied, PROBE_METHOD, Reply};
+use trimaran_rpc::client::{CallError, Client, ClientConfig, MethodCall, NotApplied, PROBE_METHOD, Reply};
 use trimaran_rpc::r2p2::{
     Limits, Outcome, Policy, Refusal, RequestBlock, Requests, ResponseBlock, Status, ack, drop_packet,
 };
@@ -97,7 +97,7 @@ impl Cluster {
     fn call(&mut self, policy: Policy, arguments: &[u8], within: Duration) -> (Result<Reply, CallError>, Duration) {
         let (client, arguments) = (self.client.clone(), arguments.to_vec());
         self.lab.finish(&self.user, async move {
-            let call = Call { method: METHOD, policy, shard: 0, body: &arguments, server: None };
+            let call = MethodCall { method: METHOD, policy, shard: 0, body: &arguments, server: None };
             let begun = now();
             (client.call(call, within).await, now() - begun)
         })
@@ -223,7 +223,7 @@ fn a_write_without_any_leader_keeps_its_proof() {
 fn a_write_among_silent_servers_is_sent_once_after_the_search() {
     let mut cluster = Cluster::new(&[Mood::Silent; 3]);
     let (result, took) = cluster.call(WRITE, b"x", 100 * MILLI);
-    assert_eq!(result, Err(CallError::Unknown));
+    assert_eq!(result, Err(CallError::Unknown { call_id: None }));
     assert!(took >= 100 * MILLI && took < 101 * MILLI, "{took:?}");
     assert_eq!(cluster.asked(), [1, 0, 0]);
     let probed = cluster.probed();
@@ -246,7 +246,7 @@ fn a_write_among_silent_servers_is_sent_once_after_the_search() {
 #[test]
 fn a_named_leader_that_is_dead_costs_one_write() {
     let mut cluster = Cluster::new(&[Mood::Silent, refuses(Refusal::NotLeader, 1), Mood::Silent]);
-    assert_eq!(cluster.call(WRITE, b"x", 100 * MILLI).0, Err(CallError::Unknown));
+    assert_eq!(cluster.call(WRITE, b"x", 100 * MILLI).0, Err(CallError::Unknown { call_id: None }));
     assert_eq!(cluster.asked(), [1, 0, 0]);
     let elected = ResponseBlock { leader: 3, term: 6, ..ResponseBlock::default() };
     cluster.set(2, Mood::Says(ResponseBlock { status: Status::NotApplied, reason: Refusal::NotLeader, ..elected }));
@@ -269,7 +269,7 @@ fn writes_at_once_search_together() {
                 trimaran_runtime::spawn(async move {
                     // Some begin while the first question is open.
                     sleep(MILLI * (number % 4) as u32).await;
-                    let call = Call { method: METHOD, policy: WRITE, shard: 0, body: b"x", server: None };
+                    let call = MethodCall { method: METHOD, policy: WRITE, shard: 0, body: b"x", server: None };
                     (client.call(call, SECOND).await, now() - begun)
                 })
             };
@@ -295,7 +295,7 @@ fn a_search_survives_the_call_that_began_it() {
     let mut cluster = Cluster::new(&[Mood::Silent, Mood::Silent, leads(3)]);
     let (client, user) = (cluster.client.clone(), cluster.user.clone());
     let (result, took) = cluster.lab.finish(&user, async move {
-        let call = Call { method: METHOD, policy: WRITE, shard: 0, body: b"x", server: None };
+        let call = MethodCall { method: METHOD, policy: WRITE, shard: 0, body: b"x", server: None };
         let first = client.clone();
         let first = trimaran_runtime::spawn(async move { first.call(call, SECOND).await });
         sleep(MILLI).await;
@@ -352,7 +352,7 @@ fn a_slow_read_is_still_heard() {
     let client = lab.world.enter(user.core, open);
     let calling = client.clone();
     let reply = lab.finish(&user, async move {
-        let call = Call { method: METHOD, policy: READ, shard: 0, body: b"", server: None };
+        let call = MethodCall { method: METHOD, policy: READ, shard: 0, body: b"", server: None };
         calling.call(call, SECOND).await
     });
     assert_eq!(reply.unwrap().block.index, 9);
@@ -368,7 +368,7 @@ fn a_silent_write_is_sent_once_and_the_leader_is_looked_for() {
     cluster.call(READ, b"w", SECOND).0.unwrap();
     cluster.set(1, Mood::Silent);
     let (result, took) = cluster.call(WRITE, b"x", 100 * MILLI);
-    assert_eq!(result, Err(CallError::Unknown));
+    assert_eq!(result, Err(CallError::Unknown { call_id: None }));
     assert!(took >= 100 * MILLI && took < 101 * MILLI, "{took:?}");
     assert_eq!(cluster.asked(), [2, 0, 0]);
     let probed = cluster.probed();
@@ -400,7 +400,7 @@ fn a_refused_write_is_tried_again() {
                 first.set(leads(1));
                 second.set(leads(1));
             });
-            let call = Call { method: METHOD, policy: WRITE, shard: 0, body: b"x", server: None };
+            let call = MethodCall { method: METHOD, policy: WRITE, shard: 0, body: b"x", server: None };
             let result = client.call(call, SECOND).await;
             mended.await.unwrap();
             result
@@ -421,7 +421,7 @@ fn final_refusals_end_the_call() {
         (Status::NotApplied, Refusal::TooLarge, refused(Refusal::TooLarge)),
         (Status::NotApplied, Refusal::PolicyMismatch, refused(Refusal::PolicyMismatch)),
         (Status::WrongShard, Refusal::Unspecified, CallError::NotApplied(NotApplied::WrongShard)),
-        (Status::SessionExpired, Refusal::Unspecified, CallError::Unknown),
+        (Status::SessionExpired, Refusal::Unspecified, CallError::Unknown { call_id: None }),
         (Status::Internal, Refusal::Unspecified, CallError::Internal),
     ];
     for (status, reason, expected) in cases {
@@ -471,7 +471,7 @@ fn a_block_in_place_of_the_ack() {
     let client = lab.world.enter(user.core, open);
     let result = lab.finish(&user, async move {
         let request = body(5000);
-        let call = Call { method: METHOD, policy: WRITE, shard: 0, body: &request, server: None };
+        let call = MethodCall { method: METHOD, policy: WRITE, shard: 0, body: &request, server: None };
         client.call(call, SECOND).await
     });
     assert_eq!(result, Err(CallError::NotApplied(NotApplied::Refused(Refusal::TooLarge))));
@@ -491,7 +491,7 @@ fn a_named_server_is_asked() {
     cluster.call(WRITE, b"x", SECOND).0.unwrap();
     let client = cluster.client.clone();
     let reply = cluster.lab.finish(&cluster.user, async move {
-        let call = Call { method: METHOD, policy: Policy::FixedRoute, shard: 0, body: b"", server: Some(at(2)) };
+        let call = MethodCall { method: METHOD, policy: Policy::FixedRoute, shard: 0, body: b"", server: Some(at(2)) };
         client.call(call, SECOND).await
     });
     assert_eq!(reply.unwrap().from, at(2));

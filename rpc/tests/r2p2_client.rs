@@ -171,14 +171,14 @@ fn lost_packets_end_at_the_deadline() {
     let (result, took) = call(&mut lab, &user, &client, body(5000), 50 * MILLI);
     assert_eq!(result, Err(NOT_TAKEN));
     assert!(took >= 50 * MILLI && took < 51 * MILLI, "{took:?}");
-    assert_eq!(call(&mut lab, &user, &client, body(4), 50 * MILLI).0, Err(CallError::Unknown));
+    assert_eq!(call(&mut lab, &user, &client, body(4), 50 * MILLI).0, Err(CallError::Unknown { call_id: None }));
 
     let (mut lab, user, client, log) = pair(|socket, seen| {
         if seen.header.flags.first {
             send(socket, seen.from, &ack(seen.header.rid));
         }
     });
-    assert_eq!(call(&mut lab, &user, &client, body(5000), 50 * MILLI).0, Err(CallError::Unknown));
+    assert_eq!(call(&mut lab, &user, &client, body(5000), 50 * MILLI).0, Err(CallError::Unknown { call_id: None }));
     assert_eq!((log.borrow().len(), client.waiting()), (5, 0));
 }
 
@@ -194,7 +194,7 @@ fn a_reply_with_a_hole_is_no_reply() {
             }
         }
     });
-    assert_eq!(call(&mut lab, &user, &client, body(4), 50 * MILLI).0, Err(CallError::Unknown));
+    assert_eq!(call(&mut lab, &user, &client, body(4), 50 * MILLI).0, Err(CallError::Unknown { call_id: None }));
     assert_eq!((client.waiting(), client.counters().total()), (0, 0));
 }
 
@@ -209,7 +209,10 @@ fn a_late_reply_belongs_to_nobody() {
             answer(socket, seen, false, &seen.payload);
         }
     });
-    assert_eq!(call(&mut lab, &user, &client, b"first".to_vec(), 20 * MILLI).0, Err(CallError::Unknown));
+    assert_eq!(
+        call(&mut lab, &user, &client, b"first".to_vec(), 20 * MILLI).0,
+        Err(CallError::Unknown { call_id: None })
+    );
     assert_eq!(call(&mut lab, &user, &client, b"second".to_vec(), SECOND).0, Ok(b"second".to_vec()));
     assert_ne!(log.borrow()[0].header.rid, log.borrow()[1].header.rid);
     assert_eq!(client.counters().get(DropReason::ResponseWithoutCall), 1);
@@ -272,7 +275,10 @@ fn calls_are_bounded_and_say_so() {
         for _ in 0..2 {
             let waiting = calling.clone();
             group.spawn(async move {
-                assert_eq!(waiting.call_raw(server(), POLICY, b"x", SECOND).await, Err(CallError::Unknown));
+                assert_eq!(
+                    waiting.call_raw(server(), POLICY, b"x", SECOND).await,
+                    Err(CallError::Unknown { call_id: None })
+                );
             });
         }
         sleep(MILLI).await;
@@ -281,7 +287,7 @@ fn calls_are_bounded_and_say_so() {
         assert_eq!(full.to_string(), "not applied: 2 calls are waiting for an answer, as many as allowed");
         sleep(SECOND).await;
         assert_eq!(calling.waiting(), 0);
-        assert_eq!(calling.call_raw(server(), POLICY, b"x", MILLI).await, Err(CallError::Unknown));
+        assert_eq!(calling.call_raw(server(), POLICY, b"x", MILLI).await, Err(CallError::Unknown { call_id: None }));
     });
 }
 
@@ -352,7 +358,7 @@ fn every_answer_is_the_right_one_on_a_bad_wire() {
                                 assert!(reply == request, "seed {seed}: task {task}, call {number}");
                                 good.set(good.get() + 1);
                             }
-                            Err(CallError::Unknown | NOT_TAKEN) => {}
+                            Err(CallError::Unknown { .. } | NOT_TAKEN) => {}
                             Err(other) => panic!("seed {seed}: {other}"),
                         }
                     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use trimaran_net::SocketOptions;
 use trimaran_raft::{ClusterId, Role};
 use trimaran_rpc::admin::{self, InitError};
-use trimaran_rpc::client::{Call, CallError, Client, NotApplied};
+use trimaran_rpc::client::{CallError, Client, MethodCall, NotApplied};
 use trimaran_rpc::r2p2::{Header, MessageType, Policy, Refusal, Rid};
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
@@ -107,7 +107,7 @@ fn raw(cluster: &mut Cluster<Notebook>, to: NodeIndex, policy: Policy, body: Vec
 
 fn own(cluster: &mut Cluster<Notebook>, policy: Policy, body: Vec<u8>) -> Result<Vec<u8>, CallError> {
     ask(cluster, move |client| async move {
-        let call = Call { method: 7, policy, shard: 0, body: &body, server: None };
+        let call = MethodCall { method: 7, policy, shard: 0, body: &body, server: None };
         client.call(call, SECOND).await.map(|reply| reply.body)
     })
 }
@@ -260,7 +260,10 @@ fn a_panicking_handler_halts_every_replica_at_the_same_entry_and_they_go_on_voti
     let mut cluster = cluster(8);
     own(&mut cluster, Policy::ReplicatedRoute, b"fine".to_vec()).expect("a reply");
     let before = leader(&cluster);
-    assert_eq!(own(&mut cluster, Policy::ReplicatedRoute, b"panic".to_vec()), Err(CallError::Unknown));
+    assert_eq!(
+        own(&mut cluster, Policy::ReplicatedRoute, b"panic".to_vec()),
+        Err(CallError::Unknown { call_id: None })
+    );
     let halts: Vec<_> = (0..3).map(|node| status(&mut cluster, NodeIndex(node)).halted.expect("halted")).collect();
     assert!(halts.iter().all(|halt| halt.code == "E0313" && halt.index == halts[0].index), "{halts:?}");
     assert_eq!(halts[0].message, "asked to");
@@ -273,7 +276,10 @@ fn a_panicking_handler_halts_every_replica_at_the_same_entry_and_they_go_on_voti
 #[test]
 fn a_handler_that_awaits_anything_but_its_turn_halts_the_replica() {
     let mut cluster = cluster(9);
-    assert_eq!(own(&mut cluster, Policy::ReplicatedRoute, b"sleep".to_vec()), Err(CallError::Unknown));
+    assert_eq!(
+        own(&mut cluster, Policy::ReplicatedRoute, b"sleep".to_vec()),
+        Err(CallError::Unknown { call_id: None })
+    );
     for node in (0..3).map(NodeIndex) {
         let halt = status(&mut cluster, node).halted.expect("halted");
         assert_eq!(halt.code, "E0311");

@@ -15,7 +15,7 @@ use trimaran_net::PcapWriter;
 use trimaran_raft::{Limits, Role};
 use trimaran_rpc::StateDigest;
 use trimaran_rpc::admin::{self, method_key};
-use trimaran_rpc::client::{Call, CallError, Client};
+use trimaran_rpc::client::{CallError, Client, MethodCall};
 use trimaran_rpc::node::Node;
 use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
@@ -324,8 +324,8 @@ async fn one(client: &Client, id: ClientId, load: &Load, servers: &[SocketAddrV4
     ended(load, operation, op, result);
 }
 
-fn call_of(policy: Policy, body: &[u8]) -> Call<'_> {
-    Call { method: method_key("kv.command/1"), policy, shard: 0, body, server: None }
+fn call_of(policy: Policy, body: &[u8]) -> MethodCall<'_> {
+    MethodCall { method: method_key("kv.command/1"), policy, shard: 0, body, server: None }
 }
 
 fn ended(load: &Load, operation: OperationId, op: KvOp, result: Result<Vec<u8>, CallError>) {

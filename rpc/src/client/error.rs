@@ -3,11 +3,18 @@
 use crate::r2p2::message::TooLarge;
 use crate::r2p2::replies::TooManyCalls;
 use crate::r2p2::{Refusal, ResponseBlock, Status};
+use crate::session::CallId;
+use std::convert::Infallible;
+use std::fmt::Debug;
 
-/// Why a call has no reply.
+/// Why a call has no reply. `E` is the error of the method called; a method that has none, and a call by bytes, cannot
+/// fail by [`CallError::App`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum CallError {
+pub enum CallError<E = Infallible> {
+    /// Applied, or read, and the service said no.
+    #[error("the service says no: {0:?}")]
+    App(E),
     /// Certainly not applied; calling again is safe.
     #[error("not applied: {0}")]
     NotApplied(NotApplied),
@@ -23,14 +30,43 @@ pub enum CallError {
     },
     /// The request was sent and its outcome is not known: it may have been applied, or may yet be.
     #[error("outcome unknown: sent, and not answered in time")]
-    Unknown,
+    Unknown {
+        /// The call's name. Called again under it, by [`Call::call_id`](super::Call::call_id) and with the same arguments,
+        /// the call is applied once at most, and tells what came of it for as long as the cluster remembers. `None` for
+        /// calls without a session.
+        call_id: Option<CallId>,
+    },
+    /// Another cluster has taken the place of the one that this client belongs to, which has lost all that it held. No
+    /// call of this client is answered any more.
+    #[error("the cluster was replaced by another one")]
+    ClusterReplaced,
+    /// The reply is not of the type that the client expects: it was built for another revision of the service. A write
+    /// has been applied.
+    #[error("the reply cannot be decoded: client and service do not agree on the method's types")]
+    BadReply,
     /// The handler failed on the server, for instance by a panic. Whether a write was applied is not known.
     #[error("the service failed while it handled the call")]
     Internal,
 }
 
+impl CallError {
+    /// The same failure of a method that has errors of its own.
+    pub fn widen<E>(self) -> CallError<E> {
+        match self {
+            CallError::App(never) => match never {},
+            CallError::NotApplied(reason) => CallError::NotApplied(reason),
+            CallError::NoQuorum { reachable, total, quorum } => CallError::NoQuorum { reachable, total, quorum },
+            CallError::Unknown { call_id } => CallError::Unknown { call_id },
+            CallError::ClusterReplaced => CallError::ClusterReplaced,
+            CallError::BadReply => CallError::BadReply,
+            CallError::Internal => CallError::Internal,
+        }
+    }
+}
+
 /// The proof that a call was not applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NotApplied {
     /// A server said so.
     #[error("refused by the server ({0:?})")]
@@ -44,9 +80,15 @@ pub enum NotApplied {
     /// Longer than the client may send.
     #[error(transparent)]
     TooLarge(TooLarge),
+    /// The arguments have no encoded form, such as a sequence of unknown length.
+    #[error("the arguments cannot be encoded")]
+    BadArguments,
     /// The client waits for as many calls as it may.
     #[error(transparent)]
     TooManyCalls(TooManyCalls),
+    /// Every session has as many writes without an answer as it may, and none of them ended in time.
+    #[error("{0} writes are waiting for an answer, as many as the client's sessions allow")]
+    SessionsFull(usize),
     /// Nothing left this machine: no packet buffer, or the socket's transmit queue stayed full.
     #[error("not sent: the transmit queue is full")]
     NotSent,
@@ -56,6 +98,9 @@ pub enum NotApplied {
     /// The client was given no server to ask.
     #[error("no servers configured")]
     NoServers,
+    /// The client's background thread has ended.
+    #[error("the client's thread has ended")]
+    Ended,
 }
 
 /// The error that a response block stands for, `None` for [`Status::Ok`] and [`Status::App`].
@@ -67,7 +112,7 @@ pub(super) fn of_block(block: &ResponseBlock) -> Option<CallError> {
             Some(CallError::NoQuorum { reachable: block.reachable, total: block.total, quorum: block.total / 2 + 1 })
         }
         Status::WrongShard => Some(CallError::NotApplied(NotApplied::WrongShard)),
-        Status::SessionExpired => Some(CallError::Unknown),
+        Status::SessionExpired => Some(CallError::Unknown { call_id: None }),
         Status::Internal => Some(CallError::Internal),
     }
 }
@@ -91,13 +136,15 @@ mod tests {
         let error = of_block(&block).unwrap();
         assert_eq!(error.to_string(), "no quorum: 1 of 3 replicas reachable, 2 needed");
         assert!(is_passing(&error));
+        assert_eq!(error.widen::<u8>().to_string(), error.to_string());
     }
 
     /// An expired session may hide an applied write: reporting it as refused would let the caller apply it twice.
     #[test]
     fn an_expired_session_is_an_unknown_outcome() {
         let block = ResponseBlock { status: Status::SessionExpired, ..ResponseBlock::default() };
-        assert_eq!(of_block(&block), Some(CallError::Unknown));
-        assert!(!is_passing(&CallError::Unknown) && !is_passing(&CallError::Internal));
+        let unknown = CallError::Unknown { call_id: None };
+        assert_eq!(of_block(&block), Some(unknown));
+        assert!(!is_passing(&unknown) && !is_passing(&CallError::Internal));
     }
 }

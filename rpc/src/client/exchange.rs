@@ -1,6 +1,8 @@
 //! The client's socket: one task receives for all calls, each call holds its tries and hears what becomes of them.
 
+use super::ClientConfig;
 use super::error::{CallError, NotApplied};
+use super::pool::Pool;
 use super::route::Route;
 use crate::r2p2::message::{Segmenter, Segments};
 use crate::r2p2::{Call, Header, Policy, Replies, Reply, ResponseBlock, Rid};
@@ -22,6 +24,7 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_micros(50);
 
 /// What the calls of one client share.
 pub(super) struct Shared {
+    pub(super) config: ClientConfig,
     pub(super) socket: UdpSocket,
     pub(super) segmenter: Segmenter,
     pub(super) replies: RefCell<Replies>,
@@ -29,6 +32,9 @@ pub(super) struct Shared {
     waiting: RefCell<BTreeMap<Rid, Sender<Event>>>,
     /// The route has changed: for the writes that look for the leader.
     changed: Notify,
+    pub(super) pool: RefCell<Pool>,
+    /// A session has been opened or has room again, or a registration has ended: for the calls that wait for one.
+    pub(super) pool_changed: Notify,
 }
 
 /// What became of a try.
@@ -48,9 +54,25 @@ pub(super) enum What {
 }
 
 impl Shared {
-    pub(super) fn new(socket: UdpSocket, segmenter: Segmenter, replies: Replies, route: Route) -> Shared {
-        let (replies, route) = (RefCell::new(replies), RefCell::new(route));
-        Shared { socket, segmenter, replies, route, waiting: RefCell::default(), changed: Notify::new() }
+    /// `nonce` names the client's registrations.
+    pub(super) fn new(
+        config: ClientConfig,
+        socket: UdpSocket,
+        segmenter: Segmenter,
+        route: Route,
+        nonce: u128,
+    ) -> Shared {
+        Shared {
+            socket,
+            segmenter,
+            replies: RefCell::new(Replies::new(config.replies, config.first_rid)),
+            route: RefCell::new(route),
+            waiting: RefCell::default(),
+            changed: Notify::new(),
+            pool: RefCell::new(Pool::new(config.sessions_max(), nonce)),
+            pool_changed: Notify::new(),
+            config,
+        }
     }
 
     /// As [`Route::learn`], for all calls.
@@ -121,6 +143,7 @@ pub(super) struct Tries<'a> {
     events: Receiver<Event>,
     sender: Sender<Event>,
     open: SmallVec<[Try; 2]>,
+    lost_one: bool,
     /// Stamp of the latest poll, for a drop that happens outside of the core.
     stamp: Instant,
 }
@@ -128,7 +151,7 @@ pub(super) struct Tries<'a> {
 impl<'a> Tries<'a> {
     pub(super) fn new(shared: &'a Shared) -> Tries<'a> {
         let (sender, events) = mpsc(2 * TRIES_MAX);
-        Tries { shared, events, sender, open: SmallVec::new(), stamp: now() }
+        Tries { shared, events, sender, open: SmallVec::new(), lost_one: false, stamp: now() }
     }
 
     /// Sends the first packet of `body` to `to` under a new request id. With [`TRIES_MAX`] tries open the oldest is
@@ -143,6 +166,7 @@ impl<'a> Tries<'a> {
         self.stamp = now();
         if self.open.len() >= TRIES_MAX {
             let oldest = self.open.remove(0);
+            self.lost_one |= oldest.acked || segments.packets() == 1;
             self.end(oldest.rid);
         }
         let call = Call { multi_packet: segments.packets() > 1, own_block: message.flags.own_block };
@@ -213,6 +237,16 @@ impl<'a> Tries<'a> {
     /// The server asked last that has not answered.
     pub(super) fn last_asked(&self) -> Option<SocketAddrV4> {
         self.open.last().map(|open| open.to)
+    }
+
+    /// Whether a server that has not answered yet was asked.
+    pub(super) fn asks(&self, server: SocketAddrV4) -> bool {
+        self.open.iter().any(|open| open.to == server)
+    }
+
+    /// Whether a try was given up without proof that it was not applied.
+    pub(super) fn lost_one(&self) -> bool {
+        self.lost_one
     }
 
     pub(super) fn is_empty(&self) -> bool {

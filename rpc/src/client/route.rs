@@ -15,6 +15,8 @@ pub(super) struct Route {
     /// Addresses from which a slot's node is known to answer.
     slots: [Option<SocketAddrV4>; SLOTS],
     leader: Option<SocketAddrV4>,
+    /// When the leader last answered a call.
+    heard_at: Instant,
     term: u64,
     next: usize,
     next_probe: usize,
@@ -28,6 +30,7 @@ impl Route {
             servers,
             slots: [None; SLOTS],
             leader: None,
+            heard_at: Instant::ZERO,
             term: 0,
             next: 0,
             next_probe: 0,
@@ -80,6 +83,21 @@ impl Route {
         }
         if self.servers.get(self.next) == Some(&server) {
             self.next = (self.next + 1) % self.servers.len();
+        }
+    }
+
+    /// `server` has answered something: where it leads, it is slow at most, and not gone.
+    pub(super) fn heard(&mut self, server: SocketAddrV4, now: Instant) {
+        if self.leader == Some(server) {
+            self.heard_at = now;
+        }
+    }
+
+    /// As [`avoid`](Route::avoid), unless `server` leads and has answered something since `asked`: one slow call, or one
+    /// lost datagram, sends nobody elsewhere.
+    pub(super) fn avoid_if_silent(&mut self, server: SocketAddrV4, asked: Instant) {
+        if self.leader != Some(server) || self.heard_at <= asked {
+            self.avoid(server);
         }
     }
 

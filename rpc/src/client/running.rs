@@ -1,9 +1,11 @@
 //! One call on its way: when it is sent again, and what its caller learns in the end.
 
 use super::error::{is_passing, of_block};
-use super::exchange::{Event, Tries, What};
-use super::{Call, CallError, Client, NotApplied, PROBE_METHOD, Reply, too_large};
+use super::exchange::{Event, Shared, Tries, What};
+use super::{CallError, MethodCall, NotApplied, PROBE_METHOD, Reply, too_large};
+use crate::r2p2::layout::REQUEST_BLOCK_BYTES;
 use crate::r2p2::{Flags, Header, MessageType, Policy, Refusal, RequestBlock, ResponseBlock, Rid, Segments, Status};
+use crate::session::CallId;
 use futures::future::{Either, select};
 use std::net::SocketAddrV4;
 use std::pin::pin;
@@ -18,16 +20,64 @@ const PROMPT_TRIES: u32 = 8;
 /// Longest wait for an answer, or for the ACK of a request of several packets, before another server is asked.
 const PATIENCE_MAX: Duration = Duration::from_millis(160);
 
-/// One call of [`Client::call`] on its way.
+/// What is known about a call's repetition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It has no effect: another server is asked whenever one is silent.
+    Anywhere,
+    /// The cluster recognises a copy: it is sent again to whoever leads, and while it is unanswered others are asked who
+    /// that is.
+    Recognised,
+    /// A copy would be another call.
+    Never,
+}
+
+/// What the request's block says of session and consistency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// Nothing.
+    Nothing,
+    /// Nothing: the call opens a session, and the body names it.
+    Registration,
+    /// The cluster that must answer, and how much of its log the answer must reflect.
+    Cluster { at_least: u64 },
+    /// The call's name.
+    Call(CallId),
+}
+
+/// Why a call ended without a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    Call(CallError),
+    /// The server does not know the session, or serves another cluster. `untouched`: no copy of the call can have been
+    /// applied, nor will one be.
+    SessionExpired {
+        untouched: bool,
+    },
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Failure {
+        Failure::Call(error)
+    }
+}
+
+/// One call of [`Client::call`](super::Client::call) on its way.
 pub(super) struct Running<'a> {
-    client: &'a Client,
-    call: Call<'a>,
+    shared: &'a Shared,
+    call: MethodCall<'a>,
+    naming: Naming,
+    repeat: Repeat,
     message: Header,
     segments: Segments,
     body: Vec<u8>,
     deadline: Instant,
     /// When to try again or to probe.
     next_at: Instant,
+    /// When a call that is recognised is sent again to a server that it was sent to already.
+    again_at: Instant,
+    /// When it was sent last.
+    sent_at: Instant,
     /// How long the next slow try waits.
     patience: Duration,
     redirects: u32,
@@ -53,20 +103,32 @@ struct Search {
 
 impl<'a> Running<'a> {
     /// Nothing is sent yet.
-    pub(super) fn new(client: &'a Client, call: Call<'a>, within: Duration) -> Result<Running<'a>, CallError> {
-        let shared = &*client.core.shared;
-        let block = RequestBlock { shard: call.shard, method: call.method, ..RequestBlock::default() };
-        let body = [&block.emit(), call.body].concat();
-        let segments = shared.segmenter.own_request(body.len()).map_err(too_large)?;
+    pub(super) fn new(
+        shared: &'a Shared,
+        call: MethodCall<'a>,
+        naming: Naming,
+        repeat: Repeat,
+        deadline: Instant,
+    ) -> Result<Running<'a>, CallError> {
+        let bytes = REQUEST_BLOCK_BYTES + call.body.len();
+        let segments = shared.segmenter.own_request(bytes).map_err(too_large)?;
+        let mut body = Vec::with_capacity(bytes);
+        // The block is written in front of each try.
+        body.extend_from_slice(&[0; REQUEST_BLOCK_BYTES]);
+        body.extend_from_slice(call.body);
         Ok(Running {
-            client,
+            shared,
             call,
+            naming,
+            repeat,
             message: own_header(call.policy),
             segments,
             body,
-            deadline: now() + within,
+            deadline,
             next_at: now(),
-            patience: client.core.config.probe,
+            again_at: now(),
+            sent_at: now(),
+            patience: shared.config.probe,
             redirects: 0,
             asked: 0,
             refusal: None,
@@ -77,7 +139,7 @@ impl<'a> Running<'a> {
     }
 
     /// The reply, or by the deadline an error.
-    pub(super) async fn run(&mut self) -> Result<Reply, CallError> {
+    pub(super) async fn run(&mut self) -> Result<Reply, Failure> {
         loop {
             // What is sent at the deadline is not answered in time and only costs the certainty.
             if now() >= self.next_at && now() < self.deadline {
@@ -97,26 +159,29 @@ impl<'a> Running<'a> {
                         return Ok(reply);
                     }
                 }
-                None if now() >= self.deadline => return Err(self.failure()),
+                None if now() >= self.deadline => return Err(self.failure().into()),
                 None => {}
             }
             self.hear_probes();
         }
     }
 
-    /// Sends a try where that is harmless, else asks another server who leads.
+    /// Sends a try where that is due and harmless, else asks another server who leads.
     fn ask(&mut self) -> Result<(), CallError> {
-        let pause = self.client.core.config.probe;
+        let pause = self.shared.config.probe;
         self.next_at = now() + pause;
         if let Some(silent) = self.tries.last_asked() {
-            self.client.core.shared.route.borrow_mut().avoid(silent);
-            if self.segments.packets() > 1 && !self.call.is_read() {
+            match self.repeat {
+                Repeat::Recognised => self.shared.route.borrow_mut().avoid_if_silent(silent, self.sent_at),
+                Repeat::Anywhere | Repeat::Never => self.shared.route.borrow_mut().avoid(silent),
+            }
+            if self.segments.packets() > 1 && self.repeat == Repeat::Never {
                 // Only the first packet is out, so nothing can have been applied.
                 self.tries.close_untaken();
                 self.refusal = Some(CallError::NotApplied(NotApplied::NotTaken));
             }
         }
-        if !self.tries.is_empty() && !self.call.is_read() {
+        if !self.tries.is_empty() && !self.may_send_again() {
             // A probe that cannot be sent is as good as lost.
             let _ = self.probe(pause);
             return Ok(());
@@ -124,17 +189,23 @@ impl<'a> Running<'a> {
         if self.go_on_searching(pause)? {
             return Ok(());
         }
-        let picked = self.call.server.or_else(|| self.client.core.shared.route.borrow().pick());
+        let picked = self.call.server.or_else(|| self.shared.route.borrow().pick());
         let Some(to) = picked else { return Err(CallError::NotApplied(NotApplied::NoServers)) };
         self.asked += 1;
-        if self.segments.packets() > 1 || self.asked > PROMPT_TRIES {
+        self.sent_at = now();
+        if self.repeat == Repeat::Recognised {
+            self.again_at = now() + self.patience;
+            self.patience = (self.patience * 2).min(PATIENCE_MAX);
+        } else if self.segments.packets() > 1 || self.asked > PROMPT_TRIES {
             self.next_at = now() + self.patience;
             self.patience = (self.patience * 2).min(PATIENCE_MAX);
         }
+        self.write_block();
         match self.tries.send(to, self.message, &self.segments, &self.body) {
             // Earlier tries may still be answered.
             Err(_) if !self.tries.is_empty() => Ok(()),
             Err(error) if is_passing(&error) => {
+                self.again_at = self.next_at;
                 self.refusal = Some(error);
                 Ok(())
             }
@@ -142,13 +213,36 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// Whether a call that is on its way may be sent once more now.
+    fn may_send_again(&self) -> bool {
+        match self.repeat {
+            Repeat::Anywhere => true,
+            Repeat::Never => false,
+            Repeat::Recognised => {
+                // Somebody leads who has not been asked, or those who were have been silent for too long.
+                let leader = self.shared.route.borrow().leader();
+                now() >= self.again_at || leader.is_some_and(|leader| !self.tries.asks(leader))
+            }
+        }
+    }
+
+    fn write_block(&mut self) {
+        let (session, seq, acked) = match self.naming {
+            Naming::Nothing | Naming::Registration => (0, 0, 0),
+            Naming::Cluster { at_least } => (self.shared.pool.borrow().pin(), 0, at_least),
+            Naming::Call(id) => (id.session, id.seq, self.shared.pool.borrow().acked(id)),
+        };
+        let (shard, method) = (self.call.shard, self.call.method);
+        let block = RequestBlock { shard, method, session, seq, acked, ..RequestBlock::default() };
+        self.body[..REQUEST_BLOCK_BYTES].copy_from_slice(&block.emit());
+    }
+
     /// Asks the next server who leads, unless that was done less than `pause` ago, by this call or another.
     fn probe(&mut self, pause: Duration) -> Result<(), CallError> {
-        let shared = &self.client.core.shared;
-        let Some(to) = shared.route.borrow_mut().probe(now(), pause) else { return Ok(()) };
+        let Some(to) = self.shared.route.borrow_mut().probe(now(), pause) else { return Ok(()) };
         let block = RequestBlock { shard: self.call.shard, method: PROBE_METHOD, ..RequestBlock::default() }.emit();
-        let segments = shared.segmenter.own_request(block.len()).map_err(too_large)?;
-        let probes = self.probes.get_or_insert_with(|| Tries::new(shared));
+        let segments = self.shared.segmenter.own_request(block.len()).map_err(too_large)?;
+        let probes = self.probes.get_or_insert_with(|| Tries::new(self.shared));
         probes.send(to, own_header(Policy::FixedRoute), &segments, &block)
     }
 
@@ -156,11 +250,12 @@ impl<'a> Running<'a> {
     /// only: better to one that leads, or at least is there, than to one that may be dead.
     fn go_on_searching(&mut self, pause: Duration) -> Result<bool, CallError> {
         let search = self.search.take();
-        if self.call.policy != Policy::ReplicatedRoute || self.call.server.is_some() {
+        let is_once = self.call.policy == Policy::ReplicatedRoute && self.repeat == Repeat::Never;
+        if !is_once || self.call.server.is_some() {
             return Ok(false);
         }
         let mut search = {
-            let route = self.client.core.shared.route.borrow();
+            let route = self.shared.route.borrow();
             // With a single server there is nothing to choose.
             let left = if route.servers() > 1 { route.servers() } else { 0 };
             let search = search.unwrap_or(Search { since: route.answers(), left });
@@ -182,7 +277,7 @@ impl<'a> Running<'a> {
     /// Waits for something that ends the search: an answer to a probe of this call, or what another call has learned.
     /// Nothing of the write is on the way, so there is no other event to miss.
     async fn listen(&mut self, search: Search, until: Instant) {
-        let shared = &self.client.core.shared;
+        let shared = self.shared;
         let probes = self.probes.get_or_insert_with(|| Tries::new(shared));
         let heard = match select(pin!(probes.event(until)), pin!(shared.told(search.since))).await {
             Either::Left((None, _)) => return,
@@ -206,45 +301,58 @@ impl<'a> Running<'a> {
         if let Some(probes) = &mut self.probes {
             probes.close(rid);
         }
-        let shared = &self.client.core.shared;
         if let What::Answered(message) = what
             && let Ok((block, _)) = ResponseBlock::parse(&message)
         {
-            shared.learn(from, Policy::FixedRoute, &block);
+            self.shared.learn(from, Policy::FixedRoute, &block);
         }
-        shared.answered(from);
+        self.shared.answered(from);
     }
 
     /// The reply, `None` where the call goes on, or the error that ends it.
-    async fn on_event(&mut self, event: Event) -> Result<Option<Reply>, CallError> {
+    async fn on_event(&mut self, event: Event) -> Result<Option<Reply>, Failure> {
         let answer = match event.what {
             What::SendRest => {
+                // It is there, and long: another copy can wait.
+                self.again_at = self.again_at.max(now() + PATIENCE_MAX);
                 let (message, deadline) = (self.message, self.deadline);
                 self.tries.send_rest(&event, message, &self.segments, &self.body, deadline).await;
                 return Ok(None);
             }
             What::Refused => {
                 let asked = self.tries.close(event.rid);
-                self.client.core.shared.route.borrow_mut().avoid(asked.unwrap_or(event.from));
-                return self.go_on(CallError::NotApplied(NotApplied::Dropped), None).map(|()| None);
+                self.shared.route.borrow_mut().avoid(asked.unwrap_or(event.from));
+                self.go_on(CallError::NotApplied(NotApplied::Dropped), None)?;
+                return Ok(None);
             }
             What::Answered(answer) => answer,
         };
         let asked = self.tries.close(event.rid);
         // `Replies` has looked at the block already; a broken one is as good as silence.
         let Ok((block, body)) = ResponseBlock::parse(&answer) else { return Ok(None) };
-        self.client.core.shared.learn(event.from, self.call.policy, &block);
-        let route = &self.client.core.shared.route;
+        self.shared.learn(event.from, self.call.policy, &block);
+        let route = &self.shared.route;
+        route.borrow_mut().heard(event.from, now());
         let Some(error) = of_block(&block) else {
             let reply = Reply { status: block.status, body: body.to_vec(), block, from: event.from };
             return Ok(Some(reply));
         };
+        if block.status == Status::SessionExpired && matches!(self.naming, Naming::Cluster { .. } | Naming::Call(_)) {
+            // Forgotten is what was known once.
+            let untouched = block.reason != Refusal::Forgotten && self.all_refused();
+            return Err(Failure::SessionExpired { untouched });
+        }
+        if block.index == 0 && !is_passing(&error) && self.repeat == Repeat::Recognised && !self.all_refused() {
+            // What one server will never do, another may have done.
+            return Err(CallError::Unknown { call_id: None }.into());
+        }
         let leader = route.borrow().leader().filter(|leader| Some(*leader) != asked && *leader != event.from);
         let redirected = block.status == Status::NotApplied && block.reason == Refusal::NotLeader;
         if leader.is_none() && block.reason != Refusal::Busy {
             route.borrow_mut().avoid(asked.unwrap_or(event.from));
         }
-        self.go_on(error, leader.filter(|_| redirected)).map(|()| None)
+        self.go_on(error, leader.filter(|_| redirected))?;
+        Ok(None)
     }
 
     /// After a refusal: tries again, at once where it named a leader, unless the refusal is final.
@@ -253,14 +361,23 @@ impl<'a> Running<'a> {
             return Err(refusal);
         }
         self.refusal = Some(refusal);
+        if self.naming == Naming::Registration {
+            self.shared.pool.borrow_mut().refusal = Some(refusal);
+        }
         if leader.is_some() && self.redirects < REDIRECTS_MAX {
             self.redirects += 1;
             self.next_at = now();
         } else {
             self.redirects = 0;
-            self.next_at = now() + self.client.core.config.probe;
+            self.next_at = now() + self.shared.config.probe;
         }
+        self.again_at = self.again_at.min(self.next_at);
         Ok(())
+    }
+
+    /// Whether there is proof for every try that it was not applied.
+    fn all_refused(&self) -> bool {
+        self.tries.is_empty() && !self.tries.lost_one()
     }
 
     /// What is known when the deadline has come.
@@ -268,11 +385,11 @@ impl<'a> Running<'a> {
         if self.segments.packets() > 1 {
             self.tries.close_untaken();
         }
-        let proven = self.call.is_read() || self.tries.is_empty();
+        let all_refused = self.all_refused();
         match self.refusal {
-            Some(refusal) if proven => refusal,
-            _ if self.tries.is_empty() => CallError::NotApplied(NotApplied::NotTaken),
-            _ => CallError::Unknown,
+            Some(refusal) if all_refused || self.repeat == Repeat::Anywhere => refusal,
+            _ if all_refused => CallError::NotApplied(NotApplied::NotTaken),
+            _ => CallError::Unknown { call_id: None },
         }
     }
 }

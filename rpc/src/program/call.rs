@@ -53,7 +53,7 @@ pub fn run<S: Service>(call: &Call) -> Result<(), Error> {
             Policy::FixedRoute => replica.or_else(|| connection.servers().first().copied()),
             _ => None,
         };
-        connection.call(client::Call { method: method.key, policy, shard: 0, body: &body, server }).await
+        connection.call(client::MethodCall { method: method.key, policy, shard: 0, body: &body, server }).await
     })?;
     let shown = |answer| (method.decode_json)(answer, &reply.body).map_err(|what| Error::BadAnswer { what });
     match reply.status {

@@ -1,7 +1,7 @@
 //! The client's side of the wiring: a core of this thread, a socket, and the client on it, whose failures it explains.
 
 use crate::admin::{self, InitError, NodeStatus};
-use crate::client::{Call, CallError, Client, ClientConfig, NotApplied, Reply};
+use crate::client::{CallError, Client, ClientConfig, MethodCall, NotApplied, Reply};
 use crate::program::error::Error;
 use crate::program::machine;
 use crate::r2p2::policy::Policy;
@@ -66,10 +66,10 @@ impl Connection {
     ///
     /// # Errors
     /// Those of the cluster, E03xx. What the service refuses is a reply with [`Status::App`](crate::r2p2::Status::App).
-    pub async fn call(&self, call: Call<'_>) -> Result<Reply, Error> {
+    pub async fn call(&self, call: MethodCall<'_>) -> Result<Reply, Error> {
         match self.client.call(call, self.deadline).await {
             Ok(reply) => Ok(reply),
-            Err(CallError::Unknown) => Err(self.explain(call.policy).await),
+            Err(CallError::Unknown { .. }) => Err(self.explain(call.policy).await),
             Err(error) => Err(self.error(error)),
         }
     }
@@ -100,7 +100,7 @@ impl Connection {
     pub async fn status(&self, node: SocketAddrV4) -> Result<NodeStatus, Error> {
         let status = admin::status(&self.client, node, self.deadline).await;
         status.map_err(|error| match error {
-            CallError::Unknown => Error::Unreachable { servers: node.to_string(), within: self.deadline },
+            CallError::Unknown { .. } => Error::Unreachable { servers: node.to_string(), within: self.deadline },
             error => self.error(error),
         })
     }

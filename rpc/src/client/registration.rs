@@ -1,0 +1,177 @@
+//! How a call gets its name: sessions are opened when the first write wants one, and shared by all calls of the client.
+
+use super::error::{CallError, NotApplied, is_passing};
+use super::exchange::Shared;
+use super::pool::{End, Replaced};
+use super::running::{Failure, Naming, Repeat, Running};
+use super::{Core, MethodCall};
+use crate::admin::method_key;
+use crate::r2p2::{Policy, Status};
+use crate::session::{CallId, REGISTER};
+use std::rc::Rc;
+use trimaran_raft::{ClusterId, LogIndex};
+use trimaran_runtime::{Instant, Lane, now, recv_or_deadline, spawn_in};
+
+/// A call's name, and what becomes of it when the call has ended. Where the call is dropped instead, nobody asks for it any
+/// more.
+pub(super) struct Claim<'a> {
+    shared: &'a Shared,
+    pub(super) id: CallId,
+    /// Another call under the same name may be on its way, or the name is not from this client.
+    is_ours: bool,
+    pub(super) end: End,
+}
+
+impl<'a> Claim<'a> {
+    fn new(shared: &'a Shared, id: CallId, is_ours: bool) -> Claim<'a> {
+        Claim { shared, id, is_ours, end: End::Forget }
+    }
+
+    /// A name that a call of earlier had. Where it is this client's, the window waits for it again.
+    pub(super) fn again(shared: &'a Shared, id: CallId) -> Claim<'a> {
+        let is_ours = shared.pool.borrow_mut().resume(id);
+        Claim::new(shared, id, is_ours)
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if self.is_ours {
+            self.shared.pool.borrow_mut().end(self.id, self.end);
+            self.shared.pool_changed.notify();
+        }
+    }
+}
+
+impl Core {
+    /// A fresh name, at once where a session has room. Else a session is opened, unless there are as many as may be; then
+    /// the call waits for another one to end.
+    pub(super) async fn claim(&self, deadline: Instant) -> Result<Claim<'_>, CallError> {
+        let mut round = None;
+        loop {
+            let pool = &self.shared.pool;
+            pool.borrow().check().map_err(replaced)?;
+            if let Some(id) = pool.borrow_mut().take() {
+                if round.is_some() {
+                    // One notification wakes one call. There may be room for the next as well.
+                    self.shared.pool_changed.notify();
+                }
+                return Ok(Claim::new(&self.shared, id, true));
+            }
+            let has_room = pool.borrow().has_room();
+            if has_room {
+                self.follow_round(&mut round)?;
+            }
+            if now() >= deadline {
+                let refusal = pool.borrow().refusal.filter(|_| has_room);
+                let full = NotApplied::SessionsFull(pool.borrow().writes_max());
+                let why = if has_room { NotApplied::NotTaken } else { full };
+                return Err(refusal.unwrap_or(CallError::NotApplied(why)));
+            }
+            round.get_or_insert(0);
+            self.pool_changed(deadline).await;
+        }
+    }
+
+    /// Before its first read, a client that has written nothing learns in passing which cluster it is that answers, so that
+    /// another one cannot answer later.
+    pub(super) fn get_pinned(&self) {
+        let is_due = {
+            let pool = self.shared.pool.borrow();
+            pool.pin() == 0 && !pool.is_registering && pool.refusal.is_none_or(|refusal| is_passing(&refusal))
+        };
+        if is_due && self.shared.config.sessions {
+            // Nobody waits for it, so nobody hears why it fails.
+            let _ = self.follow_round(&mut None);
+        }
+    }
+
+    /// Asks the cluster who it is, by opening one more session: it has just denied that it knows this client.
+    pub(super) async fn identify(&self, deadline: Instant) -> Result<(), CallError> {
+        let before = self.shared.pool.borrow().rounds;
+        let mut round = None;
+        while now() < deadline {
+            self.shared.pool.borrow().check().map_err(replaced)?;
+            if self.shared.pool.borrow().rounds > before && self.shared.pool.borrow().refusal.is_none() {
+                self.shared.pool_changed.notify();
+                return Ok(());
+            }
+            self.follow_round(&mut round)?;
+            self.pool_changed(deadline).await;
+        }
+        Ok(())
+    }
+
+    /// Keeps a registration on its way. `round` is the one that the caller waits for.
+    ///
+    /// # Errors
+    /// Where that has ended for a reason that waiting cannot mend.
+    fn follow_round(&self, round: &mut Option<u64>) -> Result<(), CallError> {
+        let (rounds, is_registering, refusal) = {
+            let pool = self.shared.pool.borrow();
+            (pool.rounds, pool.is_registering, pool.refusal)
+        };
+        let at = *round.get_or_insert(rounds);
+        let is_final = |refusal: &CallError| !is_passing(refusal);
+        if let Some(refusal) = refusal.filter(|refusal| at < rounds && is_final(refusal)) {
+            self.shared.pool_changed.notify();
+            return Err(refusal);
+        }
+        if !is_registering {
+            *round = Some(rounds);
+            let mut pool = self.shared.pool.borrow_mut();
+            pool.is_registering = true;
+            // What was final for that registration need not be for this one.
+            pool.refusal = refusal.filter(|refusal| !is_final(refusal));
+            drop(pool);
+            let shared = Rc::clone(&self.shared);
+            let task = spawn_in(Lane::Normal, "client register", async move { register(&shared).await });
+            *self.registering.borrow_mut() = Some(task);
+        }
+        Ok(())
+    }
+
+    /// Waits for news of the sessions, or a little while: a notification wakes one call only, and that one may not pass it
+    /// on to the one that it concerns.
+    async fn pool_changed(&self, deadline: Instant) {
+        let until = deadline.min(now() + self.shared.config.probe);
+        recv_or_deadline(self.shared.pool_changed.notified(), until).await;
+    }
+}
+
+/// One registration, whatever becomes of it. The nonce stays the same until one succeeds, so that one that succeeded unheard
+/// leaves no session behind.
+async fn register(shared: &Shared) {
+    let nonce = shared.pool.borrow().nonce().to_le_bytes();
+    let call = MethodCall {
+        method: method_key(REGISTER),
+        policy: Policy::ReplicatedRoute,
+        shard: 0,
+        body: &nonce,
+        server: None,
+    };
+    let deadline = now() + shared.config.deadline;
+    let end = match Running::new(shared, call, Naming::Registration, Repeat::Recognised, deadline) {
+        Ok(mut running) => running.run().await,
+        Err(error) => Err(error.into()),
+    };
+    let mut pool = shared.pool.borrow_mut();
+    match end {
+        Ok(reply) if reply.status == Status::Ok && reply.body.len() == 16 && reply.block.index != 0 => {
+            let cluster = reply.body.iter().rev().fold(0, |id, byte| id << 8 | u128::from(*byte));
+            pool.opened(ClusterId(cluster), LogIndex(reply.block.index));
+        }
+        Ok(_) => pool.refusal = Some(CallError::BadReply),
+        // Nothing the caller asked for has been sent, so nothing of it is in doubt.
+        Err(Failure::Call(CallError::Unknown { .. }) | Failure::SessionExpired { .. }) => {}
+        Err(Failure::Call(error)) => pool.refusal = Some(error),
+    }
+    pool.rounds += 1;
+    pool.is_registering = false;
+    drop(pool);
+    shared.pool_changed.notify();
+}
+
+pub(super) fn replaced(_: Replaced) -> CallError {
+    CallError::ClusterReplaced
+}
