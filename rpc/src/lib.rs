@@ -55,6 +55,9 @@ pub mod timers;
 /// The serialization framework that typed methods use; `#[data]` derives its traits for types of yours.
 pub use serde;
 
+/// Sleeping, timeouts, tasks and channels: what handlers of one replica, and tests in the simulator, may await.
+pub use trimaran_runtime as runtime;
+
 pub use trimaran_macros::{State, check_schema, data, effect, local, read, replicated, service, test, timer};
 
 pub use apply::{Halt, StateDigest};

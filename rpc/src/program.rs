@@ -35,17 +35,32 @@ pub mod status;
 
 use crate::service::Service;
 use error::Error;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// The `clippy.toml` that keeps clocks, randomness, threads and unordered maps out of a service, each with the reason.
 pub const LINTS: &str = include_str!("../templates/clippy.toml");
 
+/// Writes lines to standard output. A reader that has gone, as in `.. | head -1`, has read enough: that is no error.
+///
+/// # Errors
+/// What else keeps them from being written.
+pub fn say(lines: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::io("write to standard output", error)),
+        _ => Ok(()),
+    }
+}
+
 /// How a program and its service are called.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// What the user types: the file name of this process's first word.
+    /// What messages call it: the file name of what was typed.
     pub name: String,
+    /// What was typed to start it, perhaps with a path.
+    pub typed: String,
     /// The service: names clusters, configurations and the demo's files.
     pub service: &'static str,
 }
@@ -56,7 +71,9 @@ impl Program {
         let service = S::NAME;
         let path = std::env::args_os().next().unwrap_or_default();
         let name = Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned());
-        Program { name: name.unwrap_or_else(|| service.to_owned()), service }
+        let name = name.unwrap_or_else(|| service.to_owned());
+        let typed = if path.is_empty() { name.clone() } else { path.to_string_lossy().into_owned() };
+        Program { name, typed, service }
     }
 
     /// Ends a program: prints the error, if there is one, and chooses the exit code.

@@ -3,7 +3,7 @@
 use crate::client;
 use crate::program::cli::Servers;
 use crate::program::error::Error;
-use crate::program::{arguments, connect, methods};
+use crate::program::{arguments, connect, methods, say};
 use crate::r2p2::Status;
 use crate::r2p2::policy::Policy;
 use crate::service::{Answer, Mark, Method, Service};
@@ -60,8 +60,7 @@ pub fn run<S: Service>(call: &Call) -> Result<(), Error> {
         Status::App => Err(Error::Refused { message: shown(Answer::App)? }),
         _ => {
             let json = shown(Answer::Ok)?;
-            println!("{}", if call.text { as_text(&json) } else { json });
-            Ok(())
+            say(&format!("{}\n", if call.text { as_text(&json) } else { json }))
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::program::call::{self, Call};
 use crate::program::config::{self, Config};
 use crate::program::error::Error;
 use crate::program::methods::{self, Methods};
-use crate::program::{LINTS, Program, init, status};
+use crate::program::{LINTS, Program, init, say, status};
 use crate::service::Service;
 use clap::{Args, Subcommand};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -48,19 +48,10 @@ impl Common {
         match self {
             Common::Init(init) => init::run(init),
             Common::Status(status) => status::run(status, &program.name),
-            Common::Methods(methods) => {
-                methods::run::<S>(methods);
-                Ok(())
-            }
+            Common::Methods(methods) => methods::run::<S>(methods),
             Common::Call(call) => call::run::<S>(call),
-            Common::ExampleConfig => {
-                print!("{}", config::example(&program.name, program.service));
-                Ok(())
-            }
-            Common::Lints => {
-                print!("{LINTS}");
-                Ok(())
-            }
+            Common::ExampleConfig => say(&config::example(&program.name, program.service)),
+            Common::Lints => say(LINTS),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::program::connect;
 use crate::program::error::Error;
 use crate::program::nodes::Nodes;
 use crate::program::signals::Signals;
-use crate::program::{Program, cli};
+use crate::program::{Program, cli, say};
 use clap::Args;
 use std::time::Duration;
 
@@ -39,36 +39,37 @@ pub fn run(demo: Demo, program: &Program, example: &str) -> Result<(), Error> {
     let signals = Signals::watch()?;
     let nodes = Nodes::start(program.service, &[], demo.nodes, demo.keep)?;
     let servers: Vec<_> = nodes.addresses().into_iter().map(|(_, client)| client).collect();
-    let (name, service, example) = (program.name.clone(), program.service, example.to_owned());
+    let (program, example) = (program.clone(), example.to_owned());
     connect::run(servers, CALL_DEADLINE, move |connection| async move {
         let mut cluster = LocalCluster { nodes, connection, signals };
-        let result = play(&mut cluster, &demo, &name, service, &example).await;
+        let result = play(&mut cluster, &demo, &program, &example).await;
         if let Some(directory) = cluster.nodes.kept() {
-            println!("the nodes' configurations and logs are in {}", directory.display());
+            say(&format!("the nodes' configurations and logs are in {}\n", directory.display()))?;
         }
-        match result {
-            // Without a given time, Ctrl-C is how a demo ends.
-            Err(Error::Interrupted) if demo.seconds.is_none() => Ok(()),
-            result => result,
-        }
+        result
     })
 }
 
-async fn play(cluster: &mut LocalCluster, demo: &Demo, name: &str, service: &str, example: &str) -> Result<(), Error> {
-    let leader = cluster.form(service, PATIENCE).await?;
+async fn play(cluster: &mut LocalCluster, demo: &Demo, program: &Program, example: &str) -> Result<(), Error> {
+    let leader = cluster.form(program.service, PATIENCE).await?;
     let members = cluster.members();
-    println!("{} nodes run, node {leader} leads", members.len());
+    say(&format!("{} nodes run, node {leader} leads\n", members.len()))?;
     let servers = match members == cli::DEFAULT_SERVERS {
         true => String::new(),
         false => format!(" --servers {}", members.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
     };
-    println!("\nfrom another terminal:\n  {name} methods\n  {name} {example}{servers}\n  {name} status{servers}\n");
+    let typed = &program.typed;
+    let calls = format!("  {typed} methods\n  {typed} {example}{servers}\n  {typed} status{servers}\n");
+    say(&format!("\nfrom another terminal:\n{calls}\n"))?;
     match demo.seconds {
         Some(seconds) => cluster.wait(Duration::from_secs(seconds.into())).await,
         None => {
-            println!("Ctrl-C ends the nodes; they forget everything");
+            say("Ctrl-C ends the nodes; they forget everything\n")?;
             loop {
-                cluster.wait(LONG).await?;
+                match cluster.wait(LONG).await {
+                    Err(Error::Interrupted) => return Ok(()),
+                    waited => waited?,
+                }
             }
         }
     }

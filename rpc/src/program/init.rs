@@ -4,6 +4,7 @@ use crate::program::cli::Init;
 use crate::program::config::Config;
 use crate::program::connect;
 use crate::program::error::Error;
+use crate::program::say;
 
 /// Forms a cluster of the members that a configuration lists, and prints its id.
 ///
@@ -16,6 +17,5 @@ pub fn run(init: &Init) -> Result<(), Error> {
     let cluster = connect::run(addresses, init.deadline, move |connection| async move {
         connection.init(&config.cluster, &members).await
     })?;
-    println!("formed cluster {cluster}");
-    Ok(())
+    say(&format!("formed cluster {cluster}\n"))
 }

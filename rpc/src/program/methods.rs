@@ -1,6 +1,7 @@
 //! `methods`: what a service offers, as its author wrote it.
 
 use crate::program::error::Error;
+use crate::program::say;
 use crate::service::{Argument, Mark, Method, Service};
 use clap::Args;
 use serde_json::{Value, json};
@@ -14,16 +15,19 @@ pub struct Methods {
 }
 
 /// Prints the methods that clients may call.
-pub fn run<S: Service>(methods: &Methods) {
-    for method in S::methods().iter().filter(|method| is_callable(method.mark)) {
-        match methods.json {
-            true => println!("{}", as_json(method)),
-            false => print!("{}", lines(method)),
-        }
-    }
+///
+/// # Errors
+/// Those of writing to standard output.
+pub fn run<S: Service>(methods: &Methods) -> Result<(), Error> {
+    let callable = S::methods().iter().filter(|method| is_callable(method.mark));
+    let mut text: String = match methods.json {
+        true => callable.map(|method| format!("{}\n", as_json(method))).collect(),
+        false => callable.map(lines).collect(),
+    };
     if S::methods().is_empty() && !methods.json {
-        println!("{} has no typed methods: it takes and gives bytes", S::NAME);
+        text = format!("{} has no typed methods: it takes and gives bytes\n", S::NAME);
     }
+    say(&text)
 }
 
 /// The method called `name`, of several revisions the newest; timers and effects are no client's to call.

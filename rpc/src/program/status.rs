@@ -4,6 +4,7 @@ use crate::admin::{NodeStatus, PeerInfo};
 use crate::program::cli::Status;
 use crate::program::connect;
 use crate::program::error::Error;
+use crate::program::say;
 use serde_json::{Value, json};
 use std::net::SocketAddrV4;
 
@@ -21,12 +22,14 @@ pub fn run(status: &Status, program: &str) -> Result<(), Error> {
         Ok(futures::future::join_all(asked).await)
     })?;
     for (server, answer) in &answers {
-        match (answer, status.json) {
-            (Ok(node), true) => println!("{}", node_json(*server, node)),
-            (Err(error), true) => println!("{}", json!({ "address": server.to_string(), "error": error.to_string() })),
-            (Ok(node), false) => print!("{}", lines(*server, node, program)),
-            (Err(error), false) => println!("{server}  {error}"),
-        }
+        say(&match (answer, status.json) {
+            (Ok(node), true) => format!("{}\n", node_json(*server, node)),
+            (Err(error), true) => {
+                format!("{}\n", json!({ "address": server.to_string(), "error": error.to_string() }))
+            }
+            (Ok(node), false) => lines(*server, node, program),
+            (Err(error), false) => format!("{server}  {error}\n"),
+        })?;
     }
     match answers.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>() {
         answers if answers.iter().any(Result::is_ok) => Ok(()),
