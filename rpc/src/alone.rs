@@ -157,9 +157,7 @@ impl<S: Service> Alone<S> {
         let mut writer = Writer::bytes().at_once();
         at_once(self.replica.save(&mut writer));
         let bytes = writer.into_bytes().map_err(|error| StateError::Invalid(error.to_string()))?;
-        let mut reader = Reader::new(&bytes).at_once();
-        at_once(self.replica.load(S::VERSION, &mut reader))?;
-        reader.finish()
+        at_once(self.replica.load(S::VERSION, Reader::new(&bytes).at_once()))
     }
 
     /// A copy that begins with a saved state.

@@ -4,6 +4,7 @@ use crate::replica::{Replica, panic_message};
 use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::{ReadCx, Service};
+use crate::snapshot;
 use crate::state::Writer;
 use futures::FutureExt;
 use std::any::Any;
@@ -12,12 +13,17 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
-use trimaran_raft::{EntryHeader, LogIndex};
+use std::time::Duration;
+use trimaran_raft::{EntryHeader, LogIndex, ReceivedSnapshot};
 use trimaran_runtime::channel::{Notify, OneshotSender};
+use trimaran_runtime::{Instant, now, sleep_until};
 
 /// Entries executed, and queries answered, before other tasks of the core get a turn. Each has a share of its own: a log
 /// that is never short of entries must not keep the readers waiting.
 const JOBS_PER_TURN: usize = 64;
+
+/// Between two tries to save a state that could not be saved.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a replica has stopped applying. It goes on voting and replicating, so that the others keep their quorum.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -41,6 +47,8 @@ impl Halt {
     pub const PANICKED: &'static str = "E0313";
     /// The others came to another state.
     pub const DIVERGED: &'static str = "E0314";
+    /// Was sent a state that this build cannot read.
+    pub const BAD_SNAPSHOT: &'static str = "E0315";
 }
 
 /// A look at the service, which is the `Any`: the queue knows no services.
@@ -93,7 +101,8 @@ impl Jobs {
 
 /// Runs until the node ends. On a handler that misbehaves the replica halts: nothing is applied or answered any more.
 pub(crate) async fn run<S: Service>(node: Rc<Replicated>, replica: Replica<S>) {
-    let mut apply = Apply { node, replica, request: Vec::new(), reply: Vec::new() };
+    let snapshot_not_before = Instant::ZERO;
+    let mut apply = Apply { node, replica, request: Vec::new(), reply: Vec::new(), snapshot_not_before };
     if let Err(halt) = apply.run().await {
         tracing::error!(
             code = halt.code,
@@ -125,11 +134,20 @@ fn diverged(index: LogIndex) -> Halt {
     Halt { code: Halt::DIVERGED.into(), index: index.0, method: 0, request_hash: 0, message: message.into() }
 }
 
+/// What the apply task does next.
+enum Next {
+    Entry(LogIndex, EntryHeader),
+    Snapshot(Box<ReceivedSnapshot>),
+    SnapshotWanted,
+    Look,
+}
+
 struct Apply<S> {
     node: Rc<Replicated>,
     replica: Replica<S>,
     request: Vec<u8>,
     reply: Vec<u8>,
+    snapshot_not_before: Instant,
 }
 
 impl<S: Service> Apply<S> {
@@ -137,6 +155,12 @@ impl<S: Service> Apply<S> {
         loop {
             if let Some(index) = self.node.shard.fenced() {
                 return Err(diverged(index));
+            }
+            if let Some(snapshot) = self.node.shard.try_next_snapshot() {
+                self.install(&snapshot).await?;
+            }
+            if self.node.shard.snapshot_wanted_now().is_some() && now() >= self.snapshot_not_before {
+                self.give_out().await;
             }
             let mut left = JOBS_PER_TURN;
             while left > 0 {
@@ -148,15 +172,59 @@ impl<S: Service> Apply<S> {
                 trimaran_runtime::yield_now().await;
                 continue;
             }
-            let next = {
-                let mut committed = pin!(self.node.shard.next_committed(&mut self.request).fuse());
-                let mut added = pin!(self.node.jobs.added.notified().fuse());
-                let mut fenced = pin!(self.node.shard.fence_changed().fuse());
-                futures::select_biased! { _ = fenced => None, next = committed => Some(next), _ = added => None }
-            };
-            if let Some((index, header)) = next {
-                self.entry(index, &header).await?;
+            match self.next().await {
+                Next::Entry(index, header) => self.entry(index, &header).await?,
+                Next::Snapshot(snapshot) => self.install(&snapshot).await?,
+                Next::SnapshotWanted => self.give_out().await,
+                Next::Look => {}
             }
+        }
+    }
+
+    async fn next(&mut self) -> Next {
+        let shard = &self.node.shard;
+        let mut fenced = pin!(shard.fence_changed().fuse());
+        let mut snapshot = pin!(shard.next_snapshot().fuse());
+        let not_before = self.snapshot_not_before;
+        let mut wanted = pin!(
+            async {
+                sleep_until(not_before).await;
+                shard.snapshot_wanted().await
+            }
+            .fuse()
+        );
+        let mut committed = pin!(shard.next_committed(&mut self.request).fuse());
+        let mut added = pin!(self.node.jobs.added.notified().fuse());
+        // What is rare comes first: entries without end must not hide it.
+        futures::select_biased! {
+            _ = fenced => Next::Look,
+            snapshot = snapshot => Next::Snapshot(Box::new(snapshot)),
+            _ = wanted => Next::SnapshotWanted,
+            (index, header) = committed => Next::Entry(index, header),
+            _ = added => Next::Look,
+        }
+    }
+
+    /// Another replica's state takes the place of this one's.
+    async fn install(&mut self, received: &ReceivedSnapshot) -> Result<(), Halt> {
+        snapshot::install(&mut self.replica, received).await?;
+        self.node.passed(received.index, self.replica.chain);
+        self.node.timers_moved.notify();
+        Ok(())
+    }
+
+    /// Gives this replica's state out, for a peer that needs what the log no longer holds.
+    async fn give_out(&mut self) {
+        let saved = AssertUnwindSafe(snapshot::take(&self.replica)).catch_unwind().await;
+        let Ok(Some(snapshot)) = saved else {
+            // A state that cannot be saved: the peer stays out, and this replica goes on.
+            self.snapshot_not_before = now() + SNAPSHOT_PAUSE;
+            return;
+        };
+        let bytes = snapshot.bytes.len();
+        match self.node.shard.offer_snapshot(snapshot).await {
+            Ok(()) => tracing::info!(bytes, "a snapshot is given out"),
+            Err(error) => tracing::warn!(bytes, %error, "a snapshot was not taken"),
         }
     }
 

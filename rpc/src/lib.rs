@@ -48,6 +48,7 @@ pub mod schema;
 pub mod service;
 pub mod session;
 pub mod sim;
+mod snapshot;
 pub mod state;
 pub mod stats;
 pub mod timers;

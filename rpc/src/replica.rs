@@ -192,12 +192,15 @@ impl<S: Service> Replica<S> {
         self.sessions.save(to).await;
     }
 
-    /// Takes on what [`Replica::save`] wrote under that version of the service's state. On an error nothing has changed.
-    pub(crate) async fn load(&mut self, version: u32, from: &mut Reader<'_>) -> Result<(), StateError> {
-        let service = S::load(version, from).await?;
-        let timers = Timers::load(from).await?;
-        let outbox = Outbox::load(from).await?;
-        self.sessions = Sessions::load(from).await?;
+    /// Takes on what [`Replica::save`] wrote under that version of the service's state, all that is left of `from`. On an
+    /// error nothing has changed.
+    pub(crate) async fn load(&mut self, version: u32, mut from: Reader<'_>) -> Result<(), StateError> {
+        let service = S::load(version, &mut from).await?;
+        let timers = Timers::load(&mut from).await?;
+        let outbox = Outbox::load(&mut from).await?;
+        let sessions = Sessions::load(&mut from).await?;
+        from.finish()?;
+        self.sessions = sessions;
         self.service = service;
         *self.cx.timers.borrow_mut() = timers;
         *self.cx.outbox.borrow_mut() = outbox;

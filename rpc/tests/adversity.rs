@@ -1,5 +1,8 @@
 //! Whole nodes in the simulator, where leadership, time or a handler plays foul.
 
+mod cluster_support;
+
+use cluster_support::{SECOND, ask};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -7,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Link, SocketOptions, UdpSocket};
 use trimaran_rpc::admin;
-use trimaran_rpc::client::{CallError, Client, MethodCall};
+use trimaran_rpc::client::{CallError, MethodCall};
 use trimaran_rpc::r2p2::reassembly::Limits;
 use trimaran_rpc::r2p2::{Flags, Header, MessageType, Policy, Rid};
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
@@ -53,7 +56,6 @@ impl Service for Tally {
     }
 }
 
-const SECOND: Duration = Duration::from_secs(1);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 
 fn cluster(seed: u64, config: ClusterConfig) -> Cluster<Tally> {
@@ -65,24 +67,6 @@ fn cluster(seed: u64, config: ClusterConfig) -> Cluster<Tally> {
 
 fn leader(cluster: &Cluster<Tally>) -> NodeIndex {
     cluster.leader().expect("a leader")
-}
-
-fn ask<T: 'static, F: Future<Output = T> + 'static>(
-    cluster: &mut Cluster<Tally>,
-    work: impl FnOnce(Client) -> F + 'static,
-) -> T {
-    let result = Rc::new(RefCell::new(None));
-    let told = result.clone();
-    let servers = cluster.addresses();
-    cluster.client(servers, move |client| async move {
-        let value = work(client).await;
-        *told.borrow_mut() = Some(value);
-    });
-    cluster.run_until(SECOND * 20, |_| result.borrow().is_some());
-    if let Some(violation) = cluster.violation() {
-        panic!("{violation}");
-    }
-    result.take().expect("the client came to an end")
 }
 
 fn own(cluster: &mut Cluster<Tally>, policy: Policy, body: &'static [u8]) -> Result<Vec<u8>, CallError> {

@@ -1,11 +1,12 @@
 //! What the log does by itself, in simulated clusters: timers, effects, randomness; and what one replica does alone.
 
+mod cluster_support;
+
+use cluster_support::{SECOND, agreed, ask, call, status, write};
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_rpc::admin;
-use trimaran_rpc::client::{CallError, Client, MethodCall, NotApplied};
+use trimaran_rpc::client::{CallError, MethodCall, NotApplied};
 use trimaran_rpc::outbox::{Effect, EffectId};
 use trimaran_rpc::r2p2::{Policy, Refusal};
 use trimaran_rpc::service::{Answer, Cx, LocalCx, Mark, ReadCx, Service};
@@ -114,62 +115,11 @@ impl Service for Clock {
     }
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-
 fn cluster(seed: u64) -> Cluster<Clock> {
     POSTED.take();
     PANICS.set(0);
     TAKES_MS.set(1);
-    let mut cluster = Cluster::new(seed, ClusterConfig::default(), Clock::default);
-    assert!(cluster.run_until(SECOND * 2, |cluster| cluster.leader().is_some()), "nobody was elected");
-    cluster.run_for(Duration::from_millis(100));
-    cluster
-}
-
-fn ask<T: 'static, F: Future<Output = T> + 'static>(
-    cluster: &mut Cluster<Clock>,
-    work: impl FnOnce(Client) -> F + 'static,
-) -> T {
-    let result = Rc::new(RefCell::new(None));
-    let told = result.clone();
-    let servers = cluster.addresses();
-    cluster.client(servers, move |client| async move {
-        let value = work(client).await;
-        *told.borrow_mut() = Some(value);
-    });
-    cluster.run_until(SECOND * 20, |_| result.borrow().is_some());
-    if let Some(violation) = cluster.violation() {
-        panic!("{violation}");
-    }
-    result.take().expect("the client came to an end")
-}
-
-fn call(
-    cluster: &mut Cluster<Clock>,
-    method: u32,
-    policy: Policy,
-    body: &'static [u8],
-) -> Result<(Vec<u8>, u64), CallError> {
-    ask(cluster, move |client| async move {
-        let call = MethodCall { method, policy, shard: 0, body, server: None };
-        client.call(call, SECOND).await.map(|reply| (reply.body, reply.block.index))
-    })
-}
-
-fn write(cluster: &mut Cluster<Clock>, method: u32, body: &'static [u8]) -> Vec<u8> {
-    call(cluster, method, Policy::ReplicatedRoute, body).expect("applied").0
-}
-
-fn status(cluster: &mut Cluster<Clock>, node: usize) -> admin::NodeStatus {
-    let address = cluster.addresses()[node];
-    ask(cluster, move |client| async move { admin::status(&client, address, SECOND).await }).expect("a status")
-}
-
-/// Every node's digest, which must be one; the newest applied entry.
-fn agreed(cluster: &mut Cluster<Clock>) -> u64 {
-    let digests: Vec<_> = (0..3).filter_map(|node| status(cluster, node).digest).collect();
-    assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
-    digests[0].applied
+    cluster_support::cluster(seed, ClusterConfig::default(), Clock::default)
 }
 
 #[test]

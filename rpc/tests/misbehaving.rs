@@ -1,15 +1,17 @@
 //! Services that break the rules of replicated handlers: each replica that cannot go on stops with a named error, serves
 //! nothing wrong, and keeps voting.
 
+mod cluster_support;
+
+use cluster_support::{SECOND, ask};
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, SocketOptions};
 use trimaran_rpc::Halt;
 use trimaran_rpc::admin::{self, NodeStatus};
-use trimaran_rpc::client::{CallError, Client, MethodCall};
+use trimaran_rpc::client::{CallError, MethodCall};
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service, method_key};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
@@ -79,7 +81,6 @@ impl Service for Words {
 
 /// A machine that lends its sockets to whoever should not have any.
 const SOCKETS: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
-const SECOND: Duration = Duration::from_secs(1);
 
 fn cluster(seed: u64) -> Cluster<Words> {
     INSTANCES.set(0);
@@ -88,21 +89,6 @@ fn cluster(seed: u64) -> Cluster<Words> {
     assert!(cluster.run_until(SECOND * 2, |cluster| cluster.leader().is_some()), "nobody was elected");
     cluster.run_for(Duration::from_millis(100));
     cluster
-}
-
-fn ask<T: 'static, F: Future<Output = T> + 'static>(
-    cluster: &mut Cluster<Words>,
-    work: impl FnOnce(Client) -> F + 'static,
-) -> T {
-    let result = Rc::new(RefCell::new(None));
-    let told = result.clone();
-    let servers = cluster.addresses();
-    cluster.client(servers, move |client| async move {
-        let value = work(client).await;
-        *told.borrow_mut() = Some(value);
-    });
-    cluster.run_until(SECOND * 20, |_| result.borrow().is_some());
-    result.take().expect("the client came to an end")
 }
 
 fn write(cluster: &mut Cluster<Words>, body: &'static [u8]) -> Result<Vec<u8>, CallError> {

@@ -1,14 +1,16 @@
 //! Whole nodes in the simulator: what R2P2 clients of either kind get to see of replication.
 
+mod cluster_support;
+
+use cluster_support::{SECOND, ask};
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::SocketOptions;
 use trimaran_raft::{ClusterId, Role};
 use trimaran_rpc::admin::{self, InitError};
-use trimaran_rpc::client::{CallError, Client, MethodCall, NotApplied};
+use trimaran_rpc::client::{CallError, MethodCall, NotApplied};
 use trimaran_rpc::r2p2::{Header, MessageType, Policy, Refusal, Rid};
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
@@ -63,8 +65,6 @@ impl Service for Notebook {
     }
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-
 fn cluster(seed: u64) -> Cluster<Notebook> {
     let mut cluster = Cluster::new(seed, ClusterConfig::default(), Notebook::default);
     assert!(cluster.run_until(SECOND * 2, |cluster| cluster.leader().is_some()), "nobody was elected");
@@ -82,24 +82,6 @@ fn follower(cluster: &Cluster<Notebook>) -> NodeIndex {
 }
 
 /// Runs `work` on a client machine to its end and gives what it returned.
-fn ask<T: 'static, F: Future<Output = T> + 'static>(
-    cluster: &mut Cluster<Notebook>,
-    work: impl FnOnce(Client) -> F + 'static,
-) -> T {
-    let result = Rc::new(RefCell::new(None));
-    let told = result.clone();
-    let servers = cluster.addresses();
-    cluster.client(servers, move |client| async move {
-        let value = work(client).await;
-        *told.borrow_mut() = Some(value);
-    });
-    cluster.run_until(SECOND * 20, |_| result.borrow().is_some());
-    if let Some(violation) = cluster.violation() {
-        panic!("{violation}");
-    }
-    result.take().expect("the client came to an end")
-}
-
 fn raw(cluster: &mut Cluster<Notebook>, to: NodeIndex, policy: Policy, body: Vec<u8>) -> Result<Vec<u8>, CallError> {
     let to = cluster.addresses()[to.0];
     ask(cluster, move |client| async move { client.call_raw(to, policy, &body, SECOND).await })

@@ -23,6 +23,12 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         poll_fn(|cx| wait.poll(cx, |inner| inner.machine.snapshot_wanted(&inner.log).ok_or(LogIndex::ZERO))).await
     }
 
+    /// As [`Shard::snapshot_wanted`], if one is wanted now.
+    pub fn snapshot_wanted_now(&self) -> Option<LogIndex> {
+        let inner = self.inner.borrow();
+        inner.machine.snapshot_wanted(&inner.log)
+    }
+
     /// Gives the state after `snapshot.index` out, which must be applied. The bytes are hashed a megabyte at a time, and kept
     /// until no peer needs them. After a refusal nothing is wanted for an election timeout.
     ///

@@ -1,0 +1,64 @@
+//! A replica's whole state as one run of bytes, for a peer that needs what the log no longer holds.
+//!
+//! Magic and format, the version of the service's state, the service's state, then what the framework keeps: timers,
+//! outbox, sessions. Place in the log, log time, digest and configuration travel beside it, in Raft's trailer, with the hash
+//! of all.
+
+use crate::apply::Halt;
+use crate::log_time::LogTime;
+use crate::replica::Replica;
+use crate::service::Service;
+use crate::state::{Reader, StateError, Writer};
+use std::rc::Rc;
+use trimaran_raft::{ReceivedSnapshot, Snapshot};
+
+/// What every snapshot begins with.
+const MAGIC: [u8; 8] = *b"trimaran";
+/// The form of what follows.
+const FORMAT: u32 = 1;
+
+/// Writes the state after the newest applied entry, a slice at a time. Nothing is applied here meanwhile. `None`: the state
+/// has no form, which its peers then cannot be given.
+pub(crate) async fn take<S: Service>(replica: &Replica<S>) -> Option<Snapshot> {
+    let mut writer = Writer::bytes();
+    writer.item(&MAGIC).await;
+    writer.item(&(FORMAT, S::VERSION)).await;
+    replica.save(&mut writer).await;
+    match writer.into_bytes() {
+        Ok(bytes) => {
+            let (index, log_time) = (replica.cx.index, replica.cx.now.as_nanos());
+            Some(Snapshot { index, log_time, bytes: Rc::new(bytes) })
+        }
+        Err(error) => {
+            tracing::error!(%error, "the state cannot be saved: peers that need it stay out");
+            None
+        }
+    }
+}
+
+/// Takes on a received state and its place in the log. On an error nothing has changed.
+pub(crate) async fn install<S: Service>(replica: &mut Replica<S>, snapshot: &ReceivedSnapshot) -> Result<(), Halt> {
+    let halt = |error: StateError| Halt {
+        code: Halt::BAD_SNAPSHOT.into(),
+        index: snapshot.index.0,
+        method: 0,
+        request_hash: 0,
+        message: format!("the state that another replica sent cannot be read: {error}"),
+    };
+    read(replica, &snapshot.bytes).await.map_err(halt)?;
+    replica.cx.index = snapshot.index;
+    replica.cx.term = snapshot.term;
+    replica.cx.now = LogTime::from_nanos(snapshot.log_time);
+    replica.chain = snapshot.digest;
+    Ok(())
+}
+
+async fn read<S: Service>(replica: &mut Replica<S>, bytes: &[u8]) -> Result<(), StateError> {
+    let mut reader = Reader::new(bytes);
+    let magic: [u8; 8] = reader.item().await?;
+    let (format, version): (u32, u32) = reader.item().await?;
+    if magic != MAGIC || format != FORMAT {
+        return Err(StateError::Invalid(format!("format {format} is not known; this build reads {FORMAT}")));
+    }
+    replica.load(version, reader).await
+}

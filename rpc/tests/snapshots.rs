@@ -1,0 +1,173 @@
+//! Nodes that missed more than the log still holds, in simulated clusters.
+
+mod cluster_support;
+
+use cluster_support::{SECOND, agreed, call, cluster, status, write};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use trimaran_raft::Limits;
+use trimaran_rpc::r2p2::Policy;
+use trimaran_rpc::service::{Answer, Cx, Mark, ReadCx, Service};
+use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex, node_ip};
+use trimaran_rpc::state::{Reader, State, StateError, Writer};
+use trimaran_rpc::timers::Timer;
+
+const PUT: u32 = 1;
+const COUNT: u32 = 2;
+const EXPIRE: u32 = 3;
+
+/// Keeps what it is given, for five seconds of log time each.
+#[derive(Default)]
+struct Shelf {
+    things: BTreeMap<u64, Vec<u8>>,
+    next: u64,
+}
+
+impl State for Shelf {
+    async fn save(&self, to: &mut Writer) {
+        to.item(&self.next).await;
+        to.len(self.things.len()).await;
+        for thing in &self.things {
+            to.item(&thing).await;
+        }
+    }
+
+    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
+        let mut shelf = Shelf { next: from.item().await?, ..Shelf::default() };
+        for _ in 0..from.len().await? {
+            let (number, thing) = from.item().await?;
+            shelf.things.insert(number, thing);
+        }
+        Ok(shelf)
+    }
+}
+
+impl Service for Shelf {
+    const NAME: &'static str = "shelf";
+
+    fn mark(method: u32) -> Option<Mark> {
+        match method {
+            PUT => Some(Mark::Replicated),
+            COUNT => Some(Mark::Read),
+            EXPIRE => Some(Mark::Timer),
+            _ => None,
+        }
+    }
+
+    async fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
+        if cx.method() == EXPIRE {
+            let number = u64::from_le_bytes(request.try_into().expect("eight bytes"));
+            self.things.remove(&number);
+            return Answer::Ok;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.things.insert(number, request.to_vec());
+        let timer = Timer { method: EXPIRE, body: number.to_le_bytes().to_vec() };
+        cx.set_timer(cx.now() + SECOND * 5, timer).expect("room");
+        reply.extend_from_slice(&number.to_le_bytes());
+        Answer::Ok
+    }
+
+    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
+        reply.extend_from_slice(&(self.things.len() as u64).to_le_bytes());
+        Answer::Ok
+    }
+}
+
+/// A log so small that a node that is away for long misses something.
+fn small(seed: u64) -> Cluster<Shelf> {
+    let log_limits =
+        Limits { log_bytes: 256 << 10, uncommitted_bytes: 64 << 10, entry_bytes: 16 << 10, ..Limits::default() };
+    cluster(seed, ClusterConfig { log_limits, ..ClusterConfig::default() }, Shelf::default)
+}
+
+fn isolate(cluster: &Cluster<Shelf>, node: NodeIndex, cut: bool) {
+    for other in (0..cluster.nodes()).filter(|other| *other != node.0) {
+        for (from, to) in [(node.0, other), (other, node.0)] {
+            match cut {
+                true => cluster.network().block(node_ip(from), node_ip(to)),
+                false => cluster.network().unblock(node_ip(from), node_ip(to)),
+            }
+        }
+    }
+}
+
+fn follower(cluster: &Cluster<Shelf>) -> NodeIndex {
+    let leader = cluster.leader().expect("a leader");
+    NodeIndex((leader.0 + 1) % cluster.nodes())
+}
+
+fn things(cluster: &mut Cluster<Shelf>) -> u64 {
+    let reply = call(cluster, COUNT, Policy::ReplicatedRouteNoSideEffects, b"").expect("a count").0;
+    u64::from_le_bytes(reply.try_into().expect("eight bytes"))
+}
+
+/// The state that comes back is the whole of it: the things, and the timers by which they leave again.
+#[test]
+fn a_node_that_missed_too_much_comes_back_with_state_and_timers() {
+    let mut cluster = small(1);
+    let away = follower(&cluster);
+    isolate(&cluster, away, true);
+    cluster.run_for(SECOND * 3);
+    for _ in 0..40 {
+        write(&mut cluster, PUT, &[7; 8000]);
+    }
+    let leader = cluster.leader().expect("a leader");
+    let first = status(&mut cluster, leader.0).first;
+    assert!(first > status(&mut cluster, away.0).last + 1, "the log has gone on without it");
+    isolate(&cluster, away, false);
+    cluster.run_for(SECOND);
+    let applied = agreed(&mut cluster);
+    assert_eq!(status(&mut cluster, away.0).applied, applied);
+    assert!(status(&mut cluster, away.0).first >= first, "what is before the snapshot is not its to know");
+    assert_eq!(things(&mut cluster), 40);
+    // It can lead, and its timers fire for all.
+    cluster.kill(leader);
+    cluster.run_for(SECOND * 8);
+    assert_eq!(things(&mut cluster), 0, "everything has expired");
+}
+
+/// A snapshot of several megabytes takes its time; elections must not come of it.
+#[test]
+fn a_large_state_delays_no_heartbeat() {
+    let log_limits =
+        Limits { log_bytes: 1 << 20, uncommitted_bytes: 512 << 10, entry_bytes: 256 << 10, ..Limits::default() };
+    let mut cluster = cluster(2, ClusterConfig { log_limits, ..ClusterConfig::default() }, Shelf::default);
+    let away = follower(&cluster);
+    isolate(&cluster, away, true);
+    cluster.run_for(SECOND * 3);
+    for _ in 0..40 {
+        write(&mut cluster, PUT, &[7; 100_000]);
+    }
+    let before = status(&mut cluster, 0).term;
+    isolate(&cluster, away, false);
+    let back = cluster.run_until(SECOND * 4, |cluster| {
+        let applied = |node: usize| {
+            cluster.node(NodeIndex(node)).map(|node| node.shard().with_machine(|machine| machine.applied_index()))
+        };
+        applied(away.0) == cluster.leader().and_then(|leader| applied(leader.0))
+    });
+    assert!(back, "four megabytes in four seconds");
+    assert_eq!(status(&mut cluster, 0).term, before, "nobody called an election");
+    agreed(&mut cluster);
+}
+
+/// The leader dies in the middle of it; the next one goes on, or begins again.
+#[test]
+fn a_transfer_outlives_its_leader() {
+    let mut cluster = small(3);
+    let away = follower(&cluster);
+    isolate(&cluster, away, true);
+    cluster.run_for(SECOND * 3);
+    for _ in 0..40 {
+        write(&mut cluster, PUT, &[7; 8000]);
+    }
+    isolate(&cluster, away, false);
+    cluster.run_for(Duration::from_millis(2));
+    let leader = cluster.leader().expect("a leader");
+    cluster.kill(leader);
+    cluster.run_for(SECOND * 2);
+    assert!(status(&mut cluster, away.0).applied > 40);
+    assert_eq!(things(&mut cluster), 40);
+}
