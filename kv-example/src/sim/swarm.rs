@@ -103,7 +103,7 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
             .push(cluster.client(servers.clone(), move |socket| work(socket, ClientId(client), load, servers, seed)));
     }
 
-    let mut chaos = Chaos::new(seed, nodes, clients);
+    let mut chaos = Chaos::new(seed, clients);
     chaos.begin(&cluster);
     chaos.run(&mut cluster, STORM);
     chaos.end(&mut cluster);

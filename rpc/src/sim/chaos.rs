@@ -10,7 +10,8 @@ use rand_pcg::Pcg64Mcg;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_net::Link;
+use trimaran_net::{FaultCounters, Link};
+use trimaran_runtime::Instant;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
@@ -33,7 +34,7 @@ macro_rules! kinds {
 kinds! {
     /// Datagrams vanish.
     Loss = "loss",
-    /// Peer datagrams arrive twice.
+    /// Datagrams arrive twice: those between peers, and others where [`Chaos::duplicate_all`] allows it.
     Duplicate = "duplicate",
     /// Datagrams overtake others.
     Reorder = "reorder",
@@ -82,7 +83,19 @@ impl FaultCounts {
         }
     }
 
-    fn add(&mut self, fault: Fault, count: u64) {
+    pub(super) fn add_links(&mut self, faults: FaultCounters) {
+        for (fault, count) in [
+            (Fault::Loss, faults.lost),
+            (Fault::Duplicate, faults.duplicated),
+            (Fault::Reorder, faults.reordered),
+            (Fault::Corrupt, faults.corrupted),
+            (Fault::Truncate, faults.truncated),
+        ] {
+            self.add(fault, count);
+        }
+    }
+
+    pub(super) fn add(&mut self, fault: Fault, count: u64) {
         self.0[fault as usize] += count;
     }
 }
@@ -93,16 +106,16 @@ pub struct Chaos {
     enabled: Vec<Fault>,
     links: Link,
     clients: Vec<Ipv4Addr>,
-    /// Voters that may still be killed: a killed one has forgotten what it promised and is a voter no more.
-    kills_left: usize,
+    duplicates_all: bool,
     dead: Vec<NodeIndex>,
     every: Duration,
+    next_strike: Instant,
     counts: FaultCounts,
 }
 
 impl Chaos {
     /// Draws which faults strike, how hard and how often.
-    pub fn new(seed: u64, nodes: usize, clients: Vec<Ipv4Addr>) -> Self {
+    pub fn new(seed: u64, clients: Vec<Ipv4Addr>) -> Self {
         let mut rng = Pcg64Mcg::seed_from_u64(seed ^ 0x0063_6861_6f73);
         let mut enabled = Fault::ALL.to_vec();
         enabled.shuffle(&mut rng);
@@ -127,26 +140,46 @@ impl Chaos {
             enabled,
             links,
             clients,
-            kills_left: (nodes - 1) / 2,
+            duplicates_all: false,
             dead: Vec::new(),
             every,
+            next_strike: Instant::ZERO,
             counts: FaultCounts::default(),
         }
     }
 
-    /// Applies the links' own faults. Client datagrams are never duplicated, corrupted or cut: plain R2P2 has neither
-    /// an identity for its requests nor a checksum beside UDP's. For the same reason a forwarded request never arrives
-    /// twice.
+    /// Lets client datagrams and forwarded requests arrive twice, too. Only for clients that give each write a session
+    /// and a number: plain R2P2 has no identity for its requests, and a copy of one is another one.
+    pub fn duplicate_all(mut self, allowed: bool) -> Self {
+        self.duplicates_all = allowed;
+        self
+    }
+
+    /// One more client that may be cut off.
+    pub fn add_client(&mut self, client: Ipv4Addr) {
+        self.clients.push(client);
+    }
+
+    /// Applies the links' own faults. Client datagrams are never corrupted or cut: plain R2P2 has no checksum beside UDP's.
     pub fn begin<S: Service>(&mut self, cluster: &Cluster<S>) {
-        cluster.network().set_duplicate_filter(Rc::new(|packet| {
-            Header::parse(packet.data()).is_ok_and(|(header, _)| header.kind == MessageType::Peer)
-        }));
+        if !self.duplicates_all {
+            // Raft's own may come twice whatever the clients are.
+            cluster.network().set_duplicate_filter(Rc::new(|packet| {
+                Header::parse(packet.data()).is_ok_and(|(header, _)| header.kind == MessageType::Peer)
+            }));
+        }
         self.set_links(cluster, self.links);
+        self.next_strike = cluster.now() + self.pause();
+    }
+
+    fn pause(&mut self) -> Duration {
+        self.every.mul_f64(0.5 + self.rng.random::<f64>())
     }
 
     fn set_links<S: Service>(&self, cluster: &Cluster<S>, links: Link) {
         let network = cluster.network();
-        network.set_default_link(Link { duplicate: 0.0, corrupt: 0.0, truncate: 0.0, ..links });
+        let duplicate = if self.duplicates_all { links.duplicate } else { 0.0 };
+        network.set_default_link(Link { duplicate, corrupt: 0.0, truncate: 0.0, ..links });
         for (from, to) in pairs(cluster.nodes()) {
             network.set_link(node_ip(from), node_ip(to), links);
         }
@@ -156,14 +189,27 @@ impl Chaos {
     pub fn run<S: Service>(&mut self, cluster: &mut Cluster<S>, span: Duration) {
         let end = cluster.now() + span;
         while cluster.now() < end && cluster.violation().is_none() {
-            let wait = self.every.mul_f64(0.5 + self.rng.random::<f64>());
-            cluster.run_for(wait.min(end - cluster.now()));
-            self.strike(cluster);
+            cluster.run_for(self.next_strike.min(end).saturating_since(cluster.now()));
+            self.tick(cluster);
         }
     }
 
-    /// Ends every fault but death, restarts whom it killed, and lets clocks run true again.
+    /// Strikes if it is time to.
+    pub fn tick<S: Service>(&mut self, cluster: &mut Cluster<S>) {
+        if cluster.now() >= self.next_strike {
+            self.strike(cluster);
+            self.next_strike = cluster.now() + self.pause();
+        }
+    }
+
+    /// Ends every fault, restarts whom it killed, and counts what links have done since the network began.
     pub fn end<S: Service>(&mut self, cluster: &mut Cluster<S>) {
+        self.heal(cluster);
+        self.counts.add_links(cluster.network().counters().faults);
+    }
+
+    /// Ends every fault, restarts whom it killed, and lets clocks run true again.
+    pub(super) fn heal<S: Service>(&mut self, cluster: &mut Cluster<S>) {
         let network = cluster.network().clone();
         network.heal();
         for (from, to) in pairs(cluster.nodes()) {
@@ -181,18 +227,7 @@ impl Chaos {
             cluster.world().set_clock_rate(core, 0);
         }
         for node in std::mem::take(&mut self.dead) {
-            cluster.restart(node);
-            self.counts.add(Fault::Restart, 1);
-        }
-        let faults = network.counters().faults;
-        for (fault, count) in [
-            (Fault::Loss, faults.lost),
-            (Fault::Duplicate, faults.duplicated),
-            (Fault::Reorder, faults.reordered),
-            (Fault::Corrupt, faults.corrupted),
-            (Fault::Truncate, faults.truncated),
-        ] {
-            self.counts.add(fault, count);
+            self.restart(cluster, node);
         }
     }
 
@@ -262,16 +297,15 @@ impl Chaos {
                 }
                 None => false,
             },
-            Fault::Kill if self.kills_left > 0 && !self.dead.contains(&target) && cluster.life(target) == 0 => {
+            Fault::Kill if cluster.node(target).is_some() && cluster.can_lose(target) => {
                 cluster.kill(target);
-                self.kills_left -= 1;
                 self.dead.push(target);
                 true
             }
             Fault::Restart if !self.dead.is_empty() => {
                 let node = self.dead.swap_remove(self.rng.random_range(0..self.dead.len()));
-                cluster.restart(node);
-                true
+                self.restart(cluster, node);
+                false
             }
             Fault::Kill | Fault::Restart => false,
             Fault::Pause | Fault::ShortPause => {
@@ -299,6 +333,14 @@ impl Chaos {
         self.counts.add(fault, u64::from(struck));
     }
 
+    /// Starts a node again, unless the caller has done so by hand.
+    fn restart<S: Service>(&mut self, cluster: &mut Cluster<S>, node: NodeIndex) {
+        if cluster.node(node).is_none() {
+            cluster.restart(node);
+            self.counts.add(Fault::Restart, 1);
+        }
+    }
+
     /// Blocks one direction between two nodes, or opens it again; tells whether it is blocked now.
     fn toggle(&mut self, network: &trimaran_net::SimNet, from: NodeIndex, to: NodeIndex) -> bool {
         let block = from != to && self.rng.random();
@@ -310,6 +352,6 @@ impl Chaos {
     }
 }
 
-fn pairs(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn pairs(nodes: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..nodes).flat_map(move |from| (0..nodes).filter(move |&to| to != from).map(move |to| (from, to)))
 }

@@ -13,12 +13,13 @@ use crate::service::Service;
 use rand::RngExt;
 use std::cell::RefCell;
 use std::future::Future;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::port::sim::{SimNet, SimPort};
-use trimaran_net::{Net, NetConfig, NetDriver};
-use trimaran_raft::{ClusterId, Incarnation, Limits, Slot, Timing};
+use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
+use trimaran_raft::{ClusterId, Incarnation, Limits, Member, NodeId, Slot, Timing};
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
 
@@ -27,9 +28,20 @@ pub const CLIENT_PORT: u16 = 8000;
 /// Peer port of every simulated node.
 pub const PEER_PORT: u16 = 8100;
 
+/// Clients that a cluster may have over its life.
+pub const CLIENTS_MAX: u16 = 50_000;
+/// Client addresses end in 1 to this.
+const HOSTS_PER_NET: u16 = 250;
+
 /// Which of the cluster's nodes, from 0 on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeIndex(pub usize);
+
+impl std::fmt::Display for NodeIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// What a simulated cluster is made of.
 #[derive(Debug, Clone)]
@@ -71,7 +83,7 @@ pub struct Cluster<S: Service> {
     network: SimNet,
     make: Box<dyn Fn() -> S>,
     seats: Vec<Seat<S>>,
-    clients: u8,
+    clients: u16,
     invariants: Invariants,
     violation: Option<Violation>,
 }
@@ -80,6 +92,16 @@ impl<S: Service> Cluster<S> {
     /// Boots the nodes and forms the cluster by the same `init` as an operator's. Everything that follows is decided
     /// by `seed`.
     pub fn new(seed: u64, config: ClusterConfig, make: impl Fn() -> S + 'static) -> Self {
+        Cluster::tapped(seed, config, make, None)
+    }
+
+    /// As [`Cluster::new`], with every packet recorded from the first on.
+    pub fn tapped(
+        seed: u64,
+        config: ClusterConfig,
+        make: impl Fn() -> S + 'static,
+        tap: Option<PcapWriter<Box<dyn Write>>>,
+    ) -> Self {
         let mut cluster = Cluster {
             seed,
             world: World::new(seed),
@@ -91,6 +113,9 @@ impl<S: Service> Cluster<S> {
             violation: None,
             config,
         };
+        if let Some(tap) = tap {
+            cluster.network.set_tap(tap);
+        }
         for index in 0..cluster.config.nodes {
             let (driver, net) = cluster.driver(node_ip(index));
             let core = cluster.world.add_core(&format!("node{}", index + 1), driver);
@@ -150,14 +175,34 @@ impl<S: Service> Cluster<S> {
     }
 
     /// Adds a client on a machine of its own and runs `work` there.
+    ///
+    /// # Panics
+    /// After [`CLIENTS_MAX`] of them: their machines stay, and each costs time at every step.
     pub fn client<F: Future<Output = ()> + 'static>(
         &mut self,
         servers: Vec<SocketAddrV4>,
         work: impl FnOnce(Client) -> F + 'static,
     ) -> Ipv4Addr {
+        self.client_with(servers, ClientConfig::default(), work)
+    }
+
+    /// As [`Cluster::client`], with a configuration of the caller's; the first request id comes from the seed, and so does a nonce that is not given.
+    ///
+    /// # Panics
+    /// As [`Cluster::client`].
+    pub fn client_with<F: Future<Output = ()> + 'static>(
+        &mut self,
+        servers: Vec<SocketAddrV4>,
+        config: ClientConfig,
+        work: impl FnOnce(Client) -> F + 'static,
+    ) -> Ipv4Addr {
+        assert!(self.clients < CLIENTS_MAX, "a simulated cluster has at most {CLIENTS_MAX} clients over its life");
+        let (net, host) = (self.clients / HOSTS_PER_NET, self.clients % HOSTS_PER_NET + 1);
         self.clients += 1;
-        let ip = Ipv4Addr::new(10, 0, 1, self.clients);
-        self.client_at(ip, servers, work);
+        // 10.0.2.x and what follows is left to machines that tests add by hand.
+        let net = if net == 0 { 1 } else { 10 + net };
+        let ip = Ipv4Addr::new(10, 0, net as u8, host as u8);
+        self.client_from(ip, servers, config, work);
         ip
     }
 
@@ -168,8 +213,20 @@ impl<S: Service> Cluster<S> {
         servers: Vec<SocketAddrV4>,
         work: impl FnOnce(Client) -> F + 'static,
     ) {
+        self.client_from(ip, servers, ClientConfig::default(), work);
+    }
+
+    fn client_from<F: Future<Output = ()> + 'static>(
+        &mut self,
+        ip: Ipv4Addr,
+        servers: Vec<SocketAddrV4>,
+        config: ClientConfig,
+        work: impl FnOnce(Client) -> F + 'static,
+    ) {
+        // Everything comes from the seed.
+        let nonce = config.nonce.unwrap_or_else(|| self.world.rng().random());
         self.machine(ip, move |net, first_rid| async move {
-            let config = ClientConfig { first_rid, ..ClientConfig::default() };
+            let config = ClientConfig { first_rid, nonce: Some(nonce), ..config };
             match Client::new(&net, SocketAddrV4::new(ip, 0), servers, config) {
                 Ok(client) => work(client).await,
                 Err(error) => panic!("a simulated client could not start: {error}"),
@@ -243,6 +300,35 @@ impl<S: Service> Cluster<S> {
             .map(|(_, node)| node)
     }
 
+    /// Whether the cluster can go on with nothing lost when this node is killed now. A node that lost its memory is a voter
+    /// again only when its new life was taken in, so what counts is not who is up but which voters still are: a majority of
+    /// every configuration that a living node knows must remain.
+    pub fn can_lose(&self, node: NodeIndex) -> bool {
+        let up: Vec<_> =
+            (0..self.seats.len()).map(NodeIndex).filter_map(|other| Some((other, self.node(other)?))).collect();
+        let remain: Vec<NodeId> = up
+            .iter()
+            .filter(|(other, _)| *other != node)
+            .map(|(_, node)| node.shard().with_machine(|machine| machine.me().id))
+            .collect();
+        let majority = |voters: &[Member]| {
+            let left = voters.iter().filter(|voter| remain.contains(&voter.id)).count();
+            voters.is_empty() || left > voters.len() / 2
+        };
+        up.iter().all(|(_, node)| {
+            node.shard().with_machine(|machine| {
+                let known = machine.configuration();
+                majority(&known.voters) && majority(&known.old_voters)
+            })
+        })
+    }
+
+    /// The node whose turn the last step was; `None` for a client's.
+    pub fn last_node(&self) -> Option<NodeIndex> {
+        let ran = self.world.last_core();
+        self.seats.iter().position(|seat| seat.core == ran).map(NodeIndex)
+    }
+
     /// Ends a node as SIGKILL does: its memory, its sockets and what was on the way to it are gone.
     pub fn kill(&mut self, node: NodeIndex) {
         let seat = &mut self.seats[node.0];
@@ -267,10 +353,9 @@ impl<S: Service> Cluster<S> {
         if self.violation.is_some() || !self.world.step() {
             return false;
         }
-        let ran = self.world.last_core();
-        if let Some(index) = self.seats.iter().position(|seat| seat.core == ran)
-            && let Some(node) = &self.seats[index].node
-            && let Err(violation) = self.invariants.check(NodeIndex(index), node.shard())
+        if let Some(index) = self.last_node()
+            && let Some(node) = &self.seats[index.0].node
+            && let Err(violation) = self.invariants.check(index, node.shard())
         {
             self.violation = Some(violation);
             return false;

@@ -162,6 +162,23 @@ impl<K, O, R> History<K, O, R> {
         self.operations.append(&mut other.operations);
     }
 
+    /// The same operations, with keys by `key`: to judge other parts of the object by themselves.
+    pub fn with_keys<L>(&self, mut key: impl FnMut(&Operation<K, O, R>) -> L) -> History<L, O, R>
+    where
+        O: Clone,
+        R: Clone,
+    {
+        let operations = self.operations.iter().map(|operation| Operation {
+            client: operation.client,
+            call: operation.call,
+            key: key(operation),
+            op: operation.op.clone(),
+            invoked: operation.invoked,
+            outcome: operation.outcome.clone(),
+        });
+        History { operations: operations.collect(), events: self.events }
+    }
+
     /// All operations; an [`OperationId`] is an index into them.
     pub fn operations(&self) -> &[Operation<K, O, R>] {
         &self.operations

@@ -18,7 +18,7 @@ pub enum Violation {
         second: NodeId,
     },
     /// State machine safety: what one node knows to be committed at an index is what every node commits there.
-    #[error("node {node:?} committed another entry at {index} than the cluster did")]
+    #[error("node {node} committed another entry at {index} than the cluster did")]
     Diverged {
         /// The node that differs from those before it.
         node: NodeIndex,
@@ -26,7 +26,7 @@ pub enum Violation {
         index: LogIndex,
     },
     /// Leader completeness: a leader holds every entry that was committed before its term.
-    #[error("leader {node:?} of term {term} lacks committed entry {index}")]
+    #[error("leader {node} of term {term} lacks committed entry {index}")]
     Incomplete {
         /// The leader.
         node: NodeIndex,
@@ -36,7 +36,7 @@ pub enum Violation {
         index: LogIndex,
     },
     /// Term, commit index and applied index never go back within one life of a node.
-    #[error("the {what} of node {node:?} went back from {from} to {to}")]
+    #[error("the {what} of node {node} went back from {from} to {to}")]
     WentBack {
         /// The node.
         node: NodeIndex,
@@ -48,7 +48,7 @@ pub enum Violation {
         to: u64,
     },
     /// Nothing is applied before it is committed.
-    #[error("node {node:?} applied {applied} with only {commit} committed")]
+    #[error("node {node} applied {applied} with only {commit} committed")]
     AppliedUncommitted {
         /// The node.
         node: NodeIndex,
@@ -58,7 +58,7 @@ pub enum Violation {
         commit: LogIndex,
     },
     /// Equal digests at equal applied index.
-    #[error("node {node:?} has another digest than the others after entry {index}")]
+    #[error("node {node} has another digest than the others after entry {index}")]
     DigestDiffers {
         /// The node that differs from those before it.
         node: NodeIndex,
@@ -66,7 +66,7 @@ pub enum Violation {
         index: LogIndex,
     },
     /// The log stays within its budget.
-    #[error("the log of node {node:?} holds {bytes} bytes, its budget is {limit}")]
+    #[error("the log of node {node} holds {bytes} bytes, its budget is {limit}")]
     OverBudget {
         /// The node.
         node: NodeIndex,
