@@ -1,6 +1,7 @@
 //! `#[service]`: from an impl block to a service, and to the client of it.
 
 mod argument;
+mod client;
 mod key;
 mod mark;
 mod method;
@@ -25,6 +26,9 @@ use method::{Method, Owner};
 
 /// Longest name of a service, in bytes.
 const NAME_BYTES_MAX: usize = 64;
+
+/// What every node answers, beside its service.
+const OWN_METHODS: [&str; 4] = ["register", "probe", "init", "status"];
 
 /// What the impl block says, once its mistakes have been taken out.
 struct Service {
@@ -59,8 +63,9 @@ pub(crate) fn expand(options: TokenStream, item: TokenStream) -> TokenStream {
     let generated = service.map(|service| {
         let server = server::expand(&service);
 
+        let client = client::expand(&service);
         let started = started::expand(&service);
-        quote!(#server #started)
+        quote!(#server #client #started)
     });
     beside(mistakes, quote!(#block #generated))
 }
@@ -179,10 +184,10 @@ fn check_name(at: &dyn ToTokens, name: &str, mistakes: &mut Mistakes) {
 fn methods(block: &mut ItemImpl, owner: &Owner, is_raw: bool, mistakes: &mut Mistakes) -> Vec<Method> {
     let mut methods = Vec::new();
     let mut names = BTreeSet::new();
-    let mut keys = BTreeMap::from([
-        (0, "a request that names no method".to_owned()),
-        (method_key("trimaran", "register", 1), "`trimaran.register`, which opens sessions".to_owned()),
-    ]);
+    let mut keys = BTreeMap::from([(0, "a request that names no method".to_owned())]);
+    for name in OWN_METHODS {
+        keys.insert(method_key("trimaran", name, 1), format!("`trimaran.{name}`, which every node answers"));
+    }
     if is_raw {
         keys.insert(method_key(&owner.name, "raw", 1), format!("`{}.raw`, the handler of bytes", owner.name));
     }

@@ -7,7 +7,9 @@ use syn::{Attribute, Ident, Pat, PatIdent, PatType, Type, TypeReference, parse_q
 use super::mark::{Mark, is_ours};
 use super::method::Owner;
 use crate::mistakes::Mistakes;
-use crate::types::{find_token, is_plain, is_punct, is_word, last_segment, own_type, type_arguments};
+use crate::types::{
+    behind_references, find_token, is_plain, is_punct, is_word, last_segment, own_type, type_arguments,
+};
 
 /// Arguments are sent as one tuple, and serde knows tuples of this length.
 pub(crate) const ARGUMENTS_MAX: usize = 16;
@@ -52,6 +54,11 @@ impl Argument {
         let ty = own_type(&input.ty, &owner.path);
         let form = form_of(&input.ty, owner);
         Some(Argument { name, ty, is_shard_key, form })
+    }
+
+    /// Whether the sender's shard is found by this argument unless another is marked.
+    pub(crate) fn is_natural_key(&self) -> bool {
+        matches!(self.form, Form::Text | Form::Bytes)
     }
 
     /// The type that the request is decoded as.
@@ -99,6 +106,19 @@ impl Argument {
             Form::Owned => is_bytes_vector(&self.ty),
             Form::Behind(owned) => is_bytes_vector(owned),
             Form::Text => false,
+        }
+    }
+
+    /// The bytes that decide the shard.
+    pub(crate) fn shard_bytes(&self) -> TokenStream {
+        let name = &self.name;
+        let is_string = is_plain(behind_references(&self.ty), "String");
+        match self.form {
+            Form::Text => quote!(::core::primitive::str::as_bytes(#name)),
+            Form::Bytes => quote!(#name),
+            _ if is_string => quote!(#name.as_bytes()),
+            _ if self.is_bytes() => quote!(&#name[..]),
+            _ => quote!(&::trimaran_rpc::generated::request(&#name)),
         }
     }
 }

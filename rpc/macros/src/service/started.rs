@@ -72,7 +72,7 @@ pub(super) fn signature(method: &Method) -> (Vec<TokenStream>, Vec<&Ident>) {
 }
 
 /// The encoded arguments.
-pub(super) fn body(method: &Method) -> TokenStream {
+fn body(method: &Method) -> TokenStream {
     let sent = method.arguments.iter().map(Argument::sent);
     quote_spanned!(method.name.span().resolved_at(Span::mixed_site())=>
         ::trimaran_rpc::generated::request(&(#(#sent,)*)))
