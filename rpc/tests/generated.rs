@@ -1,13 +1,17 @@
 //! What `#[service]`, `#[derive(State)]` and `#[data]` write, run: every kind of method and argument, called by its key.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use trimaran_rpc::alone::Alone;
+use trimaran_rpc::client::{CallError, Client, Consistency};
 use trimaran_rpc::codec::{decode, encode};
 use trimaran_rpc::prelude::*;
 use trimaran_rpc::r2p2::Refusal;
 use trimaran_rpc::schema;
 use trimaran_rpc::service::{Answer, Mark, Method, RawHandler, method_key};
+use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
 use trimaran_rpc::state::{Reader, StateError, Writer};
 
 /// Why a store says no.
@@ -48,6 +52,11 @@ struct Store {
 }
 
 const LIMIT: u32 = 3;
+
+thread_local! {
+    /// What the leader has mailed.
+    static MAILED: RefCell<Vec<(String, u8)>> = const { RefCell::new(Vec::new()) };
+}
 
 #[service]
 impl Store {
@@ -122,7 +131,8 @@ impl Store {
 
     #[effect]
     async fn mail(cx: &LocalCx<Self>, to: String, number: u8) {
-        let _ = (cx.is_leader(), to, number);
+        assert!(cx.is_leader(), "effects are the leader's");
+        MAILED.with_borrow_mut(|mailed| mailed.push((to, number)));
     }
 
     fn insert(&mut self, key: &str, value: &[u8]) {
@@ -374,4 +384,58 @@ fn bytes_beside_typed_methods() {
     let (answer, reply) = counter.write(add, &encode(&(6u64,)).unwrap());
     assert_eq!((answer, decode::<u64>(&reply)), (Answer::Ok, Ok(10)));
     assert_eq!(counter.read(0, b""), (Answer::Ok, 10u64.to_le_bytes().to_vec()));
+}
+
+/// Every kind of call over the simulated network, and what it starts.
+async fn call_everything(client: Client) {
+    let store = StoreClient::on(client);
+    let again = store.clone();
+    assert_eq!(store.put("a", b"1", None).deadline(Duration::from_secs(2)).await, Ok(1));
+    assert_eq!(again.put("b", b"2", Some(Duration::from_millis(500))).await, Ok(2));
+    assert_eq!(store.get("b").await.map(|entry| entry.value), Ok(b"2".to_vec()));
+    assert_eq!(store.get("z").await, Err(CallError::App(StoreError::NoSuchKey("z".to_owned()))));
+    assert!(store.get("a").consistency(Consistency::Stale).await.is_ok());
+    assert_eq!(store.put("c", &[], None).await, Ok(3));
+    assert_eq!(store.put("d", &[], None).await, Err(CallError::App(StoreError::Full { limit: LIMIT })));
+    assert_eq!(store.size(7).await, Ok(7));
+    assert_eq!(store.hygiene("r", 1, &[2], (3, 4)).await, Ok("r 1 [2] (3, 4)".to_owned()));
+    let entry = Entry { value: vec![5], note: None };
+    let whole = store.whole(&entry, entry.clone(), &[], "t".to_owned()).await.expect("an entry");
+    assert_eq!((whole.value, whole.note.as_deref()), (vec![5], Some("t 0 None")));
+    assert_eq!(store.r#match(1).await, Ok(2));
+    trimaran_runtime::sleep(Duration::from_secs(1)).await;
+    assert!(matches!(store.get("b").await, Err(CallError::App(_))), "its time is over");
+    assert_eq!(store.clear().await, Ok(()));
+    trimaran_runtime::sleep(Duration::from_secs(1)).await;
+}
+
+#[test]
+fn the_client_calls_a_cluster() {
+    let mut cluster = Cluster::new(7, ClusterConfig::default(), Store::default);
+    assert!(cluster.run_until(Duration::from_secs(2), |cluster| cluster.leader().is_some()), "nobody was elected");
+    let done = Rc::new(RefCell::new(false));
+    let tell = done.clone();
+    let servers = cluster.addresses();
+    cluster.client(servers, move |client| async move {
+        call_everything(client).await;
+        *tell.borrow_mut() = true;
+    });
+    assert!(cluster.run_until(Duration::from_secs(30), |_| *done.borrow()), "a call did not come back as expected");
+    assert_eq!(MAILED.take(), [("ada".to_owned(), 7)]);
+    assert!(cluster.violation().is_none());
+}
+
+#[test]
+fn calls_are_values_with_a_key_and_a_shard() {
+    let put = StoreCalls::put("a", b"1", None);
+    assert_eq!(put.method(), method_key("store.put/1"));
+    assert_eq!(put.shard_key(), Some(trimaran_rpc::generated::shard_key(b"a")), "the first text");
+    assert_eq!(StoreCalls::clear().shard_key(), None);
+    let json = (method("put").encode_json)(r#"{"key":"a","value":[49],"ttl":null}"#).expect("arguments");
+    assert_eq!(put.erase().body, json, "a client and a command line send the same bytes");
+}
+
+#[test]
+fn a_client_of_any_thread_needs_addresses() {
+    assert!(StoreClient::connect("nowhere").is_err());
 }
