@@ -12,6 +12,18 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use tracing::error;
 
+/// What arguments and replies are. Generated code asks for it once, at the type as the user wrote it; all that follows from
+/// it would otherwise be said again at every use.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent in a call",
+    label = "not known to serde",
+    note = "write `#[data]` above the types of yours that it is made of"
+)]
+pub trait Data: Serialize + DeserializeOwned {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> Data for T {}
+
 /// The answer to a method key that the service does not have.
 pub const UNKNOWN_METHOD: Answer = Answer::Refused(Refusal::UnknownMethod);
 

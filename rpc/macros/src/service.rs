@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::{Ident, ImplItem, ItemImpl, Path, PathArguments, Type};
 
 pub(crate) use key::snake_case;
@@ -21,6 +22,7 @@ pub(crate) use method::plain;
 
 use crate::mistakes::{Mistakes, beside};
 use crate::options::Options;
+use crate::types;
 use key::method_key;
 use method::{Method, Owner};
 
@@ -38,6 +40,26 @@ struct Service {
     /// Bytes beside the typed methods.
     is_raw: bool,
     methods: Vec<Method>,
+}
+
+impl Service {
+    /// Bounds for generated impl blocks: every type that is sent can be. Where one cannot, the compiler complains about the
+    /// bound, at the user's type, and takes it for granted inside of the block.
+    fn bounds(&self) -> TokenStream {
+        let mut seen = BTreeSet::new();
+        let mut bounds = TokenStream::new();
+        for method in &self.methods {
+            let arguments = method.arguments.iter().filter_map(argument::Argument::written);
+            let returns = [Some(&method.returns.value), method.returns.error.as_ref()];
+            for ty in arguments.chain(returns.into_iter().flatten()) {
+                if !types::is_unit(ty) && seen.insert(types::text(ty)) {
+                    let span = ty.span().resolved_at(Span::mixed_site());
+                    bounds.extend(quote_spanned!(span=> #ty: ::trimaran_rpc::generated::Data,));
+                }
+            }
+        }
+        bounds
+    }
 }
 
 /// Expands `#[service(options)] item`.

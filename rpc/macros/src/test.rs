@@ -88,3 +88,26 @@ fn shape<'f>(function: &'f ItemFn, mistakes: &mut Mistakes) -> Option<&'f PatTyp
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_runs_its_body_for_each_seed() {
+        let item = quote! {
+            #[ignore]
+            async fn survives(mut sim: Sim<Kv>) { sim.nodes(3); }
+        };
+        let expected = quote! {
+            #[ignore]
+            #[::core::prelude::v1::test]
+            fn survives() {
+                ::trimaran_rpc::sim::run_seeds("survives", 200u64, |mut sim: Sim<Kv>| async move { sim.nodes(3); });
+            }
+        };
+        assert_eq!(expand(quote!(seeds = 200), item.clone()).to_string(), expected.to_string());
+        let by_default = expected.to_string().replace("200u64", "100u64");
+        assert_eq!(expand(TokenStream::new(), item).to_string(), by_default);
+    }
+}

@@ -22,8 +22,16 @@ enum Form {
     Text,
     /// `&[u8]`: borrows from the request.
     Bytes,
-    /// `&T`: decoded as this owned type, then handed over by reference.
-    Behind(Box<Type>),
+    /// `&T`: decoded as an owned type, then handed over by reference.
+    Behind(Box<Behind>),
+}
+
+/// What a reference other than text and bytes is decoded as.
+struct Behind {
+    /// `Vec<T>` for `&[T]`.
+    owned: Type,
+    /// `T`, as the user wrote it.
+    written: Type,
 }
 
 /// One argument after the context.
@@ -61,13 +69,22 @@ impl Argument {
         matches!(self.form, Form::Text | Form::Bytes)
     }
 
+    /// The type that serde must know, as the user wrote it; `None` for text and bytes.
+    pub(crate) fn written(&self) -> Option<&Type> {
+        match &self.form {
+            Form::Text | Form::Bytes => None,
+            Form::Owned => Some(&self.ty),
+            Form::Behind(behind) => Some(&behind.written),
+        }
+    }
+
     /// The type that the request is decoded as.
     pub(crate) fn decoded(&self) -> TokenStream {
         match &self.form {
             Form::Owned => self.ty.to_token_stream(),
             Form::Text => quote!(&::core::primitive::str),
             Form::Bytes => quote!(&[::core::primitive::u8]),
-            Form::Behind(owned) => owned.to_token_stream(),
+            Form::Behind(behind) => behind.owned.to_token_stream(),
         }
     }
 
@@ -95,7 +112,7 @@ impl Argument {
             Form::Owned => self.ty.to_token_stream(),
             Form::Text => quote!(::std::string::String),
             Form::Bytes => quote!(::std::vec::Vec<::core::primitive::u8>),
-            Form::Behind(owned) => owned.to_token_stream(),
+            Form::Behind(behind) => behind.owned.to_token_stream(),
         }
     }
 
@@ -104,7 +121,7 @@ impl Argument {
         match &self.form {
             Form::Bytes => true,
             Form::Owned => is_bytes_vector(&self.ty),
-            Form::Behind(owned) => is_bytes_vector(owned),
+            Form::Behind(behind) => is_bytes_vector(&behind.owned),
             Form::Text => false,
         }
     }
@@ -200,14 +217,15 @@ fn form_of(ty: &Type, owner: &Owner) -> Form {
     };
     let Type::Reference(reference) = ty else { return Form::Owned };
     let own = |ty: &Type| own_type(ty, &owner.path);
-    match &*reference.elem {
-        text if is_plain(text, "str") => Form::Text,
-        Type::Slice(slice) if is_plain(&slice.elem, "u8") => Form::Bytes,
+    let (owned, written) = match &*reference.elem {
+        text if is_plain(text, "str") => return Form::Text,
+        Type::Slice(slice) if is_plain(&slice.elem, "u8") => return Form::Bytes,
         Type::Slice(slice) => {
             let element = own(&slice.elem);
-            Form::Behind(Box::new(parse_quote!(::std::vec::Vec<#element>)))
+            (parse_quote!(::std::vec::Vec<#element>), element)
         }
-        path if is_plain(path, "Path") => Form::Behind(Box::new(parse_quote!(::std::path::PathBuf))),
-        other => Form::Behind(Box::new(own(other))),
-    }
+        path if is_plain(path, "Path") => (parse_quote!(::std::path::PathBuf), parse_quote!(::std::path::PathBuf)),
+        other => (own(other), own(other)),
+    };
+    Form::Behind(Box::new(Behind { owned, written }))
 }

@@ -19,6 +19,7 @@ pub(super) fn expand(service: &Service) -> TokenStream {
     );
     let calls_doc = format!("Calls of the service `{name}` as values: for whoever sends them another way.");
     let connect_doc = "Connects to the servers at these addresses, `\"10.0.0.1:8000,10.0.0.2:8000\"`, in the background.\n\n# Errors\nAddresses that are none, or a socket that the system refuses.";
+    let bounds = service.bounds();
     let functions = methods.iter().map(|method| {
         let (attributes, visibility, name) = (&method.attributes, &method.visibility, &method.name);
         let (signature, names) = signature(method);
@@ -64,8 +65,11 @@ pub(super) fn expand(service: &Service) -> TokenStream {
             caller: Via,
         }
 
-        #[allow(dead_code, deprecated, clippy::all)]
-        impl<Via: ::trimaran_rpc::client::Caller> #client<Via> {
+        #[allow(dead_code, deprecated, trivial_bounds, clippy::all)]
+        impl<Via: ::trimaran_rpc::client::Caller> #client<Via>
+        where
+            #bounds
+        {
             /// Calls through `caller`: a client of this core, or one of any thread.
             #visibility fn on(caller: Via) -> Self {
                 #client { caller }
@@ -89,8 +93,11 @@ pub(super) fn expand(service: &Service) -> TokenStream {
         #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug)]
         #visibility struct #calls;
 
-        #[allow(dead_code, clippy::all)]
-        impl #calls {
+        #[allow(dead_code, trivial_bounds, clippy::all)]
+        impl #calls
+        where
+            #bounds
+        {
             #(#requests)*
         }
     }

@@ -37,12 +37,16 @@ pub(super) fn expand(service: &Service) -> TokenStream {
         let answer = answer(method, &quote_spanned!(Span::mixed_site()=> ::trimaran_rpc::generated::in_one_go(#call)));
         arm(method, &quote_spanned!(Span::mixed_site()=> #decoded #answer))
     });
+    let bounds = service.bounds();
     let local = local(&of(&[Mark::Local]), service);
     let effect = effect(&of(&[Mark::Effect]), service);
     quote_spanned! {Span::mixed_site()=>
         #[automatically_derived]
-        #[allow(unused_variables, clippy::all)]
-        impl ::trimaran_rpc::service::Service for #own {
+        #[allow(unused_variables, trivial_bounds, clippy::all)]
+        impl ::trimaran_rpc::service::Service for #own
+        where
+            #bounds
+        {
             const NAME: &'static str = #name;
 
             fn mark(method: u32) -> ::core::option::Option<::trimaran_rpc::service::Mark> {
@@ -54,8 +58,7 @@ pub(super) fn expand(service: &Service) -> TokenStream {
             }
 
             fn methods() -> &'static [::trimaran_rpc::service::Method] {
-                const METHODS: &[::trimaran_rpc::service::Method] = &[#(#records),*];
-                METHODS
+                const { &[#(#records),*] }
             }
 
             async fn apply(

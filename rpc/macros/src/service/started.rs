@@ -37,6 +37,7 @@ fn started(service: &Service, mark: Mark, suffix: &str, product: &TokenStream, d
     let collection = format_ident!("{}{suffix}", plain(ident), span = ident.span());
     let visibility = widest(&methods);
     let doc = doc.replace("{}", &ident.to_string());
+    let bounds = service.bounds();
     let functions = methods.iter().map(|method| {
         let (attributes, visibility, name, key) = (&method.attributes, &method.visibility, &method.name, method.key);
         let (signature, _) = signature(method);
@@ -55,8 +56,11 @@ fn started(service: &Service, mark: Mark, suffix: &str, product: &TokenStream, d
         #[derive(::core::clone::Clone, ::core::marker::Copy, ::core::fmt::Debug)]
         #visibility struct #collection;
 
-        #[allow(dead_code, clippy::all)]
-        impl #collection {
+        #[allow(dead_code, trivial_bounds, clippy::all)]
+        impl #collection
+        where
+            #bounds
+        {
             #(#functions)*
         }
     }
