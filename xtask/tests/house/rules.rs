@@ -21,6 +21,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("trimaran-macros", &[]),
     ("trimaran-rpc", &["trimaran-net", "trimaran-raft", "trimaran-runtime", "trimaran-macros"]),
     ("kv-example", &["trimaran-rpc", "trimaran-net", "trimaran-raft", "trimaran-runtime"]),
+    ("lock-service", &["trimaran-rpc"]),
     ("trimaran-benches", &["trimaran-rpc", "trimaran-net", "trimaran-raft", "trimaran-runtime", "kv-example"]),
     ("dpdk-sys", &[]),
     ("xtask", &[]),
