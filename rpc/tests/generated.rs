@@ -12,6 +12,7 @@ use trimaran_rpc::r2p2::Refusal;
 use trimaran_rpc::schema;
 use trimaran_rpc::service::{Answer, Mark, Method, RawHandler, method_key};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
+use trimaran_rpc::sim::{AnyRequest, Faults, Net, Sim, SimRng, ops};
 use trimaran_rpc::state::{Reader, StateError, Writer};
 
 /// Why a store says no.
@@ -438,4 +439,18 @@ fn calls_are_values_with_a_key_and_a_shard() {
 #[test]
 fn a_client_of_any_thread_needs_addresses() {
     assert!(StoreClient::connect("nowhere").is_err());
+}
+
+fn put_or_get(rng: &mut SimRng) -> AnyRequest {
+    let key = *rng.pick(&["a", "b", "c", "d"]);
+    if rng.chance(0.5) { StoreCalls::put(key, &rng.bytes(2), None).into() } else { StoreCalls::get(key).into() }
+}
+
+/// The generated service, its calls as values, its state and the attribute, all in one simulation.
+#[trimaran_rpc::test(seeds = 20)]
+async fn typed_calls_are_linearizable(sim: Sim<Store>) {
+    sim.nodes(3).net(Net::lossy(0.02)).faults(Faults::crash_leader().every_ms(100));
+    let history = sim.clients(3).run(ops(60, put_or_get)).await;
+    history.check_linearizable();
+    sim.assert_replicas_agree();
 }
