@@ -55,6 +55,13 @@ impl Configuration {
         self.voters.iter().chain(&self.old_voters).chain(&self.learners)
     }
 
+    /// What follows this joint configuration: the new voters alone, and the learners that did not become one.
+    pub(crate) fn without_the_old(&self) -> Configuration {
+        let voters = self.voters.clone();
+        let learners = self.learners.iter().filter(|learner| !voters.contains(learner)).copied().collect();
+        Configuration { voters, old_voters: Vec::new(), learners }
+    }
+
     /// The body of a configuration entry: version, three counts, the members.
     pub fn encode(&self) -> Vec<u8> {
         let mut buffer = [0; CONFIG_BYTES];

@@ -31,12 +31,25 @@ pub enum Error {
         /// That cluster.
         cluster: ClusterId,
     },
-    /// A first configuration without this node in exactly this incarnation, without voters, or with too many.
-    #[error("the first configuration must name 1 to 9 voters, each slot once, and this node in this incarnation")]
+    /// A configuration without voters, with a seat named twice or out of range, with another address for a known node; a first
+    /// one without this node in exactly this incarnation.
+    #[error(
+        "a configuration must name 1 to 9 voters, each slot once and known nodes by their addresses; the first one must name this \
+         node in this incarnation"
+    )]
     BadConfiguration,
     /// A snapshot that nobody asked for, or of an entry that is not applied or whose followers have left the log.
     #[error("nobody needs this snapshot: not asked for, not applied, or too old for the log to go on from it")]
     SnapshotUnusable,
+    /// A change of the members that is not complete, or a leader that has not committed an entry of its own term yet.
+    #[error("a change of the members is under way, or this leader has only just begun")]
+    ChangeInProgress,
+    /// A voter that would be replaced by another life of its seat is still heard.
+    #[error("voter {} is alive and cannot be replaced", .voter.id)]
+    StillAlive {
+        /// That voter.
+        voter: Member,
+    },
     /// The log device failed: nothing more is acknowledged.
     #[error("the log device failed; this replica has stopped acknowledging")]
     StorageFailed,
@@ -54,6 +67,8 @@ pub type ReadError = Error;
 pub type BootstrapError = Error;
 /// Why [`crate::Shard::offer_snapshot`] refused.
 pub type SnapshotError = Error;
+/// Why [`crate::Shard::change_members`] or [`crate::Shard::cancel_change`] refused.
+pub type ChangeError = Error;
 /// Why [`crate::Shard::run`] ended.
 pub type Fatal = Error;
 

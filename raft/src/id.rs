@@ -129,3 +129,10 @@ pub struct Member {
     /// Where its peers send Raft messages.
     pub peer: SocketAddrV4,
 }
+
+impl Member {
+    /// Whether `other` sits in the same seat as another incarnation.
+    pub(crate) fn is_earlier_life_of(&self, other: &Member) -> bool {
+        self.id.slot == other.id.slot && self.id.incarnation != other.id.incarnation
+    }
+}

@@ -51,7 +51,7 @@ mod wire;
 
 pub use config::{Configuration, LIST_MEMBERS};
 pub use entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind, Proposal};
-pub use error::{BootstrapError, DropReason, Error, Fatal, ProposeError, ReadError, SnapshotError};
+pub use error::{BootstrapError, ChangeError, DropReason, Error, Fatal, ProposeError, ReadError, SnapshotError};
 pub use id::{ClusterId, Incarnation, LogIndex, Member, Nanos, NodeId, ShardId, Slot, Term};
 pub use log::{Log, ReceivedSnapshot, Snapshot, state_hash};
 pub use machine::{Accepted, Action, Input, MAX_TERM_JUMP, Machine, More, Outgoing, Peer, PeerState, Refused, Role};

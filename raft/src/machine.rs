@@ -10,6 +10,7 @@
 //! I/O and draws jitter from its own generator: equal inputs give equal machines.
 
 mod actions;
+mod change;
 mod commit;
 mod digest;
 mod election;
@@ -34,6 +35,7 @@ use crate::sabotage::{Fault, Sabotage};
 use crate::settings::{Limits, ShardConfig};
 use crate::storage::HardState;
 
+use change::{Goal, Joiner};
 use digest::Trail;
 use membership::History;
 use read::Reads;
@@ -82,6 +84,7 @@ struct Settings {
     /// Snapshot bytes that fit a datagram.
     chunk_bytes: u32,
     contacts: Vec<SocketAddrV4>,
+    heals: bool,
     shard: ShardId,
     sabotage: Sabotage,
 }
@@ -141,7 +144,8 @@ pub struct Machine {
     peers: Vec<Peer>,
     replies: Vec<Reply>,
     /// Nodes without state that ask to be taken in, newest life of each slot.
-    joiners: Vec<Member>,
+    joiners: Vec<Joiner>,
+    goal: Option<Goal>,
 
     /// Leader: the round now open, the first entry of the term, the next heartbeat.
     round: u64,
@@ -175,6 +179,7 @@ impl Machine {
             datagram_bytes: payload_bytes.saturating_sub(overhead) as u64,
             chunk_bytes: u32::try_from(payload_bytes.saturating_sub(CHUNK_OVERHEAD_BYTES)).unwrap_or(u32::MAX),
             contacts: config.contacts.clone(),
+            heals: config.heals,
             shard: config.shard,
             sabotage: config.sabotage,
         };
@@ -220,6 +225,7 @@ impl Machine {
             peers: Vec::new(),
             replies: Vec::new(),
             joiners: Vec::new(),
+            goal: None,
             round: 0,
             term_start: LogIndex::ZERO,
             heartbeat_at: Nanos::FAR,
@@ -249,6 +255,8 @@ impl Machine {
             Input::StorageStalled(stalled) => self.stalled = stalled,
             Input::Applied(index, digest) => self.applied(index, digest, log),
             Input::Farewell => self.farewell(),
+            Input::ChangeMembers(target) => self.change_members(target, log).map_err(Refused::Request)?,
+            Input::CancelChange => self.cancel_change(log).map_err(Refused::Request)?,
             Input::Offer(snapshot, state_hash) => self.offer(snapshot, state_hash, log).map_err(Refused::Request)?,
         }
         Ok(Accepted::Done)
@@ -269,7 +277,7 @@ impl Machine {
         self.tidy_snapshots(log);
         match self.role {
             Role::Uninitialised | Role::Joining { .. } => self.tick_join(),
-            Role::Leader => self.tick_leader(),
+            Role::Leader => self.tick_leader(log),
             Role::Follower | Role::PreCandidate | Role::Candidate => self.tick_election(log),
         }
     }
@@ -406,8 +414,8 @@ impl Machine {
     }
 
     /// Nodes without state that have asked to be taken in.
-    pub fn joiners(&self) -> &[Member] {
-        &self.joiners
+    pub fn joiners(&self) -> impl Iterator<Item = &Member> {
+        self.joiners.iter().map(|joiner| &joiner.member)
     }
 
     /// The group this machine replicates.

@@ -30,6 +30,8 @@ pub enum Fault {
     IgnoreDigests,
     /// Chunks of two snapshots of one index are put together, and the result is believed.
     MixSnapshots,
+    /// A joint configuration is left before it is committed.
+    LeaveJointEarly,
     /// A message for an earlier life of this node is taken for this one, and counted by slot.
     IgnoreIncarnation,
 }

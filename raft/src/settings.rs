@@ -81,6 +81,8 @@ pub struct ShardConfig {
     pub seed: u64,
     /// Peer addresses that a node without state asks to be taken in; may contain its own. Empty: it only waits.
     pub contacts: Vec<SocketAddrV4>,
+    /// Whether a leader replaces a silent voter by a new life of its seat that asks to be taken in.
+    pub heals: bool,
     /// Rules broken on purpose; empty without the feature `sabotage`.
     pub sabotage: Sabotage,
 }
@@ -95,6 +97,7 @@ impl ShardConfig {
             limits: Limits::default(),
             seed,
             contacts: Vec::new(),
+            heals: true,
             sabotage: Sabotage::default(),
         }
     }

@@ -18,8 +18,9 @@ use std::task::{Context, Poll, Waker};
 use trimaran_runtime::time::Sleep;
 use trimaran_runtime::{Instant, now, sleep_until, yield_now};
 
+use crate::config::Configuration;
 use crate::entry::{EntryHeader, Proposal};
-use crate::error::{BootstrapError, DropReason, Error, Fatal, ProposeError};
+use crate::error::{BootstrapError, ChangeError, DropReason, Error, Fatal, ProposeError};
 use crate::id::{ClusterId, LogIndex, Member, Nanos};
 use crate::log::{Log, ReceivedSnapshot};
 use crate::machine::{Accepted, Action, Input, Machine, More, Refused};
@@ -212,6 +213,31 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     pub async fn fence_changed(&self) -> LogIndex {
         let mut wait = Wait { shard: self, list: |inner| &mut inner.fences, key: None };
         poll_fn(|cx| wait.poll(cx, |inner| inner.machine.fenced().ok_or(LogIndex::ZERO))).await
+    }
+
+    /// Begins a change of the members to the voters and learners of `target`, which the leader then takes step by step: new
+    /// voters learn first, then old and new voters decide together, then the new alone. Done when [`Status::changing`] is
+    /// false and [`Status::configuration`] is the target; forgotten when leadership moves before the voters are decided on.
+    ///
+    /// # Errors
+    /// This node does not lead, another change is under way, the target is impossible, or would replace a voter that is heard.
+    pub fn change_members(&self, target: &Configuration) -> Result<(), ChangeError> {
+        self.request(Input::ChangeMembers(target))
+    }
+
+    /// Takes a change back that was begun here.
+    ///
+    /// # Errors
+    /// This node does not lead, there is none, or it is too late: what is committed, or another leader's, can only be finished.
+    pub fn cancel_change(&self) -> Result<(), ChangeError> {
+        self.request(Input::CancelChange)
+    }
+
+    fn request(&self, input: Input<'_>) -> Result<(), Error> {
+        let inner = &mut *self.inner.borrow_mut();
+        let result = inner.machine.step(stamp(), input, &mut inner.log);
+        inner.wake();
+        result.map(|_| ()).map_err(|refused| inner.refused(refused))
     }
 
     /// Gives leadership up and tells the peers, who may then elect at once. For a node about to stop; reads fail first.

@@ -39,6 +39,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Nodes without state that ask to be taken in.
     pub joiners: Vec<Member>,
+    /// Whether a change of the members is under way.
+    pub changing: bool,
     /// Voters heard lately, this node included if it votes.
     pub reachable: usize,
     /// Voters in all.
@@ -129,7 +131,8 @@ impl Status {
             last: log.last(),
             log_bytes: log.bytes(),
             peers: peers.collect(),
-            joiners: machine.joiners().to_vec(),
+            joiners: machine.joiners().copied().collect(),
+            changing: machine.is_changing(),
             reachable: machine.reachable(),
             total: configuration.voters.len(),
             quorum: majority(configuration.voters.len()),

@@ -4,6 +4,7 @@ mod harness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use harness::churn::{Churn, churn};
 use harness::staged;
 use harness::walk::{Walk, walk};
 use trimaran_raft::{Fault, Sabotage};
@@ -99,6 +100,33 @@ fn chunks_of_two_snapshots_mixed() {
     assert!(words.is_some_and(|words| words.contains("a mixed snapshot")));
 }
 
+#[test]
+fn a_joint_configuration_left_early() {
+    let words = broken(|| staged::a_change_that_the_old_voters_miss(Sabotage::only(Fault::LeaveJointEarly)));
+    println!("{words:?}");
+    assert!(words.is_some_and(|words| SAFETY.iter().any(|invariant| words.contains(invariant))));
+}
+
+/// Some walk in which nodes forget and members change must break an invariant.
+#[track_caller]
+fn assert_caught_in_churn(fault: Fault) {
+    let plan = |seed| Churn { seed, steps: 3000, gentle: false, sabotage: Sabotage::only(fault) };
+    let mut all = (0..400).filter_map(|seed| broken(|| churn(&plan(seed))));
+    let found = all.find(|words| SAFETY.iter().any(|invariant| words.contains(invariant)));
+    println!("{fault:?}: {found:?}");
+    assert!(found.is_some(), "{fault:?} breaks no invariant in 400 walks");
+}
+
+#[test]
+fn lives_mixed_up_while_members_change() {
+    assert_caught_in_churn(Fault::IgnoreIncarnation);
+}
+
+#[test]
+fn joint_configurations_left_early_at_random() {
+    assert_caught_in_churn(Fault::LeaveJointEarly);
+}
+
 /// The walk with the very same plan and nothing broken passes: the controls fail for their fault alone.
 #[test]
 fn nothing_broken_nothing_caught() {
@@ -107,10 +135,14 @@ fn nothing_broken_nothing_caught() {
             walk(&Walk { seed, nodes, steps: 2500, sabotage: Sabotage::default() });
         }
     }
+    for seed in 0..10 {
+        churn(&Churn { seed, steps: 3000, gentle: false, sabotage: Sabotage::default() });
+    }
     staged::figure_eight(Sabotage::default());
     staged::heartbeat_over_a_foreign_tail(Sabotage::default());
     staged::late_persisted(Sabotage::default());
     staged::amnesia(Sabotage::default());
     staged::a_state_goes_wrong(Sabotage::default());
     staged::sender_changes(Sabotage::default(), false);
+    staged::a_change_that_the_old_voters_miss(Sabotage::default());
 }

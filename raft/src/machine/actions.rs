@@ -2,6 +2,7 @@
 
 use std::net::SocketAddrV4;
 
+use crate::config::Configuration;
 use crate::entry::Proposal;
 use crate::error::{DropReason, Error};
 use crate::id::{ClusterId, LogIndex, Member, NodeId, Term};
@@ -52,6 +53,10 @@ pub enum Input<'a> {
     Applied(LogIndex, u64),
     /// The apply task gives out a snapshot, with [`crate::state_hash`] of its bytes.
     Offer(&'a Snapshot, u64),
+    /// Change the members to these voters and learners; a leader then does so step by step.
+    ChangeMembers(&'a Configuration),
+    /// Take the change back, where that is still possible.
+    CancelChange,
     /// This node is about to stop: give up leadership and say so.
     Farewell,
 }

@@ -48,6 +48,7 @@ impl Machine {
             self.durable = write.to.min(log.last());
             self.ack_due |= self.role == Role::Follower && self.leader.is_some();
             self.count_commit(log);
+            self.drive(log);
         }
         if matches!(self.role, Role::Candidate) {
             self.count_votes(log);

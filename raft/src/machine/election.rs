@@ -31,7 +31,11 @@ impl Machine {
     /// Asks whether an election could be won. The term does not move: a node that nobody hears stays harmless.
     fn campaign_first(&mut self, log: &mut Log) {
         self.reset_election_timer();
-        if !self.configuration().is_voter(self.settings.me.id) || self.failed || self.stalled || self.fenced.is_some() {
+        // Without a committed entry that says so, it may be a member in nobody's eyes but its own.
+        let me = self.settings.me.id;
+        self.join_due |= !self.history.at(self.commit).is_some_and(|config| config.is_voter(me));
+        // One that a change leaves out may be the only one that has the entry which says so, until it is known to be committed.
+        if !self.history.may_need(me, self.commit) || self.failed || self.stalled || self.fenced.is_some() {
             return;
         }
         self.role = Role::PreCandidate;
@@ -100,7 +104,7 @@ impl Machine {
         self.term_start = log.last().next();
         let next = self.term_start;
         for peer in &mut self.peers {
-            *peer = super::Peer::new(peer.member, next);
+            *peer = super::Peer::new(peer.member, next, self.now);
         }
         let noop = EntryHeader {
             kind: EntryKind::Noop,
@@ -191,6 +195,7 @@ impl Machine {
     pub(super) fn stand_down(&mut self) {
         if matches!(self.role, Role::Leader) {
             self.reads.fail_all();
+            self.goal = None;
             self.heartbeat_at = Nanos::FAR;
             self.reset_election_timer();
         }

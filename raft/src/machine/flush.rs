@@ -99,7 +99,7 @@ impl Machine {
     }
 
     fn flush_join(&mut self, out: &mut Vec<Action>) {
-        if !std::mem::take(&mut self.join_due) || self.cluster.is_some() {
+        if !std::mem::take(&mut self.join_due) {
             return;
         }
         let me = self.settings.me;

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use smallvec::SmallVec;
 
+use super::change::Joiner;
 use super::{MAX_TERM_JUMP, Machine, Peer, ReplyKind, Role};
 use crate::config::{Configuration, LIST_MEMBERS};
 use crate::entry::{EntryHeader, EntryKind};
@@ -39,6 +40,11 @@ impl History {
         &self.configurations[self.configurations.len() - 1].1
     }
 
+    /// Where the newest one stands in the log.
+    pub(super) fn newest_at(&self) -> LogIndex {
+        self.configurations[self.configurations.len() - 1].0
+    }
+
     pub(super) fn push(&mut self, index: LogIndex, config: Configuration) {
         self.configurations.push((index, config));
     }
@@ -55,6 +61,12 @@ impl History {
             let at = at.unwrap_or(0).max(self.configurations.len().saturating_sub(KEPT));
             self.configurations.drain(..at);
         }
+    }
+
+    /// Whether `id` votes in the newest configuration or in one that may come back in its place.
+    pub(super) fn may_need(&self, id: NodeId, commit: LogIndex) -> bool {
+        let committed = self.configurations.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
+        self.configurations[committed..].iter().any(|(_, config)| config.is_voter(id))
     }
 
     /// The configuration in force after the entry at `index`, if it is kept.
@@ -154,7 +166,9 @@ impl Machine {
             return Err(DropReason::FromMyself);
         }
         if matches!(message.body, Body::Join(_)) {
-            return self.cluster.map(|_| ()).ok_or(DropReason::Uninitialised);
+            let own = self.cluster.ok_or(DropReason::Uninitialised)?;
+            let free = header.cluster.0 == 0 || header.cluster == own;
+            return if free { Ok(()) } else { Err(DropReason::WrongCluster) };
         }
         let mine = header.to == me || self.sabotaged(Fault::IgnoreIncarnation) && header.to.slot == me.slot;
         if !mine {
@@ -190,18 +204,20 @@ impl Machine {
         members.sort_unstable_by_key(|member| member.id);
         members.dedup_by_key(|member| member.id);
         members.retain(|member| member.id != self.settings.me.id);
+        let now = self.now;
         let mut old = std::mem::take(&mut self.peers);
         self.peers = members
             .iter()
             .map(|member| {
                 let known = old.iter().position(|peer| peer.id() == member.id);
-                let mut peer = known.map_or_else(|| Peer::new(*member, log.last().next()), |at| old.swap_remove(at));
+                let mut peer =
+                    known.map_or_else(|| Peer::new(*member, log.last().next(), now), |at| old.swap_remove(at));
                 peer.member = *member;
                 peer
             })
             .collect();
         let peers = &self.peers;
-        self.joiners.retain(|joiner| !peers.iter().any(|peer| peer.id() == joiner.id));
+        self.joiners.retain(|joiner| !peers.iter().any(|peer| peer.id() == joiner.member.id));
     }
 
     pub(super) fn tick_join(&mut self) {
@@ -218,8 +234,8 @@ impl Machine {
             return Err(DropReason::Contradiction);
         }
         if self.configuration().member(joiner.id).is_none() {
-            self.joiners.retain(|known| known.id.slot != joiner.id.slot);
-            self.joiners.push(joiner);
+            self.joiners.retain(|known| known.member.id.slot != joiner.id.slot);
+            self.joiners.push(Joiner { member: joiner, heard: self.now });
         }
         self.owe(Member { client: joiner.client, ..sender }, ReplyKind::Join)
     }

@@ -48,6 +48,8 @@ pub struct Peer {
     pub credit_bytes: u64,
     /// When it last answered this leader.
     pub heard: Option<Nanos>,
+    /// Since when this leader waits for it.
+    pub(super) since: Nanos,
 
     pub(super) compared: Compared,
     pub(super) vote: Option<bool>,
@@ -73,7 +75,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(member: Member, next: LogIndex) -> Self {
+    pub(super) fn new(member: Member, next: LogIndex, since: Nanos) -> Self {
         Peer {
             member,
             state: PeerState::Probe,
@@ -85,6 +87,7 @@ impl Peer {
             compared: Compared::default(),
             credit_bytes: u64::MAX,
             heard: None,
+            since,
             vote: None,
             ask_due: false,
             next,

@@ -13,7 +13,7 @@ use crate::quorum;
 const FLUSH_BYTES: u64 = 128 << 10;
 
 impl Machine {
-    pub(super) fn tick_leader(&mut self) {
+    pub(super) fn tick_leader(&mut self, log: &mut Log) {
         if self.now.since(self.quorum_heard()) >= self.settings.election_max_ns {
             // Nobody can learn anything from a leader that no quorum answers.
             self.stand_down();
@@ -30,6 +30,7 @@ impl Machine {
         self.peers.iter_mut().filter(|peer| now >= peer.resend_at).for_each(Peer::resend);
         let transfers = self.peers.iter_mut().filter_map(|peer| peer.transfer.as_mut());
         transfers.filter(|transfer| now >= transfer.deadline()).for_each(Transfer::resend);
+        self.drive(log);
     }
 
     /// When a quorum, this node included, was last heard; never before leadership began.
@@ -90,6 +91,7 @@ impl Machine {
         peer.answered(now, ack.round, progressed, heartbeat_ns);
         self.on_digest(header.from, ack);
         self.count_commit(log);
+        self.drive(log);
         self.relieve_pressure(log);
         Ok(())
     }

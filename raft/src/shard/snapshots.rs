@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use super::futures::Wait;
-use super::{Shard, stamp, yield_now};
+use super::{Shard, yield_now};
 use crate::error::SnapshotError;
 use crate::id::LogIndex;
 use crate::log::{ReceivedSnapshot, Snapshot, StateHash};
@@ -40,10 +40,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             yield_now().await;
         }
         let state_hash = hash.finish(&snapshot.bytes);
-        let inner = &mut *self.inner.borrow_mut();
-        let result = inner.machine.step(stamp(), Input::Offer(&snapshot, state_hash), &mut inner.log);
-        inner.wake();
-        result.map(|_| ()).map_err(|refused| inner.refused(refused))
+        self.request(Input::Offer(&snapshot, state_hash))
     }
 
     /// The snapshot that replaces the state of this replica, once one has arrived. Until it is taken, no further entry is

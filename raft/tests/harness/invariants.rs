@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Node;
-use trimaran_raft::{EntryHeader, Log, LogIndex, Member, NodeId, Outgoing, Term};
+use trimaran_raft::{EntryHeader, EntryKind, Log, LogIndex, Member, NodeId, Outgoing, Term};
 
 #[derive(Debug, Default)]
 pub(crate) struct Invariants {
@@ -110,6 +110,15 @@ impl Invariants {
             let first = *self.leaders.entry(now.term).or_insert(me);
             assert_eq!(first, me, "election safety: two leaders in term {}", now.term);
             self.leader_is_complete(now.term, log);
+        }
+        if machine.is_leader() {
+            let own = |at: &u64| {
+                let header = log.header(LogIndex(*at));
+                header.is_some_and(|header| header.kind == EntryKind::Config && header.term == now.term)
+            };
+            let changes = (now.commit.0 + 1..=log.last().0).filter(own).count();
+            // A second one takes the first back.
+            assert!(changes <= 2, "one change: the leader of term {} has {changes} in flight", now.term);
         }
         for at in before.commit.0 + 1..=now.commit.0 {
             let at = LogIndex(at);

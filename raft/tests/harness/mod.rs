@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod churn;
 pub(crate) mod disk;
 pub(crate) mod invariants;
 pub(crate) mod staged;
@@ -15,9 +16,9 @@ use std::task::{Context, Poll};
 use disk::Disk;
 use invariants::Invariants;
 use trimaran_raft::{
-    Accepted, Action, AppendHead, AppendWriter, Body, ClusterId, DropReason, EntryHeader, Envelope, Error, Input, Log,
-    LogIndex, Machine, Member, Message, More, Nanos, NodeId, Outgoing, Proposal, ReceivedSnapshot, Refused, Role,
-    ShardConfig, Snapshot, Storage, Term, Transport, state_hash, transmit,
+    Accepted, Action, AppendHead, AppendWriter, Body, ClusterId, Configuration, DropReason, EntryHeader, Envelope,
+    Error, Input, Log, LogIndex, Machine, Member, Message, More, Nanos, NodeId, Outgoing, Proposal, ReceivedSnapshot,
+    Refused, Role, ShardConfig, Snapshot, Storage, Term, Transport, state_hash, transmit,
 };
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -134,6 +135,23 @@ impl Cluster {
         cluster
     }
 
+    /// `count` nodes, of which the first `voters` form a cluster; the others ask to be taken in.
+    pub(crate) fn of_some(count: usize, voters: usize) -> Cluster {
+        Cluster::of_some_with(count, voters, |_| {})
+    }
+
+    /// As [`Cluster::of_some`], with a change to each node's configuration.
+    pub(crate) fn of_some_with(count: usize, voters: usize, change: impl Fn(&mut ShardConfig)) -> Cluster {
+        let mut cluster = Cluster::unformed(count, change);
+        let members: Vec<Member> = (0..voters).map(|index| member(index, 1)).collect();
+        for index in 0..voters {
+            let node = &mut cluster.nodes[index];
+            node.machine.bootstrap(CLUSTER, &members, 7, &mut node.log).expect("a fresh node");
+            cluster.flush(index);
+        }
+        cluster
+    }
+
     /// `count` nodes that know no cluster.
     pub(crate) fn unformed(count: usize, change: impl Fn(&mut ShardConfig)) -> Cluster {
         let node = |index: usize| {
@@ -189,6 +207,24 @@ impl Cluster {
             node.dropped.push(reason);
         }
         result
+    }
+
+    /// Asks a leader for these voters, by place and incarnation.
+    pub(crate) fn change(&mut self, index: usize, voters: &[(usize, u64)]) -> Result<(), Error> {
+        let voters: Vec<Member> = voters.iter().map(|(index, incarnation)| member(*index, *incarnation)).collect();
+        let target = Configuration { voters, ..Configuration::default() };
+        match self.step(index, Input::ChangeMembers(&target)) {
+            Ok(_) => Ok(()),
+            Err(Refused::Request(error)) => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The voters of a node's configuration, by place and incarnation; none while it is joint.
+    pub(crate) fn voters(&self, index: usize) -> Vec<(usize, u64)> {
+        let config = self.machine(index).configuration();
+        let plain = |member: &Member| (usize::from(member.id.slot.0) - 1, member.id.incarnation.0);
+        if config.is_joint() { Vec::new() } else { config.voters.iter().map(plain).collect() }
     }
 
     pub(crate) fn propose(&mut self, index: usize, body: &[u8]) -> Result<LogIndex, Error> {
@@ -497,6 +533,13 @@ impl Cluster {
     pub(crate) fn restart_empty(&mut self, index: usize, incarnation: u64) {
         let mut config = self.nodes[index].config.clone();
         config.me = member(index, incarnation);
+        let (offers, state_bytes) = (self.nodes[index].offers, self.nodes[index].state_bytes);
+        self.nodes[index] = Node { offers, state_bytes, ..Node::new(config, self.now, self.payload_bytes) };
+        self.invariants.restarted(index);
+    }
+
+    /// Starts another node in the place of one that is down.
+    pub(crate) fn replace(&mut self, index: usize, config: ShardConfig) {
         self.nodes[index] = Node::new(config, self.now, self.payload_bytes);
         self.invariants.restarted(index);
     }

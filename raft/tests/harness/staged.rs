@@ -188,6 +188,35 @@ pub(crate) fn sender_changes(sabotage: Sabotage, same_bytes: bool) -> (Cluster, 
     (cluster, chunks.get())
 }
 
+/// Two of three voters are replaced, and the two that are to go hear nothing of it: what is committed without them may
+/// contradict what they commit.
+pub(crate) fn a_change_that_the_old_voters_miss(sabotage: Sabotage) -> Cluster {
+    let mut cluster = Cluster::unformed(5, |config| {
+        config.sabotage = sabotage;
+        config.contacts.clear();
+    });
+    let members: Vec<_> = (0..3).map(|index| super::member(index, 1)).collect();
+    for index in 0..3 {
+        let node = &mut cluster.nodes[index];
+        node.machine.bootstrap(super::CLUSTER, &members, 7, &mut node.log).expect("a fresh node");
+    }
+    cluster.elect(0);
+    let target = [(0, 1), (3, 1), (4, 1)];
+    cluster.change(0, &target).expect("possible");
+    cluster.settle_until(|cluster| cluster.machine(0).configuration().is_voter(super::member(3, 1).id));
+    cluster.isolate(&[0, 3, 4]);
+    cluster.flights.clear();
+    for _ in 0..20 {
+        cluster.run_for(5 * MS);
+        let _ = cluster.propose(0, b"x");
+    }
+    cluster.run_for(1500 * MS);
+    let other = (1..3).find(|index| cluster.machine(*index).is_leader()).expect("the old voters elect");
+    cluster.propose(other, b"y").expect("leads");
+    cluster.run_for(50 * MS);
+    cluster
+}
+
 impl Cluster {
     /// Delivers in order until `done`.
     pub(crate) fn settle_until(&mut self, done: impl Fn(&Cluster) -> bool) {

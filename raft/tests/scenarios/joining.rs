@@ -81,7 +81,7 @@ fn a_member_that_init_missed_adopts_the_cluster() {
 
 #[test]
 fn a_new_life_of_a_seat_asks_to_join_and_has_no_vote() {
-    let mut cluster = Cluster::new(3);
+    let mut cluster = Cluster::with(3, |config| config.heals = false);
     cluster.elect(0);
     cluster.crash(2);
     cluster.restart_empty(2, 2);
@@ -94,7 +94,7 @@ fn a_new_life_of_a_seat_asks_to_join_and_has_no_vote() {
     cluster.run_for(1000 * MS);
     let leader = cluster.machine(0).me();
     assert_eq!(cluster.machine(2).role(), Role::Joining { cluster: CLUSTER, leader: Some(leader) });
-    assert!(cluster.machine(0).joiners().contains(&member(2, 2)));
+    assert!(cluster.machine(0).joiners().any(|joiner| *joiner == member(2, 2)));
     assert!((6..=12).contains(&requests.get()), "{} requests in a second", requests.get());
     assert_eq!(cluster.log(2).last(), LogIndex::ZERO);
     // With another member down there is no majority of those that remember, and none is pretended.

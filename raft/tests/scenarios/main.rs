@@ -5,9 +5,11 @@ mod harness;
 
 mod digests;
 mod elections;
+mod healing;
 mod joining;
 mod leadership;
 mod limits;
+mod membership;
 mod reads;
 mod replication;
 mod snapshots;

@@ -1,0 +1,238 @@
+//! Nodes that lost their memory: they come back as voters by themselves, one at a time, as long as a majority remembers.
+
+use crate::harness::{Cluster, LATENCY_NS, MS, member};
+use trimaran_raft::{LogIndex, Role};
+
+/// Proposes for a while, whoever leads; returns how many were taken.
+fn load(cluster: &mut Cluster, rounds: usize) -> usize {
+    let mut taken = 0;
+    for round in 0..rounds {
+        if let Some(leader) = cluster.leader() {
+            taken += usize::from(cluster.propose(leader, &[round as u8; 50]).is_ok());
+        }
+        cluster.run_for(MS);
+    }
+    taken
+}
+
+fn votes(cluster: &Cluster, index: usize, incarnation: u64) -> bool {
+    let leader = cluster.leader().expect("a leader");
+    !cluster.machine(leader).is_changing() && cluster.voters(leader).contains(&(index, incarnation))
+}
+
+/// Runs, with load, until `index` votes in this life.
+fn heal(cluster: &mut Cluster, index: usize, incarnation: u64) {
+    for _ in 0..300 {
+        load(cluster, 10);
+        if cluster.leader().is_some() && votes(cluster, index, incarnation) {
+            return;
+        }
+    }
+    panic!("node {index} in life {incarnation} does not vote after three seconds");
+}
+
+fn small(log_bytes: u64) -> Cluster {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = log_bytes);
+    cluster.nodes.iter_mut().for_each(|node| node.state_bytes = 20_000);
+    cluster
+}
+
+#[test]
+fn a_restarted_node_is_a_voter_again_within_a_second() {
+    for log_bytes in [256 << 20, 32 << 10] {
+        let mut cluster = small(log_bytes);
+        cluster.elect(0);
+        load(&mut cluster, 300);
+        cluster.crash(2);
+        cluster.restart_empty(2, 2);
+        assert!(load(&mut cluster, 1000) == 1000, "nobody notices");
+        assert!(votes(&cluster, 2, 2));
+        assert_eq!(cluster.nodes[2].installed.is_empty(), log_bytes > 1 << 20);
+        // Its acknowledgement and its vote count.
+        cluster.settle();
+        cluster.crash(1);
+        let index = cluster.propose(0, b"x").expect("leads");
+        cluster.run_for(5 * MS);
+        assert_eq!(cluster.machine(0).commit(), index);
+        cluster.restart(1);
+        cluster.flush(1);
+        cluster.run_for(100 * MS);
+        cluster.crash(0);
+        cluster.run_for(1500 * MS);
+        assert!(cluster.leader().is_some());
+    }
+}
+
+/// A rolling restart, the leader among the others, twenty times: every write that was acknowledged is still there, which the
+/// invariants check, and the group takes writes all the time.
+#[test]
+fn restarts_one_after_the_other_heal_twenty_times() {
+    for log_bytes in [256 << 20, 32 << 10] {
+        let mut cluster = small(log_bytes);
+        cluster.elect(0);
+        let mut lives = [1u64; 3];
+        let mut taken = 0;
+        for round in 0..20 {
+            taken += load(&mut cluster, 50);
+            let index = if round % 2 == 0 { cluster.leader().expect("a leader") } else { round % 3 };
+            cluster.crash(index);
+            taken += load(&mut cluster, round * 20);
+            lives[index] += 1;
+            cluster.restart_empty(index, lives[index]);
+            heal(&mut cluster, index, lives[index]);
+        }
+        cluster.run_for(100 * MS);
+        let leader = cluster.leader().expect("a leader");
+        assert_eq!(cluster.voters(leader), [(0, lives[0]), (1, lives[1]), (2, lives[2])]);
+        assert!((0..3).all(|index| cluster.log(index).last() == cluster.log(leader).last()));
+        assert!((0..3).all(|index| cluster.nodes[index].digest == cluster.nodes[leader].digest));
+        assert!(cluster.machine(leader).commit() > LogIndex(taken as u64) && taken > 2500, "{taken} were taken");
+    }
+}
+
+#[test]
+fn two_of_five_heal_and_one_more_than_that_stays_down() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(0);
+    load(&mut cluster, 20);
+    cluster.crash(3);
+    cluster.crash(4);
+    cluster.restart_empty(3, 2);
+    cluster.restart_empty(4, 2);
+    heal(&mut cluster, 3, 2);
+    heal(&mut cluster, 4, 2);
+    load(&mut cluster, 20);
+    for index in [1, 2, 3] {
+        cluster.crash(index);
+        cluster.restart_empty(index, 7);
+    }
+    cluster.run_for(5000 * MS);
+    assert_eq!(cluster.leader(), None, "two that remember are no majority of five, and none is pretended");
+    for index in [1, 2, 3] {
+        assert!(matches!(cluster.machine(index).role(), Role::Joining { .. }), "and it says so");
+        assert_eq!(cluster.log(index).last(), LogIndex::ZERO);
+    }
+    assert!((0..5).all(|index| cluster.machine(index).reachable() < 3));
+}
+
+#[test]
+fn a_node_that_restarts_again_and_again_heals_in_its_last_life() {
+    let mut cluster = small(32 << 10);
+    cluster.elect(0);
+    load(&mut cluster, 100);
+    for pause in [0, 1, 5, 30, 100, 150, 190, 201, 205, 210, 230, 260, 300, 400] {
+        let life = u64::try_from(pause).expect("small") + 10;
+        cluster.crash(2);
+        cluster.restart_empty(2, life);
+        load(&mut cluster, pause);
+        cluster.crash(2);
+        cluster.restart_empty(2, life + 1000);
+        load(&mut cluster, 2);
+        cluster.crash(2);
+        cluster.restart_empty(2, life + 2000);
+        heal(&mut cluster, 2, life + 2000);
+    }
+    let config = cluster.machine(0).configuration();
+    assert!(config.learners.is_empty() && config.voters.len() == 3);
+}
+
+/// The leader dies after every number of steps of a healing: the next one goes on with it.
+#[test]
+fn the_leader_dies_while_another_rejoins() {
+    for steps in 0..60 {
+        let mut cluster = Cluster::new(5);
+        cluster.elect(0);
+        load(&mut cluster, 30);
+        cluster.crash(4);
+        cluster.restart_empty(4, 2);
+        cluster.run_for(200 * MS);
+        for _ in 0..steps {
+            if cluster.flights.is_empty() {
+                cluster.run_for(LATENCY_NS);
+            } else {
+                let flight = cluster.flights.remove(0);
+                cluster.deliver(&flight);
+            }
+        }
+        cluster.crash(0);
+        cluster.flights.clear();
+        cluster.run_for(1000 * MS);
+        heal(&mut cluster, 4, 2);
+        cluster.restart_empty(0, 2);
+        heal(&mut cluster, 0, 2);
+    }
+}
+
+/// In a group of three the one that rejoins may be needed for a majority at once. It never votes before it is one.
+#[test]
+fn with_the_leader_gone_too_the_rest_waits_for_one_that_remembers() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    load(&mut cluster, 20);
+    cluster.crash(2);
+    cluster.restart_empty(2, 2);
+    cluster.crash(0);
+    cluster.run_for(3000 * MS);
+    assert_eq!(cluster.leader(), None, "one of three remembers");
+    // The old leader was only away.
+    cluster.restart(0);
+    cluster.flush(0);
+    cluster.run_for(500 * MS);
+    heal(&mut cluster, 2, 2);
+}
+
+#[test]
+fn a_voter_that_is_heard_is_not_replaced_by_another_life_of_its_seat() {
+    let mut cluster = Cluster::new(4);
+    cluster.elect(0);
+    // Somebody starts a second node in seat 3.
+    cluster.crash(3);
+    cluster.restart_empty(3, 1);
+    let mut config = cluster.nodes[3].config.clone();
+    config.me = trimaran_raft::Member { id: member(2, 9).id, ..member(3, 9) };
+    cluster.replace(3, config);
+    cluster.run_for(3000 * MS);
+    assert!(cluster.machine(0).joiners().any(|joiner| joiner.id == member(2, 9).id), "it asks");
+    assert_eq!(cluster.voters(0), [(0, 1), (1, 1), (2, 1), (3, 1)]);
+    assert!(cluster.machine(0).configuration().learners.is_empty());
+}
+
+/// The entry that took a joiner in is lost with its leader: the joiner, which has entered the cluster, asks again.
+#[test]
+fn a_joiner_whose_entry_was_cut_off_asks_again() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    load(&mut cluster, 20);
+    cluster.crash(2);
+    cluster.run_for(200 * MS);
+    // Only the joiner hears what the leader now appends.
+    cluster.cut.extend([(0, 1)]);
+    cluster.restart_empty(2, 2);
+    for _ in 0..2000 {
+        cluster.run_for(MS / 10);
+        if cluster.machine(0).configuration().member(member(2, 2).id).is_some() {
+            break;
+        }
+    }
+    cluster.run_for(2 * MS);
+    assert_eq!(cluster.machine(2).role(), Role::Follower, "it was taken in");
+    cluster.crash(0);
+    cluster.heal();
+    cluster.restart(0);
+    // Without its last entries, as a group of which a part came back from an older disk would be.
+    cluster.flush(0);
+    heal(&mut cluster, 2, 2);
+}
+
+#[test]
+fn a_cluster_may_be_told_not_to_heal() {
+    let mut cluster = Cluster::with(3, |config| config.heals = false);
+    cluster.elect(0);
+    cluster.crash(2);
+    cluster.restart_empty(2, 2);
+    cluster.run_for(3000 * MS);
+    assert_eq!(cluster.voters(0), [(0, 1), (1, 1), (2, 1)]);
+    cluster.change(0, &[(0, 1), (1, 1), (2, 2)]).expect("the operator may");
+    cluster.run_for(500 * MS);
+    assert!(votes(&cluster, 2, 2));
+}

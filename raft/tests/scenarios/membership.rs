@@ -1,0 +1,363 @@
+//! Changing the members: step by step, through crashes, and never without a majority of both.
+
+use crate::harness::{Cluster, LATENCY_NS, MS, member, staged};
+use trimaran_raft::{Body, Configuration, Error, Input, LogIndex, Refused, Role, Sabotage};
+
+/// Proposes for a while, whoever leads; returns how many were taken.
+fn load(cluster: &mut Cluster, rounds: usize) -> usize {
+    let mut taken = 0;
+    for round in 0..rounds {
+        if let Some(leader) = cluster.leader() {
+            taken += usize::from(cluster.propose(leader, &[round as u8; 50]).is_ok());
+        }
+        cluster.run_for(MS);
+    }
+    taken
+}
+
+fn of(nodes: &[usize]) -> Vec<(usize, u64)> {
+    nodes.iter().map(|index| (*index, 1)).collect()
+}
+
+/// Changes the voters to these nodes and waits until all of them know.
+fn change_to(cluster: &mut Cluster, nodes: &[usize]) {
+    let leader = cluster.leader().expect("a leader");
+    cluster.change(leader, &of(nodes)).expect("possible");
+    load(cluster, 100);
+    let leader = cluster.leader().expect("a leader");
+    assert!(nodes.contains(&leader) && !cluster.machine(leader).is_changing());
+    for index in nodes {
+        assert_eq!(cluster.voters(*index), of(nodes), "node {index}");
+        assert_eq!(cluster.machine(*index).commit(), cluster.machine(leader).commit());
+    }
+}
+
+#[test]
+fn one_three_five_three_one_under_load() {
+    let mut cluster = Cluster::of_some(5, 1);
+    cluster.elect(0);
+    load(&mut cluster, 20);
+    for nodes in [&[0, 1, 2][..], &[0, 1, 2, 3, 4], &[2, 3, 4], &[3]] {
+        change_to(&mut cluster, nodes);
+        if !nodes.contains(&0) {
+            cluster.run_for(1500 * MS);
+        }
+    }
+    assert_eq!(cluster.leader(), Some(3));
+    assert!(load(&mut cluster, 20) == 20);
+    assert_eq!(cluster.machine(3).commit(), cluster.log(3).last());
+}
+
+#[test]
+fn a_voter_is_replaced_by_another_seat() {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    change_to(&mut cluster, &[0, 1, 3]);
+    // The new one counts, the old one does not.
+    cluster.isolate(&[1]);
+    let index = cluster.propose(0, b"x").expect("leads");
+    cluster.run_for(5 * MS);
+    assert_eq!(cluster.machine(0).commit(), index);
+    assert!(cluster.machine(0).peers().iter().all(|peer| peer.member != member(2, 1)));
+}
+
+#[test]
+fn a_removed_node_does_not_disrupt() {
+    let mut cluster = Cluster::new(4);
+    cluster.elect(0);
+    change_to(&mut cluster, &[0, 1, 2]);
+    let term = cluster.machine(0).term();
+    cluster.run_for(3000 * MS);
+    assert_eq!((cluster.leader(), cluster.machine(0).term()), (Some(0), term));
+    assert_eq!(cluster.voters(0), of(&[0, 1, 2]), "it is not taken in again by itself");
+}
+
+#[test]
+fn a_leader_removes_itself_and_says_so() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.change(0, &of(&[1, 2])).expect("possible");
+    cluster.run_for(60 * MS);
+    assert!(!cluster.machine(0).is_leader());
+    let leader = cluster.leader().expect("the notice lets the others elect at once");
+    assert_eq!(cluster.voters(leader), of(&[1, 2]));
+    let removed = cluster.log(0).last();
+    load(&mut cluster, 20);
+    assert_eq!(cluster.log(0).last(), removed);
+    cluster.run_for(3000 * MS);
+    assert_eq!((cluster.leader(), cluster.machine(0).role()), (Some(leader), Role::Follower));
+}
+
+#[test]
+fn from_two_to_one() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(0);
+    change_to(&mut cluster, &[0]);
+    cluster.crash(1);
+    assert!(load(&mut cluster, 20) == 20);
+    assert_eq!(cluster.machine(0).commit(), cluster.log(0).last());
+}
+
+#[test]
+fn a_learner_follows_and_does_not_count() {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    let target = Configuration { learners: vec![member(3, 1)], ..cluster.machine(0).configuration().clone() };
+    cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    load(&mut cluster, 30);
+    assert_eq!(cluster.log(3).last(), cluster.log(0).last());
+    assert_eq!(*cluster.machine(3).configuration(), target);
+    cluster.isolate(&[0, 3]);
+    let commit = cluster.machine(0).commit();
+    cluster.propose(0, b"x").expect("leads");
+    cluster.run_for(50 * MS);
+    assert_eq!(cluster.machine(0).commit(), commit, "one of three and a learner are no majority");
+    cluster.run_for(1500 * MS);
+    assert!(!cluster.machine(0).is_leader() && !cluster.machine(3).is_leader());
+    assert_eq!(cluster.machine(3).role(), Role::Follower, "it does not stand");
+}
+
+#[test]
+fn a_second_change_is_refused() {
+    let mut cluster = Cluster::of_some(5, 3);
+    cluster.elect(0);
+    cluster.change(0, &of(&[0, 1, 2, 3])).expect("possible");
+    for _ in 0..40 {
+        if cluster.machine(0).is_changing() {
+            assert_eq!(cluster.change(0, &of(&[0, 1, 2, 4])), Err(Error::ChangeInProgress));
+        }
+        cluster.run_for(LATENCY_NS / 2);
+    }
+    assert_eq!(cluster.voters(0), of(&[0, 1, 2, 3]));
+    assert_eq!(cluster.change(0, &of(&[0, 1, 2, 4])), Ok(()));
+}
+
+#[test]
+fn impossible_changes_are_refused() {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    let leader = Some(cluster.machine(0).me());
+    assert_eq!(cluster.change(1, &of(&[0, 1])), Err(Error::NotLeader { leader }));
+    let bad = Err(Error::BadConfiguration);
+    assert_eq!(cluster.change(0, &[]), bad);
+    assert_eq!(cluster.change(0, &[(0, 1), (1, 1), (1, 2)]), bad, "a seat twice");
+    assert_eq!(cluster.change(0, &[(0, 1), (1, 1), (3, 0)]), bad, "no incarnation");
+    // A known id somewhere else is a reused one.
+    let mut moved = member(2, 1);
+    moved.peer = member(3, 1).peer;
+    let target = Configuration { voters: vec![member(0, 1), member(1, 1), moved], ..Configuration::default() };
+    let refused = cluster.step(0, Input::ChangeMembers(&target));
+    assert_eq!(refused, Err(Refused::Request(Error::BadConfiguration)));
+    let joint = Configuration { old_voters: vec![member(0, 1)], ..cluster.machine(0).configuration().clone() };
+    let refused = cluster.step(0, Input::ChangeMembers(&joint));
+    assert_eq!(refused, Err(Refused::Request(Error::BadConfiguration)));
+    // Another life of a seat whose node is heard.
+    cluster.run_for(50 * MS);
+    let alive = Err(Error::StillAlive { voter: member(2, 1) });
+    assert_eq!(cluster.change(0, &[(0, 1), (1, 1), (2, 2)]), alive);
+    assert_eq!(cluster.voters(0), of(&[0, 1, 2]));
+}
+
+/// The leader is killed after every number of messages that the change takes: whoever leads then finishes what is joint, and
+/// the operator can repeat what was not begun.
+#[test]
+fn the_leader_crashes_at_every_step() {
+    let mut joints = 0;
+    for steps in 0..80 {
+        let mut cluster = Cluster::of_some(5, 3);
+        cluster.elect(0);
+        load(&mut cluster, 5);
+        let target = of(&[1, 3, 4]);
+        cluster.change(0, &target).expect("possible");
+        for _ in 0..steps {
+            if cluster.flights.is_empty() {
+                cluster.run_for(LATENCY_NS);
+            } else {
+                let flight = cluster.flights.remove(0);
+                cluster.deliver(&flight);
+            }
+        }
+        joints += usize::from((1..5).any(|index| cluster.machine(index).configuration().is_joint()));
+        cluster.crash(0);
+        cluster.run_for(2500 * MS);
+        let leader = cluster.leader().expect("a leader of one configuration or the other");
+        assert!(!cluster.machine(leader).is_changing(), "after {steps} steps");
+        let voters = cluster.voters(leader);
+        assert!(voters == target || voters == of(&[0, 1, 2]), "after {steps} steps: {voters:?}");
+        if voters != target {
+            cluster.change(leader, &target).expect("possible");
+            cluster.run_for(1500 * MS);
+        }
+        let leader = cluster.leader().expect("a leader");
+        assert_eq!(cluster.voters(leader), target, "after {steps} steps");
+        assert!(load(&mut cluster, 10) == 10);
+        assert_eq!(cluster.machine(leader).commit(), cluster.log(leader).last());
+    }
+    assert!(joints > 5, "{joints} crashes were in the midst of it");
+}
+
+#[test]
+fn an_inherited_joint_configuration_is_finished_under_both_halves() {
+    let mut cluster = Cluster::of_some(5, 3);
+    cluster.elect(0);
+    cluster.change(0, &of(&[0, 3, 4])).expect("possible");
+    cluster.settle_until(|cluster| cluster.machine(3).configuration().is_joint());
+    assert!(cluster.machine(0).configuration_index() > cluster.machine(0).commit());
+    cluster.settle_until(|cluster| cluster.machine(1).configuration().is_joint());
+    cluster.crash(0);
+    cluster.flights.clear();
+    // Node 1 is the only old voter that is left. With the new ones alone nobody leads.
+    cluster.isolate(&[2]);
+    cluster.now += 400 * MS;
+    for index in [1, 3] {
+        let _ = cluster.step(index, Input::Tick);
+    }
+    cluster.settle();
+    cluster.run_for(500 * MS);
+    assert_eq!(cluster.leader(), None, "of the old voters it has one of three");
+    cluster.heal();
+    cluster.run_for(2000 * MS);
+    let leader = cluster.leader().expect("a leader");
+    assert_eq!(cluster.voters(leader), of(&[0, 3, 4]));
+}
+
+/// The only copy of the last configuration is with a node that it leaves out: it must stand once more, or nobody could win.
+#[test]
+fn a_node_that_is_left_out_stands_until_that_is_committed() {
+    let mut cluster = Cluster::of_some(3, 2);
+    cluster.elect(0);
+    cluster.change(0, &of(&[2])).expect("possible");
+    for _ in 0..1000 {
+        if cluster.voters(0) == of(&[2]) {
+            break;
+        }
+        match cluster.flights.is_empty() {
+            true => cluster.run_for(LATENCY_NS),
+            false => {
+                let flight = cluster.flights.remove(0);
+                cluster.deliver(&flight);
+            }
+        }
+    }
+    assert_eq!((cluster.voters(0), cluster.voters(1)), (of(&[2]), vec![]));
+    cluster.flights.clear();
+    cluster.crash(0);
+    cluster.run_for(1000 * MS);
+    assert_eq!(cluster.leader(), None, "of two old voters both are needed");
+    cluster.restart(0);
+    cluster.flush(0);
+    cluster.run_for(2000 * MS);
+    assert_eq!((cluster.leader(), cluster.voters(2)), (Some(2), of(&[2])));
+}
+
+#[test]
+fn a_configuration_that_is_cut_off_counts_no_more() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(0);
+    cluster.run_for(30 * MS);
+    cluster.isolate(&[0, 1]);
+    cluster.change(0, &of(&[0, 1])).expect("possible");
+    cluster.run_for(5 * MS);
+    assert!(cluster.machine(0).configuration().is_joint() && cluster.machine(1).configuration().is_joint());
+    cluster.run_for(1500 * MS);
+    let other = cluster.leader().expect("the others elect");
+    cluster.heal();
+    cluster.run_for(100 * MS);
+    assert!((0..5).all(|index| cluster.voters(index) == of(&[0, 1, 2, 3, 4])));
+    assert!((0..5).all(|index| !cluster.machine(index).is_changing()));
+    // And counts as before.
+    cluster.crash(other);
+    cluster.run_for(1500 * MS);
+    assert!(cluster.leader().is_some());
+}
+
+#[test]
+fn a_stuck_change_is_taken_back_by_the_leader_that_began_it() {
+    let mut cluster = Cluster::of_some(5, 3);
+    cluster.elect(0);
+    assert_eq!(cluster.step(0, Input::CancelChange), Err(Refused::Request(Error::ChangeInProgress)), "there is none");
+    // A new voter that never catches up.
+    cluster.isolate(&[4]);
+    cluster.change(0, &of(&[0, 1, 2, 3, 4])).expect("possible");
+    cluster.run_for(500 * MS);
+    assert!(cluster.machine(0).is_changing());
+    assert_eq!(cluster.machine(0).configuration().learners.len(), 2);
+    cluster.step(0, Input::CancelChange).expect("nothing joint yet");
+    cluster.run_for(50 * MS);
+    assert!(!cluster.machine(0).is_changing() && cluster.machine(0).configuration().learners.is_empty());
+    // And a joint one that the new voters do not acknowledge.
+    cluster.heal();
+    cluster.filter = Some(Box::new(|from, _, message| {
+        from < 3 || !matches!(message.body, Body::Ack(ack) if ack.matched > LogIndex(5))
+    }));
+    cluster.change(0, &of(&[2, 3, 4])).expect("possible");
+    cluster.run_for(100 * MS);
+    cluster.step(0, Input::CancelChange).expect("joint or not, nothing of it is committed");
+    cluster.filter = None;
+    cluster.run_for(100 * MS);
+    assert!(!cluster.machine(0).is_changing());
+    assert_eq!((cluster.voters(0), cluster.voters(1)), (of(&[0, 1, 2]), of(&[0, 1, 2])));
+}
+
+#[test]
+fn a_joint_configuration_is_taken_back_before_it_is_committed_and_not_by_another() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(0);
+    cluster.run_for(30 * MS);
+    // Three of the new voters are three of the old: only acknowledgements are missing.
+    cluster.filter = Some(Box::new(|_, _, message| !matches!(message.body, Body::Ack(_))));
+    cluster.change(0, &of(&[0, 1, 2])).expect("possible");
+    cluster.settle();
+    assert!((0..5).all(|index| cluster.machine(index).configuration().is_joint()));
+    cluster.step(0, Input::CancelChange).expect("its own, and not committed");
+    cluster.filter = None;
+    cluster.run_for(100 * MS);
+    assert!((0..5).all(|index| cluster.voters(index) == of(&[0, 1, 2, 3, 4])));
+    assert!(load(&mut cluster, 10) == 10);
+}
+
+#[test]
+fn an_inheritor_does_not_take_a_joint_configuration_back() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(0);
+    cluster.run_for(30 * MS);
+    cluster.filter = Some(Box::new(|_, to, message| to != 0 || !matches!(message.body, Body::Ack(_))));
+    cluster.change(0, &of(&[0, 1, 2])).expect("possible");
+    cluster.settle();
+    cluster.crash(0);
+    cluster.filter = Some(Box::new(|_, _, message| !matches!(message.body, Body::Ack(_))));
+    cluster.elect(1);
+    assert!(cluster.machine(1).configuration().is_joint());
+    assert_eq!(cluster.step(1, Input::CancelChange), Err(Refused::Request(Error::ChangeInProgress)));
+    cluster.filter = None;
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.voters(1), of(&[0, 1, 2]));
+}
+
+#[test]
+fn old_voters_that_miss_a_change_prevent_it() {
+    let cluster = staged::a_change_that_the_old_voters_miss(Sabotage::default());
+    assert!(cluster.machine(0).configuration().is_joint(), "it was never left");
+}
+
+/// A node that comes back by a snapshot has the configuration from it, and counts by it.
+#[test]
+fn the_configuration_is_in_the_snapshot() {
+    let mut cluster = Cluster::of_some_with(4, 3, |config| config.limits.log_bytes = 64 << 10);
+    cluster.elect(0);
+    cluster.isolate(&[2]);
+    let commit = cluster.machine(2).commit();
+    cluster.change(0, &of(&[0, 1, 2, 3])).expect("possible");
+    load(&mut cluster, 50);
+    assert_eq!(cluster.voters(0), of(&[0, 1, 2, 3]));
+    staged::leave_behind(&mut cluster, 2);
+    assert!(cluster.log(0).base() > LogIndex(commit.0 + 10));
+    cluster.heal();
+    cluster.run_for(100 * MS);
+    assert_eq!((cluster.nodes[2].installed.len(), cluster.voters(2)), (1, of(&[0, 1, 2, 3])));
+    cluster.settle();
+    cluster.crash(0);
+    cluster.crash(1);
+    cluster.run_for(2000 * MS);
+    assert_eq!(cluster.leader(), None, "two of four are no majority, as it must know");
+}
