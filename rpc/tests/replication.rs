@@ -300,20 +300,44 @@ fn what_was_acknowledged_survives_the_leader() {
 }
 
 #[test]
-fn a_node_that_forgot_waits_as_a_stranger_and_says_so() {
+fn a_node_that_forgot_is_a_voter_again_by_itself() {
     let mut cluster = cluster(13);
+    for _ in 0..20 {
+        own(&mut cluster, Policy::ReplicatedRoute, b"x".to_vec()).expect("a reply");
+    }
     let forgetful = follower(&cluster);
     cluster.kill(forgetful);
     cluster.run_for(Duration::from_millis(50));
     cluster.restart(forgetful);
     cluster.run_for(SECOND * 2);
-    let status = status(&mut cluster, forgetful);
-    assert_eq!(status.role, "joining");
-    assert!(status.waiting.is_some_and(|why| why.contains("waits to be taken in")));
-    // Its vote is not counted: without the third node the leader cannot commit.
+    assert_eq!(status(&mut cluster, forgetful).role, "follower");
+    // Its vote counts: without the third node the leader still commits.
     let other = (0..3).map(NodeIndex).find(|node| *node != forgetful && *node != leader(&cluster)).expect("a third");
     cluster.kill(other);
+    own(&mut cluster, Policy::ReplicatedRoute, b"x".to_vec()).expect("a reply");
     cluster.run_for(SECOND);
+    let old = leader(&cluster);
+    assert_eq!(status(&mut cluster, forgetful).applied, status(&mut cluster, old).applied);
+}
+
+#[test]
+fn nodes_that_forgot_wait_as_strangers_and_say_so_where_too_few_remember() {
+    let mut cluster = cluster(13);
+    let forgetful: Vec<NodeIndex> = (0..3).map(NodeIndex).filter(|node| *node != leader(&cluster)).collect();
+    for node in &forgetful {
+        cluster.kill(*node);
+    }
+    cluster.run_for(Duration::from_millis(50));
+    for node in &forgetful {
+        cluster.restart(*node);
+    }
+    cluster.run_for(SECOND * 2);
+    assert_eq!(cluster.leader(), None);
+    for node in forgetful {
+        let status = status(&mut cluster, node);
+        assert_eq!(status.role, "joining");
+        assert!(status.waiting.is_some_and(|why| why.contains("waits to be taken in")));
+    }
     assert!(own(&mut cluster, Policy::ReplicatedRoute, b"x".to_vec()).is_err());
 }
 
