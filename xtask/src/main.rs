@@ -4,12 +4,14 @@
 //!   main.rs       what the user typed
 //!   test.rs       the steps that must pass before a change goes in, in order
 //!   step.rs       runs one step: its line, its log file, its limit
+//!   readme.rs     does what the README tells a newcomer to do
 //!   preflight.rs  installs what a fresh machine lacks
 //!   workspace.rs  the root, and what each crate has to offer
 //! ```
 #![forbid(unsafe_code)]
 
 mod preflight;
+mod readme;
 mod step;
 mod test;
 mod workspace;
@@ -42,6 +44,8 @@ enum Task {
     ///
     /// Compare ratios within one run: absolute times on a shared machine mean little.
     Bench(BenchArgs),
+    /// Do what the README tells a newcomer to do: its service as a crate of its own, tested and run as a cluster.
+    Readme,
 }
 
 #[derive(Args)]
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&workspace, args.fail_fast, args.quick),
         Task::Sim(args) => sim(&workspace, &args),
         Task::Bench(args) => bench(&workspace, &args),
+        Task::Readme => readme::run(&workspace),
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn run(workspace: &Workspace, fail_fast: bool, quick: bool) -> ExitCo
     };
     let mut run = Run {
         workspace,
-        steps: Steps::new(log_dir, if quick { 5 } else { 10 }),
+        steps: Steps::new(log_dir, if quick { 5 } else { 11 }),
         tools: preflight::look(),
         fail_fast,
         closing: String::new(),
@@ -94,6 +94,7 @@ impl Run<'_> {
         self.steps.run("simulator", vec![self.cargo(&swarm)])?;
         let selection = self.workspace.tests(|package| package == EXAMPLE);
         self.test("real processes", vec![self.runner(&[&ALL[..], &targets(&selection)[..]].concat())])?;
+        self.steps.run("readme", vec![self.cargo(&["run", "--quiet", "--package", "xtask", "--", "readme"])])?;
         self.dependencies()
     }
 

@@ -24,6 +24,11 @@ impl Workspace {
         &self.root
     }
 
+    /// The directory of what is built.
+    pub(crate) fn target(&self) -> PathBuf {
+        self.metadata.target_directory.clone().into()
+    }
+
     /// A cargo command that runs in the root.
     pub(crate) fn cargo(&self, args: &[&str]) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
