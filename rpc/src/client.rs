@@ -96,7 +96,7 @@ impl Default for ClientConfig {
             request_packets: PACKETS_MAX,
             first_rid: Rid(1),
             socket: SocketOptions::default(),
-            sessions: false,
+            sessions: true,
             nonce: None,
         }
     }

@@ -1,4 +1,4 @@
-//! Calls with our own block on a simulated wire: who is asked, when, how often, and what the caller learns.
+//! Calls with our own block and no session on a simulated wire: who is asked, when, how often, and what the caller learns.
 
 mod r2p2_support;
 
@@ -89,7 +89,7 @@ impl Cluster {
         let logs =
             machines.iter().zip(&moods).map(|(machine, mood)| lab.serve(machine, server(mood.clone()))).collect();
         let servers = machines.iter().map(|machine| machine.addr(8000)).collect();
-        let config = ClientConfig::default();
+        let config = ClientConfig { sessions: false, ..ClientConfig::default() };
         let client = lab.world.enter(user.core, || Client::new(&user.net, user.addr(0), servers, config).unwrap());
         Cluster { lab, user, client, moods, logs }
     }
@@ -348,7 +348,10 @@ fn a_slow_read_is_still_heard() {
     };
     lab.world.spawn(slow.core, trimaran_runtime::Lane::Normal, task).detach();
     let servers = vec![slow.addr(8000), dead.addr(8000)];
-    let open = || Client::new(&user.net, user.addr(0), servers, ClientConfig::default()).unwrap();
+    let open = || {
+        Client::new(&user.net, user.addr(0), servers, ClientConfig { sessions: false, ..ClientConfig::default() })
+            .unwrap()
+    };
     let client = lab.world.enter(user.core, open);
     let calling = client.clone();
     let reply = lab.finish(&user, async move {
@@ -467,7 +470,15 @@ fn a_block_in_place_of_the_ack() {
         let block = ResponseBlock { status: Status::NotApplied, reason, ..ResponseBlock::default() };
         answer(socket, seen, true, &block.emit());
     });
-    let open = || Client::new(&user.net, user.addr(0), vec![machine.addr(8000)], ClientConfig::default()).unwrap();
+    let open = || {
+        Client::new(
+            &user.net,
+            user.addr(0),
+            vec![machine.addr(8000)],
+            ClientConfig { sessions: false, ..ClientConfig::default() },
+        )
+        .unwrap()
+    };
     let client = lab.world.enter(user.core, open);
     let result = lab.finish(&user, async move {
         let request = body(5000);

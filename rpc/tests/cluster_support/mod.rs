@@ -66,9 +66,16 @@ pub(crate) fn status<S: Service>(cluster: &mut Cluster<S>, node: usize) -> NodeS
     ask(cluster, move |client| async move { admin::status(&client, address, SECOND).await }).expect("a status")
 }
 
-/// Every node's digest, which must be one; the newest applied entry.
+/// Every node's digest, which must be one as soon as all have applied the same entries; the newest of these.
 pub(crate) fn agreed<S: Service>(cluster: &mut Cluster<S>) -> u64 {
-    let digests: Vec<_> = (0..cluster.nodes()).filter_map(|node| status(cluster, node).digest).collect();
+    let mut digests: Vec<_> = Vec::new();
+    for _ in 0..25 {
+        digests = (0..cluster.nodes()).filter_map(|node| status(cluster, node).digest).collect();
+        if digests.windows(2).all(|pair| pair[0].applied == pair[1].applied) {
+            break;
+        }
+        cluster.run_for(Duration::from_millis(1));
+    }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:?}");
     digests[0].applied
 }
