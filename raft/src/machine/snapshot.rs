@@ -304,7 +304,6 @@ impl Machine {
             self.commit_to(index);
             return Ok(());
         }
-        self.base_log_time = snapshot.log_time;
         self.last_entry_at = self.now;
         self.history.reset(index, snapshot.configuration.clone());
         log.install(snapshot);
