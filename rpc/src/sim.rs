@@ -39,6 +39,6 @@ pub use faults::Faults;
 pub use handle::Sim;
 pub use net::Net;
 pub use rng::SimRng;
-pub use seat::{ClientSeat, Recording, submit};
+pub use seat::{ClientSeat, Recording, sleep, submit};
 pub use seeds::{run_seeds, run_seeds_with};
 pub use trimaran_raft::{Role, Status};

@@ -181,7 +181,7 @@ fn a_stale_read_that_passes_for_a_linearizable_one_is_found() {
                         recording.end(sim::submit(&client, &request, Duration::from_millis(200)).await.as_ref());
                     } else {
                         let recording = me.begin(&AnyRequest::read(GET, []));
-                        let server = Some(*me.rng.pick(me.servers().to_vec().as_slice()));
+                        let server = Some(*me.rng.pick(&me.servers));
                         let call = MethodCall { method: GET, policy: Policy::FixedRoute, shard: 0, body: &[], server };
                         recording.end(client.call(call, Duration::from_millis(200)).await.as_ref());
                     }
@@ -220,6 +220,20 @@ fn the_test_may_steer_while_clients_work() {
         assert!(history.returned() > 150 && sim.now() > Duration::from_millis(100), "{history:?}");
         sim.kill(0).restart(0);
         sim.assert_replicas_agree();
+    });
+}
+
+/// A node without memory is no replacement for the voter that it was.
+#[test]
+fn faults_know_what_the_cluster_can_lose() {
+    use trimaran_rpc::sim::cluster::NodeIndex;
+    sim::run_seeds("can_lose", 1, |sim: Sim<Counter<0>>| async move {
+        let can_lose = |node| sim.with_cluster(|cluster| cluster.can_lose(NodeIndex(node)));
+        assert!((0..3).all(can_lose));
+        sim.kill(0);
+        assert_eq!([1, 2].map(can_lose), [false, false]);
+        sim.restart(0);
+        assert_eq!([0, 1, 2].map(can_lose), [true, false, false]);
     });
 }
 

@@ -3,7 +3,6 @@
 use crate::journal::{CallHash, ExecutedCall};
 use crate::store::Version;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 use trimaran_runtime::Instant;
 
@@ -38,8 +37,8 @@ pub(super) fn compare(
     }
 }
 
-/// How long no put was acknowledged. One that did not end is longer than any that did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// How long no put was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outage {
     /// The longest gap between two consecutive acknowledgements.
     Gap(Duration),
@@ -47,16 +46,7 @@ pub(super) enum Outage {
     Endless(Duration),
 }
 
-impl fmt::Display for Outage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Outage::Gap(gap) => write!(f, "{}", gap.as_millis()),
-            Outage::Endless(gap) => write!(f, "> {}", gap.as_millis()),
-        }
-    }
-}
-
-/// The outage around a kill. `acknowledged_at` in any order; `end` is when the load ended, or when the next kill came.
+/// The outage around a kill. `acknowledged_at` in any order; `end` is when the load ended.
 pub(super) fn outage(acknowledged_at: &[Instant], kill: Instant, end: Instant) -> Outage {
     let from = Instant::from_nanos(kill.as_nanos().saturating_sub(OUTAGE_BEFORE.as_nanos() as u64));
     let to = (kill + OUTAGE_AFTER).min(end);
@@ -70,9 +60,10 @@ pub(super) fn outage(acknowledged_at: &[Instant], kill: Instant, end: Instant) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trimaran_raft::LogIndex;
 
     fn executed(call: u64, version: u64, index: u64) -> ExecutedCall {
-        ExecutedCall { call: CallHash(call), version: Version(version), index }
+        ExecutedCall { call: CallHash(call), version: Version(version), index: LogIndex(index) }
     }
 
     fn ms(ms: u64) -> Instant {

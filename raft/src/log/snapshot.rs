@@ -208,7 +208,7 @@ impl super::Log {
 
     /// Begins the log anew after `snapshot`, which waits to be taken with [`super::Log::take_received`].
     pub(crate) fn install(&mut self, snapshot: ReceivedSnapshot) {
-        self.reset(snapshot.index, snapshot.term, snapshot.log_time);
+        self.reset(snapshot.index, snapshot.term);
         self.snapshots.received = Some(snapshot);
     }
 

@@ -4,7 +4,7 @@ use super::calls::CallHistory;
 use super::cluster::CLIENTS_MAX;
 use super::handle::{Drive, Sim};
 use super::rng::SimRng;
-use super::seat::{ClientSeat, submit};
+use super::seat::{ClientSeat, sleep, submit};
 use crate::client::{AnyRequest, Client, ClientConfig};
 use crate::service::Service;
 use futures::FutureExt;
@@ -114,7 +114,7 @@ impl<S: Service> Clients<S> {
                     let end = submit(&client, &request, deadline).await;
                     recording.end(end.as_ref());
                     let pause = seat.rng.below(pace.as_nanos() as u64 + 1);
-                    seat.sleep(Duration::from_nanos(pause)).await;
+                    sleep(Duration::from_nanos(pause)).await;
                 }
             }
         })

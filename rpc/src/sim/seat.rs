@@ -40,13 +40,19 @@ pub async fn submit(client: &Client, request: &AnyRequest, deadline: Duration) -
     client.submit(call).await
 }
 
+/// Lets virtual time pass for a client: in its code, nowhere else. A test's own code waits by [`Sim::run_for`](super::Sim::run_for).
+pub async fn sleep(span: Duration) {
+    trimaran_runtime::sleep(span).await;
+}
+
 /// What one client of [`Clients::each`](super::Clients::each) has besides its connection.
 #[derive(Debug)]
 pub struct ClientSeat {
     /// Random numbers of this client alone.
     pub rng: SimRng,
+    /// Every node's client address, in order.
+    pub servers: Vec<SocketAddrV4>,
     number: u32,
-    servers: Vec<SocketAddrV4>,
     record: Rc<RefCell<Record>>,
     methods: &'static [Method],
     calls: u64,
@@ -66,16 +72,6 @@ impl ClientSeat {
     /// Which client this is, from 0 on over the whole simulation.
     pub fn number(&self) -> u32 {
         self.number
-    }
-
-    /// Every node's client address, in order.
-    pub fn servers(&self) -> &[SocketAddrV4] {
-        &self.servers
-    }
-
-    /// Lets virtual time pass.
-    pub async fn sleep(&self, span: Duration) {
-        trimaran_runtime::sleep(span).await;
     }
 
     /// Virtual time since the nodes booted.
