@@ -1,6 +1,8 @@
 //! Locks as Chubby and ZooKeeper offer them: leases, queues, fencing tokens, and a way to wait without asking.
 //!
 //! ```text
+//!  waiting.rs    a client that wants a lock: ask, watch, ask again
+//!     |
 //!  service.rs    what can be called: acquire, try_acquire, renew, release, .. in the log; holder, list; watch
 //!     |
 //!  table.rs      who holds what, who waits, until when owners are believed to live
@@ -19,8 +21,10 @@ mod guarded;
 mod service;
 mod table;
 mod types;
+mod waiting;
 
 pub use guarded::{Guarded, Stale};
-pub use service::WATCH_MAX;
+pub use service::{LocksCalls, LocksClient, WATCH_MAX};
 pub use table::{LIST_MAX, LOCKS_MAX, LOCKS_PER_OWNER_MAX, Locks, OWNERS_MAX, QUEUE_MAX};
 pub use types::{Grant, Holder, LEASE_MAX, LEASE_MIN, LockError, LockInfo, NAME_BYTES_MAX, Renewal, Token};
+pub use waiting::Wanted;

@@ -1,13 +1,15 @@
 //! The service as a replica runs it, alone: calls, log time and timers, but no cluster.
 
-use lock_service::{Grant, LOCKS_PER_OWNER_MAX, LockError, LockInfo, Locks, Renewal, Token};
+use lock_service::{Grant, LOCKS_PER_OWNER_MAX, LockError, LockInfo, Locks, LocksCalls, Renewal, Token};
+use std::convert::Infallible;
 use trimaran_rpc::alone::Alone;
+use trimaran_rpc::client::{Kind, Request};
 use trimaran_rpc::codec::{decode, encode};
 use trimaran_rpc::prelude::*;
-use trimaran_rpc::serde::{Serialize, de::DeserializeOwned};
+use trimaran_rpc::serde::de::DeserializeOwned;
 use trimaran_rpc::service::Answer;
 
-/// The service, called by the names of its methods.
+/// The service, called as clients call it.
 struct Calls(Alone<Locks>);
 
 impl Calls {
@@ -15,31 +17,42 @@ impl Calls {
         Calls(Alone::new(Locks::default()))
     }
 
-    /// Runs a method as its mark says.
+    /// Runs a call as its mark says.
     #[track_caller]
-    fn call<T: DeserializeOwned>(&mut self, name: &str, arguments: impl Serialize) -> Result<T, LockError> {
-        let method = Locks::methods().iter().find(|method| method.name == name).expect("such a method");
-        let request = encode(&arguments).expect("a form");
-        let (answer, reply) = self.0.call(method.key, &request).expect("no local method");
-        match answer {
-            Answer::Ok => Ok(decode(&reply).expect("a reply")),
-            Answer::App => Err(decode(&reply).expect("an error")),
-            Answer::Refused(refusal) => panic!("{name}: {refusal:?}"),
+    fn run<K: Kind, T, E>(&mut self, call: Request<K, T, E>) -> (Answer, Vec<u8>) {
+        let call = call.erase();
+        self.0.call(call.method, &call.body).expect("no local method")
+    }
+
+    #[track_caller]
+    fn call<K: Kind, T: DeserializeOwned>(&mut self, call: Request<K, T, LockError>) -> Result<T, LockError> {
+        match self.run(call) {
+            (Answer::Ok, reply) => Ok(decode(&reply).expect("a reply")),
+            (Answer::App, reply) => Err(decode(&reply).expect("an error")),
+            (Answer::Refused(refusal), _) => panic!("{refusal:?}"),
         }
     }
 
+    /// A call that returns no error.
+    #[track_caller]
+    fn plain<K: Kind, T: DeserializeOwned>(&mut self, call: Request<K, T, Infallible>) -> T {
+        let (answer, reply) = self.run(call);
+        assert_eq!(answer, Answer::Ok);
+        decode(&reply).expect("a reply")
+    }
+
     fn acquire(&mut self, name: &str, owner: &str, lease_s: u64) -> Result<Grant, LockError> {
-        self.call("acquire", (name, owner, Duration::from_secs(lease_s)))
+        self.call(LocksCalls::acquire(name, owner, Duration::from_secs(lease_s)))
     }
 
     fn renew(&mut self, owner: &str, lease_s: u64) -> Result<Renewal, LockError> {
-        self.call("renew", (owner, Duration::from_secs(lease_s)))
+        self.call(LocksCalls::renew(owner, Duration::from_secs(lease_s)))
     }
 
     #[track_caller]
     fn holder(&mut self, name: &str) -> Option<(String, u64)> {
-        let info: LockInfo = self.call("holder", (name,)).expect("no errors");
-        info.holder.map(|holder| (holder.owner, holder.token.0))
+        let LockInfo { holder, .. } = self.plain(LocksCalls::holder(name));
+        holder.map(|holder| (holder.owner, holder.token.0))
     }
 
     fn advance(&mut self, seconds: u64) {
@@ -63,7 +76,7 @@ fn a_lease_ends_in_log_time_unless_it_is_renewed() {
     locks.advance(1);
     assert_eq!(locks.holder("l"), Some(("b".into(), 2)), "at the moment of its end, without any call");
     assert_eq!(locks.renew("a", 10), Err(LockError::NoSession));
-    assert_eq!(locks.call::<()>("release", ("l", "a", grant.token)), Err(LockError::NoSession));
+    assert_eq!(locks.call(LocksCalls::release("l", "a", grant.token)), Err(LockError::NoSession));
     assert_eq!(locks.renew("b", 60).map(|renewal| renewal.held["l"]), Ok(Token(2)));
 }
 
@@ -74,7 +87,7 @@ fn an_owner_has_one_timer() {
     locks.acquire("l", "a", 10).expect("free");
     for _ in 0..1000 {
         locks.renew("a", 10).expect("alive");
-        locks.call::<()>("close", ("a",)).expect("no errors");
+        locks.plain(LocksCalls::close("a"));
         locks.acquire("l", "a", 10).expect("free");
     }
     let first = locks.0.next_timer().expect("pending");
@@ -102,12 +115,12 @@ fn tokens_grow_over_all_locks() {
 #[test]
 fn whoever_does_not_wait_is_told_at_once() {
     let mut locks = Calls::new();
-    let ask = ("l", "b", Duration::from_secs(1));
+    let ask = LocksCalls::try_acquire("l", "b", Duration::from_secs(1));
     locks.acquire("l", "a", 10).expect("free");
-    assert_eq!(locks.call::<Grant>("try_acquire", ask), Err(LockError::Held { version: 1 }));
-    assert_eq!(locks.call::<()>("cancel", ("l", "b")), Err(LockError::NotHeld));
+    assert_eq!(locks.call(ask), Err(LockError::Held { version: 1 }));
+    assert_eq!(locks.call(LocksCalls::cancel("l", "b")), Err(LockError::NotHeld));
     assert!(matches!(locks.acquire("l", "b", 20), Err(LockError::Queued { .. })));
-    assert_eq!(locks.call::<()>("cancel", ("l", "b")), Ok(()));
+    assert_eq!(locks.call(LocksCalls::cancel("l", "b")), Ok(()));
     locks.advance(11);
     assert_eq!(locks.holder("l"), None, "who left the queue does not get it");
 }
@@ -137,7 +150,7 @@ fn many_leases_end_together() {
         locks.acquire(&format!("l{owner}"), &format!("o{owner}"), 10).expect("free");
     }
     locks.advance(10);
-    let held: Vec<LockInfo> = locks.call("list", ("", "", 100_u32)).expect("no errors");
+    let held = locks.plain(LocksCalls::list("", "", 100));
     assert!(held.is_empty() && locks.0.next_timer().is_none());
 }
 
@@ -151,8 +164,8 @@ fn a_saved_state_goes_on_as_if_nothing_had_happened() {
             answers.push(match step % 11 {
                 0..=5 => format!("{:?}", locks.acquire(&name, &owner, 3)),
                 6 | 7 => format!("{:?}", locks.renew(&owner, 2)),
-                8 => format!("{:?}", locks.call::<()>("close", (owner,))),
-                _ => format!("{:?}", locks.call::<LockInfo>("holder", (name,))),
+                8 => format!("{:?}", locks.plain(LocksCalls::close(&owner))),
+                _ => format!("{:?}", locks.plain(LocksCalls::holder(&name))),
             });
             locks.0.advance(Duration::from_millis(300));
             if step % reload_every == 0 {
@@ -173,7 +186,7 @@ fn the_largest_answer_fits_into_a_reply() {
             locks.acquire(&name, &format!("{owner:0>128}"), 10).expect("room");
         }
     }
-    let held: Vec<LockInfo> = locks.call("list", ("", "", u32::MAX)).expect("no errors");
+    let held = locks.plain(LocksCalls::list("", "", u32::MAX));
     assert_eq!(held.len(), lock_service::LIST_MAX);
     assert!(encode(&held).expect("a form").len() < 254 * 1000, "of 254 packets");
 }

@@ -129,6 +129,7 @@ impl Connection {
             }
             CallError::NotApplied(reason) => Error::NotApplied { reason: reason.to_string() },
             CallError::Internal => Error::ServiceFailed,
+            CallError::ClusterReplaced => Error::ClusterReplaced,
             _ => Error::Unknown { within: self.deadline, cluster: None },
         }
     }

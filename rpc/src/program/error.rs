@@ -81,6 +81,8 @@ pub enum Error {
     Refused { message: String },
     #[error("the answer makes no sense: {what}")]
     BadAnswer { what: String },
+    #[error("the cluster that was asked first is gone: another was formed in its place")]
+    ClusterReplaced,
     #[error("the demo failed: {what}")]
     DemoFailed { what: String },
     #[error("the simulation found a fault: {what}")]
@@ -144,6 +146,7 @@ impl Error {
             Error::NotApplied { .. } => "E0307",
             Error::Refused { .. } => "E0308",
             Error::BadAnswer { .. } => "E0309",
+            Error::ClusterReplaced => "E0310",
             Error::DemoFailed { .. } => "E0320",
             Error::SimulationFailed { .. } => "E0321",
         }
@@ -258,6 +261,7 @@ impl Error {
             Error::NotApplied { .. } => format!("try again: `{program} status` shows whether there is a leader"),
             Error::Refused { .. } => "correct the command; nothing was changed".into(),
             Error::BadAnswer { .. } => "check that --servers names nodes of this program and version".into(),
+            Error::ClusterReplaced => "run it again: it then talks to the new cluster, which began empty".into(),
             Error::DemoFailed { .. } => {
                 format!("that is a bug of this program: `{program} demo --keep` leaves the nodes' logs")
             }
