@@ -5,7 +5,7 @@ use crate::connect;
 use crate::resp::{self, Reply};
 use std::io::Write;
 use trimaran_rpc::program::cli::Servers;
-use trimaran_rpc::program::connect::run;
+use trimaran_rpc::program::connect::once;
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::r2p2::policy::Policy;
 
@@ -34,7 +34,7 @@ pub fn incr(incr: &Incr) -> Result<(), Error> {
 fn ask(servers: &Servers, policy: Policy, words: &[&[u8]]) -> Result<(), Error> {
     let mut request = Vec::new();
     resp::emit_command(words, &mut request);
-    let reply = run(servers.addresses()?, servers.deadline, move |connection| async move {
+    let reply = once(servers.addresses()?, servers.deadline, move |connection| async move {
         connect::command(&connection, policy, &request).await
     })?;
     let mut line = match connect::accepted(&reply)? {

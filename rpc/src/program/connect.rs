@@ -28,8 +28,42 @@ pub struct Connection {
     deadline: Duration,
 }
 
-/// Runs `main` with a connection to `servers` on a core on this thread. Calls get `deadline` each.
+/// Runs `main` with a connection to `servers` on a core on this thread. Calls get `deadline` each. Its writes have a
+/// session: for many calls.
+///
+/// # Errors
+/// Those of `main`, and those of the environment.
 pub fn run<F, T>(servers: Vec<SocketAddrV4>, deadline: Duration, main: impl FnOnce(Connection) -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + 'static,
+    T: 'static,
+{
+    run_as(client_config(true), servers, deadline, main)
+}
+
+/// As [`run`], for a process that makes one call and ends. It opens no session, which would outlive it by ten minutes: a
+/// shell script that makes calls in a loop would take the sessions of all other clients.
+///
+/// # Errors
+/// As [`run`].
+pub fn once<F, T>(
+    servers: Vec<SocketAddrV4>,
+    deadline: Duration,
+    main: impl FnOnce(Connection) -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + 'static,
+    T: 'static,
+{
+    run_as(client_config(false), servers, deadline, main)
+}
+
+fn run_as<F, T>(
+    client: ClientConfig,
+    servers: Vec<SocketAddrV4>,
+    deadline: Duration,
+    main: impl FnOnce(Connection) -> F,
+) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>> + 'static,
     T: 'static,
@@ -39,7 +73,7 @@ where
     let config = CoreConfig { name: "client".into(), ..CoreConfig::default() };
     let connect = move || {
         let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let client = Client::new(&net, local, servers.clone(), client_config()).map_err(net_error);
+        let client = Client::new(&net, local, servers.clone(), client).map_err(net_error);
         let main = client.map(|client| main(Connection { client, servers: servers.into(), deadline }));
         async move { main?.await }
     };
@@ -135,8 +169,9 @@ impl Connection {
     }
 }
 
-fn client_config() -> ClientConfig {
+fn client_config(sessions: bool) -> ClientConfig {
     ClientConfig {
+        sessions,
         replies: ReplyLimits { calls: CALLS_MAX, ..ReplyLimits::default() },
         socket: SocketOptions { rx_packets: CALLS_MAX, tx_packets: CALLS_MAX, ..SocketOptions::default() },
         ..ClientConfig::default()

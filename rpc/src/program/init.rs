@@ -14,7 +14,7 @@ pub fn run(init: &Init) -> Result<(), Error> {
     let (config, _) = Config::load(&init.config)?;
     let addresses: Vec<_> = config.members.iter().map(|member| member.client).collect();
     let members = addresses.clone();
-    let cluster = connect::run(addresses, init.deadline, move |connection| async move {
+    let cluster = connect::once(addresses, init.deadline, move |connection| async move {
         connection.init(&config.cluster, &members).await
     })?;
     say(&format!("formed cluster {cluster}\n"))

@@ -14,7 +14,7 @@ const SILENT_MS: u64 = 1000;
 /// Asks every node and prints a line about each, or all it says as JSON. Fails where none answers.
 pub fn run(status: &Status, program: &str) -> Result<(), Error> {
     let (servers, deadline) = (status.servers.addresses()?, status.servers.deadline);
-    let answers = connect::run(servers.clone(), deadline, move |connection| async move {
+    let answers = connect::once(servers.clone(), deadline, move |connection| async move {
         let asked = servers.iter().map(|&server| {
             let connection = connection.clone();
             async move { (server, connection.status(server).await) }
