@@ -72,7 +72,7 @@ async fn contend(client: Client, mut me: ClientSeat, seen: Rc<RefCell<Seen>>) {
         let (from, mut until) = (now(), asked + LEASE);
         while me.rng.chance(0.6) {
             let step = Duration::from_millis(me.rng.below(150));
-            me.sleep(step).await;
+            sim::sleep(step).await;
             let before = now();
             match locks.renew(&owner, LEASE).deadline(Duration::from_millis(150)).await {
                 Ok(renewal) => {
@@ -89,7 +89,7 @@ async fn contend(client: Client, mut me: ClientSeat, seen: Rc<RefCell<Seen>>) {
         }
         let is_paused = me.rng.chance(0.3);
         if is_paused {
-            me.sleep(LEASE * 3).await;
+            sim::sleep(LEASE * 3).await;
         }
         // A paused holder does not look at its lease before it writes: that it is refused is the file's affair.
         if is_paused || now() < until {
@@ -140,11 +140,11 @@ fn a_holder_that_was_paused_is_refused() {
                 let owner = format!("client {}", me.number());
                 let wanted = Wanted { name: "file", owner: &owner, lease: LEASE };
                 // The second one comes a little later.
-                me.sleep(Duration::from_millis(50) * me.number()).await;
+                sim::sleep(Duration::from_millis(50) * me.number()).await;
                 let (grant, _) = wanted.wait(&locks, 20, now).await.expect("no faults");
                 granted.borrow_mut().push(grant.token);
                 if me.number() == 0 {
-                    me.sleep(LEASE * 2).await;
+                    sim::sleep(LEASE * 2).await;
                     assert!(file.borrow_mut().access(grant.token).is_err(), "overtaken");
                     let late = locks.renew(&owner, LEASE).await;
                     assert_eq!(late, Err(CallError::App(LockError::NoSession)));
@@ -171,13 +171,13 @@ fn a_lease_outlives_its_leaders() {
             if me.number() == 0 {
                 let grant = locks.acquire("db", "holder", lease).await.expect("free");
                 for _ in 0..20 {
-                    me.sleep(Duration::from_millis(250)).await;
+                    sim::sleep(Duration::from_millis(250)).await;
                     if let Ok(renewal) = locks.renew("holder", lease).await {
                         assert_eq!(renewal.held.get("db"), Some(&grant.token));
                     }
                 }
             } else {
-                me.sleep(Duration::from_millis(20)).await;
+                sim::sleep(Duration::from_millis(20)).await;
                 for _ in 0..20 {
                     let tried = locks.try_acquire("db", "other", lease).await;
                     let is_held = |error: &CallError<LockError>| match error {
@@ -185,7 +185,7 @@ fn a_lease_outlives_its_leaders() {
                         _ => true,
                     };
                     assert!(tried.as_ref().is_err_and(is_held), "{tried:?}");
-                    me.sleep(Duration::from_millis(230)).await;
+                    sim::sleep(Duration::from_millis(230)).await;
                 }
             }
         };
@@ -207,13 +207,13 @@ fn watchers_are_told_soon() {
                 let locks = LocksClient::on(client);
                 if me.number() == 0 {
                     let grant = locks.acquire("db", "a", Duration::from_secs(60)).await.expect("free");
-                    me.sleep(Duration::from_millis(500)).await;
+                    sim::sleep(Duration::from_millis(500)).await;
                     released.set(Some(now()));
                     locks.release("db", "a", grant.token).await.expect("held");
                     return;
                 }
-                me.sleep(Duration::from_millis(100)).await;
-                let server = me.servers()[me.number() as usize % me.servers().len()];
+                sim::sleep(Duration::from_millis(100)).await;
+                let server = me.servers[me.number() as usize % me.servers.len()];
                 let watch = |version, patience_ms| {
                     let patience = Duration::from_millis(patience_ms);
                     locks.watch("db", version, patience).replica(server).deadline(patience + LEASE)
