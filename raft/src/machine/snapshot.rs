@@ -273,13 +273,13 @@ impl Machine {
             if head.total_bytes > self.settings.limits.snapshot_bytes.saturating_add(TRAILER_BYTES) {
                 return Err(DropReason::TooLarge);
             }
-            if log.inbound_index() > Some(id.index) {
+            if log.has_newer_inbound(term, id.index) {
                 return Err(DropReason::Unexpected);
             }
             // What is further ahead than any sender goes takes no memory; the answer says where to go on.
             let window = WINDOW_CHUNKS.saturating_mul(self.settings.chunk_bytes.max(piece.len() as u32));
             if head.offset <= log.inbound_progress(id).0.saturating_add(window) {
-                log.add_chunk(head, piece, self.sabotaged(Fault::MixSnapshots));
+                log.add_chunk(term, head, piece, self.sabotaged(Fault::MixSnapshots));
             }
             match log.finish_inbound(self.sabotaged(Fault::MixSnapshots)) {
                 Some(Some(received)) => self.install(received, log)?,

@@ -214,6 +214,27 @@ fn an_older_snapshot_that_comes_late_is_ignored() {
     assert_eq!(cluster.nodes[2].installed.len(), 1);
 }
 
+/// What the last leader began may never be finished: the next one's snapshot counts, although it is older.
+#[test]
+fn another_leaders_older_snapshot_takes_the_place_of_a_newer_one() {
+    let mut cluster = lagging();
+    cluster.run_for(100 * MS);
+    let older = cluster.snapshot(1);
+    for byte in 0..3 {
+        cluster.propose(0, &[byte]).expect("leads");
+        cluster.run_for(MS);
+    }
+    cluster.heal();
+    assert!(run_until_half_way(&mut cluster, 0) > older.index);
+    cluster.crash(0);
+    cluster.nodes[1].offers = false;
+    cluster.run_for(1000 * MS);
+    assert_eq!(cluster.leader(), Some(1));
+    cluster.step(1, Input::Offer(&older, state_hash(&older.bytes))).expect("wanted");
+    run_until_caught_up(&mut cluster, 1, 200 * MS);
+    assert_eq!(cluster.nodes[2].installed, [older.index]);
+}
+
 #[test]
 fn a_snapshot_replaces_a_conflicting_suffix() {
     let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 64 << 10);
