@@ -1,48 +1,244 @@
-//! `kv get`, `set`, `del` and `incr`: one question each, the answer on standard output.
+//! One question from a terminal each: `kv get`, `put`, `cas`, `del`, `incr`, `scan`, `txn` and `size`.
 
-use crate::cli::{Del, Get, Incr, Set};
-use crate::connect;
-use crate::resp::{self, Reply};
-use std::io::Write;
+use crate::cli::{Cas, Del, Get, If, Incr, Output, Put, Scan, Size, Txn};
+use crate::error::KvError;
+use crate::service::KvClient;
+use crate::store::limits::SCAN_ITEMS_MAX;
+use crate::store::{Expected, Item, prefix_end};
+use crate::syntax;
+use crate::txn::{self, OpResult, TxnResult};
+use serde_json::{Value, json};
+use std::future::Future;
+use std::time::Duration;
+use trimaran_rpc::client::{CallError, Client, Consistency};
 use trimaran_rpc::program::cli::Servers;
-use trimaran_rpc::program::connect::once;
+use trimaran_rpc::program::connect::{Connection, once};
 use trimaran_rpc::program::error::Error;
+use trimaran_rpc::program::say;
 use trimaran_rpc::r2p2::policy::Policy;
 
 /// Prints the value of a key.
 pub fn get(get: &Get) -> Result<(), Error> {
-    let policy = if get.stale { Policy::LbRoute } else { Policy::ReplicatedRouteNoSideEffects };
-    ask(&get.servers, policy, &[b"GET", get.key.as_bytes()])
+    let (key, consistency) = (get.key.clone().into_bytes(), consistency(get.stale));
+    let found = ask(&get.servers, Policy::ReplicatedRouteNoSideEffects, async move |kv, within| {
+        kv.get(&key).consistency(consistency).deadline(within).await
+    })?;
+    if get.output.json {
+        let found = found.map(|found| {
+            let ttl_ms = found.ttl.map(|ttl| ttl.as_millis() as u64);
+            json!({ "value": text(&found.value), "version": found.version, "ttl_ms": ttl_ms })
+        });
+        return say(&format!("{}\n", found.unwrap_or(Value::Null)));
+    }
+    line(&found.map_or_else(|| b"(nil)".to_vec(), |found| found.value))
 }
 
-/// Stores a value and prints OK.
-pub fn set(set: &Set) -> Result<(), Error> {
-    ask(&set.servers, Policy::ReplicatedRoute, &[b"SET", set.key.as_bytes(), set.value.as_bytes()])
+/// Stores a value and prints its version.
+pub fn put(put: &Put) -> Result<(), Error> {
+    let (key, value, ttl) = (put.key.clone().into_bytes(), put.value.clone().into_bytes(), put.ttl);
+    let expected = put.if_version.map(Expected::Version);
+    let version = ask(&put.servers, Policy::ReplicatedRoute, async move |kv, within| match expected {
+        None => kv.put(&key, &value, ttl).deadline(within).await,
+        Some(expected) => kv.cas(&key, expected, &value, ttl).deadline(within).await,
+    })?;
+    stored(put.output, version)
+}
+
+/// Stores a value where the key is as expected, and prints its version.
+pub fn cas(cas: &Cas) -> Result<(), Error> {
+    let (key, value, ttl) = (cas.key.clone().into_bytes(), cas.value.clone().into_bytes(), cas.ttl);
+    let expected = match &cas.expected {
+        If { if_version: Some(version), .. } => Expected::Version(*version),
+        If { if_value: Some(value), .. } => Expected::Value(value.clone().into_bytes()),
+        If { .. } => Expected::Absent,
+    };
+    let version = ask(&cas.servers, Policy::ReplicatedRoute, async move |kv, within| {
+        kv.cas(&key, expected, &value, ttl).deadline(within).await
+    })?;
+    stored(cas.output, version)
+}
+
+fn stored(output: Output, version: u64) -> Result<(), Error> {
+    if output.json {
+        say(&format!("{}\n", json!({ "version": version })))
+    } else {
+        say(&format!("version {version}\n"))
+    }
 }
 
 /// Removes keys and prints how many there were.
 pub fn del(del: &Del) -> Result<(), Error> {
-    let words: Vec<&[u8]> = std::iter::once(&b"DEL"[..]).chain(del.keys.iter().map(|key| key.as_bytes())).collect();
-    ask(&del.servers, Policy::ReplicatedRoute, &words)
+    let keys = del.keys.iter().map(|key| txn::Op::Del { key: key.clone().into_bytes() }).collect();
+    let txn = txn::Txn { then: keys, ..txn::Txn::default() };
+    let result =
+        ask(&del.servers, Policy::ReplicatedRoute, async move |kv, within| kv.txn(txn).deadline(within).await)?;
+    let removed = result.results.iter().filter(|result| **result == OpResult::Deleted(true)).count();
+    if del.output.json { say(&format!("{}\n", json!({ "removed": removed }))) } else { say(&format!("{removed}\n")) }
 }
 
-/// Adds one to a number and prints it.
+/// Adds to a number and prints the sum.
 pub fn incr(incr: &Incr) -> Result<(), Error> {
-    ask(&incr.servers, Policy::ReplicatedRoute, &[b"INCR", incr.key.as_bytes()])
+    let (key, by) = (incr.key.clone().into_bytes(), incr.by);
+    let sum =
+        ask(&incr.servers, Policy::ReplicatedRoute, async move |kv, within| kv.incr(&key, by).deadline(within).await)?;
+    if incr.output.json { say(&format!("{}\n", json!({ "sum": sum }))) } else { say(&format!("{sum}\n")) }
 }
 
-fn ask(servers: &Servers, policy: Policy, words: &[&[u8]]) -> Result<(), Error> {
-    let mut request = Vec::new();
-    resp::emit_command(words, &mut request);
-    let reply = once(servers.addresses()?, servers.deadline, move |connection| async move {
-        connect::command(&connection, policy, &request).await
-    })?;
-    let mut line = match connect::accepted(&reply)? {
-        Reply::Simple(text) => text.as_bytes().to_vec(),
-        Reply::Bulk(bytes) => bytes.to_vec(),
-        Reply::Integer(number) => number.to_string().into_bytes(),
-        Reply::Nil | Reply::Error(_) => b"(nil)".to_vec(),
+/// Prints keys and their values in order: a line each, the first tab ends the key.
+pub fn scan(scan: &Scan) -> Result<(), Error> {
+    let (from, to) = match &scan.prefix {
+        Some(prefix) => (prefix.clone().into_bytes(), prefix_end(prefix.as_bytes())),
+        None => (scan.from.clone().into_bytes(), scan.to.clone().map(String::into_bytes)),
     };
-    line.push(b'\n');
-    std::io::stdout().write_all(&line).map_err(|source| Error::io("write the answer", source))
+    let (limit, consistency) = (scan.limit, consistency(scan.stale));
+    let (items, next) = ask(&scan.servers, Policy::ReplicatedRouteNoSideEffects, async move |kv, within| {
+        let (mut items, mut next) = (Vec::<Item>::new(), Some(from));
+        while let Some(from) = next.take() {
+            let left = limit.saturating_sub(items.len() as u64);
+            if left == 0 {
+                return Ok((items, Some(from)));
+            }
+            let left = u32::try_from(left).unwrap_or(u32::MAX).min(SCAN_ITEMS_MAX);
+            let page = kv.scan(&from, to.clone(), left).consistency(consistency).deadline(within).await?;
+            items.extend(page.items);
+            next = page.next;
+        }
+        Ok((items, None))
+    })?;
+    let mut out = Vec::new();
+    for Item { key, value, version } in &items {
+        if scan.output.json {
+            let item = json!({ "key": text(key), "value": text(value), "version": version });
+            out.extend_from_slice(item.to_string().as_bytes());
+        } else {
+            out.extend_from_slice(key);
+            out.push(b'\t');
+            out.extend_from_slice(value);
+        }
+        out.push(b'\n');
+    }
+    write(&out)?;
+    if let Some(next) = next {
+        let next = next.escape_ascii();
+        eprintln!("there is more, from {next} on: a higher --limit shows it");
+    }
+    Ok(())
+}
+
+/// Executes a transaction and prints which branch it took, and what became of each operation.
+pub fn txn(typed: &Txn) -> Result<(), Error> {
+    let ops = |texts: &[String]| -> Result<Vec<txn::Op>, Error> {
+        texts.iter().map(|text| syntax::ops(text)).collect::<Result<Vec<_>, _>>().map(|ops| ops.concat())
+    };
+    let guards = typed.guards.iter().map(|text| syntax::guard(text)).collect::<Result<_, _>>()?;
+    let txn = txn::Txn { guards, then: ops(&typed.then)?, otherwise: ops(&typed.otherwise)? };
+    let result =
+        ask(&typed.servers, Policy::ReplicatedRoute, async move |kv, within| kv.txn(txn).deadline(within).await)?;
+    if typed.output.json { say(&format!("{}\n", txn_json(&result))) } else { write(&txn_lines(&result)) }
+}
+
+fn txn_json(result: &TxnResult) -> Value {
+    let one = |result: &OpResult| match result {
+        OpResult::Put(version) => json!({ "version": version }),
+        OpResult::Got(found) => {
+            json!({ "value": found.as_ref().map(|found| text(&found.value)), "version": found.as_ref().map(|found| found.version) })
+        }
+        OpResult::Deleted(removed) => json!({ "removed": removed }),
+        OpResult::Sum(sum) => json!({ "sum": sum }),
+    };
+    json!({ "held": result.held, "results": result.results.iter().map(one).collect::<Vec<_>>() })
+}
+
+fn txn_lines(result: &TxnResult) -> Vec<u8> {
+    let mut out = if result.held { b"then\n".to_vec() } else { b"else\n".to_vec() };
+    for result in &result.results {
+        match result {
+            OpResult::Put(version) => out.extend_from_slice(format!("version {version}").as_bytes()),
+            OpResult::Got(found) => out.extend_from_slice(found.as_ref().map_or(b"(nil)", |found| &found.value)),
+            OpResult::Deleted(removed) => out.extend_from_slice(if *removed { b"removed" } else { b"(nil)" }),
+            OpResult::Sum(sum) => out.extend_from_slice(sum.to_string().as_bytes()),
+        }
+        out.push(b'\n');
+    }
+    out
+}
+
+/// Prints how much each replica holds. Fails where none answers.
+pub fn size(size: &Size) -> Result<(), Error> {
+    let (servers, deadline) = (size.servers.addresses()?, size.servers.deadline);
+    let answers = once(servers.clone(), deadline, move |connection| async move {
+        let kv = KvClient::on(connection.client().clone());
+        let asked = servers.iter().map(|&server| {
+            let (connection, call) = (connection.clone(), kv.size().replica(server).deadline(deadline));
+            async move { (server, end(&connection, Policy::FixedRoute, call.await).await) }
+        });
+        Ok(futures::future::join_all(asked).await)
+    })?;
+    let mut out = String::new();
+    for (server, answer) in &answers {
+        let server = server.to_string();
+        out += &match (answer, size.output.json) {
+            (Ok(held), true) => {
+                json!({ "address": server, "keys": held.keys, "bytes": held.bytes, "version": held.version })
+                    .to_string()
+            }
+            (Ok(held), false) => {
+                format!("{server}  {} keys, {} bytes, version {}", held.keys, held.bytes, held.version)
+            }
+            (Err(error), true) => json!({ "address": server, "error": error.to_string() }).to_string(),
+            (Err(error), false) => format!("{server}  {error}"),
+        };
+        out += "\n";
+    }
+    say(&out)?;
+    match answers.iter().any(|(_, answer)| answer.is_ok()) {
+        true => Ok(()),
+        false => answers.into_iter().next().map_or(Ok(()), |(_, answer)| answer.map(drop)),
+    }
+}
+
+/// Makes calls with the typed client and explains a failure. Each call gets the deadline that was asked for.
+fn ask<T: 'static, F>(
+    servers: &Servers,
+    policy: Policy,
+    calls: impl FnOnce(KvClient<Client>, Duration) -> F + 'static,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, CallError<KvError>>> + 'static,
+{
+    let deadline = servers.deadline;
+    once(servers.addresses()?, deadline, move |connection| async move {
+        let result = calls(KvClient::on(connection.client().clone()), deadline).await;
+        end(&connection, policy, result).await
+    })
+}
+
+async fn end<T>(connection: &Connection, policy: Policy, result: Result<T, CallError<KvError>>) -> Result<T, Error> {
+    match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(connection.failure(policy, error).await),
+    }
+}
+
+fn consistency(is_stale: bool) -> Consistency {
+    if is_stale { Consistency::Stale } else { Consistency::Linearizable }
+}
+
+/// Text where the bytes are UTF-8, else a list of numbers.
+fn text(bytes: &[u8]) -> Value {
+    std::str::from_utf8(bytes).map_or_else(|_| json!(bytes), Value::from)
+}
+
+fn line(bytes: &[u8]) -> Result<(), Error> {
+    write(&[bytes, b"\n"].concat())
+}
+
+/// As it is: values need not be text.
+fn write(bytes: &[u8]) -> Result<(), Error> {
+    use std::io::{ErrorKind, Write};
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::io("write the answer", error)),
+        _ => Ok(()),
+    }
 }

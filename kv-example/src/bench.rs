@@ -2,18 +2,19 @@
 
 use crate::cli::{Bench, Op};
 use crate::connect;
-use crate::load::{self, Failure, Measured, Pace, Percentiles, Plan, Workload};
-use crate::resp;
+use crate::load::{self, Answered, Ask, Failure, Measured, Pace, Percentiles, Plan, Workload};
+use crate::{requests, resp};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde_json::json;
 use std::cell::RefCell;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_rpc::program::connect::{Connection, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
+use trimaran_rpc::r2p2::Status;
 use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_runtime::{Instant, Panicked, now, sleep, spawn};
 
@@ -38,11 +39,12 @@ async fn fill(connection: &Connection, bench: &Bench) -> Result<(), Error> {
     let writers = (0..FILLERS.min(bench.keys)).map(|first| {
         let (connection, keys, value) = (connection.clone(), bench.keys, value_of(bench));
         async move {
-            for key in (first..keys).step_by(FILLERS as usize) {
-                let mut request = Vec::new();
-                resp::emit_command(&[b"SET", key_of(key).as_bytes(), &value], &mut request);
-                let reply = connect::command(&connection, Policy::ReplicatedRoute, &request).await?;
-                connect::accepted(&reply)?;
+            let (mut key, mut body) = (Vec::new(), Vec::new());
+            for number in (first..keys).step_by(FILLERS as usize) {
+                write_key(number, &mut key);
+                body.clear();
+                let ask = requests::put(&key, &value, None, &mut body);
+                connect::call::<u64>(&connection, ask, &body).await?;
             }
             Ok(())
         }
@@ -90,8 +92,10 @@ async fn show_progress(plan: Plan, measured: Rc<RefCell<Measured>>) {
     }
 }
 
-fn key_of(number: u64) -> String {
-    format!("key:{number:012}")
+fn write_key(number: u64, key: &mut Vec<u8>) {
+    key.clear();
+    // Writing to a Vec cannot fail.
+    let _ = write!(key, "key:{number:012}");
 }
 
 fn value_of(bench: &Bench) -> Vec<u8> {
@@ -102,44 +106,41 @@ fn value_of(bench: &Bench) -> Vec<u8> {
 struct BenchWorkload {
     op: Op,
     keys: u64,
+    key: Vec<u8>,
     value: Vec<u8>,
     rng: Pcg64Mcg,
 }
 
 impl BenchWorkload {
     fn new(bench: &Bench) -> Self {
-        BenchWorkload { op: bench.op, keys: bench.keys, value: value_of(bench), rng: Pcg64Mcg::seed_from_u64(1) }
+        let rng = Pcg64Mcg::seed_from_u64(1);
+        BenchWorkload { op: bench.op, keys: bench.keys, key: Vec::new(), value: value_of(bench), rng }
     }
 }
 
 impl Workload for BenchWorkload {
     type Call = ();
 
-    fn begin(&mut self, request: &mut Vec<u8>, _at: Instant) -> (Policy, ()) {
-        let key = key_of(self.rng.random_range(0..self.keys));
-        let policy = match self.op {
-            Op::Put => {
-                resp::emit_command(&[b"SET", key.as_bytes(), &self.value], request);
-                Policy::ReplicatedRoute
-            }
-            Op::Get => {
-                resp::emit_command(&[b"GET", key.as_bytes()], request);
-                Policy::ReplicatedRouteNoSideEffects
-            }
-            Op::Stale => {
-                resp::emit_command(&[b"GET", key.as_bytes()], request);
-                Policy::LbRoute
-            }
+    fn begin(&mut self, body: &mut Vec<u8>, _at: Instant) -> (Ask, ()) {
+        write_key(self.rng.random_range(0..self.keys), &mut self.key);
+        let ask = match self.op {
+            Op::Put => requests::put(&self.key, &self.value, None, body),
+            Op::Get => requests::get(&self.key, body),
+            Op::Stale => Ask { policy: Policy::LbRoute, ..requests::get(&self.key, body) },
             Op::Echo => {
-                resp::emit_command(&[b"ECHO", &self.value], request);
-                Policy::LbRoute
+                resp::emit_command(&[b"ECHO", &self.value], body);
+                requests::raw(Policy::LbRoute)
             }
         };
-        (policy, ())
+        (ask, ())
     }
 
-    fn end(&mut self, _call: (), result: &Result<Vec<u8>, Failure>, _at: Instant) -> bool {
-        result.as_ref().is_ok_and(|reply| !reply.starts_with(b"-"))
+    fn end(&mut self, _call: (), result: &Result<Answered, Failure>, _at: Instant) -> bool {
+        result.as_ref().is_ok_and(|answered| match self.op {
+            // A command says in its reply whether it was refused.
+            Op::Echo => !answered.body.starts_with(b"-"),
+            Op::Put | Op::Get | Op::Stale => answered.status == Status::Ok,
+        })
     }
 }
 
@@ -194,7 +195,10 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
     use crate::command;
+    use crate::service::Kv;
     use clap::Parser;
+    use trimaran_rpc::codec;
+    use trimaran_rpc::service::Service;
 
     fn bench(line: &str) -> Bench {
         match Cli::try_parse_from(line.split(' ')).expect("correct").command {
@@ -205,25 +209,39 @@ mod tests {
 
     #[test]
     fn each_operation_asks_what_it_says_under_its_policy() {
+        let key = |body: &[u8]| codec::decode::<(&[u8],)>(body).map(|(key,)| key.len());
         for (op, policy) in [("put", 2), ("get", 3), ("stale", 0), ("echo", 0)] {
             let mut workload = BenchWorkload::new(&bench(&format!("kv bench --op {op} --value 100")));
-            let mut request = Vec::new();
-            let (used, ()) = workload.begin(&mut request, Instant::ZERO);
-            assert_eq!(used.to_wire(), policy);
-            match (op, command::Command::parse(&request)) {
-                ("put", Ok(command::Command::Set(key, value))) => assert_eq!((key.len(), value.len()), (16, 100)),
-                ("get" | "stale", Ok(command::Command::Get(key))) => assert_eq!(key.len(), 16),
-                ("echo", Ok(command::Command::Echo(value))) => assert_eq!(value.len(), 100),
-                (op, other) => panic!("{op}: {other:?}"),
+            let mut body = Vec::new();
+            let (ask, ()) = workload.begin(&mut body, Instant::ZERO);
+            assert_eq!(ask.policy.to_wire(), policy);
+            let name = Kv::methods().iter().find(|method| method.key == ask.method).map_or("raw", |method| method.name);
+            match op {
+                "put" => {
+                    let (key, value, ttl): (&[u8], &[u8], Option<Duration>) = codec::decode(&body).expect("a put");
+                    assert_eq!((name, key.len(), value.len(), ttl), ("put", 16, 100, None));
+                }
+                "get" | "stale" => assert_eq!((name, key(&body)), ("get", Ok(16))),
+                _ => {
+                    let command = command::Command::parse(&body);
+                    assert!(
+                        name == "raw" && matches!(command, Ok(command::Command::Echo(value)) if value.len() == 100)
+                    );
+                }
             }
         }
     }
 
     #[test]
     fn a_refusal_is_no_answer() {
+        let answered = |op: &str, status, body: &[u8]| {
+            let mut workload = BenchWorkload::new(&bench(&format!("kv bench --op {op}")));
+            workload.end((), &Ok(Answered { status, body: body.to_vec() }), Instant::ZERO)
+        };
+        // Version 45 is the byte that a refused command begins with.
+        assert!(answered("put", Status::Ok, b"-") && !answered("put", Status::App, b"-"));
+        assert!(answered("echo", Status::Ok, b"$2\r\nhi\r\n") && !answered("echo", Status::Ok, b"-ERR no\r\n"));
         let mut workload = BenchWorkload::new(&bench("kv bench"));
-        let mut answered = |reply: &[u8]| workload.end((), &Ok(reply.to_vec()), Instant::ZERO);
-        assert!(answered(b"+OK\r\n") && answered(b"$-1\r\n") && !answered(b"-OOM full\r\n"));
         assert!(!workload.end((), &Err(Failure::Unknown), Instant::ZERO));
     }
 

@@ -1,6 +1,9 @@
 //! The command line: what may be typed, and what each command needs.
 
+use crate::store::limits::TXN_OPS_MAX;
+use crate::syntax;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::time::Duration;
 use trimaran_rpc::program::cli::{self, Common, Servers};
 
 /// A replicated key-value store on trimaran.
@@ -21,13 +24,21 @@ pub enum Command {
     Serve(Serve),
     /// Print the value of a key; (nil) where there is none
     Get(Get),
-    /// Store a value
-    #[command(alias = "put")]
-    Set(Set),
+    /// Store a value and print its version
+    #[command(visible_alias = "set")]
+    Put(Put),
+    /// Store a value where the key is as expected, and print its version
+    Cas(Cas),
     /// Remove keys and print how many there were
     Del(Del),
-    /// Add one to a number and print it
+    /// Add to a number and print the sum
     Incr(Incr),
+    /// Print keys and their values in order
+    Scan(Scan),
+    /// Look at keys, then change others, all at one moment or not at all
+    Txn(Txn),
+    /// Print how much each replica holds
+    Size(Size),
     /// Measure throughput and latency
     Bench(Bench),
     /// Start a cluster here, load it, kill its leader, and judge what clients were told
@@ -46,7 +57,7 @@ pub struct Serve {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub serve: cli::Serve,
-    /// Note every executed write, for `kv demo` to read (24 bytes each)
+    /// Note every executed write, for `kv demo` to read (24 bytes each). On every node of a cluster, or on none
     #[arg(long)]
     pub journal: bool,
 }
@@ -61,27 +72,79 @@ pub struct Get {
     pub stale: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub servers: Servers,
-}
-
-/// `kv set`
-#[derive(Debug, Args)]
-pub struct Set {
-    /// The key
-    pub key: String,
-    /// The value
-    pub value: String,
+    pub output: Output,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub servers: Servers,
 }
 
+/// `kv put`
+#[derive(Debug, Args)]
+pub struct Put {
+    /// The key
+    pub key: String,
+    /// The value
+    pub value: String,
+    /// Only where the key's last write made this version
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
+    /// After this time the key is absent again: 500ms, 30s
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    pub ttl: Option<Duration>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub servers: Servers,
+}
+
+/// `kv cas`
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Cas {
+    /// The key
+    pub key: String,
+    /// The value that it shall have
+    pub value: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub expected: If,
+    /// After this time the key is absent again: 500ms, 30s
+    #[arg(long, value_name = "TIME", value_parser = parse_ttl)]
+    pub ttl: Option<Duration>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub servers: Servers,
+}
+
+/// What `kv cas` expects: one of these.
+#[derive(Debug, Args)]
+#[group(id = "expected", required = true, multiple = false)]
+pub struct If {
+    /// Only where the key's last write made this version
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<u64>,
+    /// Only where the key has this value
+    #[arg(long, value_name = "VALUE")]
+    pub if_value: Option<String>,
+    /// Only where there is no such key
+    #[arg(long)]
+    pub if_absent: bool,
+}
+
 /// `kv del`
 #[derive(Debug, Args)]
 pub struct Del {
-    /// The keys
-    #[arg(required = true, num_args = 1..=15)]
+    /// The keys, removed together
+    #[arg(required = true, num_args = 1..=TXN_OPS_MAX)]
     pub keys: Vec<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub servers: Servers,
@@ -92,9 +155,87 @@ pub struct Del {
 pub struct Incr {
     /// The key of the number
     pub key: String,
+    /// What to add
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
+    pub by: i64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub servers: Servers,
+}
+
+/// `kv scan`
+#[derive(Debug, Args)]
+pub struct Scan {
+    /// The first key; without it, from the beginning
+    #[arg(default_value = "", conflicts_with = "prefix")]
+    pub from: String,
+    /// Up to this key, without it
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    pub to: Option<String>,
+    /// The keys that begin so
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
+    /// Take the answer of any replica, however old
+    #[arg(long)]
+    pub stale: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub servers: Servers,
+}
+
+/// `kv txn`
+#[derive(Debug, Args)]
+#[command(after_help = syntax::HELP)]
+pub struct Txn {
+    /// A condition; where several are given, all must hold
+    #[arg(long = "if", value_name = "CONDITION")]
+    pub guards: Vec<String>,
+    /// What to do where they hold
+    #[arg(long, value_name = "OPERATIONS", required = true)]
+    pub then: Vec<String>,
+    /// What to do where one does not
+    #[arg(long = "else", value_name = "OPERATIONS")]
+    pub otherwise: Vec<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub servers: Servers,
+}
+
+/// `kv size`
+#[derive(Debug, Args)]
+pub struct Size {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub servers: Servers,
+}
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(skip)]
+pub struct Output {
+    /// As JSON, one object a line; bytes that are no UTF-8 as a list of numbers
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads a time to live, above zero.
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    syntax::time(text).ok_or_else(|| "a time such as 500ms or 30s, above zero".to_owned())
 }
 
 /// What `kv bench` asks for.
@@ -161,8 +302,11 @@ pub struct Demo {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
     /// How long the load lasts; the leader is killed 3 s after its begin
-    #[arg(long, value_name = "N", default_value_t = 14, value_parser = clap::value_parser!(u32).range(6..=600))]
+    #[arg(long, value_name = "N", default_value_t = 14, value_parser = clap::value_parser!(u32).range(6..=3600))]
     pub seconds: u32,
+    /// Kill whoever leads so often, not only once, and start it again at once; later where the cluster is not whole by then
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(2..=3600))]
+    pub kill_every: Option<u32>,
     /// Requests always on their way
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub outstanding: u32,
@@ -196,7 +340,6 @@ pub struct Sim {
 mod tests {
     use super::*;
     use clap::CommandFactory;
-    use std::time::Duration;
 
     #[test]
     fn the_command_line_is_sound() {
@@ -217,7 +360,13 @@ mod tests {
             panic!("bench")
         };
         assert_eq!((bench.rate, bench.op, bench.servers.deadline), (Some(5000), Op::Get, Duration::from_millis(50)));
-        assert!(matches!(parse("kv put k v"), Ok(Cli { command: Command::Set(_) })));
+        assert!(matches!(parse("kv set k v"), Ok(Cli { command: Command::Put(_) })));
+        let Ok(Cli { command: Command::Put(put) }) = parse("kv put k v --ttl 36000s --if-version 7 --json") else {
+            panic!("put")
+        };
+        assert_eq!((put.ttl, put.if_version, put.output.json), (Some(Duration::from_secs(36_000)), Some(7), true));
+        assert!(parse("kv cas k v --if-absent").is_ok() && parse("kv incr n --by -5").is_ok());
+        assert!(parse("kv scan --prefix a --limit 3").is_ok() && parse("kv scan a --to b").is_ok());
         assert!(parse("kv sim --seeds 300 --jobs 2").is_ok());
     }
 
@@ -232,6 +381,12 @@ mod tests {
             "kv bench --rate 1 --outstanding 1",
             "kv get k --servers localhost",
             "kv get k --deadline 0s",
+            "kv put k v --ttl 0s",
+            "kv put k v --ttl soon",
+            "kv cas k v",
+            "kv cas k v --if-absent --if-version 3",
+            "kv scan a --prefix b",
+            "kv txn --if a",
             "kv demo --nodes 10",
             "kv serve",
             "kv get k --servers 127.0.0.1:1 --config f",

@@ -1,12 +1,10 @@
 //! What the store is asked for: names, argument counts and numbers are checked here, before any state is touched.
 
 use crate::resp::{self, ProtocolError};
+use crate::store::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use std::time::Duration;
 use thiserror::Error;
 
-/// Longest key in bytes.
-pub const KEY_BYTES_MAX: usize = 4096;
-/// Longest value in bytes.
-pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a client's word that an error message repeats.
 const ECHOED_BYTES_MAX: usize = 32;
 
@@ -23,8 +21,8 @@ pub enum Command<'a> {
     Echo(&'a [u8]),
     /// `GET key`
     Get(&'a [u8]),
-    /// `SET key value`: +OK
-    Set(&'a [u8], &'a [u8]),
+    /// `SET key value [EX seconds | PX milliseconds]`: +OK. With a time the key is absent again when it is over.
+    Set(&'a [u8], &'a [u8], Option<Duration>),
     /// `SETV key value`: as SET, but answers with the version that this write made.
     SetV(&'a [u8], &'a [u8]),
     /// `DEL key [key ...]`: the number of keys that were there.
@@ -53,7 +51,7 @@ impl<'a> Keys<'a> {
     }
 
     /// The keys in the order given.
-    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + Clone + '_ {
         self.keys.iter().take(self.count).copied()
     }
 }
@@ -70,9 +68,12 @@ pub enum CommandError {
     /// Too few arguments, or too many.
     #[error("ERR wrong number of arguments for '{0}' command")]
     ArgumentCount(&'static str),
-    /// SET with options such as EX or NX.
-    #[error("ERR syntax error: SET takes a key and a value; options are not supported")]
+    /// SET with options such as NX.
+    #[error("ERR syntax error: SET takes a key, a value, and EX or PX with a time; no other options")]
     SetOptions,
+    /// EX or PX with something else than a whole number above 0.
+    #[error("ERR invalid expire time in 'set' command")]
+    ExpireTime,
     /// An empty key, or one over [`KEY_BYTES_MAX`].
     #[error("ERR invalid key: 1 to {KEY_BYTES_MAX} bytes")]
     KeyBytes,
@@ -95,10 +96,9 @@ impl<'a> Command<'a> {
         if is("get") {
             one(rest, "get").and_then(key).map(Command::Get)
         } else if is("set") {
-            match rest {
-                [_, _, _, ..] => Err(CommandError::SetOptions),
-                _ => pair(rest, "set").map(|(key, value)| Command::Set(key, value)),
-            }
+            let (words, options) = rest.split_at_checked(2).unwrap_or((rest, &[]));
+            let (key, value) = pair(words, "set")?;
+            Ok(Command::Set(key, value, time(options)?))
         } else if is("setv") {
             pair(rest, "setv").map(|(key, value)| Command::SetV(key, value))
         } else if is("incr") {
@@ -140,6 +140,22 @@ fn pair<'a>(args: &[&'a [u8]], name: &'static str) -> Result<(&'a [u8], &'a [u8]
     Ok((key(first)?, value))
 }
 
+/// The options of a SET.
+fn time(options: &[&[u8]]) -> Result<Option<Duration>, CommandError> {
+    let (name, number) = match options {
+        [] => return Ok(None),
+        [name, number] => (name, number),
+        _ => return Err(CommandError::SetOptions),
+    };
+    let of = match () {
+        () if name.eq_ignore_ascii_case(b"ex") => Duration::from_secs,
+        () if name.eq_ignore_ascii_case(b"px") => Duration::from_millis,
+        () => return Err(CommandError::SetOptions),
+    };
+    let number = unsigned(number).ok().filter(|number| *number > 0).ok_or(CommandError::ExpireTime)?;
+    Ok(Some(of(number)))
+}
+
 fn key(bytes: &[u8]) -> Result<&[u8], CommandError> {
     if bytes.is_empty() || bytes.len() > KEY_BYTES_MAX { Err(CommandError::KeyBytes) } else { Ok(bytes) }
 }
@@ -174,6 +190,11 @@ mod tests {
         assert_eq!(Command::parse(&request(&[b"GeT", b"k"])), Ok(Command::Get(b"k")));
         assert_eq!(Command::parse(&request(&[b"SETV", b"k", b""])), Ok(Command::SetV(b"k", b"")));
         assert_eq!(Command::parse(&request(&[b"journal", b"7"])), Ok(Command::Journal(7)));
+        let times = [(&b"Ex"[..], &b"3"[..], 3000), (b"pX", b"250", 250)];
+        for (unit, number, ms) in times {
+            let set = Command::Set(b"k", b"v", Some(Duration::from_millis(ms)));
+            assert_eq!(Command::parse(&request(&[b"SET", b"k", b"v", unit, number])), Ok(set));
+        }
         let request = request(&[b"del", b"a", b"b"]);
         let Ok(Command::Del(keys)) = Command::parse(&request) else { panic!("a DEL") };
         assert_eq!(keys.iter().collect::<Vec<_>>(), [&b"a"[..], b"b"]);
@@ -185,6 +206,10 @@ mod tests {
         assert_eq!(refusal(&[b"SET", b"k"]), "ERR wrong number of arguments for 'set' command");
         assert_eq!(refusal(&[b"del"]), "ERR wrong number of arguments for 'del' command");
         assert_eq!(refusal(&[b"FLUSHALL"]), "ERR unknown command 'FLUSHALL'");
+        assert_eq!(refusal(&[b"set", b"k", b"v", b"ex", b"0"]), "ERR invalid expire time in 'set' command");
+        assert_eq!(refusal(&[b"set", b"k", b"v", b"px", b"1.5"]), "ERR invalid expire time in 'set' command");
+        assert!(refusal(&[b"set", b"k", b"v", b"ex"]).starts_with("ERR syntax error"));
+        assert!(refusal(&[b"set", b"k", b"v", b"ex", b"1", b"nx"]).starts_with("ERR syntax error"));
         assert_eq!(refusal(&[b"journal", b"-1"]), "ERR value is not an integer or out of range");
         assert!(refusal(&[b"set", b"k", b"v", b"NX"]).starts_with("ERR syntax error"));
         assert!(refusal(&[b"get", b""]).starts_with("ERR invalid key"));
@@ -205,7 +230,7 @@ mod tests {
     #[test]
     fn the_largest_key_and_value_pass() {
         let (key, value) = (vec![b'k'; KEY_BYTES_MAX], vec![0; VALUE_BYTES_MAX]);
-        assert_eq!(Command::parse(&request(&[b"set", &key, &value])), Ok(Command::Set(&key, &value)));
+        assert_eq!(Command::parse(&request(&[b"set", &key, &value])), Ok(Command::Set(&key, &value, None)));
     }
 
     proptest! {

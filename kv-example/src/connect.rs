@@ -1,61 +1,63 @@
-//! Calls to the store: RESP commands over the connection that every program of a service has.
+//! Calls to the store over the connection that every program of a service has.
 
 use crate::journal::Page;
-use crate::load::{Failure, Target};
-use crate::resp::{self, Reply};
+use crate::load::{Answered, Ask, Failure, Target};
+use crate::requests;
 use std::net::SocketAddrV4;
-use std::sync::LazyLock;
 use std::time::Duration;
-use trimaran_rpc::admin::method_key;
 use trimaran_rpc::client::{CallError, MethodCall};
 use trimaran_rpc::program::connect::Connection;
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::r2p2::policy::Policy;
+use trimaran_rpc::serde::de::DeserializeOwned;
 use trimaran_runtime::{Instant, now};
 
-/// The method key of all our calls: the service is one method over RESP commands.
-static METHOD: LazyLock<u32> = LazyLock::new(|| method_key("kv.command/1"));
-
-fn call(policy: Policy, body: &[u8]) -> MethodCall<'_> {
-    MethodCall { method: *METHOD, policy, shard: 0, body, server: None }
+fn method_call(ask: Ask, body: &[u8]) -> MethodCall<'_> {
+    MethodCall { method: ask.method, policy: ask.policy, shard: 0, body, server: None }
 }
 
-/// A command for the cluster as a whole: the leader answers, or any node under policy 0.
-pub async fn command(connection: &Connection, policy: Policy, request: &[u8]) -> Result<Vec<u8>, Error> {
-    connection.call(call(policy, request)).await.map(|reply| reply.body)
+/// Calls a method whose arguments are in `body`; what the service says no to is an error like any other.
+pub async fn call<T: DeserializeOwned>(connection: &Connection, ask: Ask, body: &[u8]) -> Result<T, Error> {
+    finish(connection.call(method_call(ask, body)).await?)
 }
 
-/// One page of a node's journal.
-pub async fn journal(connection: &Connection, node: SocketAddrV4, position: u64) -> Result<Page, Error> {
-    let mut request = Vec::new();
-    resp::emit_command(&[b"JOURNAL", position.to_string().as_bytes()], &mut request);
-    let call = connection.client().call_raw(node, Policy::FixedRoute, &request, connection.deadline());
-    let reply = call.await.map_err(|error| connection.error(error))?;
-    match accepted(&reply)? {
-        Reply::Bulk(page) => Page::parse(page).map_err(|error| Error::BadAnswer { what: error.to_string() }),
-        other => Err(Error::BadAnswer { what: format!("{other:?} is no journal page") }),
-    }
+/// As [`call`], of the node given: for methods that one replica answers.
+pub async fn call_at<T: DeserializeOwned>(
+    connection: &Connection,
+    node: SocketAddrV4,
+    ask: Ask,
+    body: &[u8],
+) -> Result<T, Error> {
+    let call = MethodCall { policy: Policy::FixedRoute, server: Some(node), ..method_call(ask, body) };
+    finish(connection.call(call).await?)
 }
 
-impl Target for Connection {
-    async fn call(&self, policy: Policy, request: &[u8], deadline: Instant) -> Result<Vec<u8>, Failure> {
-        let within: Duration = deadline.saturating_since(now());
-        match self.client().call(call(policy, request), within).await {
-            Ok(reply) => Ok(reply.body),
-            Err(CallError::NotApplied(_) | CallError::NoQuorum { .. }) => Err(Failure::NotApplied),
-            Err(_) => Err(Failure::Unknown),
+fn finish<T: DeserializeOwned>(reply: trimaran_rpc::client::Reply) -> Result<T, Error> {
+    let answered = Answered { status: reply.status, body: reply.body };
+    match requests::result(&answered) {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(refusal)) => Err(Error::Refused { message: refusal.to_string() }),
+        None => {
+            let shown = answered.body.get(..40).unwrap_or(&answered.body);
+            Err(Error::BadAnswer { what: shown.escape_ascii().to_string() })
         }
     }
 }
 
-/// The reply's value; a refusal is an error.
-pub fn accepted(reply: &[u8]) -> Result<Reply<'_>, Error> {
-    match Reply::parse(reply) {
-        Ok(Reply::Error(message)) => Err(Error::Refused { message: message.to_owned() }),
-        Ok(reply) => Ok(reply),
-        Err(_) => {
-            let shown = reply.get(..40).unwrap_or(reply);
-            Err(Error::BadAnswer { what: shown.escape_ascii().to_string() })
+/// One page of a node's journal.
+pub async fn journal(connection: &Connection, node: SocketAddrV4, position: u64) -> Result<Page, Error> {
+    let mut body = Vec::new();
+    let ask = requests::journal(position, &mut body);
+    call_at(connection, node, ask, &body).await
+}
+
+impl Target for Connection {
+    async fn call(&self, ask: Ask, body: &[u8], deadline: Instant) -> Result<Answered, Failure> {
+        let within: Duration = deadline.saturating_since(now());
+        match self.client().call(method_call(ask, body), within).await {
+            Ok(reply) => Ok(Answered { status: reply.status, body: reply.body }),
+            Err(CallError::NotApplied(_) | CallError::NoQuorum { .. }) => Err(Failure::NotApplied),
+            Err(_) => Err(Failure::Unknown),
         }
     }
 }

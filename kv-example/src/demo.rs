@@ -3,6 +3,7 @@
 //! ```text
 //! start nodes -> init -> load ........................................ -> digests, journal, history -> table
 //!                          3 s: SIGKILL the leader   6 s: start it again
+//!                          --kill-every N: again and again, started at once, killed when the cluster is whole
 //! ```
 //!
 //! The load is one closed loop, and beside it 500 calls a second that are sent when they are due: while the closed
@@ -14,18 +15,20 @@ mod workload;
 
 use crate::cli::Demo;
 use crate::connect;
+use crate::group::Group;
 use crate::journal::ExecutedCall;
 use crate::load::{self, Measured, Pace, Plan};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
-use table::{Findings, Replica};
-use trimaran_rpc::program::Program;
+use table::{Findings, Kill, Replica};
+use trimaran_rpc::admin::{self, Probe};
 use trimaran_rpc::program::cluster::{LOOK_EVERY, LocalCluster};
 use trimaran_rpc::program::connect::{panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::nodes::Nodes;
 use trimaran_rpc::program::signals::Signals;
+use trimaran_rpc::program::{Program, say};
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY};
 use trimaran_runtime::{Instant, Panicked, Task, now, spawn};
 use workload::DemoWorkload;
@@ -37,6 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KILL_AFTER: Duration = Duration::from_secs(3);
 const RESTART_AFTER: Duration = Duration::from_secs(6);
 const PROBES_PER_SECOND: u32 = 500;
+/// The load goes on for so long after the last kill, so that its outage is seen to end.
+const QUIET_END: Duration = Duration::from_secs(2);
+/// One look at who the members are.
+const PROBE_WITHIN: Duration = Duration::from_millis(200);
 /// An idle cluster is measured from so long after its start.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -50,7 +57,7 @@ pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
         let mut stage = Stage { demo, cluster: LocalCluster { nodes, connection, signals } };
         let result = stage.play(service).await;
         if let Some(directory) = stage.cluster.nodes.kept() {
-            println!("the nodes' configurations and logs are in {}", directory.display());
+            say(&format!("the nodes' configurations and logs are in {}\n", directory.display()))?;
         }
         result
     })
@@ -68,7 +75,7 @@ struct Stage {
 impl Stage {
     async fn play(&mut self, name: &str) -> Result<(), Error> {
         let leader = self.cluster.form(name, PATIENCE).await?;
-        println!("{} nodes run, node {leader} leads", self.demo.nodes);
+        say(&format!("{} nodes run, node {leader} leads\n", self.demo.nodes))?;
         match self.demo.idle {
             Some(seconds) => self.idle(Duration::from_secs(seconds.into())).await,
             None => self.load_and_judge().await,
@@ -84,8 +91,7 @@ impl Stage {
             return Err(Error::DemoFailed { what: "the nodes' CPU time cannot be read from /proc".into() });
         };
         let (used, elapsed) = (after.saturating_sub(before), to.saturating_since(from));
-        println!("{}", table::idle_line(self.demo.nodes, used, elapsed));
-        Ok(())
+        say(&format!("{}\n", table::idle_line(self.demo.nodes, used, elapsed)))
     }
 
     async fn load_and_judge(&mut self) -> Result<(), Error> {
@@ -96,31 +102,36 @@ impl Stage {
         let load = self.start_load(closed, start, length, &workload);
         let probes = self.start_load(Pace::Open { per_second: PROBES_PER_SECOND }, start, length, &workload);
 
-        println!(
-            "load for {} s: {} calls outstanding, and {PROBES_PER_SECOND} a second beside them",
+        say(&format!(
+            "load for {} s: {} calls outstanding, and {PROBES_PER_SECOND} a second beside them\n",
             length.as_secs(),
             self.demo.outstanding
-        );
-        self.cluster.wait(KILL_AFTER).await?;
-        let (killed, _) = self.cluster.leader(now() + PATIENCE).await?;
-        let kill = now();
-        self.cluster.nodes.kill(killed)?;
-        println!("{:>5.1} s  node {killed}, the leader, is killed", seconds_since(start));
-        self.cluster.wait((start + RESTART_AFTER).saturating_since(now())).await?;
-        self.cluster.nodes.spawn(killed)?;
-        println!("{:>5.1} s  node {killed} is started again, with an empty memory", seconds_since(start));
+        ))?;
+        let kills = match self.demo.kill_every {
+            None => self.kill_once(start).await?,
+            Some(seconds) => self.kill_again(start, start + length, Duration::from_secs(seconds.into())).await?,
+        };
         self.cluster.wait((start + length).saturating_since(now())).await?;
         let end = now();
 
         let load = load.await.and_then(|load| load).map_err(panicked)?;
         let probes = probes.await.and_then(|probes| probes).map_err(panicked)?;
+        if kills.len() > 1 {
+            // Whoever was killed last has to be taken in, too.
+            self.whole(now() + PATIENCE).await?;
+        }
         let replicas = self.agreement().await?;
         let (leader, status) = self.cluster.leader(now() + PATIENCE).await?;
-        println!("{:>5.1} s  load has ended; node {leader} leads; reading its journal", seconds_since(start));
+        note(start, &format!("load has ended; node {leader} leads; reading its journal"))?;
         let executed = self.journal(leader).await?;
 
         let workload = workload.borrow();
-        println!("{:>5.1} s  judging {} operations", seconds_since(start), workload.history.len());
+        note(start, &format!("judging {} operations", workload.history.len() + workload.group.len()))?;
+        let ends = kills.iter().skip(1).map(|(_, at)| *at).chain([end]);
+        let outages = kills.iter().zip(ends).map(|((slot, at), end)| Kill {
+            slot: *slot,
+            outage: verdict::outage(&workload.acknowledged_at, *at, end),
+        });
         let findings = Findings {
             length,
             outstanding: self.demo.outstanding,
@@ -131,20 +142,84 @@ impl Stage {
             unknown: load.borrow().unknown() + probes.borrow().unknown(),
             unsent: probes.borrow().unsent(),
             latency: load.borrow().percentiles(),
-            killed,
+            kills: outages.collect(),
             new_leader: leader,
             new_term: status.term,
-            outage: verdict::outage(&workload.acknowledged_at, kill, end),
             acknowledged: workload.acknowledged.len(),
             comparison: executed.map(|executed| verdict::compare(&executed, &workload.acknowledged, &workload.puts)),
             linearizability: linearizability::check(&linearizability::Kv, &workload.history, DEFAULT_STEPS_PER_KEY),
+            group: linearizability::check(&Group, &workload.group, DEFAULT_STEPS_PER_KEY),
             nonsense: workload.nonsense.clone(),
             replicas,
         };
-        print!("\n{}", table::findings(&findings));
+        say(&format!("\n{}", table::findings(&findings)))?;
         match findings.faults().as_slice() {
             [] => Ok(()),
             faults => Err(Error::DemoFailed { what: faults.join("; ") }),
+        }
+    }
+
+    /// Kills the leader in the middle and starts it again a while later; returns who was killed, and when.
+    async fn kill_once(&mut self, start: Instant) -> Result<Vec<(u8, Instant)>, Error> {
+        self.cluster.wait(KILL_AFTER).await?;
+        let kill = self.kill_leader(start).await?;
+        self.cluster.wait((start + RESTART_AFTER).saturating_since(now())).await?;
+        self.start_again(kill.0, start)?;
+        Ok(vec![kill])
+    }
+
+    /// Kills the leader and starts it again at once, every so often, as long as the load lasts. The next one is killed when
+    /// the cluster is whole again: with a member less it could not go on.
+    async fn kill_again(&mut self, start: Instant, end: Instant, every: Duration) -> Result<Vec<(u8, Instant)>, Error> {
+        let mut kills: Vec<(u8, Instant)> = Vec::new();
+        self.cluster.wait(KILL_AFTER).await?;
+        while now() + QUIET_END < end {
+            let kill = self.kill_leader(start).await?;
+            kills.push(kill);
+            self.start_again(kill.0, start)?;
+            let next = kill.1 + every;
+            self.cluster.wait(next.min(end).saturating_since(now())).await?;
+            if !self.whole(end).await? {
+                break;
+            }
+        }
+        note(start, &format!("{} kills", kills.len()))?;
+        Ok(kills)
+    }
+
+    async fn kill_leader(&mut self, start: Instant) -> Result<(u8, Instant), Error> {
+        // The client has just heard from it. Asking nodes how they are makes them hash their state, which costs time.
+        let known = self.cluster.connection.client().leader();
+        let known = self.cluster.nodes.addresses().into_iter().find(|(_, client)| Some(*client) == known);
+        let slot = match known {
+            Some((slot, _)) => slot,
+            None => self.cluster.leader(now() + PATIENCE).await?.0,
+        };
+        let at = now();
+        self.cluster.nodes.kill(slot)?;
+        note(start, &format!("node {slot}, the leader, is killed"))?;
+        Ok((slot, at))
+    }
+
+    fn start_again(&mut self, slot: u8, start: Instant) -> Result<(), Error> {
+        self.cluster.nodes.spawn(slot)?;
+        note(start, &format!("node {slot} is started again, with an empty memory"))
+    }
+
+    /// Waits until every node, in its present life, is a member in the eyes of all; tells whether it came to that.
+    async fn whole(&mut self, give_up: Instant) -> Result<bool, Error> {
+        loop {
+            let members = self.cluster.members();
+            let asked = members.iter().map(|&node| admin::probe(self.cluster.connection.client(), node, PROBE_WITHIN));
+            let probes: Vec<Probe> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+            let knows_all = |probe: &Probe| probes.iter().all(|other| probe.members.contains(&other.node));
+            if probes.len() == members.len() && probes.iter().all(knows_all) {
+                return Ok(true);
+            }
+            if now() >= give_up {
+                return Ok(false);
+            }
+            self.cluster.wait(LOOK_EVERY).await?;
         }
     }
 
@@ -192,6 +267,7 @@ impl Stage {
     }
 }
 
-fn seconds_since(start: Instant) -> f64 {
-    now().saturating_since(start).as_secs_f64()
+/// A line about what happens now.
+fn note(start: Instant, what: &str) -> Result<(), Error> {
+    say(&format!("{:>5.1} s  {what}\n", now().saturating_since(start).as_secs_f64()))
 }

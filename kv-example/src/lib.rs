@@ -1,23 +1,22 @@
 //! A replicated key-value store on trimaran, and the program `kv` around it.
 //!
 //! ```text
-//!  kv get|set|del|incr     kv bench      kv demo       kv sim     kv init|status|example-config
-//!          ask.rs          bench.rs      demo.rs       sim.rs                 |
-//!              \            load.rs     load.rs, demo/                        |
-//!               +-------- connect.rs ------+                                 |
-//!                              |                                             |
-//!                   trimaran_rpc::program: command line, client's core, nodes, configuration, errors
+//!  kv get|put|cas|del|incr|scan|txn|size     kv bench      kv demo       kv sim     kv init|status|call|...
+//!          ask.rs, syntax.rs                 bench.rs      demo.rs       sim.rs                 |
+//!               |                            load.rs    load.rs, demo/      |                   |
+//!               |                                 \          |             /                    |
+//!           KvClient                         requests.rs, connect.rs, group.rs                  |
+//!               |                                      |                                        |
+//!            trimaran_rpc: client, sessions, program: command line, nodes, configuration, errors
 //!                              |
 //!                          UDP, R2P2
 //!                              |
-//!  kv serve     trimaran_rpc: policy 2 through the log, the others not
+//!  kv serve     trimaran_rpc: replicated methods through the log, reads after it, local ones beside it
 //!                              |
-//!                         service.rs        bytes in, bytes out
-//!                              |
-//!             resp.rs -> command.rs -> store.rs -> resp.rs
-//!             the wire     checked      the state    the reply
-//!                              \
-//!                           journal.rs      what was executed, for the demo
+//!                         service.rs        the methods; bytes go to resp.rs -> command.rs -> raw.rs
+//!                        /          \
+//!                   store.rs     journal.rs
+//!        keys, txn.rs, store/    what was executed, for the demo
 //! ```
 #![forbid(unsafe_code)]
 
@@ -27,9 +26,15 @@ pub mod cli;
 pub mod command;
 pub mod connect;
 pub mod demo;
+pub mod error;
+pub mod group;
 pub mod journal;
 pub mod load;
+pub mod raw;
+pub mod requests;
 pub mod resp;
 pub mod service;
 pub mod sim;
 pub mod store;
+pub mod syntax;
+pub mod txn;

@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
+use trimaran_rpc::r2p2::Status;
 use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_runtime::{Instant, Panicked, TaskGroup, now, sleep, sleep_until};
 
@@ -34,21 +35,38 @@ pub enum Failure {
     Unknown,
 }
 
+/// What to call; the encoded arguments go with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask {
+    /// Key of the method.
+    pub method: u32,
+    /// Fits the method's mark.
+    pub policy: Policy,
+}
+
+/// What the service has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// [`Status::Ok`], or [`Status::App`] where the body is the service's error.
+    pub status: Status,
+    /// The encoded result.
+    pub body: Vec<u8>,
+}
+
 /// Where calls go.
 pub trait Target: Clone + 'static {
     /// Sends one request and waits for its reply, at most until `deadline`.
-    fn call(&self, policy: Policy, request: &[u8], deadline: Instant)
-    -> impl Future<Output = Result<Vec<u8>, Failure>>;
+    fn call(&self, ask: Ask, body: &[u8], deadline: Instant) -> impl Future<Output = Result<Answered, Failure>>;
 }
 
 /// What is asked, and who wants to know the answers. Calls of all slots come through one value.
 pub trait Workload: 'static {
     /// What connects an answer with its question.
     type Call;
-    /// Writes the next request into `request`, which is empty, about to be sent at `at`.
-    fn begin(&mut self, request: &mut Vec<u8>, at: Instant) -> (Policy, Self::Call);
+    /// Writes the next call's arguments into `body`, which is empty, about to be sent at `at`.
+    fn begin(&mut self, body: &mut Vec<u8>, at: Instant) -> (Ask, Self::Call);
     /// Takes the end of a call; says whether it counts as answered. A reply that refuses does not.
-    fn end(&mut self, call: Self::Call, result: &Result<Vec<u8>, Failure>, at: Instant) -> bool;
+    fn end(&mut self, call: Self::Call, result: &Result<Answered, Failure>, at: Instant) -> bool;
 }
 
 /// When calls are sent.
@@ -163,14 +181,14 @@ async fn slot<T: Target, W: Workload>(
 ) {
     let plan = tickets.borrow().plan;
     let measured_from = plan.start + plan.warmup;
-    let mut request = Vec::new();
+    let mut body = Vec::new();
     loop {
         let Some(due) = tickets.borrow_mut().take(now()) else { return };
         sleep_until(due).await;
-        request.clear();
+        body.clear();
         let sent = now();
-        let (policy, call) = workload.borrow_mut().begin(&mut request, sent);
-        let result = target.call(policy, &request, sent + plan.deadline).await;
+        let (ask, call) = workload.borrow_mut().begin(&mut body, sent);
+        let result = target.call(ask, &body, sent + plan.deadline).await;
         let done = now();
         let answered = workload.borrow_mut().end(call, &result, done);
         if result.is_err() && done == sent {

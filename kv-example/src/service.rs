@@ -1,13 +1,17 @@
-//! The store as a service: requests that Raft has committed change it, all others look at it.
+//! The store as a service: typed methods for our clients, RESP commands for all others, one state.
 
 use crate::command::Command;
-use crate::journal::{CallHash, ExecutedCall, Journal};
+use crate::error::KvError;
+use crate::journal::{CallHash, ExecutedCall, Journal, Page as JournalPage};
+use crate::raw;
 use crate::resp::Reply;
-use crate::store::Store;
-use trimaran_raft::LogIndex;
+use crate::store::{Expected, Found, Page, Store, Timeline, Version};
+use crate::txn::{Txn, TxnResult};
+use trimaran_rpc::prelude::*;
 use trimaran_rpc::r2p2::policy::Policy;
-use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
-use trimaran_rpc::state::{Reader, State, StateError, Writer};
+use trimaran_rpc::service::{NoState, RawHandler};
+use trimaran_rpc::state::{Reader, StateError, Writer};
+use trimaran_rpc::timers::{TimerId, TimersFull};
 
 /// One replica of the key-value store.
 #[derive(Debug, Default)]
@@ -16,134 +20,196 @@ pub struct Kv {
     journal: Option<Journal>,
 }
 
+/// How much a replica holds.
+#[data]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Keys, those included that have expired and whose timers have not fired yet.
+    pub keys: u64,
+    /// Bytes of keys and values, and what each key costs besides.
+    pub bytes: u64,
+    /// The version of the newest write.
+    pub version: u64,
+}
+
+#[service(raw)]
+impl Kv {
+    /// Stores a value and returns its version; `ttl` later the key is absent again. Without `ttl` it stays.
+    #[replicated]
+    pub async fn put(&mut self, cx: &mut Cx, key: &[u8], value: &[u8], ttl: Option<Duration>) -> Result<u64, KvError> {
+        let Version(version) = self.store.put(cx, key, value, ttl)?;
+        self.note(cx, Version(version - 1), || CallHash::of_put(key, value));
+        Ok(version)
+    }
+
+    /// Removes a key; returns whether it was there.
+    #[replicated]
+    pub async fn del(&mut self, cx: &mut Cx, key: &[u8]) -> Result<bool, KvError> {
+        let before = self.store.version();
+        let removed = self.store.del(cx, std::iter::once(key))?;
+        self.note(cx, before, || CallHash::of_call(cx));
+        Ok(removed > 0)
+    }
+
+    /// Stores a value where the key is as expected, and returns its version.
+    #[replicated]
+    pub async fn cas(
+        &mut self,
+        cx: &mut Cx,
+        key: &[u8],
+        expected: Expected,
+        value: &[u8],
+        ttl: Option<Duration>,
+    ) -> Result<u64, KvError> {
+        let Version(version) = self.store.cas(cx, key, &expected, value, ttl)?;
+        self.note(cx, Version(version - 1), || CallHash::of_call(cx));
+        Ok(version)
+    }
+
+    /// Adds to a number in plain decimal, counting from 0 where there is none, and returns the sum.
+    #[replicated]
+    pub async fn incr(&mut self, cx: &mut Cx, key: &[u8], by: i64) -> Result<i64, KvError> {
+        let before = self.store.version();
+        let sum = self.store.incr(cx, key, by)?;
+        self.note(cx, before, || CallHash::of_call(cx));
+        Ok(sum)
+    }
+
+    /// Executes one of two lists of operations, depending on guards, all of it or nothing.
+    #[replicated]
+    pub async fn txn(&mut self, cx: &mut Cx, txn: Txn) -> Result<TxnResult, KvError> {
+        let before = self.store.version();
+        let result = self.store.txn(cx, &txn)?;
+        self.note(cx, before, || CallHash::of_call(cx));
+        Ok(result)
+    }
+
+    /// What a key holds.
+    #[read]
+    pub async fn get(&self, cx: &ReadCx, key: &[u8]) -> Result<Option<Found>, KvError> {
+        Ok(self.store.get(cx.now(), key))
+    }
+
+    /// The keys from `from` on, up to but without `to`, at most `limit` of them and a page of bytes.
+    #[read]
+    pub async fn scan(&self, cx: &ReadCx, from: &[u8], to: Option<Vec<u8>>, limit: u32) -> Result<Page, KvError> {
+        self.store.scan(cx.now(), from, to.as_deref(), limit)
+    }
+
+    /// How much the replica asked holds.
+    #[local]
+    pub async fn size(cx: &LocalCx<Self>) -> Result<Size, KvError> {
+        let look = |kv: &Kv| Size {
+            keys: kv.store.len() as u64,
+            bytes: kv.store.bytes() as u64,
+            version: kv.store.version().0,
+        };
+        cx.with_state(look).await.map_err(unavailable)
+    }
+
+    /// A page of the writes that the replica asked has executed, from number `position` on.
+    #[local]
+    pub async fn journal(cx: &LocalCx<Self>, position: u64) -> Result<JournalPage, KvError> {
+        let page = cx.with_state(move |kv: &Kv| kv.journal.as_ref().map(|journal| journal.page(position)));
+        page.await.map_err(unavailable)?.ok_or(KvError::NoJournal)
+    }
+
+    /// Ends the life of a key whose time is over.
+    #[timer]
+    async fn expire(&mut self, cx: &mut Cx, key: &[u8], version: u64) {
+        self.store.expire(cx.now(), key, Version(version));
+    }
+}
+
 impl Kv {
     /// An empty store; with a journal it also notes every write that it executes.
     pub fn new(journal: Option<Journal>) -> Self {
         Kv { store: Store::default(), journal }
     }
 
-    fn execute(&mut self, index: LogIndex, request: &[u8], reply: &mut Vec<u8>) {
-        match Command::parse(request) {
-            Ok(command) => {
-                let version_before = self.store.version();
-                self.store.execute(&command, reply);
-                let version = self.store.version();
-                if let Some(journal) = &mut self.journal
-                    && version != version_before
-                {
-                    journal.record(ExecutedCall { call: CallHash::of(request), version, index });
-                }
-            }
-            Err(refusal) => Reply::Error(&refusal.to_string()).emit(reply),
+    /// Notes the call where it has changed something.
+    fn note(&mut self, cx: &Cx, before: Version, call: impl FnOnce() -> CallHash) {
+        let version = self.store.version();
+        if let Some(journal) = &mut self.journal
+            && version != before
+        {
+            journal.record(ExecutedCall { call: call(), version, index: cx.index().0 });
         }
     }
 
-    fn look(&self, is_local: bool, request: &[u8], reply: &mut Vec<u8>) {
+    fn look(&self, is_local: bool, now: LogTime, request: &[u8], reply: &mut Vec<u8>) {
         match Command::parse(request) {
             Ok(Command::Journal(position)) if is_local => match &self.journal {
-                Some(journal) => Reply::Bulk(&journal.page(position)).emit(reply),
+                Some(journal) => Reply::Bulk(&journal.page(position).to_bytes()).emit(reply),
                 None => Reply::Error("ERR this replica keeps no journal: start it with --journal").emit(reply),
             },
             Ok(Command::Journal(_)) => {
                 Reply::Error("ERR this command asks one replica: send it under policy 0 or 1").emit(reply);
             }
-            Ok(command) => self.store.answer(&command, reply),
+            Ok(command) => raw::answer(&self.store, now, &command, reply),
             Err(refusal) => Reply::Error(&refusal.to_string()).emit(reply),
         }
     }
 }
 
+fn unavailable(_: NoState) -> KvError {
+    KvError::Unavailable
+}
+
+impl RawHandler for Kv {
+    fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) {
+        match Command::parse(request) {
+            Ok(command) => {
+                let before = self.store.version();
+                raw::execute(&mut self.store, cx, &command, reply);
+                self.note(cx, before, || match command {
+                    Command::Set(key, value, _) | Command::SetV(key, value) => CallHash::of_put(key, value),
+                    _ => CallHash::of_bytes(request),
+                });
+            }
+            Err(refusal) => Reply::Error(&refusal.to_string()).emit(reply),
+        }
+    }
+
+    fn query(&self, cx: &ReadCx, request: &[u8], reply: &mut Vec<u8>) {
+        self.look(cx.policy() != Policy::ReplicatedRouteNoSideEffects, cx.now(), request, reply);
+    }
+}
+
+impl Timeline for Cx {
+    fn now(&self) -> LogTime {
+        Cx::now(self)
+    }
+
+    fn set_expiry(&mut self, at: LogTime, key: &[u8], version: Version) -> Result<TimerId, TimersFull> {
+        self.set_timer(at, KvTimers::expire(key, version.0))
+    }
+
+    fn cancel(&mut self, timer: TimerId) {
+        self.cancel_timer(timer);
+    }
+}
+
+/// The store, then whether there is a journal, then the journal.
 impl State for Kv {
+    const VERSION: u32 = 2;
+
     async fn save(&self, to: &mut Writer) {
         self.store.save(to).await;
+        to.item(&self.journal.is_some()).await;
+        if let Some(journal) = &self.journal {
+            journal.save(to).await;
+        }
     }
 
     async fn load(version: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
         StateError::expect_version::<Self>(version)?;
-        Ok(Kv { store: Store::load(from).await?, journal: None })
-    }
-}
-
-impl Service for Kv {
-    const NAME: &'static str = "kv";
-
-    async fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
-        self.execute(cx.index(), request, reply);
-        Answer::Ok
-    }
-
-    fn query(&self, cx: &ReadCx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
-        self.look(cx.policy() != Policy::ReplicatedRouteNoSideEffects, request, reply);
-        Answer::Ok
+        let store = Store::load(from).await?;
+        let has_journal: bool = from.item().await?;
+        let journal = if has_journal { Some(Journal::load(from).await?) } else { None };
+        Ok(Kv { store, journal })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::journal::Page;
-    use crate::resp;
-    use crate::store::Version;
-
-    fn request(words: &[&str]) -> Vec<u8> {
-        let (mut out, words) = (Vec::new(), words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
-        resp::emit_command(&words, &mut out);
-        out
-    }
-
-    fn apply(kv: &mut Kv, index: u64, words: &[&str]) -> String {
-        let mut reply = Vec::new();
-        kv.execute(LogIndex(index), &request(words), &mut reply);
-        String::from_utf8(reply).expect("text")
-    }
-
-    fn query(kv: &Kv, is_local: bool, words: &[&str]) -> Vec<u8> {
-        let mut reply = Vec::new();
-        kv.look(is_local, &request(words), &mut reply);
-        reply
-    }
-
-    #[test]
-    fn writes_need_the_log_and_reads_do_not() {
-        let mut kv = Kv::default();
-        assert_eq!(apply(&mut kv, 3, &["set", "k", "v"]), "+OK\r\n");
-        let before = kv.store.digest();
-        for is_local in [true, false] {
-            assert_eq!(query(&kv, is_local, &["get", "k"]), b"$1\r\nv\r\n");
-            for write in [&["set", "k", "x"][..], &["setv", "k", "x"], &["del", "k"], &["incr", "n"]] {
-                assert!(query(&kv, is_local, write).starts_with(b"-ERR "));
-            }
-        }
-        assert_eq!(kv.store.digest(), before);
-    }
-
-    #[test]
-    fn garbage_in_the_log_is_answered_and_changes_nothing() {
-        let mut kv = Kv::new(Some(Journal::default()));
-        let (before, mut reply) = (kv.store.digest(), Vec::new());
-        kv.execute(LogIndex(9), &[0xff; 100], &mut reply);
-        assert!(reply.starts_with(b"-ERR Protocol error"));
-        assert_eq!(kv.store.digest(), before);
-        assert!(query(&kv, true, &["nonsense"]).starts_with(b"-ERR unknown command"));
-    }
-
-    #[test]
-    fn the_journal_holds_what_changed_the_store() {
-        let mut kv = Kv::new(Some(Journal::default()));
-        apply(&mut kv, 3, &["set", "k", "v"]);
-        apply(&mut kv, 4, &["get", "k"]);
-        apply(&mut kv, 5, &["incr", "k"]);
-        apply(&mut kv, 7, &["incr", "n"]);
-        let reply = query(&kv, true, &["journal", "0"]);
-        let Ok(Reply::Bulk(page)) = Reply::parse(&reply) else { panic!("a page") };
-        let executed = |index, version, words| ExecutedCall {
-            call: CallHash::of(&request(words)),
-            version: Version(version),
-            index: LogIndex(index),
-        };
-        let calls = vec![executed(3, 1, &["set", "k", "v"]), executed(7, 2, &["incr", "n"])];
-        assert_eq!(Page::parse(page), Ok(Page { kept: 2, not_kept: 0, calls }));
-        assert!(query(&kv, false, &["journal", "0"]).starts_with(b"-ERR"), "a linearizable read may run anywhere");
-        assert!(query(&Kv::default(), true, &["journal", "0"]).starts_with(b"-ERR this replica keeps no journal"));
-    }
-}
+mod tests;

@@ -1,22 +1,84 @@
-//! The replicated state: an ordered map of keys, each with its value and the version of its last write.
+//! The replicated state: an ordered map of keys, each with its value, the version of its last write and perhaps an end.
 //!
-//! Everything here is a function of the commands executed so far, so that replicas that executed the same log are
-//! equal. Limits are constants for the same reason: a limit from a configuration file would let replicas differ.
+//! ```text
+//!  put, del, cas, incr          here
+//!  txn                          plan.rs     tried beside the state, then carried out
+//!  scan                         scan.rs     page by page
+//!  how much of everything       limits.rs
+//! ```
+//!
+//! Everything here is a function of the calls executed so far and their log times, so that replicas that executed the
+//! same log are equal. A key whose time is over is absent for every call from that log time on, whether or not its timer
+//! has fired: the timer gives back memory and nothing else.
 
-use crate::command::Command;
-use crate::resp::Reply;
+pub mod limits;
+mod plan;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub use scan::{Item, Page, prefix_end};
+
+use crate::error::KvError;
+use limits::{KEY_BYTES_MAX, KEY_OVERHEAD_BYTES, STATE_BYTES_MAX, VALUE_BYTES_MAX};
+use plan::add;
 use std::collections::BTreeMap;
+use std::time::Duration;
+use trimaran_rpc::data;
+use trimaran_rpc::log_time::LogTime;
+use trimaran_rpc::serde::{Serialize, Serializer};
 use trimaran_rpc::state::{Reader, StateError, Writer};
-
-/// Most bytes of keys and values, each key counted with [`KEY_OVERHEAD_BYTES`]. A write that would pass it is refused
-/// with `-OOM` and changes nothing; DEL makes room.
-pub const STATE_BYTES_MAX: usize = 1 << 30;
-/// What a key costs besides its own bytes and its value's: two allocations, a version, its place in the tree.
-pub const KEY_OVERHEAD_BYTES: usize = 96;
+use trimaran_rpc::timers::{TimerId, TimersFull};
 
 /// Counts the writes that changed the store; a write's version is the count after it.
+#[data]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Version(pub u64);
+
+/// Log time and its timers, as a handler has them.
+pub trait Timeline {
+    /// The log time of this call.
+    fn now(&self) -> LogTime;
+
+    /// Has [`Store::expire`] called with these arguments at that moment.
+    ///
+    /// # Errors
+    /// As many timers are pending as may.
+    fn set_expiry(&mut self, at: LogTime, key: &[u8], version: Version) -> Result<TimerId, TimersFull>;
+
+    /// Takes a timer back.
+    fn cancel(&mut self, timer: TimerId);
+}
+
+/// What a CAS expects of a key.
+#[data]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// It is absent.
+    Absent,
+    /// Its last write made this version.
+    Version(u64),
+    /// It has this value.
+    Value(Vec<u8>),
+}
+
+/// What a key holds.
+#[data]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its value.
+    #[serde(serialize_with = "as_bytes")]
+    pub value: Vec<u8>,
+    /// The version of its last write.
+    pub version: u64,
+    /// How long it has to live, in log time; `None`: for ever.
+    pub ttl: Option<Duration>,
+}
+
+/// In one piece, where serde would write them one by one; the form is the same.
+fn as_bytes<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_bytes(bytes)
+}
 
 /// The state of one replica.
 #[derive(Debug, Default)]
@@ -30,6 +92,22 @@ pub struct Store {
 struct Entry {
     value: Vec<u8>,
     version: Version,
+    expiry: Option<Expiry>,
+}
+
+#[data]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expiry {
+    at: LogTime,
+    timer: TimerId,
+    /// The version of the write that set it. An INCR makes a new version and keeps the expiry.
+    since: Version,
+}
+
+impl Entry {
+    fn is_live(&self, now: LogTime) -> bool {
+        self.expiry.is_none_or(|expiry| expiry.at > now)
+    }
 }
 
 impl Store {
@@ -38,92 +116,185 @@ impl Store {
         self.version
     }
 
-    /// The value of `key`.
-    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.map.get(key).map(|entry| entry.value.as_slice())
+    /// How many keys there are, those included that have expired and whose timers have not fired yet.
+    pub fn len(&self) -> usize {
+        self.map.len()
     }
 
-    /// Executes a command of the log and appends its reply. O(log n) in the number of keys.
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Bytes of keys and values, each key counted with [`KEY_OVERHEAD_BYTES`].
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn live(&self, now: LogTime, key: &[u8]) -> Option<&Entry> {
+        self.map.get(key).filter(|entry| entry.is_live(now))
+    }
+
+    /// The value of `key`. O(log n).
+    pub fn value(&self, now: LogTime, key: &[u8]) -> Option<&[u8]> {
+        self.live(now, key).map(|entry| entry.value.as_slice())
+    }
+
+    /// All that is known of `key`. O(log n) and a copy of the value.
+    pub fn get(&self, now: LogTime, key: &[u8]) -> Option<Found> {
+        self.live(now, key).map(|entry| Found {
+            value: entry.value.clone(),
+            version: entry.version.0,
+            ttl: entry.expiry.map(|expiry| expiry.at.saturating_since(now)),
+        })
+    }
+
+    /// Stores a value; `ttl` later the key is absent again. A write without `ttl` takes back an earlier one. O(log n).
     ///
-    /// `JOURNAL` is refused: it is about one replica, so the answers would differ.
-    pub fn execute(&mut self, command: &Command<'_>, reply: &mut Vec<u8>) {
-        match *command {
-            Command::Set(key, value) => match self.put(key, value) {
-                Ok(_) => Reply::OK.emit(reply),
-                Err(full) => full.emit(reply),
-            },
-            Command::SetV(key, value) => match self.put(key, value) {
-                Ok(Version(version)) => integer(version).emit(reply),
-                Err(full) => full.emit(reply),
-            },
-            Command::Incr(key) => self.increment(key).unwrap_or_else(|refusal| refusal).emit(reply),
-            Command::Del(keys) => integer(self.delete(keys.iter())).emit(reply),
-            Command::Get(_) | Command::Ping(_) | Command::Echo(_) => self.answer(command, reply),
-            Command::Journal(_) => {
-                Reply::Error("ERR this command asks one replica: send it under policy 0 or 1").emit(reply);
+    /// # Errors
+    /// [`KvError`]: the key, the value or the time is out of range, or the store or the table of timers is full.
+    pub fn put(
+        &mut self,
+        at: &mut impl Timeline,
+        key: &[u8],
+        value: &[u8],
+        ttl: Option<Duration>,
+    ) -> Result<Version, KvError> {
+        check_key(key)?;
+        check_value(value)?;
+        check_ttl(ttl)?;
+        self.check_room(key, value)?;
+        let version = Version(self.version.0 + 1);
+        let expiry = match ttl {
+            None => None,
+            Some(ttl) => {
+                let moment = at.now() + ttl;
+                let timer = at.set_expiry(moment, key, version).map_err(|TimersFull| KvError::TimersFull)?;
+                Some(Expiry { at: moment, timer, since: version })
             }
-        }
-    }
-
-    /// Answers a command that changes nothing; any other is refused.
-    pub fn answer(&self, command: &Command<'_>, reply: &mut Vec<u8>) {
-        match *command {
-            Command::Get(key) => self.get(key).map_or(Reply::Nil, Reply::Bulk).emit(reply),
-            Command::Ping(None) => Reply::Simple("PONG").emit(reply),
-            Command::Ping(Some(text)) | Command::Echo(text) => Reply::Bulk(text).emit(reply),
-            _ => Reply::Error("ERR a write must be replicated: send it under policy 2").emit(reply),
-        }
-    }
-
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<Version, Reply<'static>> {
-        let old_bytes = self.map.get(key).map_or(0, |entry| cost_bytes(key, &entry.value));
-        let bytes = self.bytes - old_bytes + cost_bytes(key, value);
-        if bytes > STATE_BYTES_MAX {
-            return Err(Reply::Error("OOM command not allowed when used memory > 'maxmemory'"));
-        }
-        self.bytes = bytes;
-        self.version.0 += 1;
-        let version = self.version;
-        match self.map.get_mut(key) {
-            Some(entry) => {
-                entry.value.clear();
-                entry.value.extend_from_slice(value);
-                entry.version = version;
-            }
-            None => drop(self.map.insert(key.into(), Entry { value: value.to_vec(), version })),
-        }
+        };
+        self.version = version;
+        self.write(at, key, value, version, expiry);
         Ok(version)
     }
 
-    fn increment(&mut self, key: &[u8]) -> Result<Reply<'static>, Reply<'static>> {
-        let old = match self.get(key) {
-            None => 0,
-            Some(value) => parse_integer(value).ok_or(Reply::Error("ERR value is not an integer or out of range"))?,
+    /// As [`Store::put`], where the key holds what is expected.
+    ///
+    /// # Errors
+    /// [`KvError::Conflict`] where it does not, and those of [`Store::put`].
+    pub fn cas(
+        &mut self,
+        at: &mut impl Timeline,
+        key: &[u8],
+        expected: &Expected,
+        value: &[u8],
+        ttl: Option<Duration>,
+    ) -> Result<Version, KvError> {
+        check_key(key)?;
+        let entry = self.live(at.now(), key);
+        let holds = match (expected, entry) {
+            (Expected::Absent, entry) => entry.is_none(),
+            (_, None) => false,
+            (Expected::Version(version), Some(entry)) => entry.version.0 == *version,
+            (Expected::Value(value), Some(entry)) => entry.value == *value,
         };
-        let new = old.checked_add(1).ok_or(Reply::Error("ERR increment or decrement would overflow"))?;
-        self.put(key, new.to_string().as_bytes())?;
-        Ok(Reply::Integer(new))
+        if !holds {
+            return Err(KvError::Conflict { version: entry.map(|entry| entry.version.0) });
+        }
+        self.put(at, key, value, ttl)
     }
 
-    /// Returns how many keys were there; one version for all of them, none where there was none.
-    fn delete<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>) -> u64 {
+    /// Adds to a number in plain decimal, counting from 0 where there is none; returns the sum. A time to live stays as it
+    /// is. O(log n).
+    ///
+    /// # Errors
+    /// [`KvError::NotANumber`] and [`KvError::Overflow`], and those of [`Store::put`].
+    pub fn incr(&mut self, at: &mut impl Timeline, key: &[u8], by: i64) -> Result<i64, KvError> {
+        check_key(key)?;
+        let (sum, expiry) = match self.live(at.now(), key) {
+            None => (by, None),
+            Some(entry) => (add(&entry.value, by)?, entry.expiry),
+        };
+        let value = sum.to_string();
+        self.check_room(key, value.as_bytes())?;
+        self.version.0 += 1;
+        self.write(at, key, value.as_bytes(), self.version, expiry);
+        Ok(sum)
+    }
+
+    /// Removes keys; returns how many there were. One version for all of them, none where there was none.
+    ///
+    /// # Errors
+    /// [`KvError::BadKey`]; then none is removed.
+    pub fn del<'a>(
+        &mut self,
+        at: &mut impl Timeline,
+        keys: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<u64, KvError> {
+        keys.clone().try_for_each(check_key)?;
+        let now = at.now();
         let mut removed = 0;
         for key in keys {
-            if let Some(entry) = self.map.remove(key) {
-                self.bytes -= cost_bytes(key, &entry.value);
-                removed += 1;
-            }
+            removed += u64::from(self.remove(at, key).is_some_and(|entry| entry.is_live(now)));
         }
         self.version.0 += u64::from(removed > 0);
-        removed
+        Ok(removed)
     }
 
-    /// Writes the version, then every key with its value and version, in order.
+    /// What a timer does: removes the key if it is still the one for which the timer was set. No write of a client's, so it
+    /// makes no version.
+    pub fn expire(&mut self, now: LogTime, key: &[u8], version: Version) {
+        let is_meant = |entry: &Entry| entry.expiry.is_some_and(|expiry| expiry.since == version);
+        if self.map.get(key).is_some_and(|entry| is_meant(entry) && !entry.is_live(now))
+            && let Some(entry) = self.map.remove(key)
+        {
+            self.bytes -= cost_bytes(key, &entry.value);
+        }
+    }
+
+    fn check_room(&self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
+        let old_bytes = self.map.get(key).map_or(0, |entry| cost_bytes(key, &entry.value));
+        let bytes = self.bytes - old_bytes + cost_bytes(key, value);
+        if bytes > STATE_BYTES_MAX { Err(KvError::Full) } else { Ok(()) }
+    }
+
+    /// Everything has been checked. Takes the timer back that the key has had so far, unless it keeps it.
+    fn write(&mut self, at: &mut impl Timeline, key: &[u8], value: &[u8], version: Version, expiry: Option<Expiry>) {
+        match self.map.get_mut(key) {
+            Some(entry) => {
+                if let Some(before) = entry.expiry
+                    && entry.expiry != expiry
+                {
+                    at.cancel(before.timer);
+                }
+                self.bytes = self.bytes - entry.value.len() + value.len();
+                entry.value.clear();
+                entry.value.extend_from_slice(value);
+                entry.version = version;
+                entry.expiry = expiry;
+            }
+            None => {
+                self.bytes += cost_bytes(key, value);
+                self.map.insert(key.into(), Entry { value: value.to_vec(), version, expiry });
+            }
+        }
+    }
+
+    fn remove(&mut self, at: &mut impl Timeline, key: &[u8]) -> Option<Entry> {
+        let entry = self.map.remove(key)?;
+        self.bytes -= cost_bytes(key, &entry.value);
+        if let Some(expiry) = entry.expiry {
+            at.cancel(expiry.timer);
+        }
+        Some(entry)
+    }
+
+    /// Writes the version, then every key with all that belongs to it, in order.
     pub async fn save(&self, to: &mut Writer) {
         to.item(&self.version.0).await;
         to.len(self.map.len()).await;
         for (key, entry) in &self.map {
-            to.item(&(key, &entry.value, entry.version.0)).await;
+            to.item(&SavedEntry { key, value: &entry.value, version: entry.version.0, expiry: entry.expiry }).await;
         }
     }
 
@@ -134,170 +305,49 @@ impl Store {
     pub async fn load(from: &mut Reader<'_>) -> Result<Store, StateError> {
         let mut store = Store { version: Version(from.item().await?), ..Store::default() };
         for _ in 0..from.len().await? {
-            let (key, value, version): (Box<[u8]>, Vec<u8>, u64) = from.item().await?;
+            let (key, value, version, expiry): (Box<[u8]>, Vec<u8>, u64, Option<Expiry>) = from.item().await?;
             store.bytes += cost_bytes(&key, &value);
-            store.map.insert(key, Entry { value, version: Version(version) });
+            store.map.insert(key, Entry { value, version: Version(version), expiry });
         }
         Ok(store)
     }
+}
 
-    /// A hash of what [`Store::save`] writes, for tests. O(bytes held).
-    #[cfg(test)]
-    pub(crate) fn digest(&self) -> u64 {
-        use futures::FutureExt;
-        let mut writer = Writer::digest().at_once();
-        self.save(&mut writer).now_or_never().map_or(0, |()| writer.hash())
-    }
+/// An entry as it is saved; read back as a tuple of its fields.
+#[derive(Serialize)]
+#[serde(crate = "trimaran_rpc::serde")]
+struct SavedEntry<'a> {
+    #[serde(serialize_with = "as_bytes")]
+    key: &'a [u8],
+    #[serde(serialize_with = "as_bytes")]
+    value: &'a [u8],
+    version: u64,
+    expiry: Option<Expiry>,
+}
+
+fn check_key(key: &[u8]) -> Result<(), KvError> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX { Err(KvError::BadKey) } else { Ok(()) }
+}
+
+fn check_value(value: &[u8]) -> Result<(), KvError> {
+    if value.len() > VALUE_BYTES_MAX { Err(KvError::ValueTooLarge) } else { Ok(()) }
+}
+
+fn check_ttl(ttl: Option<Duration>) -> Result<(), KvError> {
+    if ttl.is_some_and(|ttl| ttl.is_zero()) { Err(KvError::BadTtl) } else { Ok(()) }
 }
 
 fn cost_bytes(key: &[u8], value: &[u8]) -> usize {
     key.len() + value.len() + KEY_OVERHEAD_BYTES
 }
 
-/// RESP numbers are signed; a count of writes stays below their limit for 292,000 years at a million a second.
-fn integer(number: u64) -> Reply<'static> {
-    Reply::Integer(i64::try_from(number).unwrap_or(i64::MAX))
-}
-
 /// A number as Redis reads it: no sign `+`, no spaces, no leading zeros.
 fn parse_integer(bytes: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let number: i64 = text.parse().ok()?;
-    (number.to_string() == text).then_some(number)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::resp;
-    use proptest::prelude::*;
-
-    fn run(store: &mut Store, words: &[&[u8]]) -> String {
-        let (mut request, mut reply) = (Vec::new(), Vec::new());
-        resp::emit_command(words, &mut request);
-        store.execute(&Command::parse(&request).expect("a command"), &mut reply);
-        String::from_utf8(reply).expect("text")
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    let is_plain = matches!(digits, [b'1'..=b'9', ..]) || bytes == b"0";
+    // More than the digits of any i64 need no look.
+    if !is_plain || digits.len() > 19 {
+        return None;
     }
-
-    fn ask(store: &Store, words: &[&[u8]]) -> String {
-        let (mut request, mut reply) = (Vec::new(), Vec::new());
-        resp::emit_command(words, &mut request);
-        store.answer(&Command::parse(&request).expect("a command"), &mut reply);
-        String::from_utf8(reply).expect("text")
-    }
-
-    #[test]
-    fn set_get_del() {
-        let mut store = Store::default();
-        assert_eq!(run(&mut store, &[b"get", b"k"]), "$-1\r\n");
-        assert_eq!(run(&mut store, &[b"set", b"k", b"v1"]), "+OK\r\n");
-        assert_eq!(run(&mut store, &[b"set", b"k", b"longer"]), "+OK\r\n");
-        assert_eq!(ask(&store, &[b"get", b"k"]), "$6\r\nlonger\r\n");
-        run(&mut store, &[b"set", b"l", b""]);
-        assert_eq!(run(&mut store, &[b"del", b"k", b"missing", b"l", b"k"]), ":2\r\n");
-        assert_eq!(ask(&store, &[b"get", b"k"]), "$-1\r\n");
-        assert_eq!((store.map.len(), store.bytes), (0, 0));
-    }
-
-    #[test]
-    fn every_write_that_changes_something_has_its_own_version() {
-        let mut store = Store::default();
-        assert_eq!(run(&mut store, &[b"setv", b"a", b"1"]), ":1\r\n");
-        assert_eq!(run(&mut store, &[b"setv", b"b", b"1"]), ":2\r\n");
-        assert_eq!(run(&mut store, &[b"setv", b"a", b"1"]), ":3\r\n", "also where the value stays");
-        run(&mut store, &[b"del", b"none"]);
-        run(&mut store, &[b"get", b"a"]);
-        assert_eq!(store.version(), Version(3));
-        run(&mut store, &[b"del", b"a", b"b"]);
-        run(&mut store, &[b"incr", b"n"]);
-        assert_eq!(store.version(), Version(5));
-    }
-
-    #[test]
-    fn incr_counts_and_refuses_as_redis_does() {
-        let mut store = Store::default();
-        assert_eq!(run(&mut store, &[b"incr", b"n"]), ":1\r\n");
-        run(&mut store, &[b"set", b"n", b"-1"]);
-        assert_eq!(run(&mut store, &[b"incr", b"n"]), ":0\r\n");
-        run(&mut store, &[b"set", b"n", b"9223372036854775806"]);
-        assert_eq!(run(&mut store, &[b"incr", b"n"]), ":9223372036854775807\r\n");
-        let before = (store.version(), store.digest());
-        assert_eq!(run(&mut store, &[b"incr", b"n"]), "-ERR increment or decrement would overflow\r\n");
-        assert_eq!((store.version(), store.digest()), before);
-        for value in ["9223372036854775808", "abc", "", " 1", "1 ", "+1", "01", "-0", "1.0"] {
-            run(&mut store, &[b"set", b"n", value.as_bytes()]);
-            let refusal = "-ERR value is not an integer or out of range\r\n";
-            assert_eq!(run(&mut store, &[b"incr", b"n"]), refusal, "{value:?}");
-            assert_eq!(store.get(b"n"), Some(value.as_bytes()));
-        }
-    }
-
-    #[test]
-    fn an_answer_never_writes() {
-        let store = Store::default();
-        for words in [&[&b"set"[..], b"k", b"v"][..], &[b"setv", b"k", b"v"], &[b"del", b"k"], &[b"incr", b"k"]] {
-            assert_eq!(ask(&store, words), "-ERR a write must be replicated: send it under policy 2\r\n");
-        }
-        assert_eq!(ask(&store, &[b"ping"]), "+PONG\r\n");
-        assert_eq!(ask(&store, &[b"ping", b"hi"]), "$2\r\nhi\r\n");
-        assert_eq!(ask(&store, &[b"echo", b"hi"]), "$2\r\nhi\r\n");
-    }
-
-    #[test]
-    fn what_differs_between_replicas_is_not_replicated() {
-        let mut store = Store::default();
-        assert!(run(&mut store, &[b"journal", b"0"]).starts_with("-ERR"));
-    }
-
-    #[test]
-    fn a_full_store_refuses_and_stays_as_it_was() {
-        let mut store = Store { bytes: STATE_BYTES_MAX - KEY_OVERHEAD_BYTES - 2, ..Store::default() };
-        assert!(run(&mut store, &[b"set", b"k", b"12"]).starts_with("-OOM"));
-        assert_eq!((store.version(), store.map.len()), (Version(0), 0));
-        assert_eq!(run(&mut store, &[b"set", b"k", b"1"]), "+OK\r\n");
-        assert!(run(&mut store, &[b"setv", b"k", b"12"]).starts_with("-OOM"));
-        assert_eq!(store.get(b"k"), Some(&b"1"[..]));
-    }
-
-    #[test]
-    fn the_digest_sees_keys_values_versions_and_where_they_end() {
-        let digest_of = |pairs: &[(&[u8], &[u8])]| {
-            let mut store = Store::default();
-            for (key, value) in pairs {
-                run(&mut store, &[b"set", key, value]);
-            }
-            store.digest()
-        };
-        let base = digest_of(&[(b"a", b"1"), (b"b", b"2")]);
-        assert_eq!(base, digest_of(&[(b"a", b"1"), (b"b", b"2")]));
-        assert_ne!(base, digest_of(&[(b"a", b"1"), (b"b", b"3")]));
-        assert_ne!(base, digest_of(&[(b"b", b"2"), (b"a", b"1")]), "same map, other versions");
-        assert_ne!(digest_of(&[(b"ab", b"c")]), digest_of(&[(b"a", b"bc")]));
-    }
-
-    proptest! {
-        /// A model with plain semantics, and the byte count recomputed from scratch.
-        #[test]
-        fn behaves_like_a_plain_map(ops in proptest::collection::vec((0_u8..3, 0_u8..4, any::<u8>()), 0..60)) {
-            let (mut store, mut model) = (Store::default(), BTreeMap::new());
-            for (op, key, value) in ops {
-                let (key, value) = (vec![b'a' + key], vec![value; usize::from(value % 5)]);
-                match op {
-                    0 => prop_assert_eq!(run(&mut store, &[b"set", &key, &value]), "+OK\r\n") ,
-                    1 => {
-                        let there = u8::from(model.contains_key(&key));
-                        prop_assert_eq!(run(&mut store, &[b"del", &key]), format!(":{there}\r\n"));
-                    }
-                    _ => prop_assert_eq!(store.get(&key), model.get(&key).map(Vec::as_slice)),
-                }
-                match op {
-                    0 => drop(model.insert(key, value)),
-                    1 => drop(model.remove(&key)),
-                    _ => {}
-                }
-            }
-            let bytes: usize = model.iter().map(|(key, value)| cost_bytes(key, value)).sum();
-            prop_assert_eq!(store.bytes, bytes);
-        }
-    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
 }

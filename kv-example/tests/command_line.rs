@@ -57,6 +57,18 @@ fn usage_errors_exit_with_2() {
 }
 
 #[test]
+fn a_transaction_that_is_none_is_explained() {
+    let output = kv(&["txn", "--if", "stock > = 1", "--then", "get stock"]);
+    assert_eq!(output.status.code(), Some(2));
+    let expected = "\
+error[E0215]: `stock > = 1` is no condition
+  = help: a condition is `KEY exists`, `KEY absent`, `KEY version N` or `KEY == VALUE` (also != < <= > >=)
+";
+    assert_eq!(stderr(&output), expected);
+    assert!(String::from_utf8_lossy(&kv(&["txn", "--help"]).stdout).contains("incr stock -1; put order:7 ada"));
+}
+
+#[test]
 fn the_example_configuration_is_accepted_as_printed() {
     let output = kv(&["example-config"]);
     assert!(output.status.success());
@@ -103,7 +115,7 @@ fn a_port_in_use_names_who_uses_it() {
 #[test]
 fn nobody_there_exits_with_4() {
     let (nobody, _) = free_addresses();
-    for args in [&["get", "k"][..], &["set", "k", "v"], &["status"]] {
+    for args in [&["get", "k"][..], &["set", "k", "v"], &["scan"], &["size"], &["status"]] {
         let output = kv(&[args, &["--servers", &nobody, "--deadline", "100ms"]].concat());
         assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
         assert!(output.status.code() != Some(0) && !stderr(&output).is_empty());

@@ -70,17 +70,17 @@ fn a_node_waits_for_init_then_serves() {
     assert!(node.says(&["status"]).contains("not formed: `kv init --config node.toml`"));
     assert!(node.says(&["init"]).starts_with("formed cluster "));
 
-    assert_eq!(node.says(&["set", "k", "v"]), "OK\n");
+    assert_eq!(node.says(&["put", "k", "v"]), "version 1\n");
     assert_eq!(node.says(&["get", "k"]), "v\n");
     assert_eq!(node.says(&["get", "k", "--stale"]), "v\n");
     assert_eq!(node.says(&["get", "none"]), "(nil)\n");
     assert_eq!(node.says(&["incr", "n"]), "1\n");
     assert_eq!(node.says(&["del", "k", "none"]), "1\n");
-    assert_eq!(node.says(&["set", "n", "text"]), "OK\n");
+    assert_eq!(node.says(&["set", "n", "text"]), "version 4\n");
     let (code, complaint) = node.refuses(&["incr", "n"]);
     assert_eq!(
         (code, complaint.as_str()),
-        (Some(1), "error[E0308]: the service refused: ERR value is not an integer or out of range")
+        (Some(1), "error[E0308]: the service refused: the value is not an integer or out of range")
     );
 
     let status = node.says(&["status", "--json"]);
@@ -90,6 +90,59 @@ fn a_node_waits_for_init_then_serves() {
     let (code, complaint) = node.refuses(&["init"]);
     assert_eq!(code, Some(4));
     assert!(complaint.starts_with("error[E0304]: ") && complaint.contains("already belongs to cluster"), "{complaint}");
+}
+
+/// Every command once, and the answers that scripts read.
+#[test]
+fn every_call_can_be_made_from_a_terminal() {
+    let node = Node::start("calls");
+    node.says(&["init"]);
+    let json = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&node.says(&[args, &["--json"]].concat())).expect("one JSON object")
+    };
+
+    assert_eq!(node.says(&["cas", "k", "a", "--if-absent"]), "version 1\n");
+    assert_eq!(node.says(&["cas", "k", "b", "--if-value", "a"]), "version 2\n");
+    assert_eq!(json(&["put", "k", "c", "--if-version", "2"]), serde_json::json!({ "version": 3 }));
+    assert_eq!(
+        node.refuses(&["cas", "k", "d", "--if-version", "2"]),
+        (Some(1), "error[E0308]: the service refused: the key has another value, of version 3".to_owned())
+    );
+    assert_eq!(json(&["get", "k"]), serde_json::json!({ "value": "c", "version": 3, "ttl_ms": null }));
+
+    node.says(&["put", "lease", "mine", "--ttl", "3600s"]);
+    assert!(json(&["get", "lease"])["ttl_ms"].as_u64().is_some_and(|ms| ms > 3_000_000 && ms <= 3_600_000));
+    node.says(&["put", "short", "lived", "--ttl", "1us"]);
+    // The next write carries the log time on.
+    node.says(&["incr", "n", "--by", "-7"]);
+    assert_eq!(node.says(&["get", "short"]), "(nil)\n");
+
+    for (key, value) in [("u:1", "ada"), ("u:2", "bob"), ("u:3", "cyd")] {
+        node.says(&["put", key, value]);
+    }
+    assert_eq!(node.says(&["scan", "--prefix", "u:"]), "u:1\tada\nu:2\tbob\nu:3\tcyd\n");
+    assert_eq!(node.says(&["scan", "u:2", "--to", "u:3", "--stale"]), "u:2\tbob\n");
+    assert_eq!(node.says(&["scan", "--prefix", "u:", "--limit", "1"]), "u:1\tada\n");
+    assert_eq!(json(&["scan", "u:3"])["value"], "cyd");
+
+    let moves =
+        ["txn", "--if", "n < 0", "--if", "u:4 absent", "--then", "incr n 10; put u:4 'dan d'", "--else", "get n"];
+    assert_eq!(node.says(&moves), "then\n3\nversion 10\n");
+    assert_eq!(node.says(&moves), "else\n3\n");
+    let expected =
+        serde_json::json!({ "held": true, "results": [{ "removed": true }, { "value": null, "version": null }] });
+    assert_eq!(json(&["txn", "--then", "del u:4; get u:4"]), expected);
+    let (code, complaint) = node.refuses(&["txn", "--then", "put x 1; incr k"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        complaint.ends_with("operation 2 of the transaction: the value is not an integer or out of range"),
+        "{complaint}"
+    );
+    assert_eq!(node.says(&["get", "x"]), "(nil)\n", "all or nothing");
+
+    let size = json(&["size"]);
+    assert_eq!((&size["keys"], &size["version"]), (&6.into(), &11.into()), "{size}");
+    assert!(node.says(&["size"]).contains(" 6 keys, "));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub struct Log {
     terms: TermRuns,
     /// Where the first kept entry's body begins.
     base_body_end: u64,
+    /// Log time of the entry before the first one kept.
+    base_log_time: u64,
     assembly: Option<Assembly>,
     snapshots: Snapshots,
 }
@@ -50,6 +52,7 @@ impl Default for Log {
             bodies: Ring::starting_at(0),
             terms: TermRuns::default(),
             base_body_end: 0,
+            base_log_time: 0,
             assembly: None,
             snapshots: Snapshots::default(),
         }
@@ -57,10 +60,10 @@ impl Default for Log {
 }
 
 impl Log {
-    /// A log without entries that goes on after `base`, of this term.
-    pub fn starting_after(base: LogIndex, base_term: Term) -> Self {
+    /// A log without entries that goes on after `base`, of this term and log time (nanoseconds).
+    pub fn starting_after(base: LogIndex, base_term: Term, base_log_time: u64) -> Self {
         let mut log = Log::default();
-        log.reset(base, base_term);
+        log.reset(base, base_term, base_log_time);
         log
     }
 
@@ -107,6 +110,11 @@ impl Log {
     /// The newest header, if the log holds an entry.
     pub fn last_header(&self) -> Option<&EntryHeader> {
         self.header(self.last())
+    }
+
+    /// Log time of the newest entry in nanoseconds, held or the last one that is not; 0 before the first.
+    pub fn newest_log_time(&self) -> u64 {
+        self.last_header().map_or(self.base_log_time, |header| header.log_time)
     }
 
     /// The body at `index` in the pieces it is stored in; empty for an entry not held.
@@ -196,6 +204,7 @@ impl Log {
             return;
         }
         let body_end = self.body_end(to);
+        self.base_log_time = self.header(to).map_or(self.base_log_time, |header| header.log_time);
         self.headers.trim(to.next().0);
         self.bodies.trim(body_end);
         self.base_body_end = body_end;
@@ -203,10 +212,11 @@ impl Log {
     }
 
     /// Drops every entry: the log begins anew after `base`.
-    fn reset(&mut self, base: LogIndex, base_term: Term) {
+    fn reset(&mut self, base: LogIndex, base_term: Term, base_log_time: u64) {
         self.headers = Ring::starting_at(base.next().0);
         self.bodies = Ring::starting_at(0);
         self.base_body_end = 0;
+        self.base_log_time = base_log_time;
         self.terms = TermRuns::starting_at(base, base_term);
         self.assembly = None;
     }

@@ -136,8 +136,6 @@ pub struct Machine {
     fenced: Option<(LogIndex, Verdict)>,
     /// Every live member has applied up to here, as its leader says.
     floor: LogIndex,
-    /// Log time where the log begins, for as long as it has no entry.
-    base_log_time: u64,
     /// When the newest entry was appended or received: log time goes on from there.
     last_entry_at: Nanos,
 
@@ -220,7 +218,6 @@ impl Machine {
             trail: Trail::default(),
             fenced: None,
             floor: LogIndex::ZERO,
-            base_log_time: 0,
             last_entry_at: now,
             peers: Vec::new(),
             replies: Vec::new(),

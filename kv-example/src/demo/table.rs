@@ -2,6 +2,7 @@
 
 use super::verdict::{Comparison, OUTAGE_AFTER, Outage};
 use super::workload::Asked;
+use crate::group::GROUP_KEYS;
 use crate::load::Percentiles;
 use std::time::Duration;
 use trimaran_rpc::admin::NodeStatus;
@@ -60,6 +61,16 @@ pub(super) fn applied_alike(replicas: &[Replica]) -> bool {
     first.is_some() && applied.all(|other| Some(other) == first)
 }
 
+/// One kill of a leader, and what clients saw of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kill {
+    pub(super) slot: u8,
+    pub(super) outage: Outage,
+}
+
+/// Outages listed one by one.
+const LISTED: usize = 20;
+
 /// All that the demo found.
 pub(super) struct Findings {
     pub(super) length: Duration,
@@ -71,14 +82,15 @@ pub(super) struct Findings {
     pub(super) unknown: u64,
     pub(super) unsent: u64,
     pub(super) latency: Option<Percentiles>,
-    pub(super) killed: u8,
+    pub(super) kills: Vec<Kill>,
     pub(super) new_leader: u8,
     pub(super) new_term: u64,
-    pub(super) outage: Outage,
     pub(super) acknowledged: usize,
     /// `None` where the journal was full.
     pub(super) comparison: Option<Comparison>,
     pub(super) linearizability: Report,
+    /// Of scans and transactions.
+    pub(super) group: Report,
     pub(super) nonsense: Vec<String>,
     pub(super) replicas: Vec<Replica>,
 }
@@ -98,11 +110,16 @@ impl Findings {
                 }
             }
         }
-        match &self.linearizability.verdict {
-            Verdict::Linearizable => {}
-            Verdict::Violated(violation) => faults.push(format!("the history is not linearizable: {violation}")),
-            Verdict::Undecided { keys } => {
-                faults.push(format!("linearizability could not be decided for {} keys", keys.len()));
+        for (verdict, of) in [(&self.linearizability.verdict, ""), (&self.group.verdict, " of scans and transactions")]
+        {
+            match verdict {
+                Verdict::Linearizable => {}
+                Verdict::Violated(violation) => {
+                    faults.push(format!("the history{of} is not linearizable: {violation}"));
+                }
+                Verdict::Undecided { keys } => {
+                    faults.push(format!("linearizability{of} could not be decided for {} keys", keys.len()));
+                }
             }
         }
         if let Some(first) = self.nonsense.first() {
@@ -111,13 +128,18 @@ impl Findings {
         if self.acknowledged == 0 {
             faults.push("no put was acknowledged".into());
         }
-        if let Outage::Endless(_) = self.outage {
+        if self.kills.is_empty() {
+            faults.push("no leader was killed".into());
+        }
+        if self.kills.iter().any(|kill| matches!(kill.outage, Outage::Endless(_))) {
             faults.push("puts were not acknowledged again after the leader was killed".into());
         }
-        // The killed node comes back without its memory and may not take part; every other one must.
+        // A killed node comes back without its memory and may not take part yet; every other one must. There is a second
+        // kill only where those killed before were members again.
+        let may_be_outside = |slot: u8| matches!(self.kills.as_slice(), [kill] if kill.slot == slot);
         for Replica { slot, state } in &self.replicas {
             if let State::Outside { why } = state
-                && *slot != self.killed
+                && !may_be_outside(*slot)
             {
                 faults.push(format!("node {slot} takes no part: {why}"));
             }
@@ -142,8 +164,9 @@ pub(super) fn findings(found: &Findings) -> String {
         out.push_str(line.trim_end());
         out.push('\n');
     };
-    let Asked { puts, gets, incrs } = found.asked;
-    row("requests", (puts + gets + incrs).to_string(), format!("{puts} put, {gets} get, {incrs} incr"));
+    let Asked { puts, gets, incrs, scans, txns } = found.asked;
+    let kinds = format!("{puts} put, {gets} get, {incrs} incr, {scans} scan, {txns} txn");
+    row("requests", found.asked.total().to_string(), kinds);
     row("answered", found.answered.to_string(), String::new());
     if found.not_applied > 0 {
         row("not applied", found.not_applied.to_string(), "certainly without effect, the client was told so".into());
@@ -167,12 +190,26 @@ pub(super) fn findings(found: &Findings) -> String {
         }
         None => row("p50, p99", "not measured".into(), "nothing was answered".into()),
     }
-    let window = format!("no put acknowledged, longest from 1 s before the kill to {} s after", OUTAGE_AFTER.as_secs());
-    match found.outage {
-        Outage::Gap(gap) => row("outage", format!("{} ms", gap.as_millis()), window),
-        Outage::Endless(gap) => row("outage", format!("> {} ms", gap.as_millis()), "it did not end".into()),
+    let longest = found.kills.iter().map(|kill| kill.outage).max();
+    let window = format!("no put acknowledged, longest from 1 s before a kill to {} s after", OUTAGE_AFTER.as_secs());
+    match longest {
+        Some(Outage::Gap(gap)) => row("outage", format!("{} ms", gap.as_millis()), window),
+        Some(Outage::Endless(gap)) => row("outage", format!("> {} ms", gap.as_millis()), "it did not end".into()),
+        None => row("outage", "not measured".into(), "no leader was killed".into()),
     }
-    row("leader", format!("{} -> {}", found.killed, found.new_leader), format!("term {}", found.new_term));
+    match found.kills.as_slice() {
+        [Kill { slot, .. }] => {
+            row("leader", format!("{slot} -> {}", found.new_leader), format!("term {}", found.new_term));
+        }
+        kills => {
+            let mut each: Vec<String> = kills.iter().take(LISTED).map(|kill| kill.outage.to_string()).collect();
+            if kills.len() > LISTED {
+                each.push("..".into());
+            }
+            row("kills", kills.len().to_string(), format!("outages of {} ms", each.join(", ")));
+            row("leader", found.new_leader.to_string(), format!("term {}", found.new_term));
+        }
+    }
     match found.comparison {
         Some(Comparison { lost, doubled }) => {
             row(
@@ -184,13 +221,16 @@ pub(super) fn findings(found: &Findings) -> String {
         }
         None => row("lost, doubled", "not known".into(), "the journal was full".into()),
     }
-    let Report { verdict, operations, keys, .. } = &found.linearizability;
-    let word = match verdict {
-        Verdict::Linearizable => "yes",
-        Verdict::Violated(_) => "NO",
-        Verdict::Undecided { .. } => "undecided",
+    let word = |report: &Report| match report.verdict {
+        Verdict::Linearizable => "yes".to_owned(),
+        Verdict::Violated(_) => "NO".to_owned(),
+        Verdict::Undecided { .. } => "undecided".to_owned(),
     };
-    row("linearizable", word.into(), format!("{operations} operations on {keys} keys"));
+    let Report { operations, keys, .. } = &found.linearizability;
+    row("linearizable", word(&found.linearizability), format!("{operations} operations on {keys} keys"));
+    let operations = found.group.operations;
+    let note = format!("{operations} scans and transactions on {GROUP_KEYS} keys, judged as one object");
+    row("", word(&found.group), note);
     for Replica { slot, state } in &found.replicas {
         match state {
             State::Member { role, applied, digest, .. } => {
@@ -224,20 +264,20 @@ mod tests {
         Findings {
             length: Duration::from_secs(14),
             outstanding: 32,
-            asked: Asked { puts: 700, gets: 200, incrs: 100 },
+            asked: Asked { puts: 700, gets: 200, incrs: 80, scans: 5, txns: 15 },
             answered: 980,
             per_second: 70.0,
             not_applied: 0,
             unknown: 20,
             unsent: 0,
             latency: Some(Percentiles { p50: 120_000, p90: 0, p99: 950_000, p999: 0, p9999: 0, max: 0 }),
-            killed: 1,
+            kills: vec![Kill { slot: 1, outage: Outage::Gap(Duration::from_millis(187)) }],
             new_leader: 2,
             new_term: 3,
-            outage: Outage::Gap(Duration::from_millis(187)),
             acknowledged: 690,
             comparison: Some(Comparison { lost: 0, doubled: 0 }),
-            linearizability: Report { verdict: Verdict::Linearizable, operations: 980, keys: 11, steps: 980 },
+            linearizability: Report { verdict: Verdict::Linearizable, operations: 960, keys: 11, steps: 980 },
+            group: Report { verdict: Verdict::Linearizable, operations: 20, keys: 1, steps: 20 },
             nonsense: Vec::new(),
             replicas: vec![
                 Replica { slot: 1, state: State::Outside { why: "joining: lost its memory".into() } },
@@ -249,17 +289,18 @@ mod tests {
 
     #[test]
     fn the_table_of_a_good_run() {
-        let expected = "  requests                   1000   700 put, 200 get, 100 incr
+        let expected = "  requests                   1000   700 put, 200 get, 80 incr, 5 scan, 15 txn
   answered                    980
   unknown                      20   sent, no answer within the deadline, the client was told so
   throughput                70 /s   over all 14 s, the outage included
   p50                    0.120 ms   of the 32 outstanding, the outage included
   p99                    0.950 ms   of the 32 outstanding, the outage included
-  outage                   187 ms   no put acknowledged, longest from 1 s before the kill to 10 s after
+  outage                   187 ms   no put acknowledged, longest from 1 s before a kill to 10 s after
   leader                   1 -> 2   term 3
   lost                          0   of 690 acknowledged puts, looked for in the final leader's journal
   doubled                       0   of 700 puts sent
-  linearizable                yes   980 operations on 11 keys
+  linearizable                yes   960 operations on 11 keys
+                              yes   20 scans and transactions on 4 keys, judged as one object
   digest, node 1                -   joining: lost its memory
   digest, node 2 0000000000000abc   at index 930, leader
   digest, node 3 0000000000000abc   at index 930, follower
@@ -283,7 +324,15 @@ mod tests {
         assert_eq!(spoil(|f| f.comparison = None).len(), 1);
         assert_eq!(spoil(|f| f.nonsense.push("Get: +OK".into())), ["1 answers made no sense, the first was Get: +OK"]);
         assert_eq!(spoil(|f| f.acknowledged = 0), ["no put was acknowledged"]);
-        assert_eq!(spoil(|f| f.outage = Outage::Endless(Duration::ZERO)).len(), 1);
+        assert_eq!(spoil(|f| f.kills[0].outage = Outage::Endless(Duration::ZERO)).len(), 1);
+        assert_eq!(
+            spoil(|f| f.kills.clear()),
+            ["no leader was killed", "node 1 takes no part: joining: lost its memory"]
+        );
+        let twice = |f: &mut Findings| f.kills.push(f.kills[0]);
+        assert_eq!(spoil(twice), ["node 1 takes no part: joining: lost its memory"], "it was a member again before");
+        let torn = |f: &mut Findings| f.group.verdict = Verdict::Undecided { keys: vec!["()".into()] };
+        assert_eq!(spoil(torn), ["linearizability of scans and transactions could not be decided for 1 keys"]);
         let undecided = |f: &mut Findings| f.linearizability.verdict = Verdict::Undecided { keys: vec!["1".into()] };
         assert_eq!(spoil(undecided), ["linearizability could not be decided for 1 keys"]);
         assert_eq!(
@@ -297,6 +346,21 @@ mod tests {
         let outside = |f: &mut Findings| f.replicas[2].state = State::Outside { why: "does not answer".into() };
         assert_eq!(spoil(outside), ["node 3 takes no part: does not answer"]);
         assert_eq!(spoil(|f| f.replicas.clear()), ["no node tells its digest"]);
+    }
+
+    #[test]
+    fn every_kill_has_its_outage() {
+        let mut found = good();
+        let outage = |ms| Outage::Gap(Duration::from_millis(ms));
+        found.kills = [187, 512, 99].map(|ms| Kill { slot: 1, outage: outage(ms) }).to_vec();
+        let said = findings(&found);
+        assert!(said.contains("  outage                   512 ms   no put"), "{said}");
+        assert!(said.contains("  kills                         3   outages of 187, 512, 99 ms\n"), "{said}");
+        assert!(said.contains("  leader                        2   term 3\n"), "{said}");
+        found.kills = vec![Kill { slot: 1, outage: outage(7) }; 30];
+        assert!(findings(&found).contains(" 7, 7, .. ms\n"));
+        found.kills.push(Kill { slot: 1, outage: Outage::Endless(Duration::from_secs(1)) });
+        assert!(findings(&found).contains("> 1000 ms   it did not end"));
     }
 
     #[test]

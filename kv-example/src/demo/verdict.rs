@@ -3,6 +3,7 @@
 use crate::journal::{CallHash, ExecutedCall};
 use crate::store::Version;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 use trimaran_runtime::Instant;
 
@@ -37,8 +38,8 @@ pub(super) fn compare(
     }
 }
 
-/// How long no put was acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How long no put was acknowledged. One that did not end is longer than any that did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outage {
     /// The longest gap between two consecutive acknowledgements.
     Gap(Duration),
@@ -46,7 +47,16 @@ pub(super) enum Outage {
     Endless(Duration),
 }
 
-/// The outage around a kill. `acknowledged_at` in any order; `end` is when the load ended.
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outage::Gap(gap) => write!(f, "{}", gap.as_millis()),
+            Outage::Endless(gap) => write!(f, "> {}", gap.as_millis()),
+        }
+    }
+}
+
+/// The outage around a kill. `acknowledged_at` in any order; `end` is when the load ended, or when the next kill came.
 pub(super) fn outage(acknowledged_at: &[Instant], kill: Instant, end: Instant) -> Outage {
     let from = Instant::from_nanos(kill.as_nanos().saturating_sub(OUTAGE_BEFORE.as_nanos() as u64));
     let to = (kill + OUTAGE_AFTER).min(end);
@@ -60,10 +70,9 @@ pub(super) fn outage(acknowledged_at: &[Instant], kill: Instant, end: Instant) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trimaran_raft::LogIndex;
 
     fn executed(call: u64, version: u64, index: u64) -> ExecutedCall {
-        ExecutedCall { call: CallHash(call), version: Version(version), index: LogIndex(index) }
+        ExecutedCall { call: CallHash(call), version: Version(version), index }
     }
 
     fn ms(ms: u64) -> Instant {

@@ -1,16 +1,18 @@
-//! What the demo's clients ask: puts with values that never repeat, linearizable reads, and counters.
+//! What the demo's clients ask: puts with values that never repeat, linearizable reads, counters, and now and then scans and
+//! transactions on a few keys of their own.
 //!
 //! Every call goes into a history, to be judged for linearizability; every acknowledged put is kept with its version,
 //! to be looked for in the final leader's log.
 
+use crate::group::{GROUP_KEYS, GroupOp, GroupRet, Numbers};
 use crate::journal::CallHash;
-use crate::load::{Failure, Workload};
-use crate::resp::{self, Reply};
-use crate::store::Version;
+use crate::load::{Answered, Ask, Failure, Workload};
+use crate::requests;
+use crate::store::{Found, Version};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::collections::BTreeSet;
-use trimaran_rpc::r2p2::policy::Policy;
+use std::io::Write;
 use trimaran_rpc::sim::history::{CallId, ClientId, History, OperationId};
 use trimaran_rpc::sim::linearizability::{KvOp, KvRet, Value};
 use trimaran_runtime::Instant;
@@ -21,6 +23,8 @@ const PUT_KEYS: u32 = 1000;
 const COUNTERS: u32 = 100;
 /// Bytes of a value.
 const VALUE_BYTES: usize = 64;
+/// One call of so many is a scan or a transaction: judging these takes longer, as all are about one object.
+const GROUP_SHARE: u32 = 50;
 
 /// A key of the history: its number, counters after the others.
 pub(super) type Key = u32;
@@ -31,6 +35,14 @@ pub(super) struct Asked {
     pub(super) puts: u64,
     pub(super) gets: u64,
     pub(super) incrs: u64,
+    pub(super) scans: u64,
+    pub(super) txns: u64,
+}
+
+impl Asked {
+    pub(super) fn total(&self) -> u64 {
+        self.puts + self.gets + self.incrs + self.scans + self.txns
+    }
 }
 
 /// The load, and all that is known of it.
@@ -39,6 +51,10 @@ pub(super) struct DemoWorkload {
     rng: Pcg64Mcg,
     pub(super) asked: Asked,
     pub(super) history: History<Key, KvOp, KvRet>,
+    /// Scans and transactions, all on one object.
+    pub(super) group: History<(), GroupOp, GroupRet>,
+    /// What a scan has last shown.
+    numbers: Numbers,
     /// Every put made, acknowledged or not.
     pub(super) puts: BTreeSet<CallHash>,
     /// Every put acknowledged, with the version told to the client.
@@ -48,6 +64,8 @@ pub(super) struct DemoWorkload {
     /// Answers that were no possible answer to their question.
     pub(super) nonsense: Vec<String>,
     calls: u64,
+    key: Vec<u8>,
+    value: Vec<u8>,
 }
 
 /// A call that is on its way.
@@ -62,6 +80,7 @@ enum Kind {
     Put(CallHash),
     Get,
     Incr,
+    Group(GroupOp),
 }
 
 impl DemoWorkload {
@@ -70,80 +89,145 @@ impl DemoWorkload {
             rng: Pcg64Mcg::seed_from_u64(seed),
             asked: Asked::default(),
             history: History::new(),
+            group: History::new(),
+            numbers: Numbers::default(),
             puts: BTreeSet::new(),
             acknowledged: Vec::new(),
             acknowledged_at: Vec::new(),
             nonsense: Vec::new(),
             calls: 0,
+            key: Vec::new(),
+            value: Vec::new(),
         }
     }
 
-    fn invoked(&mut self, key: Key, op: KvOp, at: Instant) -> OperationId {
-        self.history.invoked(ClientId(0), CallId { session: 0, seq: self.calls }, key, op, at)
+    fn call_id(&self) -> CallId {
+        CallId { session: 0, seq: self.calls }
+    }
+
+    fn invoked(&mut self, key: Key, op: KvOp, kind: Kind, at: Instant) -> Call {
+        let call = self.call_id();
+        Call { operation: self.history.invoked(ClientId(0), call, key, op, at), kind }
+    }
+
+    fn begin_group(&mut self, body: &mut Vec<u8>, at: Instant) -> (Ask, Call) {
+        // No number repeats: the calls' own are counted up, and a transaction's second is the negative of its first.
+        let number = i64::try_from(self.calls).unwrap_or(i64::MAX);
+        let key = |rng: &mut Pcg64Mcg| rng.random_range(0..GROUP_KEYS as u8);
+        let op = match self.rng.random_range(0..3) {
+            0 => GroupOp::Scan,
+            _ => {
+                let (first, second) = (key(&mut self.rng), key(&mut self.rng));
+                let expect = (first, self.numbers.get(usize::from(first)).copied().flatten());
+                GroupOp::Move { expect, put: [(first, number), (second, -number)] }
+            }
+        };
+        match op {
+            GroupOp::Scan => self.asked.scans += 1,
+            _ => self.asked.txns += 1,
+        }
+        let call = self.call_id();
+        let operation = self.group.invoked(ClientId(0), call, (), op, at);
+        (op.request(body), Call { operation, kind: Kind::Group(op) })
     }
 
     /// The result that the history notes, where the reply can be an answer at all.
-    fn result(&mut self, kind: Kind, reply: &[u8], at: Instant) -> Option<KvRet> {
-        match (kind, Reply::parse(reply).ok()?) {
-            (Kind::Put(hash), Reply::Integer(version)) => {
-                self.acknowledged.push((hash, Version(u64::try_from(version).ok()?)));
+    fn result(&mut self, kind: Kind, answered: &Answered, at: Instant) -> Option<KvRet> {
+        match kind {
+            Kind::Put(hash) => {
+                let version = requests::result::<u64>(answered)?.ok()?;
+                self.acknowledged.push((hash, Version(version)));
                 self.acknowledged_at.push(at);
                 Some(KvRet::Done)
             }
-            (Kind::Get, Reply::Bulk(value)) => Some(KvRet::Value(Some(Value::of_bytes(value)))),
-            (Kind::Get, Reply::Nil) => Some(KvRet::Value(None)),
-            (Kind::Incr, Reply::Integer(sum)) => Some(KvRet::Value(Some(Value::Number(sum)))),
-            _ => None,
+            Kind::Get => {
+                let found = requests::result::<Option<Found>>(answered)?.ok()?;
+                Some(KvRet::Value(found.map(|found| Value::of_bytes(&found.value))))
+            }
+            Kind::Incr => {
+                let sum = requests::result::<i64>(answered)?.ok()?;
+                Some(KvRet::Value(Some(Value::Number(sum))))
+            }
+            Kind::Group(_) => None,
         }
     }
+
+    fn returned(&mut self, Call { operation, kind }: Call, answered: &Answered, at: Instant) -> bool {
+        let is_noted = match kind {
+            Kind::Group(op) => op.result(answered).map(|result| {
+                if let GroupRet::Numbers(numbers) = result {
+                    self.numbers = numbers;
+                }
+                self.group.returned(operation, at, result);
+            }),
+            _ => self.result(kind, answered, at).map(|result| self.history.returned(operation, at, result)),
+        };
+        if is_noted.is_none() {
+            // The operation stays open: what it did is not known.
+            self.nonsense.push(format!("{kind:?}: {:?} {}", answered.status, answered.body.escape_ascii()));
+        }
+        is_noted.is_some()
+    }
+
+    fn not_applied(&mut self, Call { operation, kind }: Call) {
+        match kind {
+            Kind::Group(_) => self.group.not_applied(operation),
+            _ => self.history.not_applied(operation),
+        }
+    }
+}
+
+fn write_key(name: &str, number: u32, key: &mut Vec<u8>) {
+    key.clear();
+    // Writing to a Vec cannot fail.
+    let _ = write!(key, "{name}:{number:08}");
 }
 
 impl Workload for DemoWorkload {
     type Call = Call;
 
-    fn begin(&mut self, request: &mut Vec<u8>, at: Instant) -> (Policy, Call) {
+    fn begin(&mut self, body: &mut Vec<u8>, at: Instant) -> (Ask, Call) {
         self.calls += 1;
+        if self.rng.random_range(0..GROUP_SHARE) == 0 {
+            return self.begin_group(body, at);
+        }
         let key = self.rng.random_range(0..PUT_KEYS);
         match self.rng.random_range(0..10) {
             0..7 => {
-                let value = format!("{:<VALUE_BYTES$}", format!("value {}", self.calls));
-                resp::emit_command(&[b"SETV", format!("key:{key:08}").as_bytes(), value.as_bytes()], request);
-                let hash = CallHash::of(request);
+                write_key("key", key, &mut self.key);
+                self.value.clear();
+                let _ = write!(self.value, "value {}", self.calls);
+                self.value.resize(VALUE_BYTES, b' ');
+                let hash = CallHash::of_put(&self.key, &self.value);
                 self.asked.puts += 1;
                 self.puts.insert(hash);
-                let operation = self.invoked(key, KvOp::Set(Value::of_bytes(value.as_bytes())), at);
-                (Policy::ReplicatedRoute, Call { operation, kind: Kind::Put(hash) })
+                let op = KvOp::Set(Value::of_bytes(&self.value));
+                let call = self.invoked(key, op, Kind::Put(hash), at);
+                (requests::put(&self.key, &self.value, None, body), call)
             }
             7..9 => {
-                resp::emit_command(&[b"GET", format!("key:{key:08}").as_bytes()], request);
+                write_key("key", key, &mut self.key);
                 self.asked.gets += 1;
-                let operation = self.invoked(key, KvOp::Get, at);
-                (Policy::ReplicatedRouteNoSideEffects, Call { operation, kind: Kind::Get })
+                let call = self.invoked(key, KvOp::Get, Kind::Get, at);
+                (requests::get(&self.key, body), call)
             }
             _ => {
                 let counter = key % COUNTERS;
-                resp::emit_command(&[b"INCR", format!("counter:{counter:08}").as_bytes()], request);
+                write_key("counter", counter, &mut self.key);
                 self.asked.incrs += 1;
-                let operation = self.invoked(PUT_KEYS + counter, KvOp::Incr(1), at);
-                (Policy::ReplicatedRoute, Call { operation, kind: Kind::Incr })
+                let call = self.invoked(PUT_KEYS + counter, KvOp::Incr(1), Kind::Incr, at);
+                (requests::incr(&self.key, 1, body), call)
             }
         }
     }
 
-    fn end(&mut self, call: Call, result: &Result<Vec<u8>, Failure>, at: Instant) -> bool {
-        let Call { operation, kind } = call;
+    fn end(&mut self, call: Call, result: &Result<Answered, Failure>, at: Instant) -> bool {
+        let is_read = matches!(call.kind, Kind::Get | Kind::Group(GroupOp::Scan));
         match result {
-            Ok(reply) => match self.result(kind, reply, at) {
-                Some(result) => {
-                    self.history.returned(operation, at, result);
-                    return true;
-                }
-                // The operation stays open: what it did is not known.
-                None => self.nonsense.push(format!("{kind:?}: {}", reply.escape_ascii())),
-            },
-            Err(Failure::NotApplied) => self.history.not_applied(operation),
+            Ok(answered) => return self.returned(call, answered, at),
+            Err(Failure::NotApplied) => self.not_applied(call),
             // A read that was not answered says nothing, whether or not it was executed.
-            Err(Failure::Unknown) if matches!(kind, Kind::Get) => self.history.not_applied(operation),
+            Err(Failure::Unknown) if is_read => self.not_applied(call),
             Err(Failure::Unknown) => {}
         }
         false
@@ -153,8 +237,12 @@ impl Workload for DemoWorkload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Command;
-    use crate::store::Store;
+    use crate::group::Group;
+    use crate::service::Kv;
+    use trimaran_rpc::alone::Alone;
+    use trimaran_rpc::codec;
+    use trimaran_rpc::r2p2::Status;
+    use trimaran_rpc::service::Answer;
     use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Verdict};
 
     fn at(nanos: u64) -> Instant {
@@ -162,17 +250,15 @@ mod tests {
     }
 
     /// Runs the workload against one copy of the store, changing answers as `spoil` says.
-    fn run(calls: u64, spoil: impl Fn(u64, &[u8], Vec<u8>) -> Result<Vec<u8>, Failure>) -> DemoWorkload {
-        let (mut workload, mut store) = (DemoWorkload::new(7), Store::default());
+    fn run(calls: u64, spoil: impl Fn(u64, Kind, Answered) -> Result<Answered, Failure>) -> DemoWorkload {
+        let (mut workload, mut kv) = (DemoWorkload::new(7), Alone::new(Kv::default()));
         for nth in 0..calls {
-            let (mut request, mut reply) = (Vec::new(), Vec::new());
-            let (policy, call) = workload.begin(&mut request, at(nth * 10));
-            let command = Command::parse(&request).expect("a command");
-            match policy {
-                Policy::ReplicatedRoute => store.execute(&command, &mut reply),
-                _ => store.answer(&command, &mut reply),
-            }
-            workload.end(call, &spoil(nth, &request, reply), at(nth * 10 + 5));
+            let mut body = Vec::new();
+            let (ask, call) = workload.begin(&mut body, at(nth * 10));
+            let (answer, body) = kv.call(ask.method, &body).expect("a method for clients");
+            let status = if answer == Answer::Ok { Status::Ok } else { Status::App };
+            let result = spoil(nth, call.kind, Answered { status, body });
+            workload.end(call, &result, at(nth * 10 + 5));
         }
         workload
     }
@@ -181,20 +267,26 @@ mod tests {
         linearizability::check(&linearizability::Kv, &workload.history, DEFAULT_STEPS_PER_KEY).verdict
     }
 
+    fn group_verdict(workload: &DemoWorkload) -> Verdict {
+        linearizability::check(&Group, &workload.group, DEFAULT_STEPS_PER_KEY).verdict
+    }
+
     #[test]
     fn an_honest_store_passes() {
         let workload = run(5000, |_, _, reply| Ok(reply));
-        assert_eq!(verdict(&workload), Verdict::Linearizable);
+        assert_eq!((verdict(&workload), group_verdict(&workload)), (Verdict::Linearizable, Verdict::Linearizable));
         assert_eq!(workload.acknowledged.len() as u64, workload.asked.puts);
         assert_eq!(workload.puts.len() as u64, workload.asked.puts, "no put repeats");
-        assert!(workload.asked.gets > 500 && workload.asked.incrs > 200);
+        let Asked { gets, incrs, scans, txns, .. } = workload.asked;
+        assert!(gets > 500 && incrs > 200 && scans > 20 && txns > 40);
+        assert_eq!(workload.asked.total(), 5000);
         assert!(workload.nonsense.is_empty());
     }
 
     #[test]
     fn unanswered_calls_are_left_open() {
         let workload = run(5000, |nth, _, reply| if nth % 7 == 0 { Err(Failure::Unknown) } else { Ok(reply) });
-        assert_eq!(verdict(&workload), Verdict::Linearizable);
+        assert_eq!((verdict(&workload), group_verdict(&workload)), (Verdict::Linearizable, Verdict::Linearizable));
         assert!((workload.acknowledged.len() as u64) < workload.asked.puts);
     }
 
@@ -202,19 +294,22 @@ mod tests {
     fn a_write_said_not_to_have_happened_is_found_out() {
         let workload = run(20_000, |nth, _, reply| if nth % 7 == 0 { Err(Failure::NotApplied) } else { Ok(reply) });
         assert!(matches!(verdict(&workload), Verdict::Violated(_)));
+        assert!(matches!(group_verdict(&workload), Verdict::Violated(_)));
     }
 
     #[test]
     fn a_lost_read_is_found_out() {
-        let nil = |_, request: &[u8], reply| {
-            Ok(if request.starts_with(b"*2\r\n$3\r\nGET") { b"$-1\r\n".to_vec() } else { reply })
+        let body = codec::encode(&None::<Found>).expect("a form");
+        let nil = |_, kind, reply| match kind {
+            Kind::Get => Ok(Answered { status: Status::Ok, body: body.clone() }),
+            _ => Ok(reply),
         };
         assert!(matches!(verdict(&run(20_000, nil)), Verdict::Violated(_)));
     }
 
     #[test]
     fn nonsense_is_kept_as_evidence() {
-        let workload = run(10, |_, _, _| Ok(b"+OK\r\n".to_vec()));
+        let workload = run(10, |_, _, _| Ok(Answered { status: Status::Ok, body: b"+OK\r\n".to_vec() }));
         assert_eq!((workload.nonsense.len(), workload.acknowledged.len()), (10, 0));
     }
 }

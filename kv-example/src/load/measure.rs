@@ -1,6 +1,6 @@
 //! What a run measured: latencies of answered calls, and how the others ended.
 
-use super::Failure;
+use super::{Answered, Failure};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Measured {
     pub(super) fn record(
         &mut self,
         latency: Duration,
-        result: &Result<Vec<u8>, Failure>,
+        result: &Result<Answered, Failure>,
         answered: bool,
         before_end: bool,
     ) {
@@ -128,6 +128,11 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use trimaran_rpc::r2p2::Status;
+
+    fn ok() -> Result<Answered, Failure> {
+        Ok(Answered { status: Status::Ok, body: Vec::new() })
+    }
 
     #[test]
     fn only_answered_calls_have_a_latency() {
@@ -135,12 +140,12 @@ mod tests {
         assert_eq!(measured.percentiles(), None);
         assert!(measured.to_json(Duration::from_secs(1))["latency_ns"].is_null());
         for us in 1..=100 {
-            measured.record(Duration::from_micros(us), &Ok(Vec::new()), true, true);
+            measured.record(Duration::from_micros(us), &ok(), true, true);
         }
-        measured.record(Duration::from_secs(9), &Ok(Vec::new()), false, true);
+        measured.record(Duration::from_secs(9), &ok(), false, true);
         measured.record(Duration::from_secs(9), &Err(Failure::NotApplied), false, true);
         measured.record(Duration::from_secs(9), &Err(Failure::Unknown), false, true);
-        measured.record(Duration::from_micros(50), &Ok(Vec::new()), true, false);
+        measured.record(Duration::from_micros(50), &ok(), true, false);
         measured.left(7);
         let counts = (measured.answered(), measured.refused(), measured.not_applied(), measured.unknown());
         assert_eq!((counts, measured.unsent()), ((101, 1, 1, 1), 7));
@@ -153,8 +158,8 @@ mod tests {
     #[test]
     fn the_longest_latency_is_not_lost() {
         let mut measured = Measured::default();
-        measured.record(Duration::MAX, &Ok(Vec::new()), true, true);
-        measured.record(Duration::ZERO, &Ok(Vec::new()), true, true);
+        measured.record(Duration::MAX, &ok(), true, true);
+        measured.record(Duration::ZERO, &ok(), true, true);
         assert_eq!(measured.answered(), 2);
         assert!(measured.percentiles().expect("2 calls").max >= LATENCY_NS_MAX / 1001 * 1000);
     }

@@ -36,14 +36,14 @@ impl Fake {
 }
 
 impl Target for Fake {
-    async fn call(&self, _policy: Policy, _request: &[u8], deadline: Instant) -> Result<Vec<u8>, Failure> {
+    async fn call(&self, _ask: Ask, _body: &[u8], deadline: Instant) -> Result<Answered, Failure> {
         self.flying.set(self.flying.get() + 1);
         self.most_flying.set(self.most_flying.get().max(self.flying.get()));
         let ready = now() + self.time;
         let ready = if (self.stall.0..self.stall.1).contains(&ready) { self.stall.1 } else { ready };
         sleep_until(ready.min(deadline)).await;
         self.flying.set(self.flying.get() - 1);
-        if ready <= deadline { Ok(b"+OK\r\n".to_vec()) } else { Err(Failure::Unknown) }
+        if ready <= deadline { Ok(Answered { status: Status::Ok, body: Vec::new() }) } else { Err(Failure::Unknown) }
     }
 }
 
@@ -55,11 +55,11 @@ struct Count {
 
 impl Workload for Count {
     type Call = ();
-    fn begin(&mut self, _request: &mut Vec<u8>, _at: Instant) -> (Policy, ()) {
+    fn begin(&mut self, _body: &mut Vec<u8>, _at: Instant) -> (Ask, ()) {
         self.begun += 1;
-        (Policy::ReplicatedRoute, ())
+        (Ask { method: 1, policy: Policy::ReplicatedRoute }, ())
     }
-    fn end(&mut self, _call: (), result: &Result<Vec<u8>, Failure>, _at: Instant) -> bool {
+    fn end(&mut self, _call: (), result: &Result<Answered, Failure>, _at: Instant) -> bool {
         self.ended += 1;
         result.is_ok()
     }

@@ -325,7 +325,7 @@ async fn one(client: &Client, id: ClientId, load: &Load, servers: &[SocketAddrV4
 }
 
 fn call_of(policy: Policy, body: &[u8]) -> MethodCall<'_> {
-    MethodCall { method: method_key("kv.command/1"), policy, shard: 0, body, server: None }
+    MethodCall { method: method_key("kv.raw/1"), policy, shard: 0, body, server: None }
 }
 
 fn ended(load: &Load, operation: OperationId, op: KvOp, result: Result<Vec<u8>, CallError>) {

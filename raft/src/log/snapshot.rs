@@ -218,7 +218,7 @@ impl super::Log {
 
     /// Begins the log anew after `snapshot`, which waits to be taken with [`super::Log::take_received`].
     pub(crate) fn install(&mut self, snapshot: ReceivedSnapshot) {
-        self.reset(snapshot.index, snapshot.term);
+        self.reset(snapshot.index, snapshot.term, snapshot.log_time);
         self.snapshots.received = Some(snapshot);
     }
 

@@ -158,12 +158,13 @@ impl Machine {
     /// at a time, so that a majority of those that remember decides each.
     fn next_to_heal(&self, log: &Log) -> Option<Configuration> {
         let config = self.configuration();
-        let heir = |learner: &&Member| config.voters.iter().any(|voter| voter.is_earlier_life_of(learner));
-        let mut heirs = config.learners.iter().filter(heir);
+        let lost =
+            |new: &Member| config.voters.iter().any(|voter| voter.is_earlier_life_of(new) && self.is_silent(voter.id));
+        let mut heirs = config.learners.iter().filter(|learner| lost(learner));
         if let Some(heir) = heirs.clone().find(|heir| self.has_caught_up(heir.id, log)) {
             let mut voters = config.voters.clone();
-            let seat = voters.iter_mut().find(|voter| voter.is_earlier_life_of(heir) && self.is_silent(voter.id))?;
-            *seat = *heir;
+            let seats = voters.iter_mut().filter(|voter| voter.is_earlier_life_of(heir));
+            seats.for_each(|seat| *seat = *heir);
             voters.sort_unstable_by_key(|member| member.id);
             let learners = config.learners.iter().filter(|learner| *learner != heir).copied().collect();
             return Some(Configuration { voters, old_voters: config.voters.clone(), learners });
@@ -172,10 +173,7 @@ impl Machine {
             return None;
         }
         let lives = |joiner: &&Joiner| self.now.since(joiner.heard) < self.patience_with_silence_ns();
-        let lost = |joiner: &&Joiner| {
-            config.voters.iter().any(|voter| voter.is_earlier_life_of(&joiner.member) && self.is_silent(voter.id))
-        };
-        let joiner = self.joiners.iter().filter(lives).find(lost)?.member;
+        let joiner = self.joiners.iter().filter(lives).find(|joiner| lost(&joiner.member))?.member;
         let mut learners = config.learners.clone();
         learners.retain(|learner| learner.id.slot != joiner.id.slot);
         learners.push(joiner);

@@ -21,8 +21,6 @@ const TRAIL: usize = 4096;
 /// Pairs of a peer that has applied more than this node, kept until this node gets there. More are dropped: the next one
 /// says as much.
 const AHEAD: usize = 32;
-/// Longest election timeouts after which voters that have said nothing about an index count as absent.
-const PATIENCE_ELECTIONS: u64 = 2;
 
 /// What a state was after an entry. Digest 0 means that it is not known.
 type Pair = (LogIndex, u64);
@@ -148,7 +146,8 @@ impl Machine {
         for at in 0..self.peers.len() {
             let Some(differs) = self.peers[at].compared.differs else { continue };
             let known = self.peers[at].fenced;
-            let patience_ns = PATIENCE_ELECTIONS * self.settings.election_max_ns;
+            // A voter that has said nothing for so long is not waited for.
+            let patience_ns = self.patience_with_silence_ns();
             match quorum::votes(self.configuration(), |id| self.agrees(id, differs.first)) {
                 VoteResult::Won if known != Some(Verdict::Minority) => {
                     self.peers[at].compared.fence_due = Some(Verdict::Minority);

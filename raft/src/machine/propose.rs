@@ -55,8 +55,7 @@ impl Machine {
 
     /// The log time that an entry appended at `now` would have.
     pub fn log_time_at(&self, now: Nanos, log: &Log) -> u64 {
-        let newest = log.last_header().map_or(self.base_log_time, |header| header.log_time);
-        newest.saturating_add(now.since(self.last_entry_at))
+        log.newest_log_time().saturating_add(now.since(self.last_entry_at))
     }
 
     /// The log time of an entry appended now: the newest entry's, and what this node's clock has counted since it appended

@@ -21,9 +21,8 @@ const TRAILER_BYTES: u32 = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Transfer {
     id: SnapshotId,
-    /// The peer has this much without a gap; what it last said may be less, where it has lost something.
+    /// The peer has this much without a gap, unless it has lost something since.
     acked: u32,
-    reported: u32,
     /// Sent up to here.
     sent: u32,
     /// The peer has said what it already holds. Until then, one chunk at a time.
@@ -37,17 +36,7 @@ pub(super) struct Transfer {
 
 impl Transfer {
     fn new(id: SnapshotId) -> Self {
-        Transfer {
-            id,
-            acked: 0,
-            reported: 0,
-            sent: 0,
-            started: false,
-            gap: None,
-            filled: None,
-            resend_at: Nanos::FAR,
-            resends: 0,
-        }
+        Transfer { id, acked: 0, sent: 0, started: false, gap: None, filled: None, resend_at: Nanos::FAR, resends: 0 }
     }
 
     pub(super) fn acked_bytes(&self) -> u32 {
@@ -58,10 +47,9 @@ impl Transfer {
         self.resend_at
     }
 
-    /// Nothing was heard for long: begins again at what the peer last said it has.
+    /// Nothing was heard for long: begins again with one chunk, at what the peer then says it has.
     pub(super) fn resend(&mut self) {
-        self.acked = self.reported;
-        self.sent = self.reported;
+        self.sent = self.acked;
         self.started = false;
         self.filled = None;
         self.resends = (self.resends + 1).min(16);
@@ -69,7 +57,6 @@ impl Transfer {
     }
 
     fn answered(&mut self, ack: &ChunkAck) -> bool {
-        self.reported = ack.offset;
         let progressed = ack.offset > self.acked || !self.started;
         if !self.started {
             // It may hold more from another leader, or less than it did.
@@ -304,7 +291,6 @@ impl Machine {
             self.commit_to(index);
             return Ok(());
         }
-        self.base_log_time = snapshot.log_time;
         self.last_entry_at = self.now;
         self.history.reset(index, snapshot.configuration.clone());
         log.install(snapshot);

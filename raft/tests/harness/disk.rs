@@ -14,6 +14,7 @@ type Entry = (EntryHeader, Vec<u8>);
 struct Base {
     index: LogIndex,
     term: Term,
+    log_time: u64,
     configuration: Configuration,
 }
 
@@ -48,7 +49,7 @@ impl Storage for Disk {
     }
 
     fn reset(&mut self, index: LogIndex, term: Term) {
-        self.unfinished.push_back(Operation::Reset(Base { index, term, configuration: Configuration::default() }));
+        self.unfinished.push_back(Operation::Reset(Base { index, term, ..Base::default() }));
     }
 
     fn trim(&mut self, to: LogIndex) {
@@ -79,8 +80,9 @@ impl Disk {
 
     /// As [`Storage::reset`], with what a restart must know.
     pub(crate) fn install(&mut self, snapshot: &ReceivedSnapshot) {
-        let configuration = snapshot.configuration.clone();
-        self.unfinished.push_back(Operation::Reset(Base { index: snapshot.index, term: snapshot.term, configuration }));
+        let ReceivedSnapshot { index, term, log_time, ref configuration, .. } = *snapshot;
+        let configuration = configuration.clone();
+        self.unfinished.push_back(Operation::Reset(Base { index, term, log_time, configuration }));
     }
 
     pub(crate) fn unfinished(&self) -> usize {
@@ -116,6 +118,7 @@ impl Disk {
             let (header, body) = &self.entries[(at - self.origin.index.0) as usize - 1];
             self.base.index = LogIndex(at);
             self.base.term = header.term;
+            self.base.log_time = header.log_time;
             if header.kind == EntryKind::Config {
                 self.base.configuration = Configuration::decode(body).expect("a configuration");
             }
@@ -128,7 +131,7 @@ impl Disk {
 
     /// The log after a restart, and the configuration in force where it begins.
     pub(crate) fn log(&self) -> (Log, Configuration) {
-        let mut log = Log::starting_after(self.base.index, self.base.term);
+        let mut log = Log::starting_after(self.base.index, self.base.term, self.base.log_time);
         let trimmed = (self.base.index.0 - self.origin.index.0) as usize;
         for (header, body) in &self.entries[trimmed..] {
             log.append(*header, &[body]);

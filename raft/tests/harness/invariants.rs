@@ -111,6 +111,8 @@ impl Invariants {
             assert_eq!(first, me, "election safety: two leaders in term {}", now.term);
             self.leader_is_complete(now.term, log);
         }
+        let right = all.iter().all(|other| other.goes_wrong_at.is_none());
+        assert!(machine.fenced().is_none() || !right, "false alarm: {me} is fenced, and no state is wrong");
         if machine.is_leader() {
             let own = |at: &u64| {
                 let header = log.header(LogIndex(*at));

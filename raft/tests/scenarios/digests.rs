@@ -83,7 +83,7 @@ fn one_against_one_with_the_third_dead_halts_both() {
     spoil(&mut cluster, &[(1, 7)]);
     load(&mut cluster, 4);
     assert_eq!(fenced(&cluster), [0; 0], "the third might still say something");
-    cluster.run_for(1000 * MS);
+    cluster.run_for(3000 * MS);
     assert_eq!((fenced(&cluster), cluster.leader()), (vec![0, 1], None));
 }
 
@@ -96,7 +96,7 @@ fn one_against_one_halts_both_even_where_the_message_is_lost() {
     cluster.filter = Some(Box::new(|_, _, message| !matches!(message.body, Body::Fence(_))));
     spoil(&mut cluster, &[(1, 7)]);
     load(&mut cluster, 4);
-    cluster.run_for(3000 * MS);
+    cluster.run_for(6000 * MS);
     assert_eq!((fenced(&cluster), cluster.leader()), (vec![0, 1], None));
 }
 
@@ -220,6 +220,8 @@ fn a_fence_is_believed_from_the_leader_only_and_where_the_digests_differ() {
     cluster.inject(2, 1, term, Body::Fence(wrong));
     cluster.inject(0, 1, term, Body::Fence(Fence { digest, ..wrong }));
     cluster.inject(0, 1, term, Body::Fence(Fence { index: index.next(), ..wrong }));
+    // From here on this test makes up what is wrong.
+    cluster.nodes[1].goes_wrong_at = Some((index, 1));
     assert_eq!(cluster.nodes[1].dropped, [DropReason::Unexpected, DropReason::Contradiction, DropReason::Unexpected]);
     assert_eq!(cluster.machine(1).fenced(), None);
     cluster.inject(0, 1, term, Body::Fence(wrong));

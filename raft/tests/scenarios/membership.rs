@@ -361,3 +361,22 @@ fn the_configuration_is_in_the_snapshot() {
     cluster.run_for(2000 * MS);
     assert_eq!(cluster.leader(), None, "two of four are no majority, as it must know");
 }
+
+/// A state that is behind the log is given out with the configuration that was in force where it stands.
+#[test]
+fn the_configuration_in_a_snapshot_is_the_one_of_its_entry() {
+    let mut cluster = Cluster::of_some_with(4, 3, |config| config.limits.log_bytes = 64 << 10);
+    cluster.elect(0);
+    staged::leave_behind(&mut cluster, 2);
+    cluster.run_for(100 * MS);
+    cluster.nodes[0].applies = false;
+    let applied = cluster.machine(0).applied_index();
+    cluster.change(0, &of(&[0, 1, 2, 3])).expect("possible");
+    load(&mut cluster, 50);
+    assert_eq!(cluster.voters(0), of(&[0, 1, 2, 3]));
+    assert!(!cluster.machine(0).is_changing() && cluster.machine(0).applied_index() == applied);
+    cluster.heal();
+    cluster.run_for(300 * MS);
+    assert_eq!((&cluster.nodes[2].installed, &cluster.nodes[3].installed), (&vec![applied], &vec![applied]));
+    assert_eq!((cluster.voters(2), cluster.log(2).last()), (of(&[0, 1, 2, 3]), cluster.log(0).last()));
+}

@@ -6,6 +6,7 @@ use crate::program::error::Error;
 use crate::program::machine;
 use crate::r2p2::policy::Policy;
 use crate::r2p2::{Refusal, ReplyLimits};
+use std::fmt::Display;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
@@ -103,8 +104,17 @@ impl Connection {
     pub async fn call(&self, call: MethodCall<'_>) -> Result<Reply, Error> {
         match self.client.call(call, self.deadline).await {
             Ok(reply) => Ok(reply),
-            Err(CallError::Unknown { .. }) => Err(self.explain(call.policy).await),
-            Err(error) => Err(self.error(error)),
+            Err(error) => Err(self.failure(call.policy, error).await),
+        }
+    }
+
+    /// What the user can do about a call of this connection's client that failed. Where nobody has answered it, the nodes
+    /// are asked how they are.
+    pub async fn failure<E: Display>(&self, policy: Policy, error: CallError<E>) -> Error {
+        match error {
+            CallError::App(refusal) => Error::Refused { message: refusal.to_string() },
+            CallError::Unknown { .. } => self.explain(policy).await,
+            error => self.error(error),
         }
     }
 
@@ -154,7 +164,7 @@ impl Connection {
     }
 
     /// A call's failure in the words of whoever made it.
-    pub fn error(&self, error: CallError) -> Error {
+    pub fn error<E>(&self, error: CallError<E>) -> Error {
         match error {
             CallError::NoQuorum { reachable, total, quorum } => Error::NoQuorum { reachable, total, quorum },
             CallError::NotApplied(NotApplied::Refused(Refusal::Uninitialised)) => {
