@@ -305,7 +305,7 @@ pub struct Demo {
     #[arg(long, value_name = "N", default_value_t = 14, value_parser = clap::value_parser!(u32).range(6..=3600))]
     pub seconds: u32,
     /// Kill whoever leads so often, not only once, and start it again at once; later where the cluster is not whole by then
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(2..=3600))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub kill_every: Option<u32>,
     /// Requests always on their way
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
