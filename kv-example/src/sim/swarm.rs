@@ -1,6 +1,9 @@
 //! One seed: a cluster of this store, clients that record what they see, faults, then peace, then judgement.
 
-use crate::resp::{self, Reply};
+mod work;
+
+use crate::group::Group;
+use crate::requests;
 use crate::service::Kv;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -14,20 +17,17 @@ use std::time::Duration;
 use trimaran_net::PcapWriter;
 use trimaran_raft::{Limits, Role};
 use trimaran_rpc::StateDigest;
-use trimaran_rpc::admin::{self, method_key};
-use trimaran_rpc::client::{CallError, Client, MethodCall};
+use trimaran_rpc::admin;
 use trimaran_rpc::node::Node;
-use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
-use trimaran_rpc::sim::history::{CallId, ClientId, History, OperationId};
-use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, KvOp, KvRet, Value, Verdict};
-use trimaran_runtime::{Instant, now, sleep};
+use trimaran_rpc::sim::history::ClientId;
+use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, Verdict};
+use trimaran_runtime::Instant;
+use work::{KvHistory, Load, work};
 
 /// Clients of each cluster.
 const CLIENTS: u32 = 4;
-/// Keys that they share: few, so that their calls meet.
-const KEYS: u32 = 6;
 /// A call's deadline.
 const DEADLINE: Duration = Duration::from_millis(400);
 /// How long faults strike.
@@ -65,16 +65,6 @@ pub(super) struct SeedReport {
     pub failure: Option<String>,
 }
 
-type KvHistory = History<u32, KvOp, KvRet>;
-
-struct Load {
-    history: RefCell<KvHistory>,
-    stop: Cell<bool>,
-    running: Cell<u32>,
-    nonsense: RefCell<Option<String>>,
-    calls: Cell<u64>,
-}
-
 /// Runs one seed from boot to judgement. With `artefacts` it leaves the history and every packet in that directory.
 pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedReport {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
@@ -88,13 +78,9 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
     if let Some(tap) = artefacts.and_then(|directory| tap(directory, seed)) {
         cluster.network().set_tap(tap);
     }
-    let load = Rc::new(Load {
-        history: RefCell::default(),
-        stop: Cell::new(false),
-        running: Cell::new(CLIENTS),
-        nonsense: RefCell::new(None),
-        calls: Cell::new(0),
-    });
+    // Where every call has a session, every datagram may come twice. Plain R2P2 has nothing to tell a copy by.
+    let is_plain = rng.random_range(0..3) == 0;
+    let load = Rc::new(Load::new(CLIENTS, is_plain));
     let servers = cluster.addresses();
     let mut clients = Vec::new();
     for client in 0..CLIENTS {
@@ -103,7 +89,7 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
             .push(cluster.client(servers.clone(), move |socket| work(socket, ClientId(client), load, servers, seed)));
     }
 
-    let mut chaos = Chaos::new(seed, clients);
+    let mut chaos = Chaos::new(seed, clients).duplicate_all(!is_plain);
     chaos.begin(&cluster);
     chaos.run(&mut cluster, STORM);
     chaos.end(&mut cluster);
@@ -114,8 +100,8 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
         trace_hash: cluster.trace_hash(),
         virtual_time: cluster.now() - Instant::ZERO,
         packets: cluster.network().counters().delivered,
-        operations: load.history.borrow().len() as u64,
-        open: load.history.borrow().open() as u64,
+        operations: (load.history.borrow().len() + load.group.borrow().len()) as u64,
+        open: (load.history.borrow().open() + load.group.borrow().open()) as u64,
         elections: cluster.invariants().elections() as u64,
         committed: cluster.invariants().committed(),
         checks: cluster.invariants().checks(),
@@ -160,10 +146,9 @@ fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>)
         let told = alive.clone();
         cluster.client(servers.clone(), move |client| async move {
             while !told.get() {
-                let mut request = Vec::new();
-                resp::emit_command(&[b"SET", b"alive", b"yes"], &mut request);
-                let call = client.call(call_of(Policy::ReplicatedRoute, &request), DEADLINE);
-                told.set(call.await.is_ok());
+                let mut body = Vec::new();
+                let ask = requests::put(b"alive", b"yes", None, &mut body);
+                told.set(client.call(work::method_call(ask, &body), DEADLINE).await.is_ok());
             }
         });
         let lives = cluster.run_until(PEACE, |_| alive.get());
@@ -190,16 +175,51 @@ fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>)
             return Err(format!("node {} stopped applying: {}", index + 1, halt.message));
         }
     }
+    if can_go_on(cluster) {
+        gone(cluster, load, servers.clone())?;
+    }
     let digests = digests(cluster, servers);
     if let Some(violation) = broken(cluster) {
         return Err(violation);
     }
     agree(&digests)?;
-    let report = linearizability::check(&Model, &load.history.borrow(), DEFAULT_STEPS_PER_KEY);
-    match report.verdict {
-        Verdict::Linearizable => Ok(()),
-        Verdict::Violated(violation) => Err(format!("not linearizable: {}", violation.explanation)),
-        other => Err(format!("the checker gave up: {other:?}")),
+    let keys = linearizability::check(&Model, &load.history.borrow(), DEFAULT_STEPS_PER_KEY);
+    let group = linearizability::check(&Group, &load.group.borrow(), DEFAULT_STEPS_PER_KEY);
+    for verdict in [keys.verdict, group.verdict] {
+        match verdict {
+            Verdict::Linearizable => {}
+            Verdict::Violated(violation) => return Err(format!("not linearizable: {}", violation.explanation)),
+            other => return Err(format!("the checker gave up: {other:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// Keys that were given a short time to live are gone: every call has ended long ago, and log time has gone on since.
+fn gone(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
+    let (asking, found) = (Rc::new(Cell::new(true)), Rc::new(RefCell::new(None)));
+    let (keys, asked, told) = (load.short_lived.take(), asking.clone(), found.clone());
+    cluster.client(servers, move |client| async move {
+        let mut body = Vec::new();
+        let tick = requests::put(b"tick", b"", None, &mut body);
+        let _ = client.call(work::method_call(tick, &body), PEACE).await;
+        for key in keys {
+            body.clear();
+            let get = requests::get(&key, &mut body);
+            match client.call(work::method_call(get, &body), DEADLINE).await {
+                // No error, and no value.
+                Ok(reply) if reply.body == [0] => {}
+                Ok(_) => *told.borrow_mut() = Some(format!("{} outlives its time", key.escape_ascii())),
+                Err(error) => *told.borrow_mut() = Some(format!("a read in peace failed: {error}")),
+            }
+        }
+        asked.set(false);
+    });
+    cluster.run_until(Duration::from_secs(30), |_| !asking.get());
+    match found.take() {
+        Some(wrong) => Err(wrong),
+        None if asking.get() => Err("reads in peace did not end".into()),
+        None => Ok(()),
     }
 }
 
@@ -268,89 +288,6 @@ fn can_go_on(cluster: &Cluster<Kv>) -> bool {
     let newest_first = voters.iter().map(|status| status.first).max().unwrap_or_default();
     let usable = voters.iter().filter(|status| status.last.next() >= newest_first).count();
     usable > cluster.nodes() / 2
-}
-
-async fn work(client: Client, id: ClientId, load: Rc<Load>, servers: Vec<SocketAddrV4>, seed: u64) {
-    let mut rng = Pcg64Mcg::seed_from_u64(seed);
-    while !load.stop.get() {
-        one(&client, id, &load, &servers, &mut rng).await;
-        sleep(Duration::from_micros(rng.random_range(0..8_000))).await;
-    }
-    load.running.set(load.running.get() - 1);
-}
-
-async fn one(client: &Client, id: ClientId, load: &Load, servers: &[SocketAddrV4], rng: &mut Pcg64Mcg) {
-    let key = rng.random_range(0..KEYS);
-    let name = format!("key:{key}");
-    let call_number = load.calls.get() + 1;
-    load.calls.set(call_number);
-    let mut request = Vec::new();
-    let op = match rng.random_range(0..20) {
-        0..8 => {
-            resp::emit_command(&[b"GET", name.as_bytes()], &mut request);
-            KvOp::Get
-        }
-        8..14 => {
-            let mut value = format!("value {call_number} ");
-            if rng.random_range(0..12) == 0 {
-                // Of several packets; now and then larger than one peer datagram carries as an entry.
-                value.extend(std::iter::repeat_n('x', rng.random_range(1..9_000)));
-            }
-            resp::emit_command(&[b"SET", name.as_bytes(), value.as_bytes()], &mut request);
-            KvOp::Set(Value::of_bytes(value.as_bytes()))
-        }
-        14..17 => {
-            resp::emit_command(&[b"INCR", name.as_bytes()], &mut request);
-            KvOp::Incr(1)
-        }
-        _ => {
-            resp::emit_command(&[b"DEL", name.as_bytes()], &mut request);
-            KvOp::Del
-        }
-    };
-    let policy = match op {
-        KvOp::Get => Policy::ReplicatedRouteNoSideEffects,
-        _ => Policy::ReplicatedRoute,
-    };
-    let call = CallId { session: u64::from(id.0), seq: call_number };
-    let operation = load.history.borrow_mut().invoked(id, call, key, op, now());
-    let result = if rng.random() {
-        // As a reference client does it: any server, no block.
-        let server = servers[rng.random_range(0..servers.len())];
-        client.call_raw(server, policy, &request, DEADLINE).await
-    } else {
-        client.call(call_of(policy, &request), DEADLINE).await.map(|reply| reply.body)
-    };
-    ended(load, operation, op, result);
-}
-
-fn call_of(policy: Policy, body: &[u8]) -> MethodCall<'_> {
-    MethodCall { method: method_key("kv.raw/1"), policy, shard: 0, body, server: None }
-}
-
-fn ended(load: &Load, operation: OperationId, op: KvOp, result: Result<Vec<u8>, CallError>) {
-    let mut history = load.history.borrow_mut();
-    match result {
-        Ok(reply) => match returned(op, &reply) {
-            Some(result) => history.returned(operation, now(), result),
-            None => *load.nonsense.borrow_mut() = Some(format!("{op:?} was answered {}", reply.escape_ascii())),
-        },
-        Err(CallError::NotApplied(_) | CallError::NoQuorum { .. }) => history.not_applied(operation),
-        Err(_) if op == KvOp::Get => history.not_applied(operation),
-        Err(_) => {}
-    }
-}
-
-fn returned(op: KvOp, reply: &[u8]) -> Option<KvRet> {
-    Some(match (op, Reply::parse(reply).ok()?) {
-        (KvOp::Get, Reply::Bulk(value)) => KvRet::Value(Some(Value::of_bytes(value))),
-        (KvOp::Get, Reply::Nil) => KvRet::Value(None),
-        (KvOp::Set(_), Reply::Simple("OK")) => KvRet::Done,
-        (KvOp::Del, Reply::Integer(count)) => KvRet::Changed(count > 0),
-        (KvOp::Incr(_), Reply::Integer(sum)) => KvRet::Value(Some(Value::Number(sum))),
-        (KvOp::Incr(_), Reply::Error(_)) => KvRet::Refused,
-        _ => return None,
-    })
 }
 
 /// The kinds that struck in no run of many: a swarm that misses one has not tested it.
