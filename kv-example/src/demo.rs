@@ -6,8 +6,8 @@
 //!                          --kill-every N: again and again, started at once, killed when the cluster is whole
 //! ```
 //!
-//! The load is one closed loop, and beside it 500 calls a second that are sent when they are due: while the closed
-//! loop's calls wait for a dead leader, these find out when the next one serves.
+//! The load is one closed loop, or in a long run a rate, and beside it 500 calls a second that are sent when they are due:
+//! while the closed loop's calls wait for a dead leader, these find out when the next one serves.
 
 mod table;
 mod verdict;
@@ -40,6 +40,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KILL_AFTER: Duration = Duration::from_secs(3);
 const RESTART_AFTER: Duration = Duration::from_secs(6);
 const PROBES_PER_SECOND: u32 = 500;
+/// A run up to so long has a closed loop. A longer one has so many calls altogether: each is kept until it is judged, a few
+/// hundred bytes, and written into the nodes' journals.
+const UNLIMITED_SECONDS: u32 = 60;
+const CALLS_MAX: u32 = 3_000_000;
 /// The load goes on for so long after the last kill, so that its outage is seen to end.
 const QUIET_END: Duration = Duration::from_secs(2);
 /// One look at who the members are.
@@ -98,15 +102,12 @@ impl Stage {
         let length = Duration::from_secs(self.demo.seconds.into());
         let workload = Rc::new(RefCell::new(DemoWorkload::new(u64::from(std::process::id()))));
         let start = now();
-        let closed = Pace::Closed { outstanding: self.demo.outstanding as usize };
-        let load = self.start_load(closed, start, length, &workload);
+        let (pace, load_name) = self.pace();
+        let load = self.start_load(pace, start, length, &workload);
         let probes = self.start_load(Pace::Open { per_second: PROBES_PER_SECOND }, start, length, &workload);
 
-        say(&format!(
-            "load for {} s: {} calls outstanding, and {PROBES_PER_SECOND} a second beside them\n",
-            length.as_secs(),
-            self.demo.outstanding
-        ))?;
+        let seconds = length.as_secs();
+        say(&format!("load for {seconds} s: {load_name}, and {PROBES_PER_SECOND} calls a second beside them\n"))?;
         let kills = match self.demo.kill_every {
             None => self.kill_once(start).await?,
             Some(seconds) => self.kill_again(start, start + length, Duration::from_secs(seconds.into())).await?,
@@ -116,10 +117,8 @@ impl Stage {
 
         let load = load.await.and_then(|load| load).map_err(panicked)?;
         let probes = probes.await.and_then(|probes| probes).map_err(panicked)?;
-        if kills.len() > 1 {
-            // Whoever was killed last has to be taken in, too.
-            self.whole(now() + PATIENCE).await?;
-        }
+        // Whoever was killed last has to be taken in, too; the findings say where it was not.
+        self.whole(now() + PATIENCE).await?;
         let replicas = self.agreement().await?;
         let (leader, status) = self.cluster.leader(now() + PATIENCE).await?;
         note(start, &format!("load has ended; node {leader} leads; reading its journal"))?;
@@ -134,7 +133,7 @@ impl Stage {
         });
         let findings = Findings {
             length,
-            outstanding: self.demo.outstanding,
+            load: load_name,
             asked: workload.asked,
             answered: load.borrow().answered() + probes.borrow().answered(),
             per_second: load.borrow().per_second(length) + probes.borrow().per_second(length),
@@ -221,6 +220,16 @@ impl Stage {
             }
             self.cluster.wait(LOOK_EVERY).await?;
         }
+    }
+
+    /// As much as the cluster takes; in a long run only as many calls as can be remembered and judged.
+    fn pace(&self) -> (Pace, String) {
+        let outstanding = self.demo.outstanding;
+        if self.demo.seconds <= UNLIMITED_SECONDS {
+            return (Pace::Closed { outstanding: outstanding as usize }, format!("{outstanding} calls outstanding"));
+        }
+        let per_second = CALLS_MAX / self.demo.seconds;
+        (Pace::Open { per_second }, format!("{per_second} calls a second"))
     }
 
     fn start_load(&self, pace: Pace, start: Instant, measure: Duration, workload: &Rc<RefCell<DemoWorkload>>) -> Load {
