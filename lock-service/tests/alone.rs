@@ -4,10 +4,9 @@ use lock_service::{Grant, LOCKS_PER_OWNER_MAX, LockError, LockInfo, Locks, Locks
 use std::convert::Infallible;
 use trimaran_rpc::alone::Alone;
 use trimaran_rpc::client::{Kind, Request};
-use trimaran_rpc::codec::{decode, encode};
+use trimaran_rpc::codec::encode;
 use trimaran_rpc::prelude::*;
 use trimaran_rpc::serde::de::DeserializeOwned;
-use trimaran_rpc::service::Answer;
 
 /// The service, called as clients call it.
 struct Calls(Alone<Locks>);
@@ -17,28 +16,16 @@ impl Calls {
         Calls(Alone::new(Locks::default()))
     }
 
-    /// Runs a call as its mark says.
-    #[track_caller]
-    fn run<K: Kind, T, E>(&mut self, call: Request<K, T, E>) -> (Answer, Vec<u8>) {
-        let call = call.erase();
-        self.0.call(call.method, &call.body).expect("no local method")
-    }
-
     #[track_caller]
     fn call<K: Kind, T: DeserializeOwned>(&mut self, call: Request<K, T, LockError>) -> Result<T, LockError> {
-        match self.run(call) {
-            (Answer::Ok, reply) => Ok(decode(&reply).expect("a reply")),
-            (Answer::App, reply) => Err(decode(&reply).expect("an error")),
-            (Answer::Refused(refusal), _) => panic!("{refusal:?}"),
-        }
+        self.0.run(call)
     }
 
     /// A call that returns no error.
     #[track_caller]
     fn plain<K: Kind, T: DeserializeOwned>(&mut self, call: Request<K, T, Infallible>) -> T {
-        let (answer, reply) = self.run(call);
-        assert_eq!(answer, Answer::Ok);
-        decode(&reply).expect("a reply")
+        let Ok(reply) = self.0.run(call);
+        reply
     }
 
     fn acquire(&mut self, name: &str, owner: &str, lease_s: u64) -> Result<Grant, LockError> {

@@ -1,5 +1,6 @@
 //! A service without a cluster: for unit tests of handlers, and as the model that clusters are compared with.
 
+use crate::client::{Kind, Request};
 use crate::log_time::LogTime;
 use crate::outbox::Effect;
 use crate::r2p2::policy::Policy;
@@ -7,6 +8,7 @@ use crate::replica::Replica;
 use crate::service::{Answer, Mark, ReadCx, Service};
 use crate::state::{Reader, StateError, Writer};
 use futures::task::noop_waker_ref;
+use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::pin::pin;
@@ -18,37 +20,36 @@ use trimaran_raft::{EntryHeader, EntryKind, LogIndex};
 ///
 /// ```
 /// use trimaran_rpc::alone::Alone;
-/// use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
-/// use trimaran_rpc::state::{Reader, State, StateError, Writer};
+/// use trimaran_rpc::prelude::*;
 ///
-/// #[derive(Default)]
-/// struct Sum(u64);
+/// #[derive(Default, State)]
+/// struct Sum {
+///     total: u64,
+/// }
 ///
-/// impl State for Sum {
-///     async fn save(&self, to: &mut Writer) {
-///         to.item(&self.0).await;
+/// #[service]
+/// impl Sum {
+///     /// Forgets it all after a minute.
+///     #[replicated]
+///     async fn add(&mut self, cx: &mut Cx, by: u64) -> u64 {
+///         self.total += by;
+///         let _ = cx.set_timer(cx.now() + Duration::from_secs(60), SumTimers::forget());
+///         self.total
 ///     }
-///     async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
-///         Ok(Sum(from.item().await?))
+///
+///     #[timer]
+///     async fn forget(&mut self, _cx: &mut Cx) {
+///         self.total = 0;
 ///     }
 /// }
 ///
-/// impl Service for Sum {
-///     const NAME: &'static str = "sum";
-///     async fn apply(&mut self, _: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
-///         self.0 += request.len() as u64;
-///         reply.extend(self.0.to_le_bytes());
-///         Answer::Ok
-///     }
-///     fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
-///         reply.extend(self.0.to_le_bytes());
-///         Answer::Ok
-///     }
-/// }
-///
+/// # fn main() {
 /// let mut sum = Alone::new(Sum::default());
-/// assert_eq!(sum.write(0, b"12345"), (Answer::Ok, 5u64.to_le_bytes().to_vec()));
-/// assert_eq!(sum.read(0, b""), (Answer::Ok, 5u64.to_le_bytes().to_vec()));
+/// assert_eq!(sum.run(SumCalls::add(5)), Ok(5));
+/// assert_eq!(sum.run(SumCalls::add(2)), Ok(7));
+/// sum.advance(Duration::from_secs(60));
+/// assert_eq!(sum.run(SumCalls::add(1)), Ok(1));
+/// # }
 /// ```
 pub struct Alone<S> {
     replica: Replica<S>,
@@ -125,6 +126,20 @@ impl<S: Service> Alone<S> {
             Mark::Read => Some(self.read(method, request)),
             Mark::Local | Mark::Timer | Mark::Effect => None,
         }
+    }
+
+    /// Executes a typed call as its mark says: what the client would be told.
+    ///
+    /// # Panics
+    /// As [`Alone::write`]; for methods that only a whole node can run; and where the service has no such method.
+    #[track_caller]
+    pub fn run<K: Kind, T: DeserializeOwned, E>(&mut self, request: Request<K, T, E>) -> Result<T, E> {
+        let any = request.clone().erase();
+        let Some((answer, reply)) = self.call(any.method, &any.body) else {
+            panic!("method {:08x} is none that a service alone can run", any.method);
+        };
+        let end = request.read_answer(answer, &reply);
+        end.unwrap_or_else(|| panic!("method {:08x} answers {answer:?} with {} bytes", any.method, reply.len()))
     }
 
     fn entry(&mut self, kind: EntryKind, method: u32, request: &[u8]) -> (Answer, Vec<u8>) {

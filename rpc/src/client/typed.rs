@@ -3,6 +3,7 @@
 use super::{CallError, Client, Manner, MethodCall, NotApplied, Reply};
 use crate::codec;
 use crate::r2p2::{Policy, Status};
+use crate::service::Answer;
 use crate::session::CallId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -124,6 +125,17 @@ impl<K: Kind, T, E> Request<K, T, E> {
     /// This call, made by `caller` when it is awaited.
     pub fn on<C: Caller>(self, caller: C) -> Call<C, K, T, E> {
         Call::new(caller, self)
+    }
+}
+
+impl<K: Kind, T: DeserializeOwned, E> Request<K, T, E> {
+    /// What a service's answer to this request says; `None` for one that is no answer to it.
+    pub(crate) fn read_answer(&self, answer: Answer, reply: &[u8]) -> Option<Result<T, E>> {
+        match answer {
+            Answer::Ok => decode(reply).map(Ok),
+            Answer::App => (self.decode_error)(reply).map(Err),
+            Answer::Refused(_) => None,
+        }
     }
 }
 
