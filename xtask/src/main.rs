@@ -1,15 +1,17 @@
-//! The tasks of this repository, as one command: `cargo xtask test`, `cargo xtask sim`, `cargo xtask bench`.
+//! The tasks of this repository, as one command: `cargo xtask test`, `cargo xtask sim`, `cargo xtask bench` ...
 //!
 //! ```text
 //!   main.rs       what the user typed
 //!   test.rs       the steps that must pass before a change goes in, in order
 //!   step.rs       runs one step: its line, its log file, its limit
 //!   readme.rs     does what the README tells a newcomer to do
+//!   bindings.rs   reads DPDK's headers for net/dpdk-sys
 //!   preflight.rs  installs what a fresh machine lacks
 //!   workspace.rs  the root, and what each crate has to offer
 //! ```
 #![forbid(unsafe_code)]
 
+mod bindings;
 mod preflight;
 mod readme;
 mod step;
@@ -46,6 +48,8 @@ enum Task {
     Bench(BenchArgs),
     /// Do what the README tells a newcomer to do: its service as a crate of its own, tested and run as a cluster.
     Readme,
+    /// Write the bindings of net/dpdk-sys anew from the installed headers. Needs libdpdk-dev and libclang-dev.
+    Bindings,
 }
 
 #[derive(Args)]
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         Task::Sim(args) => sim(&workspace, &args),
         Task::Bench(args) => bench(&workspace, &args),
         Task::Readme => readme::run(&workspace),
+        Task::Bindings => bindings::run(&workspace),
     }
 }
 

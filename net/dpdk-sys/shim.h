@@ -1,0 +1,47 @@
+/* What Rust calls of DPDK that the headers offer only as inline functions. Each call crosses the border once for a whole
+ * burst; mbufs stay opaque to Rust, which sees a burst as an array of frames. */
+#ifndef TRIMARAN_DPDK_SHIM_H
+#define TRIMARAN_DPDK_SHIM_H
+
+#include <stdint.h>
+
+struct rte_mbuf;
+struct rte_mempool;
+
+/* Most frames of one call. */
+#define DPDK_SHIM_BURST 64
+/* Bytes of the buffer of every mbuf: 128 of head room, and the 2048 that network cards ask for at least. */
+#define DPDK_SHIM_MBUF_BYTES 2176
+
+/* One frame in one mbuf: buffer[head .. head + len]. */
+struct dpdk_shim_frame {
+	struct rte_mbuf *mbuf;
+	uint8_t *buffer;
+	uint16_t head;
+	uint16_t len;
+};
+
+/* What stands in rte_errno of the calling thread. */
+int dpdk_shim_errno(void);
+
+/* rte_eth_dev_configure with its defaults and as many queues as it says. */
+int dpdk_shim_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues);
+
+/* The link is up (1) or down (0), as last known; negative where the device does not say. */
+int dpdk_shim_link_up(uint16_t port);
+
+/* Receives at most `max` frames (at most DPDK_SHIM_BURST) into the front of `frames` and returns how many. Those that are not one whole,
+ * unshared mbuf of DPDK_SHIM_MBUF_BYTES are freed and counted in `odd`. */
+uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, struct dpdk_shim_frame *frames, uint16_t max, uint16_t *odd);
+
+/* Hands the first `count` frames (at most DPDK_SHIM_BURST) to the device and returns how many of them it took; the others still belong
+ * to the caller. */
+uint16_t dpdk_shim_tx_burst(uint16_t port, uint16_t queue, const struct dpdk_shim_frame *frames, uint16_t count);
+
+/* Fills `count` frames (at most DPDK_SHIM_BURST) with fresh empty mbufs: all (0) or none (not 0). */
+int dpdk_shim_alloc(struct rte_mempool *pool, struct dpdk_shim_frame *frames, uint16_t count);
+
+/* Frees the mbufs of `count` frames (at most DPDK_SHIM_BURST). */
+void dpdk_shim_free(const struct dpdk_shim_frame *frames, uint16_t count);
+
+#endif
