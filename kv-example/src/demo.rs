@@ -40,10 +40,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KILL_AFTER: Duration = Duration::from_secs(3);
 const RESTART_AFTER: Duration = Duration::from_secs(6);
 const PROBES_PER_SECOND: u32 = 500;
-/// A run up to so long has a closed loop. A longer one has so many calls altogether: each is kept until it is judged, a few
-/// hundred bytes, and written into the nodes' journals.
+/// A run up to so long has a closed loop.
 const UNLIMITED_SECONDS: u32 = 60;
+/// A longer one makes so many calls altogether: each is kept until it is judged, a few hundred bytes, and written into the
+/// nodes' journals.
 const CALLS_MAX: u32 = 3_000_000;
+/// And at most so many a second, which a busy laptop answers too.
+const PER_SECOND_MAX: u32 = 5000;
 /// The load goes on for so long after the last kill, so that its outage is seen to end.
 const QUIET_END: Duration = Duration::from_secs(2);
 /// One look at who the members are.
@@ -228,7 +231,7 @@ impl Stage {
         if self.demo.seconds <= UNLIMITED_SECONDS {
             return (Pace::Closed { outstanding: outstanding as usize }, format!("{outstanding} calls outstanding"));
         }
-        let per_second = CALLS_MAX / self.demo.seconds;
+        let per_second = (CALLS_MAX / self.demo.seconds).min(PER_SECOND_MAX);
         (Pace::Open { per_second }, format!("{per_second} calls a second"))
     }
 
