@@ -391,7 +391,7 @@ fn a_write_of_many_packets_is_repeated_whole_and_executed_once() {
 #[test]
 fn nothing_is_executed_twice_under_faults() {
     let mut repeated = 0;
-    for seed in 100..110 {
+    for seed in 100..130 {
         let mut cluster = ledger(seed);
         let ends: Rc<RefCell<BTreeMap<Vec<u8>, Option<Ended>>>> = Rc::default();
         let open = Rc::new(Cell::new(0));
