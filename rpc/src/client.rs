@@ -263,7 +263,9 @@ impl Client {
         let is_write = call.policy == Policy::ReplicatedRoute;
         let mut renamings = 0;
         loop {
-            core.shared.pool.borrow().check().map_err(registration::replaced)?;
+            if is_write || manner.is_pinned {
+                core.shared.pool.borrow().check().map_err(registration::replaced)?;
+            }
             let mut claim = match manner.call_id {
                 Some(id) if is_write => Some(Claim::again(&core.shared, id)),
                 None if is_write && core.shared.config.sessions => Some(core.claim(deadline).await?),

@@ -1,0 +1,142 @@
+//! A cluster that has lost its memory and was formed anew: its old clients must not mistake it for the one that they knew.
+
+mod r2p2_support;
+
+use r2p2_support::{Lab, Machine};
+use std::time::Duration;
+use trimaran_net::{NetConfig, NetDriver};
+use trimaran_raft::{ClusterId, Incarnation, Limits, Slot, Timing};
+use trimaran_rpc::admin;
+use trimaran_rpc::client::{
+    AnyRequest, CallError, CallId, Caller, Client, ClientConfig, Consistency, OwnedCall, Reply,
+};
+use trimaran_rpc::node::{Node, NodeConfig};
+use trimaran_rpc::r2p2::Policy;
+use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
+use trimaran_rpc::session::SessionId;
+use trimaran_rpc::state::{Reader, State, StateError, Writer};
+use trimaran_runtime::sleep;
+
+const SECOND: Duration = Duration::from_secs(1);
+const METHOD: u32 = 7;
+
+#[derive(Default)]
+struct Count(u64);
+
+impl State for Count {
+    async fn save(&self, to: &mut Writer) {
+        to.item(&self.0).await;
+    }
+
+    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
+        Ok(Count(from.item().await?))
+    }
+}
+
+impl Service for Count {
+    const NAME: &'static str = "count";
+
+    async fn apply(&mut self, _: &mut Cx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
+        self.0 += 1;
+        reply.extend_from_slice(&self.0.to_le_bytes());
+        Answer::Ok
+    }
+
+    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
+        reply.extend_from_slice(&self.0.to_le_bytes());
+        Answer::Ok
+    }
+}
+
+fn config(machine: &Machine, life: u64) -> NodeConfig {
+    let (client, peer) = (machine.addr(8000), machine.addr(8100));
+    NodeConfig {
+        cluster_name: "one".into(),
+        slot: Slot(1),
+        incarnation: Incarnation(life),
+        client,
+        peer,
+        contacts: vec![peer],
+        timing: Timing::SHARED,
+        log_limits: Limits::default(),
+        request_limits: Default::default(),
+        reply_bytes: 32 << 20,
+        queued_reads: 4096,
+        rcvbuf_bytes: 4 << 20,
+        router: None,
+        seed: life,
+    }
+}
+
+/// Starts the node with no memory, and forms a cluster of it.
+fn form(lab: &mut Lab, machine: &Machine, operator: &Machine, life: u64) -> Node {
+    let start = || Node::start(&machine.net, config(machine, life), Count::default()).expect("a node");
+    let node = lab.world.enter(machine.core, start);
+    let (net, local, server) = (operator.net.clone(), operator.addr(0), machine.addr(8000));
+    lab.finish(operator, async move {
+        let asking = Client::new(&net, local, vec![server], ClientConfig::default()).expect("a client");
+        admin::init(&asking, "one", &[server], ClusterId(u128::from(life) * 1000), SECOND).await.expect("a cluster");
+        sleep(SECOND).await;
+    });
+    node
+}
+
+fn call(lab: &mut Lab, user: &Machine, client: &Client, call: OwnedCall) -> Result<Reply, CallError> {
+    let client = client.clone();
+    lab.finish(user, async move { client.submit(call).await })
+}
+
+fn any(policy: Policy) -> OwnedCall {
+    OwnedCall::new(AnyRequest { method: METHOD, policy, body: Vec::new() })
+}
+
+#[test]
+fn nothing_of_a_replaced_cluster_is_taken_for_the_old_one() {
+    let mut lab = Lab::new(1);
+    let (mut machine, user, operator) = (lab.machine(1), lab.machine(2), lab.machine(3));
+    let node = form(&mut lab, &machine, &operator, 1);
+    let servers = vec![machine.addr(8000)];
+    let open = |lab: &mut Lab, nonce| {
+        let config = ClientConfig { nonce: Some(nonce), ..ClientConfig::default() };
+        lab.world.enter(user.core, || Client::new(&user.net, user.addr(0), servers.clone(), config).expect("a client"))
+    };
+    // One writes, some only read or look: each its own way to find out.
+    let clients: Vec<_> = (1..=5u128).map(|number| open(&mut lab, number << 64)).collect();
+    let write = any(Policy::ReplicatedRoute);
+    let read = any(Policy::ReplicatedRouteNoSideEffects);
+    let stale = OwnedCall { consistency: Consistency::Stale, ..read.clone() };
+    let local = any(Policy::LbRoute);
+    let old = CallId { session: SessionId::new(ClusterId(1000), trimaran_raft::LogIndex(3)).0, seq: 1 };
+    for (client, first) in clients.iter().zip([&write, &read, &stale, &local, &write]) {
+        call(&mut lab, &user, client, first.clone()).expect("answered");
+    }
+    lab.world.run_for(SECOND);
+
+    drop(node);
+    lab.world.kill(machine.core);
+    let (driver, net) = NetDriver::new(lab.wire.port(machine.ip), NetConfig::default());
+    lab.world.revive(machine.core, driver);
+    machine.net = net;
+    let _node = form(&mut lab, &machine, &operator, 2);
+
+    let replaced = Err(CallError::ClusterReplaced);
+    for (client, then) in clients.iter().zip([&write, &read, &stale, &local]) {
+        assert_eq!(call(&mut lab, &user, client, then.clone()), replaced, "{then:?}");
+    }
+    for then in [&write, &read, &stale] {
+        assert_eq!(call(&mut lab, &user, &clients[0], then.clone()), replaced, "for good");
+    }
+    // An old name is nobody's there.
+    let again = OwnedCall { call_id: Some(old), ..write.clone() };
+    assert!(matches!(call(&mut lab, &user, &clients[4], again), Err(CallError::Unknown { .. })));
+
+    let fresh = open(&mut lab, 1 << 100);
+    let count = call(&mut lab, &user, &fresh, read).expect("a count");
+    assert_eq!(count.body, 0u64.to_le_bytes(), "none of the writes was executed");
+    // An operator's question goes to a node, not to a cluster.
+    let status = lab.finish(&user, {
+        let (client, node) = (clients[0].clone(), servers[0]);
+        async move { admin::status(&client, node, SECOND).await }
+    });
+    assert_eq!(status.expect("a status").role, "leader");
+}
