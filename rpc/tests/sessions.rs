@@ -481,3 +481,32 @@ fn full_sessions_make_calls_wait() {
     assert!(cluster.run_until(SECOND * 20, |_| end.borrow().is_some()), "{ip} hangs");
     assert_eq!((end.borrow_mut().take(), times(&mut cluster, b"")), (Some(600), 600));
 }
+
+/// Numbers may come in any order within the window; beyond it nothing is executed, and that is certain.
+#[test]
+fn the_window_takes_numbers_in_any_order() {
+    let mut cluster = ledger(27);
+    let worker = worker(&mut cluster, |client| async move {
+        let CallId { session, seq } = name_of(&write(&client, b"lost", 20 * MILLI).await);
+        sleep(50 * MILLI).await;
+        let mut ends = Vec::new();
+        for ahead in [40, 63, 20, 63, 64, 1000] {
+            let request = format!("ahead {ahead}");
+            ends.push(again(&client, request.as_bytes(), CallId { session, seq: seq + ahead }, SECOND).await);
+        }
+        ends
+    });
+    let to = node_ip(leader(&cluster).0);
+    let network = cluster.network().clone();
+    network.block(to, worker.ip);
+    worker.start(&mut cluster, 40 * MILLI);
+    network.unblock(to, worker.ip);
+    let ends = worker.finish(&mut cluster);
+    let beyond = CallError::NotApplied(NotApplied::Refused(Refusal::OutOfWindow));
+    let indexes: Vec<_> = ends.iter().map(|end| end.as_ref().map(|reply| reply.block.index).ok()).collect();
+    assert!(indexes[0] < indexes[1] && indexes[1] < indexes[2] && indexes[3] == indexes[1], "{indexes:?}");
+    // The first of the client's own is still unknown, so the window ends 64 from there.
+    assert_eq!((&ends[4], &ends[5]), (&Err(beyond), &Err(beyond)), "{indexes:?}");
+    assert_eq!((times(&mut cluster, b"ahead 63"), times(&mut cluster, b"ahead 64")), (1, 0));
+    agreed(&mut cluster);
+}
