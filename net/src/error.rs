@@ -2,7 +2,7 @@
 
 use crate::packet::Packet;
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Failure to open a port or bind a socket.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,12 @@ pub enum NetError {
     TooManySockets {
         /// The limit.
         limit: usize,
+    },
+    /// The limit of [`StackConfig::groups`](crate::stack::StackConfig::groups) is reached.
+    #[error("no more multicast groups can be joined here, so not {group}")]
+    TooManyGroups {
+        /// The group asked for.
+        group: Ipv4Addr,
     },
     /// The driver of this core is gone, so nothing can be sent or received any more.
     #[error("the network of this core has been shut down")]

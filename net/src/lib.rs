@@ -13,6 +13,7 @@
 //!
 //! * [`packet`], [`pool`], [`burst`]: an owned buffer, where it comes from, and how buffers travel together
 //! * [`port`]: the seam; [`port::udp`] over kernel sockets, [`port::sim`] over a simulated network in virtual time
+//! * [`stack`], [`port::framed`]: Ethernet, ARP, IPv4, ICMP, IGMP and UDP for ports that carry raw frames
 //! * `driver`, `demux`: from the port to the right socket and back, once per turn of the core
 //! * `net`, `socket`: what tasks hold
 //! * [`tap`]: wrap any port to write a pcap file or to inject faults
@@ -28,6 +29,7 @@ pub mod packet;
 pub mod pool;
 pub mod port;
 mod socket;
+pub mod stack;
 mod stats;
 pub mod tap;
 
@@ -36,9 +38,11 @@ pub use driver::NetDriver;
 pub use error::{NetError, Refusal, SendError};
 pub use net::{Net, NetConfig};
 pub use packet::Packet;
-pub use port::sim::{FaultCounters, Link, SimCounters, SimNet, SimPort};
+pub use port::framed::Framed;
+pub use port::sim::{FaultCounters, Link, SimCounters, SimFramePort, SimNet, SimPort};
 pub use port::udp::{UdpConfig, UdpPort, device_payload_bytes};
-pub use port::{Capabilities, Port};
+pub use port::{Capabilities, FramePort, Port};
 pub use socket::{Priority, SocketOptions, UdpSocket};
+pub use stack::{MacAddr, Stack, StackConfig, StackCounters};
 pub use stats::{NetStats, PortStats, SocketStats};
 pub use tap::{FaultInjector, PcapWriter, Tap};

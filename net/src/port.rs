@@ -1,11 +1,13 @@
 //! Where packets come from and go to: the seam below the sockets.
 
+pub mod framed;
 pub mod sim;
 pub mod udp;
 
 use crate::burst::{Burst, PacketQueue};
 use crate::error::NetError;
 use crate::socket::SocketOptions;
+use crate::stack::MacAddr;
 use crate::stats::PortStats;
 use std::net::SocketAddrV4;
 use std::os::fd::BorrowedFd;
@@ -52,6 +54,39 @@ pub trait Port {
     fn stats(&self) -> PortStats;
 
     /// When the next packet arrives, where that can be known.
+    fn next_arrival(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// A device that carries Ethernet frames, without their check sequence. [`framed::Framed`] makes a [`Port`] of it.
+///
+/// It hands over frames for its own address, for everybody and for any group; the stack sorts them. It pads what is too
+/// short for its link. The methods that it shares with [`Port`] mean the same, with frames in place of datagrams: the
+/// payload of a packet is the frame, its addresses mean nothing.
+pub trait FramePort {
+    /// As [`Port::start`].
+    fn start(&mut self) {}
+
+    /// Its own address. Fixed for its life.
+    fn mac(&self) -> MacAddr;
+
+    /// Longest frame, header included, in bytes. Fixed for its life.
+    fn frame_bytes(&self) -> usize;
+
+    /// As [`Port::rx_burst`].
+    fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize;
+
+    /// As [`Port::tx_burst`].
+    fn tx_burst(&mut self, now: Instant, queue: &mut PacketQueue) -> usize;
+
+    /// As [`Port::park`].
+    fn park(&mut self, timeout: Option<Duration>, wake: Option<BorrowedFd<'_>>);
+
+    /// What it has carried and lost, in frames.
+    fn stats(&self) -> PortStats;
+
+    /// As [`Port::next_arrival`].
     fn next_arrival(&self) -> Option<Instant> {
         None
     }

@@ -4,6 +4,7 @@
 //! same nanosecond are delivered in that order too.
 
 mod fabric;
+mod frames;
 mod link;
 
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
@@ -14,6 +15,7 @@ use crate::socket::SocketOptions;
 use crate::stats::PortStats;
 use crate::tap::PcapWriter;
 use fabric::Fabric;
+pub use frames::SimFramePort;
 pub(crate) use link::{Emission, Odds};
 pub use link::{FaultCounters, Link};
 use std::cell::RefCell;
@@ -24,7 +26,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_runtime::Instant;
 
-/// What a simulated network has done. All counts are datagrams.
+/// What a simulated network has done. All counts are datagrams, or frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SimCounters {
     /// Handed to the network by its ports.
@@ -69,9 +71,25 @@ impl SimNet {
     ///
     /// Where a living port has this address: that is a mistake in the test at hand.
     pub fn port(&self, ip: Ipv4Addr) -> SimPort {
-        let station = self.fabric.borrow_mut().attach(ip);
-        let Some(station) = station else { panic!("a living port already has the address {ip}") };
+        let station = self.attach(ip, false);
         SimPort { fabric: Rc::clone(&self.fabric), station, ip, stats: PortStats::default() }
+    }
+
+    /// A port that carries Ethernet frames, with the hardware address that [`MacAddr::derived`](crate::stack::MacAddr)
+    /// makes of `ip`. The network is then a switch that knows every station: a frame for one station takes the link to
+    /// it, one for a group or for everybody takes the links to all of them. Frames do not reach ports of datagrams.
+    ///
+    /// # Panics
+    ///
+    /// As [`SimNet::port`].
+    pub fn frame_port(&self, ip: Ipv4Addr) -> SimFramePort {
+        SimFramePort::new(Rc::clone(&self.fabric), self.attach(ip, true), ip)
+    }
+
+    fn attach(&self, ip: Ipv4Addr, framed: bool) -> usize {
+        let station = self.fabric.borrow_mut().attach(ip, framed);
+        let Some(station) = station else { panic!("a living port already has the address {ip}") };
+        station
     }
 
     /// Sets every link, forgetting those set one by one. Does not touch blocks and partitions.
@@ -105,7 +123,8 @@ impl SimNet {
         self.fabric.borrow_mut().heal();
     }
 
-    /// Lets only datagrams that `filter` accepts be duplicated: some protocols do not survive copies of everything.
+    /// Lets only datagrams that `filter` accepts be duplicated: some protocols do not survive copies of everything. Of a
+    /// frame it sees what follows 42 bytes of headers.
     pub fn set_duplicate_filter(&self, filter: Rc<dyn Fn(&Packet) -> bool>) {
         self.fabric.borrow_mut().duplicate_filter = Some(filter);
     }

@@ -1,8 +1,8 @@
 //! Datagrams as a pcap file that every analyser reads.
 
 use crate::packet::Packet;
+use crate::stack::MacAddr;
 use std::io::{self, Write};
-use std::net::SocketAddrV4;
 use trimaran_runtime::Instant;
 
 /// Ethernet, IPv4 and UDP headers put before each payload.
@@ -58,6 +58,16 @@ impl<W: Write> PcapWriter<W> {
         self.commit(1);
     }
 
+    /// Writes one Ethernet frame as it is.
+    pub fn record_frame(&mut self, now: Instant, frame: &[u8]) {
+        self.scratch.clear();
+        self.ends.clear();
+        append_record_header(&mut self.scratch, now, frame.len() as u32); // a packet buffer is far shorter than 4 GiB
+        self.scratch.extend_from_slice(frame);
+        self.ends.push(self.scratch.len());
+        self.commit(1);
+    }
+
     /// Makes records of packets that may yet be taken or not.
     pub(super) fn prepare<'a>(&mut self, now: Instant, packets: impl Iterator<Item = &'a Packet>) {
         self.scratch.clear();
@@ -110,18 +120,21 @@ impl<W: Write> PcapWriter<W> {
     }
 }
 
-fn append_record(out: &mut Vec<u8>, now: Instant, packet: &Packet) {
+fn append_record_header(out: &mut Vec<u8>, now: Instant, frame_bytes: u32) {
     let nanos = now.as_nanos();
-    let frame_bytes = (HEADERS_BYTES + packet.len()) as u32;
-    let udp_bytes = (8 + packet.len()) as u16; // a packet buffer is far shorter than 64 KiB
     out.extend_from_slice(&((nanos / 1_000_000_000) as u32).to_le_bytes());
     out.extend_from_slice(&((nanos % 1_000_000_000) as u32).to_le_bytes());
     out.extend_from_slice(&frame_bytes.to_le_bytes());
     out.extend_from_slice(&frame_bytes.to_le_bytes());
+}
+
+fn append_record(out: &mut Vec<u8>, now: Instant, packet: &Packet) {
+    let udp_bytes = (8 + packet.len()) as u16; // a packet buffer is far shorter than 64 KiB
+    append_record_header(out, now, (HEADERS_BYTES + packet.len()) as u32);
 
     let (src, dst) = (packet.src(), packet.dst());
-    out.extend_from_slice(&hardware_address(dst));
-    out.extend_from_slice(&hardware_address(src));
+    out.extend_from_slice(&MacAddr::derived(*dst.ip()).0);
+    out.extend_from_slice(&MacAddr::derived(*src.ip()).0);
     out.extend_from_slice(&0x0800u16.to_be_bytes());
 
     let ip_at = out.len();
@@ -138,12 +151,6 @@ fn append_record(out: &mut Vec<u8>, now: Instant, packet: &Packet) {
     out.extend_from_slice(&udp_bytes.to_be_bytes());
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(packet.data());
-}
-
-/// A locally administered address that shows the IP address.
-fn hardware_address(addr: SocketAddrV4) -> [u8; 6] {
-    let [a, b, c, d] = addr.ip().octets();
-    [0x02, 0, a, b, c, d]
 }
 
 fn internet_checksum(header: &[u8]) -> u16 {

@@ -82,6 +82,14 @@ fn r2p2_is_pure() {
 }
 
 #[test]
+fn the_network_stack_is_pure() {
+    let net = below(&root(), "net/src");
+    let stack: Vec<&Source> = net.iter().filter(|source| source.path.starts_with("net/src/stack")).collect();
+    assert!(stack.len() > 1, "net/src/stack* is gone: the stack moved and this rule must follow it");
+    assert_clean(&rules::pure(stack));
+}
+
+#[test]
 fn protocol_and_example_crates_forbid_unsafe_code() {
     let roots = crate_roots(&["trimaran-raft", "trimaran-rpc", "kv-example", "lock-service", "xtask"]);
     assert!(roots.len() >= 5, "raft, rpc, kv-example, lock-service and xtask have a root each");

@@ -1,8 +1,9 @@
 //! The network between simulated ports: who reaches whom, and what is on its way.
 
 use super::SimCounters;
-use super::link::{FaultCounters, Link, Odds};
+use super::link::{FaultCounters, Link, Odds, copy};
 use crate::packet::Packet;
+use crate::stack::{HEADERS_BYTES, MacAddr};
 use crate::tap::PcapWriter;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::SeedableRng;
@@ -54,6 +55,8 @@ impl Eq for Flight {}
 /// One address of the network, with or without a living port.
 struct Station {
     attached: bool,
+    /// Its port carries frames, not datagrams.
+    framed: bool,
     inbox: BinaryHeap<Flight>,
     bound: BTreeSet<u16>,
     next_ephemeral: u16,
@@ -181,14 +184,18 @@ impl Fabric {
     // ---- ports ----
 
     /// Attaches a port; `None` where a living one already has this address.
-    pub(super) fn attach(&mut self, ip: Ipv4Addr) -> Option<usize> {
+    pub(super) fn attach(&mut self, ip: Ipv4Addr, framed: bool) -> Option<usize> {
         if let Some(&at) = self.index.get(&ip) {
             let station = &mut self.stations[at];
+            if !station.attached {
+                station.framed = framed;
+            }
             return (!std::mem::replace(&mut station.attached, true)).then_some(at);
         }
         let at = self.stations.len();
         self.stations.push(Station {
             attached: true,
+            framed,
             inbox: BinaryHeap::new(),
             bound: BTreeSet::new(),
             next_ephemeral: 49_152,
@@ -252,8 +259,7 @@ impl Fabric {
             self.counters.oversize += 1;
             return;
         }
-        let to = self.index.get(packet.dst().ip()).copied().filter(|to| self.stations[*to].attached);
-        let Some(to) = to else {
+        let Some(to) = self.locate(*packet.dst().ip(), false) else {
             self.counters.unreachable += 1;
             return;
         };
@@ -261,6 +267,56 @@ impl Fabric {
             self.arrive(to, now + std::time::Duration::from_nanos(SELF_DELAY_NS), packet);
             return;
         }
+        self.transfer(from, to, now, packet);
+    }
+
+    /// Sends one frame on its way, or copies of it on several.
+    pub(super) fn send_frame(&mut self, from: usize, now: Instant, mut frame: Packet) {
+        self.counters.sent += 1;
+        let target = frame.data().first_chunk().map(|dst| MacAddr(*dst));
+        // Which pairs of addresses a frame concerns is told by the link, not by what is in it.
+        if let Some(ip) = target.and_then(MacAddr::derived_from) {
+            frame.set_dst(SocketAddrV4::new(ip, 0));
+        }
+        self.trace(now, &frame);
+        if let Some(tap) = &mut self.tap {
+            tap.record_frame(now, frame.data());
+        }
+        if frame.len() > self.payload_bytes + HEADERS_BYTES {
+            self.counters.oversize += 1;
+            return;
+        }
+        let Some(target) = target else {
+            self.counters.unreachable += 1;
+            return;
+        };
+        if target.is_unicast() {
+            match target.derived_from().and_then(|ip| self.locate(ip, true)) {
+                Some(to) if to != from => self.transfer(from, to, now, frame),
+                _ => self.counters.unreachable += 1,
+            }
+            return;
+        }
+        for to in 0..self.stations.len() {
+            if to == from || !self.stations[to].attached || !self.stations[to].framed {
+                continue;
+            }
+            match copy(&frame) {
+                Some(copy) => self.transfer(from, to, now, copy),
+                None => self.counters.overflowed += 1,
+            }
+        }
+    }
+
+    /// The living port with address `ip`, if it carries frames or does not, as asked.
+    fn locate(&self, ip: Ipv4Addr, framed: bool) -> Option<usize> {
+        let alike = |to: &usize| self.stations[*to].attached && self.stations[*to].framed == framed;
+        self.index.get(&ip).copied().filter(alike)
+    }
+
+    /// Takes a packet over the link between two stations, with all that may happen there.
+    fn transfer(&mut self, from: usize, to: usize, now: Instant, packet: Packet) {
+        let framed = self.stations[to].framed;
         let route = from * self.stations.len() + to;
         let odds = match self.routes[route].way {
             Way::Open(odds) => odds,
@@ -274,7 +330,14 @@ impl Fabric {
             }
         };
         let filter = self.duplicate_filter.clone();
-        let may_duplicate = |packet: &Packet| filter.is_none_or(|filter| filter(packet));
+        let may_duplicate = |packet: &mut Packet| {
+            let Some(filter) = filter else { return true };
+            let headers_bytes = if framed { HEADERS_BYTES.min(packet.len()) } else { 0 };
+            packet.trim_front(headers_bytes);
+            let may = filter(packet);
+            // What was trimmed is head room now, and unchanged.
+            packet.prepend(headers_bytes).is_some() && may
+        };
         let mut out: smallvec::SmallVec<[_; 2]> = smallvec::SmallVec::new();
         odds.pass(packet, &mut self.rng, &mut self.faults, may_duplicate, |emission| out.push(emission));
         for emission in out {

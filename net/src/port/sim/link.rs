@@ -139,7 +139,7 @@ impl Odds {
         mut packet: Packet,
         rng: &mut Pcg64Mcg,
         counters: &mut FaultCounters,
-        may_duplicate: impl FnOnce(&Packet) -> bool,
+        may_duplicate: impl FnOnce(&mut Packet) -> bool,
         mut emit: impl FnMut(Emission),
     ) {
         if self.loss.strikes(rng) {
@@ -148,7 +148,7 @@ impl Odds {
         }
         if self.faulty {
             if self.duplicate.strikes(rng) {
-                let copy = if may_duplicate(&packet) { copy(&packet) } else { None };
+                let copy = if may_duplicate(&mut packet) { copy(&packet) } else { None };
                 match copy {
                     Some(copy) => {
                         counters.duplicated += 1;
@@ -181,7 +181,7 @@ impl Odds {
 }
 
 /// The same datagram in another buffer; `None` where the pool is at its limit.
-fn copy(packet: &Packet) -> Option<Packet> {
+pub(super) fn copy(packet: &Packet) -> Option<Packet> {
     let mut copy = Packet::alloc(Priority::Normal)?;
     copy.extend_from_slice(packet.data()).ok()?;
     copy.set_src(packet.src());

@@ -1,0 +1,94 @@
+//! UDP: ports, length, checksum over the pseudo header.
+
+use smoltcp::wire::{IpAddress, UdpPacket};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// Bytes of the header.
+pub(super) const HEADER_BYTES: usize = 8;
+
+/// The header, read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) src_port: u16,
+    pub(super) dst_port: u16,
+    /// Header and payload. What IPv4 carries beyond that is nobody's.
+    pub(super) total_bytes: usize,
+}
+
+/// Why a datagram is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Defect {
+    Malformed,
+    Checksum,
+}
+
+/// Reads the header and checks its length and the checksum, if the sender made one.
+pub(super) fn parse(bytes: &[u8], src: Ipv4Addr, dst: Ipv4Addr) -> Result<Header, Defect> {
+    let datagram = UdpPacket::new_checked(bytes).map_err(|_| Defect::Malformed)?;
+    if datagram.src_port() == 0 || datagram.dst_port() == 0 {
+        return Err(Defect::Malformed);
+    }
+    if !datagram.verify_checksum(&IpAddress::Ipv4(src), &IpAddress::Ipv4(dst)) {
+        return Err(Defect::Checksum);
+    }
+    Ok(Header {
+        src_port: datagram.src_port(),
+        dst_port: datagram.dst_port(),
+        total_bytes: usize::from(datagram.len()),
+    })
+}
+
+/// Writes the header in front of a payload that fills the rest of `bytes`, which is longer than the header and no
+/// longer than a packet buffer.
+pub(super) fn emit(bytes: &mut [u8], src: SocketAddrV4, dst: SocketAddrV4) {
+    let total_bytes = bytes.len();
+    if total_bytes < HEADER_BYTES {
+        return;
+    }
+    let mut datagram = UdpPacket::new_unchecked(bytes);
+    datagram.set_src_port(src.port());
+    datagram.set_dst_port(dst.port());
+    datagram.set_len(total_bytes as u16);
+    datagram.fill_checksum(&IpAddress::Ipv4(*src.ip()), &IpAddress::Ipv4(*dst.ip()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const TWO: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    // 0x0A00 + 0x0001 + 0x0A00 + 0x0002 + 17 + 11 + 0x1F40 + 0x2328 + 11 + 0x6865 + 0x7900 = 0x137F7 -> 0x37F8.
+    const HEY: [u8; 11] = [0x1F, 0x40, 0x23, 0x28, 0, 11, 0xC8, 0x07, b'h', b'e', b'y'];
+
+    #[test]
+    fn a_datagram_byte_by_byte() {
+        let mut written = HEY;
+        written[..8].fill(0xAA);
+        emit(&mut written, SocketAddrV4::new(ONE, 8000), SocketAddrV4::new(TWO, 9000));
+        assert_eq!(written, HEY);
+        let header = Header { src_port: 8000, dst_port: 9000, total_bytes: 11 };
+        assert_eq!(parse(&HEY, ONE, TWO), Ok(header));
+        assert_eq!(parse(&[&HEY[..], &[9; 4]].concat(), ONE, TWO), Ok(header), "bytes that are nobody's");
+    }
+
+    #[test]
+    fn every_defect() {
+        for cut in 0..HEY.len() {
+            assert_eq!(parse(&HEY[..cut], ONE, TWO), Err(Defect::Malformed), "{cut} bytes");
+        }
+        let changed = |at: usize, value: u8| {
+            let mut bytes = HEY;
+            bytes[at] = value;
+            bytes
+        };
+        assert_eq!(parse(&changed(5, 7), ONE, TWO), Err(Defect::Malformed), "shorter than its header");
+        assert_eq!(parse(&changed(10, b'x'), ONE, TWO), Err(Defect::Checksum));
+        assert_eq!(parse(&HEY, ONE, ONE), Err(Defect::Checksum), "addresses count too");
+        let mut unsummed = changed(6, 0);
+        unsummed[7] = 0;
+        assert!(parse(&unsummed, ONE, ONE).is_ok());
+        unsummed[..2].fill(0);
+        assert_eq!(parse(&unsummed, ONE, TWO), Err(Defect::Malformed), "no port to answer to");
+    }
+}

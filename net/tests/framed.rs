@@ -1,0 +1,196 @@
+//! Two hosts whose ports carry frames, on a simulated switch.
+
+mod common;
+
+use common::{A, B, C, Node, addr, at, drain, packet};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::time::Duration;
+use trimaran_net::{
+    Framed, Link, MacAddr, NetError, PcapWriter, SimFramePort, SimNet, SocketOptions, StackConfig, StackCounters,
+};
+use trimaran_runtime::{Driver, Instant};
+
+type Host = Node<Framed<SimFramePort>>;
+
+fn host(sim: &SimNet, ip: Ipv4Addr) -> Host {
+    Node::new(Framed::new(sim.frame_port(ip), StackConfig::new(ip, 8)))
+}
+
+fn counters(host: &mut Host) -> StackCounters {
+    host.driver.port_mut().stack_mut().counters()
+}
+
+/// Turns the hosts, each when something is due there, until nothing is, or until `limit`; returns when.
+fn settle(hosts: &mut [&mut Host], start: Instant, limit: Instant) -> Instant {
+    let mut now = start;
+    hosts.iter_mut().for_each(|host| _ = host.flush(now));
+    while let Some(next) = hosts.iter().filter_map(|host| host.driver.next_arrival()).min()
+        && next <= limit
+    {
+        now = now.max(next);
+        for host in hosts.iter_mut() {
+            host.poll(now);
+            host.flush(now);
+        }
+    }
+    now
+}
+
+const LIMIT: Instant = Instant::from_nanos(10_000_000_000);
+
+#[test]
+fn datagrams_pass_both_ways_after_one_question_each() {
+    let sim = SimNet::new(1);
+    let (mut a, mut b) = (host(&sim, A), host(&sim, B));
+    let (at_a, at_b) = (a.bind(addr(A, 1)), b.bind(addr(Ipv4Addr::UNSPECIFIED, 2)));
+    assert_eq!(a.net.payload_bytes(), 1_472);
+    let largest = vec![7; 1_472];
+    at_a.send_to(packet(b"first"), addr(B, 2)).unwrap();
+    at_a.send_to(packet(&largest), addr(B, 2)).unwrap();
+    let now = settle(&mut [&mut a, &mut b], at(0), LIMIT);
+    assert_eq!(drain(&at_b), [b"first".to_vec(), largest.clone()]);
+    at_b.send_to(packet(&largest), addr(A, 1)).unwrap();
+    settle(&mut [&mut a, &mut b], now, LIMIT);
+    let got = at_a.try_recv().unwrap();
+    assert_eq!((got.data(), got.src(), got.dst()), (&largest[..], addr(B, 2), addr(A, 1)));
+    for host in [&mut a, &mut b] {
+        let counters = counters(host);
+        assert_eq!((counters.arp_asked, counters.arp_learned, counters.arp_answered), (1, 1, 1));
+        assert_eq!(counters.tx_dropped(), 0);
+    }
+    assert!(at_a.send_to(packet(&[0; 1_473]), addr(B, 2)).is_err());
+}
+
+#[test]
+fn a_question_is_repeated_until_it_is_answered() {
+    for seed in 0..50 {
+        let sim = SimNet::new(seed);
+        sim.set_default_link(Link { loss: 0.3, ..Link::default() });
+        let (mut a, mut b) = (host(&sim, A), host(&sim, B));
+        let (at_a, at_b) = (a.bind(addr(A, 1)), b.bind(addr(B, 1)));
+        let mut now = at(0);
+        while at_b.try_recv().is_none() {
+            at_a.send_to(packet(b"again"), addr(B, 1)).unwrap();
+            now = settle(&mut [&mut a, &mut b], now, LIMIT);
+            assert!(now < LIMIT, "seed {seed}: nothing came through");
+        }
+    }
+}
+
+#[test]
+fn nobody_there_costs_the_packets_and_is_counted() {
+    let sim = SimNet::new(1);
+    let mut a = host(&sim, A);
+    let socket = a.bind(addr(A, 1));
+    for _ in 0..3 {
+        socket.send_to(packet(b"anybody"), addr(C, 1)).unwrap();
+    }
+    let end = settle(&mut [&mut a], at(0), LIMIT);
+    assert_eq!(end, at(250_000), "5 questions, 50 ms each");
+    let counters = counters(&mut a);
+    assert_eq!((counters.arp_asked, counters.tx_unresolved), (5, 3));
+    assert_eq!(a.net.stats().port.tx_refused, 3);
+}
+
+#[test]
+fn pinned_members_need_no_question_and_believe_no_answer() {
+    let sim = SimNet::new(1);
+    let (mut a, mut b) = (host(&sim, A), host(&sim, B));
+    assert!(a.driver.port_mut().stack_mut().pin(B, Some(MacAddr::derived(B))));
+    let (at_a, at_b) = (a.bind(addr(A, 1)), b.bind(addr(B, 1)));
+    at_a.send_to(packet(b"at once"), addr(B, 1)).unwrap();
+    settle(&mut [&mut a, &mut b], at(0), LIMIT);
+    assert_eq!(drain(&at_b), [b"at once"]);
+    assert_eq!(counters(&mut a).arp_asked, 0);
+}
+
+#[test]
+fn what_a_host_sends_to_itself_stays_there() {
+    let sim = SimNet::new(1);
+    let mut a = host(&sim, A);
+    let (one, two) = (a.bind(addr(A, 1)), a.bind(addr(A, 2)));
+    one.send_to(packet(b"me"), addr(A, 2)).unwrap();
+    settle(&mut [&mut a], at(0), LIMIT);
+    let got = two.try_recv().unwrap();
+    assert_eq!((got.data(), got.src()), (&b"me"[..], addr(A, 1)));
+    assert_eq!(sim.counters().sent, 0);
+}
+
+#[test]
+fn a_group_reaches_all_that_joined_it() {
+    let sim = SimNet::new(1);
+    let (mut a, mut b, mut c) = (host(&sim, A), host(&sim, B), host(&sim, C));
+    let group = addr(Ipv4Addr::new(239, 1, 2, 3), 7);
+    let (at_b, at_c, from) = (b.bind(group), c.bind(group), a.bind(addr(A, 1)));
+    from.send_to(packet(b"all"), group).unwrap();
+    let now = settle(&mut [&mut a, &mut b, &mut c], at(0), at(1_000));
+    assert_eq!((drain(&at_b), drain(&at_c)), (vec![b"all".to_vec()], vec![b"all".to_vec()]));
+    drop(at_b);
+    from.send_to(packet(b"rest"), group).unwrap();
+    settle(&mut [&mut a, &mut b, &mut c], now, LIMIT);
+    assert_eq!((drain(&at_c).len(), counters(&mut b).rx_datagrams), (1, 1));
+    let options = SocketOptions::default();
+    for host in 0..31 {
+        std::mem::forget(c.net.bind(addr(Ipv4Addr::new(239, 9, 9, host), 7), options).unwrap());
+    }
+    let refused = c.net.bind(addr(Ipv4Addr::new(239, 9, 9, 99), 7), options);
+    assert!(matches!(refused, Err(NetError::TooManyGroups { .. })));
+}
+
+#[test]
+fn addresses_are_bound_once_and_free_again() {
+    let sim = SimNet::new(1);
+    let a = host(&sim, A);
+    let options = SocketOptions::default();
+    let any = a.bind(addr(A, 0));
+    assert!(any.local_addr().port() >= 49_152);
+    assert!(matches!(a.net.bind(any.local_addr(), options), Err(NetError::AddressInUse { .. })));
+    assert!(matches!(a.net.bind(addr(B, 1), options), Err(NetError::AddressNotAvailable { .. })));
+    let local = any.local_addr();
+    drop(any);
+    assert!(a.net.bind(local, options).is_ok());
+}
+
+#[test]
+fn damage_on_the_wire_is_seen_by_some_checksum() {
+    let sim = SimNet::new(3);
+    let (mut a, mut b) = (host(&sim, A), host(&sim, B));
+    assert!(a.driver.port_mut().stack_mut().pin(B, Some(MacAddr::derived(B))));
+    let (at_a, at_b) = (a.bind(addr(A, 1)), b.bind(addr(B, 1)));
+    let way = Duration::from_micros(10);
+    sim.set_default_link(Link { corrupt: 0.5, truncate: 0.3, ..Link::new(way, way) });
+    let payload = vec![0x5A; 900];
+    for round in 0..500 {
+        at_a.send_to(packet(&payload), addr(B, 1)).unwrap();
+        settle(&mut [&mut a, &mut b], at(round * 100), LIMIT);
+    }
+    let got = drain(&at_b);
+    assert!(got.len() > 100 && got.len() < 300, "{} arrived", got.len());
+    assert!(got.iter().all(|got| *got == payload));
+    let counters = counters(&mut b);
+    assert!(counters.udp_checksum > 50 && counters.ipv4_malformed > 50);
+}
+
+#[test]
+fn links_partitions_and_the_duplicate_filter_hold_for_frames() {
+    let sim = SimNet::new(1);
+    sim.set_tap(PcapWriter::new(Box::new(Vec::new()) as Box<dyn Write>, u64::MAX).unwrap());
+    sim.set_default_link(Link { duplicate: 1.0, ..Link::default() });
+    sim.set_duplicate_filter(Rc::new(|packet| packet.data() == b"twice"));
+    let (mut a, mut b) = (host(&sim, A), host(&sim, B));
+    let (at_a, at_b) = (a.bind(addr(A, 1)), b.bind(addr(B, 1)));
+    for payload in [&b"once"[..], b"twice"] {
+        at_a.send_to(packet(payload), addr(B, 1)).unwrap();
+    }
+    let now = settle(&mut [&mut a, &mut b], at(0), LIMIT);
+    let mut got = drain(&at_b);
+    got.sort();
+    assert_eq!(got, [b"once".to_vec(), b"twice".to_vec(), b"twice".to_vec()]);
+    assert_eq!(sim.take_tap().unwrap().packets(), sim.counters().sent);
+    sim.partition(&[&[A], &[B]]);
+    at_a.send_to(packet(b"cut off"), addr(B, 1)).unwrap();
+    settle(&mut [&mut a, &mut b], now, LIMIT);
+    assert_eq!((drain(&at_b).len(), sim.counters().partitioned), (0, 1));
+}
