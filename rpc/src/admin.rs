@@ -14,19 +14,19 @@ use crate::request::Request;
 use crate::service::Answer;
 pub use crate::service::method_key;
 use serde::{Deserialize, Serialize};
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_raft::{ClusterId, DropReason, Incarnation, Member, NodeId, PeerState, Role, Slot, Status};
-use trimaran_runtime::channel::oneshot;
+use trimaran_runtime::channel::{Notify, oneshot};
 
 /// Log time at which every cluster begins: equal for all members, whoever tells them and when.
 const FIRST_LOG_TIME_NS: u64 = 0;
 
-/// Status requests answered at the same time; one more is refused as busy.
-const STATUS_AT_ONCE: usize = 8;
+/// Status requests that may wait; one more is refused as busy.
+const STATUS_WAITING: usize = 16;
 
 /// Method keys of the operator's calls.
 #[derive(Debug, Clone, Copy)]
@@ -161,19 +161,20 @@ pub(crate) struct Admin {
     me: Member,
     node: Rc<Replicated>,
     requests: Rc<RefCell<Requests>>,
-    asking: Cell<usize>,
+    asking: RefCell<VecDeque<Request>>,
+    asked: Notify,
 }
 
 impl Admin {
     pub(crate) fn new(name: String, me: Member, node: Rc<Replicated>, requests: Rc<RefCell<Requests>>) -> Rc<Self> {
-        Rc::new(Admin { methods: Methods::new(), name, me, node, requests, asking: Cell::new(0) })
+        Rc::new(Admin { methods: Methods::new(), name, me, node, requests, asking: RefCell::default(), asked: Notify::new() })
     }
 
     pub(crate) fn serves(&self, method: u32) -> bool {
         [self.methods.probe, self.methods.init, self.methods.status].contains(&method)
     }
 
-    pub(crate) fn submit(self: &Rc<Self>, request: Request) {
+    pub(crate) fn submit(&self, request: Request) {
         let method = request.method();
         if request.policy.is_replicated() {
             self.node.refuse(&request, Refusal::PolicyMismatch);
@@ -184,17 +185,25 @@ impl Admin {
                 Ok(init) => self.answer(&request, &InitReply { error: self.init(&init).err() }),
                 Err(_) => self.node.refuse(&request, Refusal::BadArguments),
             }
-        } else if self.asking.get() >= STATUS_AT_ONCE {
+        } else if self.asking.borrow().len() >= STATUS_WAITING {
             self.node.refuse(&request, Refusal::Busy);
         } else {
-            self.asking.set(self.asking.get() + 1);
-            let admin = self.clone();
-            trimaran_runtime::spawn(async move {
-                let status = admin.status().await;
-                admin.answer(&request, &status);
-                admin.asking.set(admin.asking.get() - 1);
-            })
-            .detach();
+            self.asking.borrow_mut().push_back(request);
+            self.asked.notify();
+        }
+    }
+
+    /// Answers how this node is, one request after the other: each hashes the whole state. Runs until the node ends.
+    pub(crate) async fn run(self: Rc<Self>) {
+        loop {
+            let next = self.asking.borrow_mut().pop_front();
+            match next {
+                Some(request) => {
+                    let status = self.status().await;
+                    self.answer(&request, &status);
+                }
+                None => self.asked.notified().await,
+            }
         }
     }
 

@@ -71,7 +71,7 @@ pub struct StateDigest {
     pub applied: u64,
     /// Hash of the saved state after that entry, and of timers, outbox and sessions.
     pub state: u64,
-    /// The chain over (index, method, request hash, reply hash) of every entry up to it.
+    /// The chain over (index, method, request hash, reply hash, outcome) of every entry up to it.
     pub chain: u64,
 }
 
@@ -236,7 +236,8 @@ impl<S: Service> Apply<S> {
         let timer_before = self.replica.cx.timers.borrow().next_at();
         let outcome = self.replica.entry(index, header, &self.request, &mut self.reply).await?;
         self.node.passed(index, self.replica.chain);
-        if self.replica.cx.timers.borrow().next_at() != timer_before {
+        let timer_next = self.replica.cx.timers.borrow().next_at();
+        if timer_next != timer_before || timer_next.is_some_and(|at| at <= self.replica.cx.now) {
             self.node.timers_moved.notify();
         }
         if self.replica.cx.outbox.borrow().newest().is_some_and(|id| id.index == index.0) {

@@ -1,16 +1,17 @@
 //! What a node does besides answering at once: ticks for log timers, effects of the outbox, handlers of one replica.
 
-use crate::outbox::{EffectId, Outbox, encode_done};
+use crate::outbox::{Effect, EffectId, Outbox, encode_done};
 use crate::replica::panic_message;
 use crate::replicated::Replicated;
 use crate::request::Request;
-use crate::service::{LocalCx, Service};
+use crate::service::{Answer, LocalCx, Service};
 use crate::stats::Event;
 use crate::timers::Timers;
 use futures::FutureExt;
 use futures::future::{Either, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -18,7 +19,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::Net;
 use trimaran_raft::{EntryKind, Proposal, Term};
-use trimaran_runtime::{Instant, now, sleep, sleep_until};
+use trimaran_runtime::{Instant, now, sleep, sleep_until, timeout};
 
 /// Between two tries to append what was refused because the log is full.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -28,6 +29,10 @@ const EFFECTS_AT_ONCE: usize = 64;
 const EFFECT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause between two tries of an effect.
 const EFFECT_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// One try of an effect is given up after so long, and tried again.
+const EFFECT_LIMIT: Duration = Duration::from_secs(30);
+/// A local handler is given up after so long: R2P2 has no way to say that a client has left.
+const LOCAL_LIMIT: Duration = Duration::from_secs(300);
 
 /// Timers fire with entries: a leader without requests appends a tick when one is due. Runs until the node ends.
 pub(crate) async fn run_ticks(node: Rc<Replicated>, timers: Rc<RefCell<Timers>>) {
@@ -79,23 +84,18 @@ pub(crate) async fn run_effects<S: Service>(node: Rc<Replicated>, net: Net, outb
 async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, outbox: &RefCell<Outbox>, term: Term) {
     let mut leadership = node.shard.leadership();
     let mut running = FuturesUnordered::new();
+    let mut again = Retries::default();
     let mut begun: Option<EffectId> = None;
     let mut done: Vec<EffectId> = Vec::new();
-    while node.shard.is_leader() && node.shard.with_machine(|machine| machine.term()) == term && node.halted().is_none()
-    {
+    while node.shard.is_leader() && node.shard.with_machine(|machine| machine.term()) == term && node.halted().is_none() {
         let room = EFFECTS_AT_ONCE.saturating_sub(running.len() + done.len());
-        let next: Vec<_> = outbox.borrow().after(begun).take(room).map(|(id, effect)| (id, effect.clone())).collect();
-        for (id, effect) in next {
-            begun = Some(id);
-            let cx = LocalCx {
-                node: node.clone(),
-                net: net.clone(),
-                method: effect.method,
-                client: None,
-                effect: Some(id),
-                service: PhantomData,
-            };
-            running.push(carry_out::<S>(cx, effect.body, id));
+        let due = again.take_due(now(), room);
+        let fresh = outbox.borrow().after(begun).take(room - due.len()).map(|(id, _)| id).collect::<Vec<_>>();
+        begun = fresh.last().copied().or(begun);
+        for id in due.into_iter().chain(fresh) {
+            // What another entry has called done meanwhile is no more.
+            let Some(effect) = outbox.borrow().get(id).cloned() else { continue };
+            running.push(carry_out::<S>(node.clone(), net.clone(), id, effect));
         }
         if !done.is_empty() {
             let body = encode_done(&done);
@@ -104,7 +104,7 @@ async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, outbox: &RefCell<Out
                 done.clear();
             }
         }
-        let until = if done.is_empty() { Instant::FAR } else { now() + PAUSE };
+        let until = if done.is_empty() { again.next_at() } else { now() + PAUSE };
         let is_idle = running.is_empty();
         let ended = async {
             match is_idle {
@@ -116,28 +116,87 @@ async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, outbox: &RefCell<Out
         let changed = pin!(leadership.changed());
         let later = pin!(sleep_until(until));
         let other = select(select(added, changed), later);
-        if let Either::Left((id, _)) = select(pin!(ended), other).await {
-            done.push(id);
+        if let Either::Left(((id, end), _)) = select(pin!(ended), other).await {
+            match end {
+                Tried::Done => {
+                    again.forget(id);
+                    done.push(id);
+                }
+                Tried::Failed => again.add(id, now()),
+                // It stays open, for a build that knows it.
+                Tried::Unknown => again.forget(id),
+            }
         }
     }
 }
 
-/// Runs an effect until it ends without a panic.
-async fn carry_out<S: Service>(cx: LocalCx<S>, body: Vec<u8>, id: EffectId) -> EffectId {
-    let mut pause = EFFECT_PAUSE;
-    loop {
-        let call = async { S::effect(cx.clone(), body.clone()).await };
-        let Err(panic) = AssertUnwindSafe(call).catch_unwind().await else { return id };
-        tracing::error!(
-            method = cx.method,
-            index = id.index,
-            message = panic_message(panic.as_ref()),
-            "an effect panicked"
-        );
-        cx.node.counters.count(Event::EffectPanicked);
-        sleep(pause).await;
-        pause = (pause * 2).min(EFFECT_PAUSE_MAX);
+/// Effects that wait for another try. They hold no place among those that run: some that fail must not keep all others from
+/// being carried out.
+#[derive(Default)]
+struct Retries {
+    waiting: BTreeMap<EffectId, (Instant, Duration)>,
+    /// Taken for another try, with the pause after the next failure.
+    pauses: BTreeMap<EffectId, Duration>,
+}
+
+impl Retries {
+    fn add(&mut self, id: EffectId, at: Instant) {
+        let pause = self.pauses.remove(&id).unwrap_or(EFFECT_PAUSE);
+        self.waiting.insert(id, (at + pause, (pause * 2).min(EFFECT_PAUSE_MAX)));
     }
+
+    fn forget(&mut self, id: EffectId) {
+        self.pauses.remove(&id);
+    }
+
+    fn take_due(&mut self, now: Instant, most: usize) -> Vec<EffectId> {
+        let due = self.waiting.iter().filter(|(_, (at, _))| *at <= now).map(|(id, _)| *id).take(most);
+        let due: Vec<EffectId> = due.collect();
+        for id in &due {
+            let pause = self.waiting.remove(id).map_or(EFFECT_PAUSE, |(_, pause)| pause);
+            self.pauses.insert(*id, pause);
+        }
+        due
+    }
+
+    fn next_at(&self) -> Instant {
+        self.waiting.values().map(|(at, _)| *at).min().unwrap_or(Instant::FAR)
+    }
+}
+
+/// How one try of an effect ended.
+enum Tried {
+    Done,
+    /// It panicked, or took too long.
+    Failed,
+    /// This build has no such effect, or not with such arguments.
+    Unknown,
+}
+
+async fn carry_out<S: Service>(node: Rc<Replicated>, net: Net, id: EffectId, effect: Effect) -> (EffectId, Tried) {
+    let method = effect.method;
+    let cx = LocalCx { node: node.clone(), net, method, client: None, effect: Some(id), service: PhantomData };
+    let call = AssertUnwindSafe(async { S::effect(cx, effect.body).await }).catch_unwind();
+    let tried = match timeout(EFFECT_LIMIT, call).await {
+        Ok(Ok(Answer::Ok | Answer::App)) => Tried::Done,
+        Ok(Ok(Answer::Refused(why))) => {
+            tracing::error!(method, index = id.index, ?why, "an effect that this build does not know stays open");
+            node.counters.count(Event::EffectUnknown);
+            Tried::Unknown
+        }
+        Ok(Err(panic)) => {
+            let message = panic_message(panic.as_ref());
+            tracing::error!(method, index = id.index, message, "an effect panicked");
+            node.counters.count(Event::EffectFailed);
+            Tried::Failed
+        }
+        Err(_) => {
+            tracing::error!(method, index = id.index, "an effect took too long");
+            node.counters.count(Event::EffectFailed);
+            Tried::Failed
+        }
+    };
+    (id, tried)
 }
 
 /// Runs the handlers of this replica alone, at most `limit` at a time; more wait. Runs until the node ends.
@@ -165,7 +224,7 @@ pub(crate) async fn run_locals<S: Service>(node: Rc<Replicated>, net: Net, limit
     }
 }
 
-async fn local<S: Service>(node: Rc<Replicated>, net: Net, request: Request) {
+async fn local<S: Service>(node: Rc<Replicated>, net: Net, mut request: Request) {
     let cx = LocalCx {
         node: node.clone(),
         net,
@@ -174,10 +233,12 @@ async fn local<S: Service>(node: Rc<Replicated>, net: Net, request: Request) {
         effect: None,
         service: PhantomData,
     };
-    let body = request.body.bytes().to_vec();
-    let call = async { S::local(cx, body).await };
-    match AssertUnwindSafe(call).catch_unwind().await {
-        Ok((answer, reply)) => node.answer(&request, node.applied(), answer, &reply),
-        Err(panic) => node.handler_panicked(&request, &panic_message(panic.as_ref())),
+    // The packet goes back to its pool: a handler may wait for long, and packets are what others are heard by.
+    let body = request.take_body();
+    let call = AssertUnwindSafe(async { S::local(cx, body).await }).catch_unwind();
+    match timeout(LOCAL_LIMIT, call).await {
+        Ok(Ok((answer, reply))) => node.answer(&request, node.applied(), answer, &reply),
+        Ok(Err(panic)) => node.handler_panicked(&request, &panic_message(panic.as_ref())),
+        Err(_) => node.counters.count(Event::LocalTooLong),
     }
 }

@@ -176,6 +176,7 @@ impl Endpoint {
             }
             Some(block) if self.admin.serves(block.method) => self.admin.submit(request),
             Some(block) if self.node.is_of_another_cluster(&block) => self.node.refuse_session(&request),
+            Some(_) if self.node.is_too_young(&request) => self.node.refuse(&request, Refusal::Uninitialised),
             Some(block) if block.method == self.register => self.node.register(request),
             _ => self.node.submit(request),
         }

@@ -20,6 +20,9 @@ use trimaran_net::{Net, NetError, Priority, SocketOptions};
 use trimaran_raft::{Incarnation, Limits, Member, MemoryStorage, NodeId, Shard, ShardConfig, Slot, Timing};
 use trimaran_runtime::{Lane, Task};
 
+/// Handlers of one replica that may run at a time; more wait, as many as reads may.
+const LOCALS_MAX: usize = 4096;
+
 /// What a node must be told.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -106,13 +109,14 @@ impl Node {
         let answers = Answers::new(client_socket.clone(), flow, counters.clone());
         // A client address may send as many requests within the memory as the socket brings in a good while.
         let forwarder = Forwarder::new(peers, pending.saturating_mul(16), reassembly, counters.clone());
-        let locals = config.queued_reads;
+        let locals = config.queued_reads.min(LOCALS_MAX);
         let replicated =
             Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, config.queued_reads, S::mark));
         let replica = Replica::new(service);
         let (timers, outbox) = (replica.cx.timers.clone(), replica.cx.outbox.clone());
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
         let admin = Admin::new(config.cluster_name, me, replicated.clone(), requests.clone());
+        let operators = admin.clone();
         let endpoint = Endpoint {
             socket: client_socket,
             forwards,
@@ -129,6 +133,7 @@ impl Node {
                 tracing::error!(%fatal, "the Raft shard has stopped");
             }),
             trimaran_runtime::spawn_in(Lane::Normal, "requests", endpoint.run()),
+            trimaran_runtime::spawn_in(Lane::Normal, "status", operators.run()),
             trimaran_runtime::spawn_in(Lane::Normal, "replies", replicated.answers.run()),
             trimaran_runtime::spawn_in(Lane::Normal, "reads", replicated.clone().run_reads()),
             trimaran_runtime::spawn_in(Lane::Normal, "apply", apply::run(replicated.clone(), replica)),

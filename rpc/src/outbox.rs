@@ -65,6 +65,11 @@ impl Outbox {
         self.bytes -= self.open.remove(&id).as_ref().map_or(0, cost_bytes);
     }
 
+    /// An effect that is open.
+    pub(crate) fn get(&self, id: EffectId) -> Option<&Effect> {
+        self.open.get(&id)
+    }
+
     /// The newest effect that is open.
     pub(crate) fn newest(&self) -> Option<EffectId> {
         self.open.last_key_value().map(|(id, _)| *id)

@@ -35,7 +35,7 @@ pub(crate) struct Replica<S> {
     pub(crate) service: S,
     pub(crate) cx: Cx,
     sessions: Sessions,
-    /// Over (index, method, request hash, reply hash) of everything that was executed.
+    /// Over (index, method, request hash, reply hash, outcome) of everything that was executed.
     pub(crate) chain: u64,
     /// What a timer's handler replied, which nobody reads.
     timer_reply: Vec<u8>,
@@ -73,7 +73,7 @@ impl<S: Service> Replica<S> {
             }
             _ => None,
         };
-        self.link(index.0, header.method, body, reply);
+        self.link(index.0, header.method, body, reply, outcome.as_ref());
         Ok(outcome)
     }
 
@@ -136,18 +136,27 @@ impl<S: Service> Replica<S> {
             let mut reply = std::mem::take(&mut self.timer_reply);
             reply.clear();
             self.cx.call = None;
-            if S::mark(timer.method) == Some(Mark::Timer) {
-                self.run(&timer.body, &mut reply).await?;
+            let answer = match S::mark(timer.method) {
+                Some(Mark::Timer) => self.run(&timer.body, &mut reply).await?,
+                _ => Answer::Refused(Refusal::UnknownMethod),
+            };
+            if let Answer::Refused(why) = answer {
+                let (method, index) = (timer.method, self.cx.index.0);
+                tracing::error!(method, index, ?why, "a timer that this build does not know has fired in vain");
             }
-            self.link(self.cx.index.0, timer.method, &timer.body, &reply);
+            let outcome = Outcome::of(answer, self.cx.index);
+            self.link(self.cx.index.0, timer.method, &timer.body, &reply, Some(&outcome));
             self.timer_reply = reply;
         }
         Ok(())
     }
 
-    fn link(&mut self, index: u64, method: u32, request: &[u8], reply: &[u8]) {
-        let mut bytes = [0; 40];
-        let step = [self.chain, index, u64::from(method), xxh3_64(request), xxh3_64(reply)];
+    /// Adds a step to the chain: what was asked, what was answered, and how it ended.
+    fn link(&mut self, index: u64, method: u32, request: &[u8], reply: &[u8], outcome: Option<&Outcome>) {
+        let end = outcome.map_or(0, |end| 1 << 32 | (end.status as u64) << 16 | u64::from(end.reason.to_wire()));
+        let at = outcome.map_or(0, |end| end.index.0);
+        let mut bytes = [0; 56];
+        let step = [self.chain, index, u64::from(method), xxh3_64(request), xxh3_64(reply), end, at];
         for (field, value) in bytes.chunks_exact_mut(8).zip(step) {
             field.copy_from_slice(&value.to_le_bytes());
         }

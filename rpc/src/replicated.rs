@@ -190,6 +190,13 @@ impl Replicated {
         block.session != 0 && cluster.is_some_and(|cluster| SessionId::pin(cluster).tag() != named.tag())
     }
 
+    /// Whether the request names its cluster, and this node does not know yet what that cluster has: it would answer from an
+    /// empty state.
+    pub(crate) fn is_too_young(&self, request: &Request) -> bool {
+        let named = request.block.is_some_and(|block| block.session != 0);
+        named && !request.policy.is_replicated() && self.applied() == LogIndex::ZERO
+    }
+
     /// Tells a client that its session is none of this cluster's.
     pub(crate) fn refuse_session(&self, request: &Request) {
         self.counters.count(Event::ForeignSession);

@@ -50,6 +50,13 @@ impl Request {
         }
     }
 
+    /// The request's bytes; the packet that brought them is free again.
+    pub(crate) fn take_body(&mut self) -> Vec<u8> {
+        let taken = self.body.bytes().to_vec();
+        self.body = Body::Assembled(Vec::new(), 0);
+        taken
+    }
+
     /// The method key, 0 without a block.
     pub(crate) fn method(&self) -> u32 {
         self.block.map_or(0, |block| block.method)

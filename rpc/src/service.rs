@@ -105,10 +105,11 @@ pub trait Service: State {
         ready((Answer::Refused(Refusal::UnknownMethod), Vec::new()))
     }
 
-    /// Carries out an effect, on the leader. It counts as done when this returns; a panic is tried again later.
-    fn effect(cx: LocalCx<Self>, effect: Vec<u8>) -> impl Future<Output = ()> + 'static {
+    /// Carries out an effect, on the leader. It counts as done when this returns, unless with [`Answer::Refused`], which says
+    /// that this build does not know it: then it stays open. After a panic, or half a minute, it is tried again.
+    fn effect(cx: LocalCx<Self>, effect: Vec<u8>) -> impl Future<Output = Answer> + 'static {
         drop((cx, effect));
-        ready(())
+        ready(Answer::Refused(Refusal::UnknownMethod))
     }
 }
 

@@ -42,8 +42,12 @@ events! {
     Refused = "refused",
     /// A query or a local handler panicked.
     HandlerPanicked = "handler_panicked",
-    /// An effect panicked; it is tried again.
-    EffectPanicked = "effect_panicked",
+    /// An effect panicked or took too long; it is tried again.
+    EffectFailed = "effect_failed",
+    /// An effect that this build does not know stays in the outbox.
+    EffectUnknown = "effect_unknown",
+    /// A local handler did not end in time; its client hears nothing.
+    LocalTooLong = "local_too_long",
     /// No buffer or queue space was left for an answer; the client's deadline decides.
     AnswerUnsent = "answer_unsent",
     /// A request named a session of another cluster.

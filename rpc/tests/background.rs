@@ -104,7 +104,7 @@ impl Service for Clock {
         }
     }
 
-    async fn effect(cx: LocalCx<Self>, _: Vec<u8>) {
+    async fn effect(cx: LocalCx<Self>, _: Vec<u8>) -> Answer {
         assert!(cx.is_leader(), "only the leader speaks to the world");
         if PANICS.get() > 0 {
             PANICS.set(PANICS.get() - 1);
@@ -112,6 +112,7 @@ impl Service for Clock {
         }
         trimaran_runtime::sleep(Duration::from_millis(TAKES_MS.get())).await;
         POSTED.with_borrow_mut(|posted| posted.extend(cx.effect()));
+        Answer::Ok
     }
 }
 
@@ -202,7 +203,7 @@ fn an_effect_that_panics_is_tried_again() {
     cluster.run_for(SECOND * 2);
     assert_eq!((POSTED.with_borrow(Vec::len), PANICS.get()), (1, 0));
     let counted: u64 =
-        (0..3).filter_map(|node| status(&mut cluster, node).counters.get("server.effect_panicked").copied()).sum();
+        (0..3).filter_map(|node| status(&mut cluster, node).counters.get("server.effect_failed").copied()).sum();
     assert_eq!(counted, 3);
 }
 

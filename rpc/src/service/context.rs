@@ -254,7 +254,7 @@ impl<S: 'static> LocalCx<S> {
 
     /// Waits until the state has moved past `index`: for long polls that answer when something changed.
     pub async fn applied_past(&self, index: LogIndex) {
-        self.node.shard.applied_at_least(LogIndex(index.0 + 1)).await;
+        self.node.shard.applied_at_least(LogIndex(index.0.saturating_add(1))).await;
     }
 
     /// The newest entry that the state holds.

@@ -142,18 +142,25 @@ fn effect(methods: &[&Method], service: &Service) -> TokenStream {
             call(method, &quote_spanned!(Span::mixed_site()=> #own::), &quote_spanned!(Span::mixed_site()=> &cx));
         let (pattern, types) = arguments(method);
         quote_spanned!(Span::mixed_site()=>
-        #key => if let ::core::result::Result::Ok(#pattern) =
-            ::trimaran_rpc::generated::arguments::<#types>(effect)
-        {
-            #call.await
+        #key => match ::trimaran_rpc::generated::arguments::<#types>(effect) {
+            ::core::result::Result::Ok(#pattern) => {
+                #call.await;
+                ::trimaran_rpc::service::Answer::Ok
+            }
+            ::core::result::Result::Err(_) => {
+                ::trimaran_rpc::service::Answer::Refused(::trimaran_rpc::r2p2::Refusal::BadArguments)
+            }
         })
     });
     quote_spanned! {Span::mixed_site()=>
-        async fn effect(cx: ::trimaran_rpc::service::LocalCx<Self>, effect: ::std::vec::Vec<u8>) {
+        async fn effect(
+            cx: ::trimaran_rpc::service::LocalCx<Self>,
+            effect: ::std::vec::Vec<u8>,
+        ) -> ::trimaran_rpc::service::Answer {
             let effect = &effect[..];
             match cx.method() {
                 #(#arms)*
-                _ => {}
+                _ => ::trimaran_rpc::service::Answer::Refused(::trimaran_rpc::r2p2::Refusal::UnknownMethod),
             }
         }
     }
