@@ -167,7 +167,15 @@ pub(crate) struct Admin {
 
 impl Admin {
     pub(crate) fn new(name: String, me: Member, node: Rc<Replicated>, requests: Rc<RefCell<Requests>>) -> Rc<Self> {
-        Rc::new(Admin { methods: Methods::new(), name, me, node, requests, asking: RefCell::default(), asked: Notify::new() })
+        Rc::new(Admin {
+            methods: Methods::new(),
+            name,
+            me,
+            node,
+            requests,
+            asking: RefCell::default(),
+            asked: Notify::new(),
+        })
     }
 
     pub(crate) fn serves(&self, method: u32) -> bool {

@@ -87,7 +87,8 @@ async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, outbox: &RefCell<Out
     let mut again = Retries::default();
     let mut begun: Option<EffectId> = None;
     let mut done: Vec<EffectId> = Vec::new();
-    while node.shard.is_leader() && node.shard.with_machine(|machine| machine.term()) == term && node.halted().is_none() {
+    while node.shard.is_leader() && node.shard.with_machine(|machine| machine.term()) == term && node.halted().is_none()
+    {
         let room = EFFECTS_AT_ONCE.saturating_sub(running.len() + done.len());
         let due = again.take_due(now(), room);
         let fresh = outbox.borrow().after(begun).take(room - due.len()).map(|(id, _)| id).collect::<Vec<_>>();

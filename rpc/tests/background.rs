@@ -104,8 +104,13 @@ impl Service for Clock {
         }
     }
 
-    async fn effect(cx: LocalCx<Self>, _: Vec<u8>) -> Answer {
+    async fn effect(cx: LocalCx<Self>, body: Vec<u8>) -> Answer {
         assert!(cx.is_leader(), "only the leader speaks to the world");
+        match body.as_slice() {
+            b"stuck" => std::future::pending().await,
+            b"of tomorrow" => return Answer::Refused(Refusal::UnknownMethod),
+            _ => {}
+        }
         if PANICS.get() > 0 {
             PANICS.set(PANICS.get() - 1);
             panic!("asked to");
@@ -205,6 +210,34 @@ fn an_effect_that_panics_is_tried_again() {
     let counted: u64 =
         (0..3).filter_map(|node| status(&mut cluster, node).counters.get("server.effect_failed").copied()).sum();
     assert_eq!(counted, 3);
+}
+
+/// As many as may run at a time wait for a world that does not answer; the next one has its turn all the same.
+#[test]
+fn effects_that_never_end_keep_no_other_from_its_turn() {
+    let mut cluster = cluster(11);
+    for _ in 0..64 {
+        write(&mut cluster, MAIL, b"stuck");
+    }
+    write(&mut cluster, MAIL, b"one");
+    cluster.run_for(SECOND);
+    assert_eq!(POSTED.with_borrow(Vec::len), 0);
+    cluster.run_for(SECOND * 35);
+    assert_eq!(POSTED.with_borrow(Vec::len), 1);
+}
+
+/// A build that does not know an effect must not call it done: another may know it.
+#[test]
+fn an_effect_that_this_build_does_not_know_stays_open() {
+    let mut cluster = cluster(12);
+    write(&mut cluster, MAIL, b"of tomorrow");
+    cluster.run_for(SECOND);
+    let leader = cluster.leader().expect("a leader");
+    cluster.kill(leader);
+    cluster.run_for(SECOND * 2);
+    let left: Vec<_> = (0..3).filter(|node| *node != leader.0).map(|node| status(&mut cluster, node)).collect();
+    let met: u64 = left.iter().filter_map(|status| status.counters.get("server.effect_unknown")).sum();
+    assert_eq!(met, 1, "the next leader meets it again");
 }
 
 #[test]
