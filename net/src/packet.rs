@@ -1,6 +1,8 @@
 //! One datagram and the buffer that holds it.
 
 use crate::pool::{self, BUFFER_BYTES, HeapBuffer};
+#[cfg(feature = "dpdk")]
+use crate::port::dpdk::mbuf::MbufBuffer;
 use crate::socket::Priority;
 use std::fmt;
 use std::mem;
@@ -17,9 +19,10 @@ const NOWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 /// An owned datagram: payload, source and destination.
 ///
 /// `Send`, because packets cross cores; not `Clone`, because a buffer has one owner. Dropping it returns the buffer to
-/// the pool of the thread that drops it, so a leak or a double free cannot be written.
+/// the pool of the thread that drops it, or the device's memory where it came from, so a leak or a double free cannot be
+/// written.
 ///
-/// The buffer is [`BUFFER_BYTES`] long: head room, payload, tail room. No method panics, whatever its argument.
+/// The buffer is [`BUFFER_BYTES`] long (a little longer in a device's memory): head room, payload, tail room. No method panics, whatever its argument.
 pub struct Packet {
     storage: Storage,
     head: u16,
@@ -28,9 +31,11 @@ pub struct Packet {
     dst: SocketAddrV4,
 }
 
-/// Where the bytes live. A port with memory of its own (DPDK's mbufs) adds a variant.
+/// Where the bytes live. A port with memory of its own adds a variant.
 enum Storage {
     Heap(HeapBuffer),
+    #[cfg(feature = "dpdk")]
+    Mbuf(MbufBuffer),
     /// Left behind in a packet that is being dropped; never seen by anybody else.
     Returned,
 }
@@ -64,6 +69,8 @@ impl Packet {
     fn buffer(&self) -> &[u8] {
         match &self.storage {
             Storage::Heap(buffer) => buffer.bytes(),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(buffer) => buffer.bytes(),
             Storage::Returned => &[],
         }
     }
@@ -71,6 +78,8 @@ impl Packet {
     fn buffer_mut(&mut self) -> &mut [u8] {
         match &mut self.storage {
             Storage::Heap(buffer) => buffer.bytes_mut(),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(buffer) => buffer.bytes_mut(),
             Storage::Returned => &mut [],
         }
     }
@@ -184,10 +193,37 @@ impl Packet {
     }
 }
 
+#[cfg(feature = "dpdk")]
+impl Packet {
+    /// A packet over an mbuf whose payload is `head..head + len`, cut to what the buffer holds.
+    pub(crate) fn from_mbuf(buffer: MbufBuffer, head: u16, len: u16) -> Packet {
+        let bytes = buffer.bytes().len() as u16; // asserted to fit where it is defined
+        let head = head.min(bytes);
+        Packet { storage: Storage::Mbuf(buffer), head, len: len.min(bytes - head), src: NOWHERE, dst: NOWHERE }
+    }
+
+    /// The payload as a device takes it; `None` of a heap packet. It is valid as long as the packet.
+    pub(crate) fn mbuf_frame(&self) -> Option<dpdk_sys::dpdk_shim_frame> {
+        match &self.storage {
+            Storage::Mbuf(buffer) => Some(buffer.frame(self.head, self.len)),
+            _ => None,
+        }
+    }
+
+    /// Ends the packet without returning its mbuf, which a device has taken over. A heap packet's buffer is freed.
+    pub(crate) fn leave_to_device(mut self) {
+        if let Storage::Mbuf(buffer) = mem::replace(&mut self.storage, Storage::Returned) {
+            mem::forget(buffer);
+        }
+    }
+}
+
 impl Drop for Packet {
     fn drop(&mut self) {
         match mem::replace(&mut self.storage, Storage::Returned) {
             Storage::Heap(buffer) => pool::give(buffer),
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(buffer) => drop(buffer),
             Storage::Returned => {}
         }
     }

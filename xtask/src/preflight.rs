@@ -8,10 +8,20 @@ pub(crate) struct Tools {
     pub(crate) nextest: bool,
     /// `cargo deny` is there.
     pub(crate) deny: bool,
+    /// DPDK's headers and libraries.
+    pub(crate) dpdk: Dpdk,
     /// Commands that install what is missing and can be installed.
     pub(crate) installs: Vec<Command>,
     /// What stays missing, and what to do about it.
     pub(crate) notes: Vec<String>,
+}
+
+/// Whether the tests of the port over DPDK can run.
+pub(crate) enum Dpdk {
+    Installed,
+    /// These commands may install it, if the network lets them.
+    Installable(Vec<Command>),
+    Missing,
 }
 
 /// Looks at the machine; changes nothing.
@@ -19,6 +29,7 @@ pub(crate) fn look() -> Tools {
     let mut tools = Tools {
         nextest: works("cargo", &["nextest", "--version"]),
         deny: works("cargo", &["deny", "--version"]),
+        dpdk: dpdk(),
         installs: Vec::new(),
         notes: Vec::new(),
     };
@@ -35,7 +46,7 @@ pub(crate) fn look() -> Tools {
         }
     }
     if !works("python3", &["--version"]) {
-        if rustix::process::geteuid().is_root() && works("apt-get", &["--version"]) {
+        if may_install() {
             tools.installs.push(command("apt-get", &["update", "-qq"]));
             tools.installs.push(command("apt-get", &["install", "-y", "-qq", "--no-install-recommends", "python3"]));
         } else {
@@ -43,6 +54,25 @@ pub(crate) fn look() -> Tools {
         }
     }
     tools
+}
+
+fn dpdk() -> Dpdk {
+    if works("pkg-config", &["--exists", "libdpdk >= 22.11", "libdpdk < 23.11"]) {
+        Dpdk::Installed
+    } else if may_install() {
+        Dpdk::Installable(vec![
+            command("apt-get", &["update", "-qq"]),
+            command("apt-get", &["install", "-y", "-qq", "--no-install-recommends", "libdpdk-dev", "pkg-config"]),
+            // Another system's DPDK may be of another version.
+            command("pkg-config", &["--exists", "libdpdk >= 22.11", "libdpdk < 23.11"]),
+        ])
+    } else {
+        Dpdk::Missing
+    }
+}
+
+fn may_install() -> bool {
+    rustix::process::geteuid().is_root() && works("apt-get", &["--version"])
 }
 
 fn command(program: &str, args: &[&str]) -> Command {

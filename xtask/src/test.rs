@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use crate::preflight::{self, Tools};
+use crate::preflight::{self, Dpdk, Tools};
 use crate::step::{Failed, Steps};
 use crate::workspace::Workspace;
 
@@ -25,7 +25,7 @@ pub(crate) fn run(workspace: &Workspace, fail_fast: bool, quick: bool) -> ExitCo
     };
     let mut run = Run {
         workspace,
-        steps: Steps::new(log_dir, if quick { 5 } else { 11 }),
+        steps: Steps::new(log_dir, if quick { 5 } else { 13 }),
         tools: preflight::look(),
         fail_fast,
         closing: String::new(),
@@ -94,8 +94,33 @@ impl Run<'_> {
         self.steps.run("simulator", vec![self.cargo(&swarm)])?;
         let selection = self.workspace.tests(|package| package == EXAMPLE);
         self.test("real processes", vec![self.runner(&[&ALL[..], &targets(&selection)[..]].concat())])?;
+        self.dpdk()?;
         self.steps.run("readme", vec![self.cargo(&["run", "--quiet", "--package", "xtask", "--", "readme"])])?;
         self.dependencies()
+    }
+
+    /// Lints and tests the port over DPDK, on virtual devices: needs DPDK, but neither a card nor huge pages.
+    fn dpdk(&mut self) -> Result<(), Failed> {
+        const HOW: &str = "DPDK 22.11 is not here; `apt-get install libdpdk-dev` as root to test the port over it";
+        let there = match std::mem::replace(&mut self.tools.dpdk, Dpdk::Missing) {
+            Dpdk::Installed => {
+                self.steps.skip("libdpdk", "already installed");
+                true
+            }
+            Dpdk::Installable(commands) => self.steps.attempt("libdpdk", commands),
+            Dpdk::Missing => {
+                self.steps.skip("libdpdk", "only root can install it");
+                false
+            }
+        };
+        if !there {
+            self.steps.skip("dpdk", HOW);
+            return Ok(());
+        }
+        let net = ["-p", "trimaran-net", "--features", "dpdk"];
+        let lints = [&["clippy"], &net[..], &["--all-targets", "--", "-D", "warnings"]].concat();
+        let tests = [&net[..], &["--lib", "--test", "dpdk"]].concat();
+        self.test("dpdk", vec![self.cargo(&lints), self.runner(&tests)])
     }
 
     /// Checks deny.toml. Last, since a fresh machine first builds cargo-deny for it (one to two minutes).

@@ -1,0 +1,285 @@
+//! A device of DPDK's, from its making to its end.
+
+use super::mempool::{Mempool, no_frames};
+use super::preflight::{self, ThisMachine};
+use super::{DpdkError, Eal, FrameQueue, checked, checked_name, control};
+use dpdk_sys::{rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::Arc;
+
+const BUS: &CStr = c"vdev";
+/// Bursts taken from a queue before its device is closed: more than any queue holds.
+const DRAIN_BURSTS: usize = 2048;
+
+/// A virtual device, made when it is opened and gone when it is closed. Names are unique in a process: 1 to 15 letters, digits, `_`, `-`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vdev {
+    /// What is sent is received again, in order, by the same queue; up to 1023 frames wait. One queue.
+    Ring {
+        /// Its name.
+        name: String,
+    },
+    /// Receives frames of 64 zero bytes as fast as it is asked, and swallows what is sent.
+    Null {
+        /// Its name.
+        name: String,
+    },
+    /// A network interface of the kernel, by packet sockets. The kernel goes on receiving from it, too.
+    AfPacket {
+        /// Its name.
+        name: String,
+        /// The kernel's name of the interface, which must be up.
+        interface: String,
+    },
+}
+
+impl Vdev {
+    /// Its name as DPDK knows it, and what DPDK's driver is told.
+    fn description(&self, queues: u16) -> Result<(CString, CString), DpdkError> {
+        let (driver, name, arguments) = match self {
+            Vdev::Ring { name } => ("ring", name, String::new()),
+            Vdev::Null { name } => ("null", name, String::new()),
+            Vdev::AfPacket { name, interface } => {
+                checked_name(interface)?;
+                ("af_packet", name, format!("iface={interface},qpairs={queues}"))
+            }
+        };
+        let full = checked_name(name).and_then(|_| checked_name(&format!("net_{driver}_{name}")))?;
+        let arguments = CString::new(arguments).map_err(|_| DpdkError::BadName { name: name.clone() })?;
+        Ok((full, arguments))
+    }
+}
+
+/// How a device is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// Pairs of queues, one for each core that uses the device. At least one.
+    pub queues: u16,
+    /// Frames that a receive queue holds; the driver may round it. Each takes an mbuf from the pool.
+    pub rx_descriptors: u16,
+    /// Frames that a transmit queue holds; the driver may round it.
+    pub tx_descriptors: u16,
+    /// Receive frames for other stations, too.
+    pub promiscuous: bool,
+}
+
+impl Default for DeviceConfig {
+    /// One pair of queues of 1024, own frames only.
+    fn default() -> Self {
+        DeviceConfig { queues: 1, rx_descriptors: 1024, tx_descriptors: 1024, promiscuous: false }
+    }
+}
+
+/// What the device itself has counted since it was opened. All but bytes are frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceStats {
+    /// Received.
+    pub rx_frames: u64,
+    /// Bytes of these.
+    pub rx_bytes: u64,
+    /// Dropped because no descriptor was free: the core was too slow.
+    pub rx_missed: u64,
+    /// Received with an error and dropped.
+    pub rx_errors: u64,
+    /// Dropped because the pool was empty.
+    pub rx_no_mbuf: u64,
+    /// Sent.
+    pub tx_frames: u64,
+    /// Bytes of these.
+    pub tx_bytes: u64,
+    /// Not sent, and dropped.
+    pub tx_errors: u64,
+}
+
+/// A device that runs. It closes when this handle and all its queues are dropped.
+#[derive(Debug, Clone)]
+pub struct Device {
+    opened: Arc<Opened>,
+}
+
+/// What closes the device when it is dropped.
+#[derive(Debug)]
+pub(super) struct Opened {
+    name: CString,
+    pub(super) port: u16,
+    pub(super) pool: Mempool,
+    queues: u16,
+    running: bool,
+}
+
+impl Device {
+    /// Makes the device and starts it. Gives one [`FrameQueue`] for each pair of queues, in order, to be moved to their cores.
+    ///
+    /// Received frames lie in mbufs of `pool`, and heap packets that are sent are copied into such.
+    pub fn open(
+        eal: Eal,
+        vdev: &Vdev,
+        config: &DeviceConfig,
+        pool: &Mempool,
+    ) -> Result<(Device, Vec<FrameQueue>), DpdkError> {
+        let _: Eal = eal; // the proof that the calls below may be made
+        let (name, arguments) = vdev.description(config.queues)?;
+        preflight::check_device(vdev, &ThisMachine)?;
+        let full_name = name.to_string_lossy().into_owned();
+        let mut opened = Opened { name, port: 0, pool: pool.clone(), queues: config.queues, running: false };
+        {
+            let _control = control();
+            let mut port = 0;
+            // DPDK would take the device of somebody else for the new one.
+            // SAFETY: the EAL runs, and the call fills one number.
+            if unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(opened.name.as_ptr(), &mut port) } == 0 {
+                std::mem::forget(opened); // there is nothing of ours to close
+                return Err(DpdkError::NameInUse { name: full_name });
+            }
+            // SAFETY: the EAL runs and the strings outlive the call, which copies them.
+            let added =
+                unsafe { dpdk_sys::rte_eal_hotplug_add(BUS.as_ptr(), opened.name.as_ptr(), arguments.as_ptr()) };
+            if let Err(error) = checked("make the device", added) {
+                std::mem::forget(opened); // there is nothing of ours to close
+                return Err(error);
+            }
+        }
+        // From here on dropping `opened` removes the device, whatever fails.
+        opened.start(config)?;
+        let opened = Arc::new(opened);
+        let queues = (0..config.queues).map(|queue| FrameQueue::new(Arc::clone(&opened), queue)).collect();
+        Ok((Device { opened }, queues))
+    }
+
+    /// Its address.
+    pub fn mac(&self) -> Result<[u8; 6], DpdkError> {
+        let mut mac = rte_ether_addr { addr_bytes: [0; 6] };
+        // SAFETY: the port is open, and the call fills one address.
+        checked("read the device's address", unsafe { dpdk_sys::rte_eth_macaddr_get(self.opened.port, &mut mac) })?;
+        Ok(mac.addr_bytes)
+    }
+
+    /// Largest payload of a frame, in bytes: without Ethernet's header.
+    pub fn mtu_bytes(&self) -> Result<u16, DpdkError> {
+        let mut mtu = 0;
+        // SAFETY: the port is open, and the call fills one number.
+        checked("read the device's MTU", unsafe { dpdk_sys::rte_eth_dev_get_mtu(self.opened.port, &mut mtu) })?;
+        Ok(mtu)
+    }
+
+    /// The link is up, as far as the device knows.
+    pub fn link_up(&self) -> Result<bool, DpdkError> {
+        // SAFETY: the port is open.
+        checked("read the link's state", unsafe { dpdk_sys::dpdk_shim_link_up(self.opened.port) }).map(|up| up == 1)
+    }
+
+    /// The device's own counters.
+    pub fn stats(&self) -> Result<DeviceStats, DpdkError> {
+        let mut stats = MaybeUninit::<rte_eth_stats>::zeroed();
+        // SAFETY: the port is open, and the call fills one struct of numbers, for which zeroes are valid, too.
+        let (result, stats) = unsafe {
+            let result = dpdk_sys::rte_eth_stats_get(self.opened.port, stats.as_mut_ptr());
+            (result, stats.assume_init())
+        };
+        checked("read the device's counters", result)?;
+        Ok(DeviceStats {
+            rx_frames: stats.ipackets,
+            rx_bytes: stats.ibytes,
+            rx_missed: stats.imissed,
+            rx_errors: stats.ierrors,
+            rx_no_mbuf: stats.rx_nombuf,
+            tx_frames: stats.opackets,
+            tx_bytes: stats.obytes,
+            tx_errors: stats.oerrors,
+        })
+    }
+}
+
+impl Opened {
+    fn start(&mut self, config: &DeviceConfig) -> Result<(), DpdkError> {
+        let _control = control();
+        // SAFETY: the device of this name was just made; the call fills one number.
+        let found = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(self.name.as_ptr(), &mut self.port) };
+        checked("find the device", found)?;
+        let port = self.port;
+        let limit = self.queue_limit()?;
+        if config.queues == 0 || config.queues > limit {
+            let device = self.name.to_string_lossy().into_owned();
+            return Err(DpdkError::TooManyQueues { device, wanted: config.queues, limit });
+        }
+        // SAFETY: the port exists and is stopped.
+        let configured = unsafe { dpdk_sys::dpdk_shim_configure(port, config.queues, config.queues) };
+        checked("configure the device", configured)?;
+        let (mut rx, mut tx) = (config.rx_descriptors, config.tx_descriptors);
+        // SAFETY: the port is configured, and the call changes two numbers.
+        let adjusted = unsafe { dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(port, &mut rx, &mut tx) };
+        checked("size the device's queues", adjusted)?;
+        for queue in 0..config.queues {
+            // SAFETY: the port is configured for these queues, null stands for the driver's own settings, and the pool is never freed.
+            let (receive, transmit) = unsafe {
+                (
+                    dpdk_sys::rte_eth_rx_queue_setup(port, queue, rx, 0, ptr::null(), self.pool.as_ptr()),
+                    dpdk_sys::rte_eth_tx_queue_setup(port, queue, tx, 0, ptr::null()),
+                )
+            };
+            checked("set up a receive queue", receive)?;
+            checked("set up a transmit queue", transmit)?;
+        }
+        // SAFETY: all queues are set up.
+        checked("start the device", unsafe { dpdk_sys::rte_eth_dev_start(port) })?;
+        self.running = true;
+        if config.promiscuous {
+            // SAFETY: the port is open.
+            checked("receive all frames", unsafe { dpdk_sys::rte_eth_promiscuous_enable(port) })?;
+        }
+        Ok(())
+    }
+
+    /// Pairs of queues that the device can have.
+    fn queue_limit(&self) -> Result<u16, DpdkError> {
+        let mut info = MaybeUninit::<rte_eth_dev_info>::zeroed();
+        // SAFETY: the port exists, and the call fills one struct of numbers and pointers, for which zeroes are valid, too.
+        let (result, info) = unsafe {
+            let result = dpdk_sys::rte_eth_dev_info_get(self.port, info.as_mut_ptr());
+            (result, info.assume_init())
+        };
+        checked("ask for the device's limits", result)?;
+        Ok(info.max_rx_queues.min(info.max_tx_queues))
+    }
+
+    /// Frees what waits in the receive queues: some drivers forget it when they close.
+    fn drain(&self) {
+        let mut frames = no_frames();
+        for queue in 0..self.queues {
+            for _ in 0..DRAIN_BURSTS {
+                let mut odd = 0;
+                // SAFETY: the port runs, nobody else has its queues any more, and the array holds a burst of frames that are freed once.
+                let taken = unsafe {
+                    let max = frames.len() as u16;
+                    let taken = dpdk_sys::dpdk_shim_rx_burst(self.port, queue, frames.as_mut_ptr(), max, &mut odd);
+                    dpdk_sys::dpdk_shim_free(frames.as_ptr(), taken);
+                    taken
+                };
+                if taken + odd == 0 {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let _control = control();
+        if self.running {
+            self.drain();
+            // SAFETY: the port runs, and no queue of it is left to be used.
+            let stopped = unsafe { dpdk_sys::rte_eth_dev_stop(self.port) };
+            if let Err(error) = checked("stop the device", stopped) {
+                tracing::warn!(%error, name = ?self.name, "a device of DPDK's stays behind");
+            }
+        }
+        // SAFETY: the device of this name was made by `Device::open` and is stopped; removing closes it.
+        let removed = unsafe { dpdk_sys::rte_eal_hotplug_remove(BUS.as_ptr(), self.name.as_ptr()) };
+        if let Err(error) = checked("remove the device", removed) {
+            tracing::warn!(%error, name = ?self.name, "a device of DPDK's stays behind");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Pools of mbufs.
+
+use super::mbuf::MbufBuffer;
+use super::{DpdkError, Eal, checked_name, control, last_refusal};
+use crate::packet::Packet;
+use dpdk_sys::{DPDK_SHIM_BURST, DPDK_SHIM_MBUF_BYTES, dpdk_shim_frame, rte_mempool};
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+
+/// Mbufs that each of DPDK's own threads keeps at hand. Other threads go to the pool's ring.
+const CACHE_MBUFS: u32 = 256;
+/// DPDK's name for: wherever.
+const ANY_NUMA_NODE: i32 = -1;
+const BURST: usize = DPDK_SHIM_BURST as usize;
+
+pub(super) type Frames = [dpdk_shim_frame; BURST];
+
+/// A pool with a fixed number of mbufs, in which devices receive and which any thread may use. Clones are handles.
+///
+/// A pool lives as long as the process: packets over its mbufs may be anywhere. Make a few at the start, not one for each need.
+#[derive(Debug, Clone)]
+pub struct Mempool {
+    pool: NonNull<rte_mempool>,
+}
+
+// SAFETY: pools are made for many producers and consumers at once, and are never freed.
+unsafe impl Send for Mempool {}
+// SAFETY: as above.
+unsafe impl Sync for Mempool {}
+
+impl Mempool {
+    /// Makes a pool of `mbufs`, which takes some 2.4 KiB of DPDK's memory for each. Fails where that is not free, or where the
+    /// name is in use. A number one less than a power of two wastes least.
+    pub fn create(_eal: Eal, name: &str, mbufs: u32) -> Result<Mempool, DpdkError> {
+        let name = checked_name(name)?;
+        let _control = control();
+        // DPDK wants half as much again in the pool as in any cache.
+        let cache = CACHE_MBUFS.min(mbufs * 2 / 3);
+        // SAFETY: the EAL runs, the name is a string and copied.
+        let pool = unsafe {
+            let room = DPDK_SHIM_MBUF_BYTES as u16; // asserted to fit in mbuf.rs
+            dpdk_sys::rte_pktmbuf_pool_create(name.as_ptr(), mbufs, cache, 0, room, ANY_NUMA_NODE)
+        };
+        NonNull::new(pool).map(|pool| Mempool { pool }).ok_or_else(|| last_refusal("make a pool of mbufs"))
+    }
+
+    /// An empty packet over an mbuf: 128 bytes of head room and 2048 of room. `None` where all mbufs are in use.
+    pub fn alloc(&self) -> Option<Packet> {
+        let mut frames = no_frames();
+        if !self.alloc_frames(&mut frames, 1) {
+            return None;
+        }
+        // SAFETY: the frame has just been allocated and is taken over here only.
+        let buffer = unsafe { MbufBuffer::from_frame(&frames[0]) }?;
+        Some(Packet::from_mbuf(buffer, frames[0].head, 0))
+    }
+
+    /// Mbufs in use now: in packets, and in the queues of devices. Walks over the caches of all threads.
+    pub fn in_use(&self) -> u32 {
+        // SAFETY: the pool is valid; the count is only a snapshot while other threads use it.
+        unsafe { dpdk_sys::rte_mempool_in_use_count(self.pool.as_ptr()) }
+    }
+
+    /// Fills the first `count` frames, at most a burst, with fresh mbufs: all, or `false`.
+    pub(super) fn alloc_frames(&self, frames: &mut Frames, count: usize) -> bool {
+        // SAFETY: the pool is valid, and the shim writes at most BURST frames.
+        unsafe { dpdk_sys::dpdk_shim_alloc(self.pool.as_ptr(), frames.as_mut_ptr(), count as u16) == 0 }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut rte_mempool {
+        self.pool.as_ptr()
+    }
+}
+
+/// A burst of frames that holds none.
+pub(super) fn no_frames() -> Frames {
+    // SAFETY: frames are pointers and integers, for which zero bytes are valid.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}

@@ -1,0 +1,207 @@
+//! Looks at the machine before DPDK does, whose own messages name other causes than the true one.
+
+use super::{EalOptions, Memory, Vdev};
+use std::fs;
+
+const CAP_NET_RAW: u64 = 1 << 13;
+/// Huge pages of this size are the ones that every x86-64 and arm64 kernel has.
+const HUGE_PAGE_KIB: u64 = 2048;
+
+/// What the machine lacks, and how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lack {
+    /// Less memory is free than DPDK is to take.
+    #[error("DPDK is to take {wanted_mib} MiB of memory and {free_mib} MiB are free: ask for less, or stop something")]
+    Memory {
+        /// Asked for.
+        wanted_mib: u64,
+        /// Available without swapping.
+        free_mib: u64,
+    },
+    /// Fewer huge pages of 2 MiB are free than DPDK is to take.
+    #[error(
+        "DPDK is to take {wanted} huge pages and {free} are free: as root, sysctl -w vm.nr_hugepages={reserve}; or use ordinary memory"
+    )]
+    HugePages {
+        /// Pages asked for.
+        wanted: u64,
+        /// Pages free.
+        free: u64,
+        /// Pages to reserve, so that as many as asked for are free.
+        reserve: u64,
+    },
+    /// No file system for huge pages is mounted.
+    #[error("no file system for huge pages is mounted: as root, mount -t hugetlbfs none /dev/hugepages")]
+    HugeMount,
+    /// This process may not open packet sockets.
+    #[error(
+        "net_af_packet needs the right to open packet sockets: run as root, or setcap cap_net_raw,cap_net_admin+ep <program>"
+    )]
+    PacketSockets,
+    /// There is no such network interface in this network namespace.
+    #[error(
+        "there is no network interface {interface} here: see `ip link`, or add it with ip link add {interface} type veth"
+    )]
+    Interface {
+        /// Its name.
+        interface: String,
+    },
+    /// The network interface is down.
+    #[error("the network interface {interface} is down: as root, ip link set {interface} up")]
+    InterfaceDown {
+        /// Its name.
+        interface: String,
+    },
+}
+
+/// What of a machine matters to DPDK.
+pub trait Machine {
+    /// Memory that can be taken without swapping, in MiB.
+    fn free_mib(&self) -> u64;
+    /// Huge pages of 2 MiB: reserved and free.
+    fn huge_pages(&self) -> (u64, u64);
+    /// A file system for huge pages is mounted.
+    fn huge_mounted(&self) -> bool;
+    /// The effective capabilities of this process, as bits.
+    fn capabilities(&self) -> u64;
+    /// The network interface is up; `None` where there is none of that name.
+    fn interface_up(&self, name: &str) -> Option<bool>;
+}
+
+/// The machine that we run on, by /proc and /sys. What cannot be read counts as absent.
+#[derive(Debug, Clone, Copy)]
+pub struct ThisMachine;
+
+/// The first thing that hinders DPDK itself, if any.
+pub fn check_eal(options: &EalOptions, machine: &impl Machine) -> Result<(), Lack> {
+    let free_mib = machine.free_mib();
+    match options.memory {
+        Memory::Ordinary { mib } if u64::from(mib) > free_mib => Err(Lack::Memory { wanted_mib: mib.into(), free_mib }),
+        Memory::Ordinary { .. } => Ok(()),
+        Memory::Huge { mib } => {
+            let wanted = (u64::from(mib) * 1024).div_ceil(HUGE_PAGE_KIB);
+            let (reserved, free) = machine.huge_pages();
+            if free < wanted {
+                return Err(Lack::HugePages { wanted, free, reserve: reserved + wanted - free });
+            }
+            if machine.huge_mounted() { Ok(()) } else { Err(Lack::HugeMount) }
+        }
+    }
+}
+
+/// The first thing that hinders a device, if any.
+pub fn check_device(device: &Vdev, machine: &impl Machine) -> Result<(), Lack> {
+    let Vdev::AfPacket { interface, .. } = device else { return Ok(()) };
+    if machine.capabilities() & CAP_NET_RAW == 0 {
+        return Err(Lack::PacketSockets);
+    }
+    match machine.interface_up(interface) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Lack::InterfaceDown { interface: interface.clone() }),
+        None => Err(Lack::Interface { interface: interface.clone() }),
+    }
+}
+
+impl Machine for ThisMachine {
+    fn free_mib(&self) -> u64 {
+        let kib = field("/proc/meminfo", "MemAvailable:").and_then(|kib| kib.parse::<u64>().ok());
+        kib.unwrap_or(0) / 1024
+    }
+
+    fn huge_pages(&self) -> (u64, u64) {
+        let read = |name: &str| {
+            let path = format!("/sys/kernel/mm/hugepages/hugepages-{HUGE_PAGE_KIB}kB/{name}");
+            fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        };
+        (read("nr_hugepages"), read("free_hugepages"))
+    }
+
+    fn huge_mounted(&self) -> bool {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        mounts.lines().any(|line| line.split(' ').nth(2) == Some("hugetlbfs"))
+    }
+
+    fn capabilities(&self) -> u64 {
+        field("/proc/self/status", "CapEff:").and_then(|bits| u64::from_str_radix(&bits, 16).ok()).unwrap_or(0)
+    }
+
+    fn interface_up(&self, name: &str) -> Option<bool> {
+        let flags = fs::read_to_string(format!("/sys/class/net/{name}/flags")).ok()?;
+        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).ok()?;
+        Some(flags & 1 == 1) // IFF_UP
+    }
+}
+
+/// The first word after `name` in a file of one field a line.
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine on which everything is well but what a test takes away.
+    struct Sample {
+        free_mib: u64,
+        huge_pages: (u64, u64),
+        huge_mounted: bool,
+        capabilities: u64,
+        up: Option<bool>,
+    }
+
+    const WELL: Sample =
+        Sample { free_mib: 1000, huge_pages: (40, 32), huge_mounted: true, capabilities: CAP_NET_RAW, up: Some(true) };
+
+    impl Machine for Sample {
+        fn free_mib(&self) -> u64 {
+            self.free_mib
+        }
+        fn huge_pages(&self) -> (u64, u64) {
+            self.huge_pages
+        }
+        fn huge_mounted(&self) -> bool {
+            self.huge_mounted
+        }
+        fn capabilities(&self) -> u64 {
+            self.capabilities
+        }
+        fn interface_up(&self, name: &str) -> Option<bool> {
+            if name == "veth1" { self.up } else { None }
+        }
+    }
+
+    fn eal(memory: Memory, machine: &Sample) -> String {
+        let options = EalOptions { memory, ..EalOptions::new("sample") };
+        check_eal(&options, machine).map_or_else(|lack| lack.to_string(), |()| "well".to_owned())
+    }
+
+    #[test]
+    fn one_cause_and_the_command_that_mends_it() {
+        assert_eq!(eal(Memory::Ordinary { mib: 1000 }, &WELL), "well");
+        assert!(eal(Memory::Ordinary { mib: 1001 }, &WELL).contains("1000 MiB are free"));
+        assert_eq!(eal(Memory::Huge { mib: 64 }, &WELL), "well");
+        // Eight of the forty pages are somebody else's.
+        assert!(eal(Memory::Huge { mib: 65 }, &WELL).contains("sysctl -w vm.nr_hugepages=41"));
+        assert!(eal(Memory::Huge { mib: 64 }, &Sample { huge_mounted: false, ..WELL }).contains("mount -t hugetlbfs"));
+    }
+
+    #[test]
+    fn packet_sockets_need_a_right_and_an_interface_that_is_up() {
+        let device = |interface: &str| Vdev::AfPacket { name: "a".to_owned(), interface: interface.to_owned() };
+        assert_eq!(check_device(&device("veth1"), &WELL), Ok(()));
+        let powerless = Sample { capabilities: !CAP_NET_RAW, ..WELL };
+        assert_eq!(check_device(&device("veth1"), &powerless), Err(Lack::PacketSockets));
+        assert!(
+            check_device(&device("veth2"), &WELL)
+                .is_err_and(|lack| lack.to_string().contains("no network interface veth2"))
+        );
+        let down = Sample { up: Some(false), ..WELL };
+        assert!(
+            check_device(&device("veth1"), &down).is_err_and(|lack| lack.to_string().contains("ip link set veth1 up"))
+        );
+        assert_eq!(check_device(&Vdev::Null { name: "n".to_owned() }, &powerless), Ok(()));
+    }
+}
