@@ -12,7 +12,12 @@ use trimaran_net::{Burst, Packet, PacketQueue, Priority};
 fn eal() -> Eal {
     static EAL: OnceLock<Eal> = OnceLock::new();
     *EAL.get_or_init(|| {
-        Eal::start(&EalOptions::new(&format!("test-{}", std::process::id()))).expect("DPDK starts in ordinary memory")
+        let affinity = || rustix::thread::sched_getaffinity(None).unwrap();
+        let before = affinity();
+        let prefix = format!("test-{}", std::process::id());
+        let eal = Eal::start(&EalOptions::new(&prefix)).expect("DPDK starts in ordinary memory");
+        assert_eq!(affinity(), before, "DPDK pins the thread that starts it");
+        eal
     })
 }
 
@@ -213,10 +218,8 @@ fn what_cannot_be_opened_says_why() {
 }
 
 #[test]
-fn dpdk_starts_once_and_leaves_the_threads_affinity_alone() {
-    let before = rustix::thread::sched_getaffinity(None).unwrap();
+fn dpdk_starts_once_and_says_what_the_machine_lacks() {
     eal();
-    assert_eq!(rustix::thread::sched_getaffinity(None).unwrap(), before);
     assert!(matches!(Eal::start(&EalOptions::new("twice")), Err(DpdkError::StartedBefore)));
     let memory = Memory::Ordinary { mib: u32::MAX };
     let greedy = Eal::start(&EalOptions { memory, ..EalOptions::new("greedy") });
