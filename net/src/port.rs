@@ -1,8 +1,8 @@
 //! Where packets come from and go to: the seam below the sockets.
 
-pub mod framed;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod framed;
 pub mod sim;
 pub mod udp;
 
