@@ -9,6 +9,7 @@ use crate::admin::method_key;
 use crate::r2p2::{Policy, Status};
 use crate::session::{CallId, REGISTER};
 use std::rc::Rc;
+use std::time::Duration;
 use trimaran_raft::{ClusterId, LogIndex};
 use trimaran_runtime::{Instant, Lane, now, recv_or_deadline, spawn_in};
 
@@ -139,6 +140,9 @@ impl Core {
     }
 }
 
+/// Least time for a registration, for clients whose calls have less.
+const REGISTRATION_MIN: Duration = Duration::from_secs(1);
+
 /// One registration, whatever becomes of it. The nonce stays the same until one succeeds, so that one that succeeded unheard
 /// leaves no session behind.
 async fn register(shared: &Shared) {
@@ -150,7 +154,8 @@ async fn register(shared: &Shared) {
         body: &nonce,
         server: None,
     };
-    let deadline = now() + shared.config.deadline;
+    // No caller waits for it longer than its own deadline allows, and one that gives up before its answer comes opens nothing.
+    let deadline = now() + shared.config.deadline.max(REGISTRATION_MIN);
     let end = match Running::new(shared, call, Naming::Registration, Repeat::Recognised, deadline) {
         Ok(mut running) => running.run().await,
         Err(error) => Err(error.into()),

@@ -209,6 +209,8 @@ impl<'a> Running<'a> {
                 self.refusal = Some(error);
                 Ok(())
             }
+            // A try that was given up may have been applied all the same.
+            Err(_) if self.tries.lost_one() => Err(CallError::Unknown { call_id: None }),
             sent => sent,
         }
     }
