@@ -1,6 +1,12 @@
 //! How arguments and replies of typed methods become bytes, behind a small trait so that the format has one place.
 
+mod depth;
+
 use serde::{Deserialize, Serialize};
+
+/// How many levels a value may nest when it is read. Each struct, tuple, enum, option, sequence and map is one, also when it
+/// is empty; numbers, text, bytes and boxes are none. A limit because types that contain themselves are read by recursion.
+pub const MAX_DEPTH: u32 = 128;
 
 /// Why bytes could not be written or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -8,7 +14,7 @@ pub enum CodecError {
     /// The value has no form in this format: a sequence of unknown length, say.
     #[error("cannot be encoded: {0}")]
     Encode(String),
-    /// The bytes are not a value of the expected type.
+    /// The bytes are not a value of the expected type, or one that nests deeper than [`MAX_DEPTH`].
     #[error("cannot be decoded: {0}")]
     Decode(String),
     /// The value ended before the bytes did.
@@ -44,7 +50,7 @@ impl Codec for Postcard {
     }
 
     fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), CodecError> {
-        postcard::take_from_bytes(bytes).map_err(|error| CodecError::Decode(error.to_string()))
+        depth::take(bytes)
     }
 }
 

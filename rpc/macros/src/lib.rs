@@ -212,6 +212,12 @@ pub fn derive_state(item: TokenStream) -> TokenStream {
 /// ```
 ///
 /// The crate needs no dependency on serde for it. Attributes such as `#[serde(default)]` work on fields and variants.
+///
+/// # Limits
+/// A type may contain itself, in a `Box` or a collection. Values that nest more than 128 levels deep are refused where they are
+/// read: as bad arguments, as a reply that cannot be decoded, and as a state that cannot be loaded. Each struct, tuple, enum,
+/// option and collection is a level, and the list of a call's arguments is the first. Since they can be written, a handler
+/// that wraps what it was given, or stores it inside of something else, must keep it below the limit by itself.
 #[proc_macro_attribute]
 pub fn data(options: TokenStream, item: TokenStream) -> TokenStream {
     data::expand(options.into(), item.into()).into()
