@@ -22,6 +22,7 @@ mod propose;
 mod read;
 mod replication;
 mod snapshot;
+mod stopped;
 
 use std::net::SocketAddrV4;
 
@@ -134,6 +135,8 @@ pub struct Machine {
     trail: Trail,
     /// Where this node's state was found to be wrong.
     fenced: Option<(LogIndex, Verdict)>,
+    /// The apply task applies nothing more.
+    stopped: bool,
     /// Every live member has applied up to here, as its leader says.
     floor: LogIndex,
     /// When the newest entry was appended or received: log time goes on from there.
@@ -217,6 +220,7 @@ impl Machine {
             digest: 0,
             trail: Trail::default(),
             fenced: None,
+            stopped: false,
             floor: LogIndex::ZERO,
             last_entry_at: now,
             peers: Vec::new(),
@@ -251,6 +255,7 @@ impl Machine {
             Input::StorageFailed => self.storage_failed(),
             Input::StorageStalled(stalled) => self.stalled = stalled,
             Input::Applied(index, digest) => self.applied(index, digest, log),
+            Input::Stopped => self.stop_applying(log),
             Input::Farewell => self.farewell(),
             Input::ChangeMembers(target) => self.change_members(target, log).map_err(Refused::Request)?,
             Input::CancelChange => self.cancel_change(log).map_err(Refused::Request)?,

@@ -113,6 +113,8 @@ pub struct Ack {
     pub digest: u64,
     /// Set when the state is not to be trusted, and not used; the log is as good as ever.
     pub fenced: Option<Verdict>,
+    /// Set when nothing more is applied here; the log is as good as ever.
+    pub stopped: bool,
     /// Set when an append did not fit the log.
     pub conflict: Option<Conflict>,
 }

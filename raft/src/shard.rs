@@ -180,6 +180,15 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         }
     }
 
+    /// The apply task cannot go on. This replica then votes and acknowledges as ever, says that it applies nothing more, and
+    /// delivers no further entries; the log is not kept for it, and where another voter can serve, that one leads. Never
+    /// undone.
+    pub fn stop_applying(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.step(Input::Stopped);
+        inner.wake();
+    }
+
     /// Waits until this replica has applied up to `index`.
     pub async fn applied_at_least(&self, index: LogIndex) {
         let mut wait = Wait { shard: self, list: |inner| &mut inner.applied, key: None };
@@ -394,7 +403,8 @@ impl<T: Transport, S: Storage> Inner<T, S> {
 
     fn next_committed(&mut self, scratch: &mut Vec<u8>) -> Option<(LogIndex, EntryHeader)> {
         let index = self.delivered.next();
-        if index > self.machine.commit() || self.machine.fenced().is_some() || self.received.is_some() {
+        let used = self.machine.fenced().is_none() && !self.machine.has_stopped();
+        if index > self.machine.commit() || !used || self.received.is_some() {
             return None;
         }
         let header = *self.log.header(index)?;

@@ -27,6 +27,8 @@ pub struct Status {
     pub applied: LogIndex,
     /// Where this node's state was found to be in the minority, or without a majority: it serves nothing any more.
     pub fenced: Option<LogIndex>,
+    /// Whether its apply task has stopped: it votes and acknowledges, and applies nothing after `applied`.
+    pub stopped: bool,
     /// The first entry held in memory.
     pub first: LogIndex,
     /// The last entry.
@@ -66,6 +68,8 @@ pub struct PeerStatus {
     pub digest: u64,
     /// Why its state is not used, as it says itself.
     pub fenced: Option<Verdict>,
+    /// Whether it applies nothing more, as it says itself.
+    pub stopped: bool,
     /// Bytes of a snapshot that it has, while it is being sent one.
     pub snapshot_bytes: Option<u32>,
     /// Nanoseconds since it last answered.
@@ -114,6 +118,7 @@ impl Status {
             applied: peer.applied,
             digest: peer.digest,
             fenced: peer.fenced,
+            stopped: peer.stopped,
             snapshot_bytes: peer.snapshot_bytes(),
             silent_ns: peer.heard.map(|at: Nanos| now.since(at)),
             rtt_ns: peer.rtt_ns(),
@@ -127,6 +132,7 @@ impl Status {
             commit: machine.commit(),
             applied: machine.applied_index(),
             fenced: machine.fenced(),
+            stopped: machine.has_stopped(),
             first: log.first(),
             last: log.last(),
             log_bytes: log.bytes(),

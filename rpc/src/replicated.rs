@@ -379,6 +379,10 @@ impl Replicated {
 
     /// Stops serving: the apply task cannot go on.
     pub(crate) fn halt(&self, halt: Halt) {
+        // That it diverged this node was told by Raft itself.
+        if halt.code != Halt::DIVERGED {
+            self.shard.stop_applying();
+        }
         *self.halted.borrow_mut() = Some(halt);
     }
 

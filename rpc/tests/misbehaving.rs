@@ -63,6 +63,7 @@ impl Service for Words {
             // One replica of three thinks otherwise, as with a bit flip or another build.
             b"differ" => reply.push(u8::from(self.instance == 2)),
             b"panic" => panic!("asked to"),
+            [b'@', instance] if u64::from(*instance) == self.instance => panic!("asked to"),
             b"await" => {
                 let net = OUTSIDE.with_borrow(Clone::clone).expect("a network");
                 let socket = net.bind(SocketAddrV4::new(SOCKETS, 0), SocketOptions::default());
@@ -83,8 +84,12 @@ impl Service for Words {
 const SOCKETS: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
 
 fn cluster(seed: u64) -> Cluster<Words> {
+    cluster_with(seed, ClusterConfig::default())
+}
+
+fn cluster_with(seed: u64, config: ClusterConfig) -> Cluster<Words> {
     INSTANCES.set(0);
-    let mut cluster = Cluster::new(seed, ClusterConfig::default(), Words::new);
+    let mut cluster = Cluster::new(seed, config, Words::new);
     cluster.allow_divergence();
     assert!(cluster.run_until(SECOND * 2, |cluster| cluster.leader().is_some()), "nobody was elected");
     cluster.run_for(Duration::from_millis(100));
@@ -183,4 +188,50 @@ fn a_panic_stops_every_replica_at_the_same_entry_with_the_reason() {
     assert!(statuses.iter().all(|status| status.halted.as_ref() == Some(first)), "{statuses:?}");
     assert_eq!((first.message.as_str(), first.method), ("asked to", method_key("words.raw/1")));
     assert!(statuses.iter().any(|status| status.role == "leader"), "they go on voting");
+}
+
+/// Like a bit flip: the request that panics on this node passes on the others.
+fn panic_on(cluster: &mut Cluster<Words>, node: usize) -> Result<Vec<u8>, CallError> {
+    const BODIES: [&[u8]; 3] = [b"@\x01", b"@\x02", b"@\x03"];
+    write(cluster, BODIES[node])
+}
+
+/// A replica that applies nothing more asks for no log: the others' does not fill up.
+#[test]
+fn a_panic_on_one_follower_alone_does_not_fill_the_log() {
+    const BODY: [u8; 32 << 10] = [7; 32 << 10];
+    for seed in 0..5 {
+        let mut config = ClusterConfig::default();
+        config.log_limits.log_bytes = 1 << 20;
+        let mut cluster = cluster_with(seed, config);
+        let follower = (cluster.leader().expect("a leader").0 + 1) % 3;
+        panic_on(&mut cluster, follower).expect("the two others apply it");
+        for round in 0..100 {
+            let written = write(&mut cluster, &BODY);
+            assert!(written.is_ok(), "seed {seed}, write {round}: {written:?}");
+        }
+        let statuses = statuses(&mut cluster);
+        let stopped: Vec<_> = (0..3).filter(|node| statuses[*node].halted.is_some()).collect();
+        assert_eq!(stopped, [follower], "seed {seed}");
+        assert!(statuses[follower].commit > statuses[follower].applied + 90, "it goes on acknowledging");
+    }
+}
+
+/// The healthy two go on without a leader that serves nothing.
+#[test]
+fn a_panic_on_the_leader_alone_makes_another_lead() {
+    for seed in 0..10 {
+        let mut cluster = cluster(seed);
+        let first = cluster.leader().expect("a leader").0;
+        let began = cluster.now();
+        let _ = panic_on(&mut cluster, first);
+        write(&mut cluster, b"good").expect("another one leads");
+        assert!(cluster.now() < began + SECOND, "seed {seed}");
+        cluster.run_for(SECOND * 3);
+        let statuses = statuses(&mut cluster);
+        let stopped: Vec<_> = (0..3).filter(|node| statuses[*node].halted.is_some()).collect();
+        assert_eq!(stopped, [first], "seed {seed}");
+        assert_ne!(statuses[first].role, "leader");
+        assert!(write(&mut cluster, b"good").is_ok());
+    }
 }

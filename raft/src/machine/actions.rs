@@ -51,6 +51,8 @@ pub enum Input<'a> {
     StorageStalled(bool),
     /// The state machine has applied up to this entry and has this digest.
     Applied(LogIndex, u64),
+    /// The apply task cannot go on: nothing more will be applied in this life.
+    Stopped,
     /// The apply task gives out a snapshot, with [`crate::state_hash`] of its bytes.
     Offer(&'a Snapshot, u64),
     /// Change the members to these voters and learners; a leader then does so step by step.

@@ -185,7 +185,7 @@ impl Machine {
     }
 
     /// Not heard for the longest election timeout, or not known.
-    fn is_silent(&self, id: NodeId) -> bool {
+    pub(super) fn is_silent(&self, id: NodeId) -> bool {
         let heard = |peer: &Peer| peer.heard.unwrap_or(peer.since);
         let silent = |peer: &Peer| self.now.since(heard(peer)) >= self.settings.election_max_ns;
         id != self.settings.me.id && self.peer(id).is_none_or(silent)

@@ -86,16 +86,21 @@ impl Machine {
     pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
         let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);
         let pressed = bytes > limit / 4 * 3;
+        // A state that is thrown away needs nothing.
+        let done = if self.fenced.is_some() || self.stopped { self.commit } else { self.applied };
         let mut floor = self.floor;
         if self.role == Role::Leader {
             let patience = self.patience_with_silence_ns();
             // Applied by all in reach, and by those of them that answer; and whether one of these is short of room: it
             // forgets only what its leader says.
-            let (mut by_all, mut by_live, mut others_pressed) = (self.applied, self.applied, false);
-            for peer in self.peers.iter().filter(|peer| !peer.is_out() && peer.fenced.is_none()) {
-                by_all = by_all.min(peer.applied);
+            let (mut by_all, mut by_live, mut others_pressed) = (self.applied, done, false);
+            for peer in self.peers.iter().filter(|peer| !peer.is_out()) {
+                // One that applies nothing more needs what it has to acknowledge, and no more.
+                let applies = peer.fenced.is_none() && !peer.stopped;
+                let needs_after = if applies { peer.applied } else { peer.matched };
+                by_all = by_all.min(needs_after);
                 if self.now.since(peer.heard.unwrap_or(self.led_since)) <= patience {
-                    by_live = by_live.min(peer.applied);
+                    by_live = by_live.min(needs_after);
                     others_pressed |= peer.heard.is_some() && peer.credit_bytes < limit / 4;
                 }
             }
@@ -104,8 +109,6 @@ impl Machine {
             self.floor = if pressed || others_pressed { by_live } else { by_all };
         }
         // The newest entry stays: log time goes on from it.
-        // Nor does a state that is thrown away need anything.
-        let done = if self.fenced.is_some() { self.commit } else { self.applied };
         let to = floor.min(done).min(self.durable).min(log.last().prev());
         // In small steps, so that the log's chunks go round and nothing is allocated in steady state.
         let to = to.min(LogIndex(log.base().0.saturating_add(TRIM_ENTRIES)));

@@ -4,7 +4,7 @@
 //! longer log and an older term thus learns the term it must exceed.
 
 use super::snapshot::Wanted;
-use super::{Machine, ReplyKind, Role};
+use super::{Machine, ReplyKind, Role, stopped};
 use crate::entry::{EntryHeader, EntryKind};
 use crate::error::DropReason;
 use crate::id::{Member, Nanos, NodeId, Term};
@@ -24,7 +24,11 @@ impl Machine {
 
     pub(super) fn reset_election_timer(&mut self) {
         let spread = self.settings.election_max_ns - self.settings.election_min_ns;
-        let patience = self.settings.election_min_ns + self.random_below(spread + 1);
+        let mut patience = self.settings.election_min_ns + self.random_below(spread + 1);
+        if self.stopped {
+            // Whoever still applies is to win; where nobody does, somebody must lead all the same.
+            patience = patience.saturating_mul(stopped::PATIENCE);
+        }
         self.election_at = self.now.after(patience);
     }
 
@@ -226,8 +230,12 @@ impl Machine {
         }
         self.leader = None;
         self.leader_heard = None;
-        let jitter = self.random_below(self.settings.heartbeat_ns);
-        self.election_at = self.now.after(jitter);
+        if self.stopped {
+            self.reset_election_timer();
+        } else {
+            let jitter = self.random_below(self.settings.heartbeat_ns);
+            self.election_at = self.now.after(jitter);
+        }
         Ok(())
     }
 }

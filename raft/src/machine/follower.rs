@@ -185,6 +185,7 @@ impl Machine {
             applied: self.applied,
             digest: self.digest,
             fenced: self.fenced.map(|(_, verdict)| verdict),
+            stopped: self.stopped,
             conflict,
         }
     }

@@ -44,6 +44,8 @@ pub struct Peer {
     pub digest: u64,
     /// Why its state is not used, as it says itself.
     pub fenced: Option<Verdict>,
+    /// It applies nothing more, as it says itself.
+    pub stopped: bool,
     /// Bytes of entries after `matched` that it says fit.
     pub credit_bytes: u64,
     /// When it last answered this leader.
@@ -84,6 +86,7 @@ impl Peer {
             applied: LogIndex::ZERO,
             digest: 0,
             fenced: None,
+            stopped: false,
             compared: Compared::default(),
             credit_bytes: u64::MAX,
             heard: None,

@@ -27,7 +27,8 @@ impl Machine {
             return Err(Error::TooLarge { body_bytes, limit_bytes });
         }
         // Without a quorum nothing commits: refusing early keeps the log from filling with what may be lost.
-        if self.stalled || !self.has_quorum_lately() {
+        // Nor is anything taken for a state that does not change any more; and a log at rest is one that an heir can have whole.
+        if self.stalled || self.stopped || !self.has_quorum_lately() {
             return Err(Error::Overloaded);
         }
         Ok(())

@@ -71,6 +71,7 @@ impl Machine {
         }
         if ack.round >= peer.echo {
             peer.credit_bytes = ack.credit_bytes;
+            peer.stopped = ack.stopped;
         }
         peer.arrived(peer.verified);
         match ack.conflict {
@@ -93,6 +94,7 @@ impl Machine {
         self.count_commit(log);
         self.drive(log);
         self.relieve_pressure(log);
+        self.hand_over(log);
         Ok(())
     }
 

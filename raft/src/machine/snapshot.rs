@@ -145,8 +145,9 @@ impl Machine {
                 peer.state = PeerState::OutOfReach;
                 peer.transfer = None;
             }
-            // One that is silent costs nothing, and one whose state is wrong gets none.
-            let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience) && peer.fenced.is_none();
+            // One that is silent costs nothing, and one that uses no state gets none.
+            let uses = peer.fenced.is_none() && !peer.stopped;
+            let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience) && uses;
             if peer.state == PeerState::OutOfReach && answers {
                 match usable {
                     Some(id) => {
@@ -254,7 +255,7 @@ impl Machine {
         self.hear(from, term)?;
         let id = head.id;
         if id.index > self.commit {
-            if self.fenced.is_some() {
+            if self.fenced.is_some() || self.stopped {
                 return Err(DropReason::Unexpected);
             }
             if head.total_bytes > self.settings.limits.snapshot_bytes.saturating_add(TRAILER_BYTES) {

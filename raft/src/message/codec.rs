@@ -30,6 +30,8 @@ const KIND_CHUNK_ACK: u8 = 13;
 
 /// `rejected` of an acknowledgement that refuses nothing.
 const NO_CONFLICT: u64 = u64::MAX;
+/// In the word of an acknowledgement's verdict: nothing more is applied.
+const STOPPED: u32 = 1 << 8;
 
 pub(super) fn write_header(kind: u8, header: &Envelope, w: &mut Writer<'_>) {
     w.u8(PEER_VERSION);
@@ -162,7 +164,7 @@ impl<'a> Body<'a> {
             KIND_ACK => Body::Ack(read_ack(r)?),
             KIND_FAREWELL => Body::Farewell,
             KIND_FENCE => {
-                Body::Fence(Fence { index: LogIndex(r.u64()?), digest: r.u64()?, verdict: read_verdict(r)?? })
+                Body::Fence(Fence { index: LogIndex(r.u64()?), digest: r.u64()?, verdict: verdict(r.u32()?)?? })
             }
             KIND_JOIN => Body::Join(read_member(r)?),
             KIND_JOIN_REPLY if r.is_empty() => Body::JoinReply(None),
@@ -195,9 +197,9 @@ const fn verdict_code(verdict: Option<Verdict>) -> u32 {
     }
 }
 
-fn read_verdict(r: &mut Reader<'_>) -> Option<Option<Verdict>> {
+fn verdict(code: u32) -> Option<Option<Verdict>> {
     let verdicts = [None, Some(Verdict::NoMajority), Some(Verdict::Minority)];
-    verdicts.get(r.u32()? as usize).copied()
+    verdicts.get(code as usize).copied()
 }
 
 fn write_ack(ack: &Ack, w: &mut Writer<'_>) {
@@ -208,7 +210,7 @@ fn write_ack(ack: &Ack, w: &mut Writer<'_>) {
     w.u64(ack.applied.0);
     w.u64(ack.digest);
     w.u32(ack.offset);
-    w.u32(verdict_code(ack.fenced));
+    w.u32(verdict_code(ack.fenced) | if ack.stopped { STOPPED } else { 0 });
     w.u64(ack.conflict.map_or(NO_CONFLICT, |conflict| conflict.rejected.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint_term.0));
@@ -223,9 +225,13 @@ fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
         applied: LogIndex(r.u64()?),
         digest: r.u64()?,
         offset: r.u32()?,
-        fenced: read_verdict(r)?,
+        fenced: None,
+        stopped: false,
         conflict: None,
     };
+    let flags = r.u32()?;
+    ack.fenced = verdict(flags & !STOPPED)?;
+    ack.stopped = flags & STOPPED != 0;
     let rejected = r.u64()?;
     let (hint, hint_term) = (LogIndex(r.u64()?), Term(r.u64()?));
     if rejected != NO_CONFLICT {
@@ -279,11 +285,12 @@ mod tests {
             hash,
         });
         let verdict = proptest::sample::select(vec![None, Some(Verdict::NoMajority), Some(Verdict::Minority)]);
-        let ack = (any::<[u64; 6]>(), any::<u32>(), verdict.clone(), proptest::option::of(conflict)).prop_map(
-            |(n, offset, fenced, conflict)| {
+        let flags = (verdict.clone(), any::<bool>());
+        let ack = (any::<[u64; 6]>(), any::<u32>(), flags, proptest::option::of(conflict)).prop_map(
+            |(n, offset, (fenced, stopped), conflict)| {
                 let [matched, verified, round, credit_bytes, applied, digest] = n;
                 let [matched, verified, applied] = [matched, verified, applied].map(LogIndex);
-                Ack { matched, verified, offset, round, credit_bytes, applied, digest, fenced, conflict }
+                Ack { matched, verified, offset, round, credit_bytes, applied, digest, fenced, stopped, conflict }
             },
         );
         prop_oneof![

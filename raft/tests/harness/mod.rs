@@ -491,6 +491,12 @@ impl Cluster {
         panic!("no leader within {ns} ns");
     }
 
+    /// The node's apply task cannot go on.
+    pub(crate) fn stop(&mut self, index: usize) {
+        self.nodes[index].applies = false;
+        let _ = self.step(index, Input::Stopped);
+    }
+
     /// Cuts a group of nodes off from all others, both ways.
     pub(crate) fn isolate(&mut self, group: &[usize]) {
         for inside in group {

@@ -13,3 +13,4 @@ mod membership;
 mod reads;
 mod replication;
 mod snapshots;
+mod stopped;
