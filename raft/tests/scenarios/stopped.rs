@@ -84,38 +84,39 @@ fn a_stopped_follower_a_little_behind_is_not_left_behind() {
 }
 
 #[test]
-fn a_stopped_leader_fails_its_reads_and_hands_over_for_good() {
-    for others in [[1, 2], [2, 1]] {
-        let mut cluster = Cluster::new(3);
-        cluster.elect(0);
-        cluster.cut.extend([(1, 0), (2, 0)]);
-        let _ = cluster.read(0);
-        cluster.run_for(MS);
-        cluster.heal();
-        cluster.read(0).expect("leads");
-        let before = cluster.now;
-        let at = poison(&mut cluster, &[0]);
-        assert!(cluster.now < before + 250 * MS);
-        let (leader, _) = stays(&mut cluster, 10_000 * MS);
-        assert_ne!(leader, 0);
-        assert!(matches!(cluster.read(0), Err(Error::NotLeader { .. })));
-        let index = cluster.propose(leader, b"x").expect("leads");
-        cluster.run_for(50 * MS);
-        assert!(cluster.machine(leader).applied_index() == index && index > at);
-        // It votes, and waits for the healthy one to stand.
-        cluster.crash(leader);
-        cluster.run_to_leader(1500 * MS);
-        let (next, _) = stays(&mut cluster, 5000 * MS);
-        assert!(next != 0 && next != leader && others.contains(&next));
-        // Restarted, it is as good as any.
-        cluster.restart(leader);
-        cluster.crash(0);
-        cluster.restart(0);
-        cluster.flush(0);
-        cluster.run_for(500 * MS);
-        let last = cluster.log(next).last();
-        assert!((0..3).all(|node| cluster.machine(node).applied_index() == last));
+fn a_stopped_leader_hands_over_for_good_and_fails_its_reads() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.run_for(100 * MS);
+    cluster.nodes[0].applies = false;
+    let at = cluster.propose(0, b"poison").expect("leads");
+    cluster.settle();
+    cluster.stop(0);
+    assert!(cluster.machine(0).is_leader(), "nobody is known to have got further");
+    cluster.read(0).expect("leads");
+    cluster.settle();
+    assert_eq!((cluster.machine(0).is_leader(), cluster.nodes[0].failed_reads), (false, 1));
+    cluster.run_for(50 * MS);
+    let (leader, _) = stays(&mut cluster, 10_000 * MS);
+    assert_ne!(leader, 0);
+    assert!(matches!(cluster.read(0), Err(Error::NotLeader { .. })));
+    let index = cluster.propose(leader, b"x").expect("leads");
+    cluster.run_for(50 * MS);
+    assert!(cluster.machine(leader).applied_index() == index && index > at);
+    // It votes, and waits for the healthy one to stand.
+    cluster.crash(leader);
+    cluster.run_for(1500 * MS);
+    let (next, _) = stays(&mut cluster, 5000 * MS);
+    assert!(next != 0 && next != leader);
+    // Restarted, it is as good as any.
+    cluster.crash(0);
+    for node in [0, leader] {
+        cluster.restart(node);
+        cluster.flush(node);
     }
+    cluster.run_for(500 * MS);
+    let last = cluster.log(next).last();
+    assert!((0..3).all(|node| cluster.machine(node).applied_index() == last));
 }
 
 #[test]
