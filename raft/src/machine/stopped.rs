@@ -10,7 +10,7 @@ use crate::id::NodeId;
 use crate::log::Log;
 
 /// How much longer a stopped replica waits before it stands for election.
-pub(super) const PATIENCE: u64 = 8;
+pub(super) const PATIENCE: u64 = 4;
 
 impl Machine {
     /// Whether this replica's apply task has said that it applies nothing more.
