@@ -203,7 +203,7 @@ fn panic_on(cluster: &mut Cluster<Words>, node: usize) -> Result<Vec<u8>, CallEr
 /// A replica that applies nothing more asks for no log: the others' does not fill up.
 #[test]
 fn a_panic_on_one_follower_alone_does_not_fill_the_log() {
-    const BODY: [u8; 32 << 10] = [7; 32 << 10];
+    static BODY: [u8; 32 << 10] = [7; 32 << 10];
     for seed in 0..5 {
         let mut config = ClusterConfig::default();
         config.log_limits.log_bytes = 1 << 20;
