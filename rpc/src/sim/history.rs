@@ -12,6 +12,7 @@
 
 use std::io::{self, BufRead, Write};
 
+pub use crate::session::CallId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use trimaran_runtime::Instant;
@@ -20,15 +21,6 @@ use trimaran_runtime::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClientId(pub u32);
-
-/// What names a call through all its retries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CallId {
-    /// The client's session.
-    pub session: u64,
-    /// The call's number within the session.
-    pub seq: u64,
-}
 
 /// Place of an operation in its history: 0 is the first one invoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
