@@ -1,7 +1,7 @@
 //! Replicas whose apply task cannot go on: they cost the others nothing, and lead only where nobody else can.
 
 use crate::harness::{Cluster, LATENCY_NS, MS};
-use trimaran_raft::{Error, LogIndex, Term};
+use trimaran_raft::{Body, Error, LogIndex, Term};
 
 /// These nodes stop at an entry that the others apply, each as soon as it is committed there.
 fn poison(cluster: &mut Cluster, nodes: &[usize]) -> LogIndex {
@@ -66,7 +66,7 @@ fn a_stopped_follower_does_not_hold_the_log_up_and_goes_on_acknowledging() {
     assert_eq!(cluster.leader(), Some(0));
 }
 
-/// Large entries in a small log: one in flight must not put it out of reach, since it gets no snapshot.
+/// Large entries in a small log: a few on their way must not put it out of reach, since it gets no snapshot.
 #[test]
 fn a_stopped_follower_a_little_behind_is_not_left_behind() {
     let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 1 << 20);
@@ -74,7 +74,9 @@ fn a_stopped_follower_a_little_behind_is_not_left_behind() {
     poison(&mut cluster, &[2]);
     for round in 0..100 {
         cluster.cut.insert((0, 2));
-        cluster.propose(0, &[round; 32 << 10]).expect("room");
+        for _ in 0..3 {
+            cluster.propose(0, &[round; 32 << 10]).expect("room");
+        }
         cluster.run_for(30 * MS);
         cluster.cut.clear();
         cluster.run_for(50 * MS);
@@ -144,6 +146,47 @@ fn where_all_have_stopped_one_leads_and_stays_until_one_is_healthy() {
         cluster.run_for(1000 * MS);
         assert_eq!(stays(&mut cluster, 10_000 * MS).0, healed);
         assert!(cluster.machine(healed).applied_index() > at);
+    }
+}
+
+/// The others hold more, and would not elect it: leadership would go round and round.
+#[test]
+fn nothing_is_handed_over_to_one_that_lacks_entries() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.run_for(100 * MS);
+    cluster.nodes[0].applies = false;
+    cluster.nodes[2].applies = false;
+    let at = cluster.propose(0, b"poison").expect("leads");
+    cluster.run_for(50 * MS);
+    cluster.filter = Some(Box::new(|_, to, message| match &message.body {
+        Body::Append(_, entries) => to != 1 || entries.remaining() == 0,
+        _ => true,
+    }));
+    cluster.propose(0, b"tail").expect("leads");
+    cluster.settle();
+    cluster.stop(2);
+    cluster.stop(0);
+    assert_eq!(stays(&mut cluster, 1000 * MS).0, 0);
+    let peer = cluster.machine(0).peers().iter().find(|peer| peer.id() == cluster.machine(1).me().id).expect("a peer");
+    assert!(peer.applied == at && !peer.stopped && peer.matched < cluster.log(0).last());
+    cluster.filter = None;
+    cluster.run_for(200 * MS);
+    assert_eq!(stays(&mut cluster, 1000 * MS).0, 1);
+}
+
+#[test]
+fn a_healthy_one_stands_for_election_first() {
+    for seed in 0..30 {
+        let mut cluster = Cluster::with(3, |config| config.seed += 10 * seed);
+        cluster.elect(0);
+        poison(&mut cluster, &[2]);
+        cluster.crash(0);
+        while cluster.leader().is_none() {
+            cluster.run_for(LATENCY_NS);
+            assert!(!cluster.machine(2).is_leader(), "seed {seed}");
+        }
+        assert_eq!(stays(&mut cluster, 1000 * MS).0, 1);
     }
 }
 
