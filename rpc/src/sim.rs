@@ -31,6 +31,7 @@ mod rng;
 mod seat;
 mod seeds;
 mod storm;
+mod wire;
 
 pub use crate::client::AnyRequest;
 pub use calls::{Asked, CallHistory, Object, Told};

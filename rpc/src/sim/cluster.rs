@@ -4,6 +4,7 @@
 //! and the order of runnable tasks come from the seed.
 
 use super::invariants::{Invariants, Violation};
+pub use super::wire::Wire;
 use crate::admin;
 use crate::client::{Client, ClientConfig};
 use crate::node::{Node, NodeConfig};
@@ -17,7 +18,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_net::port::sim::{SimNet, SimPort};
+use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
 use trimaran_raft::{ClusterId, Incarnation, Limits, Member, NodeId, Slot, Timing};
 use trimaran_runtime::sim::{CoreIndex, World};
@@ -54,6 +55,8 @@ pub struct ClusterConfig {
     pub log_limits: Limits,
     /// Bounds on requests of several packets.
     pub request_limits: reassembly::Limits,
+    /// The network is a switch of Ethernet frames, and each machine has the stack that raw ports need.
+    pub frames: bool,
 }
 
 impl Default for ClusterConfig {
@@ -63,6 +66,7 @@ impl Default for ClusterConfig {
             timing: Timing::SHARED,
             log_limits: Limits::default(),
             request_limits: reassembly::Limits::default(),
+            frames: false,
         }
     }
 }
@@ -79,7 +83,7 @@ struct Seat<S> {
 pub struct Cluster<S: Service> {
     seed: u64,
     config: ClusterConfig,
-    world: World<NetDriver<SimPort>>,
+    world: World<NetDriver<Wire>>,
     network: SimNet,
     make: Box<dyn Fn() -> S>,
     seats: Vec<Seat<S>>,
@@ -127,8 +131,8 @@ impl<S: Service> Cluster<S> {
         cluster
     }
 
-    fn driver(&self, ip: Ipv4Addr) -> (NetDriver<SimPort>, Net) {
-        NetDriver::new(self.network.port(ip), NetConfig::default())
+    fn driver(&self, ip: Ipv4Addr) -> (NetDriver<Wire>, Net) {
+        NetDriver::new(Wire::new(&self.network, ip, self.config.frames), NetConfig::default())
     }
 
     fn start(&mut self, node: NodeIndex) {
@@ -272,7 +276,7 @@ impl<S: Service> Cluster<S> {
     }
 
     /// The world, for pauses and clocks.
-    pub fn world(&mut self) -> &mut World<NetDriver<SimPort>> {
+    pub fn world(&mut self) -> &mut World<NetDriver<Wire>> {
         &mut self.world
     }
 
