@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 /// How many levels a value may nest when it is read. Each struct, tuple, enum, option, sequence and map is one, also when it
 /// is empty; numbers, text, bytes and boxes are none. A limit because types that contain themselves are read by recursion.
 pub const MAX_DEPTH: u32 = 128;
+/// How deep an item of a saved state may nest.
+const ITEM_DEPTH: u32 = 4 * MAX_DEPTH;
 
 /// Why bytes could not be written or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +52,13 @@ impl Codec for Postcard {
     }
 
     fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), CodecError> {
-        depth::take(bytes)
+        depth::take(bytes, MAX_DEPTH)
     }
+}
+
+/// Takes an item of a saved state: what came in a request may be kept inside of something, so that it may nest deeper there.
+pub(crate) fn take_item<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), CodecError> {
+    depth::take(bytes, ITEM_DEPTH)
 }
 
 /// The value's bytes in the format of typed methods.

@@ -3,8 +3,7 @@
 //! Both are written item by item, and the writer lets other tasks of the core run in between: a state of any size must not
 //! delay a heartbeat.
 
-use crate::codec::{self, Codec};
-use crate::codec::{CodecError, Postcard};
+use crate::codec::{self, CodecError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
@@ -185,7 +184,7 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`StateError::Item`].
     pub async fn item<T: DeserializeOwned>(&mut self) -> Result<T, StateError> {
-        let taken = Postcard::take(self.rest);
+        let taken = codec::take_item(self.rest);
         let (item, rest) = taken.map_err(|error| StateError::Item { item: self.items, error })?;
         self.items += 1;
         self.since_turn += self.rest.len() - rest.len();

@@ -11,18 +11,18 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-use super::{CodecError, MAX_DEPTH};
+use super::CodecError;
 
-/// As [`Codec::take`](super::Codec::take), of postcard.
-pub(super) fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), CodecError> {
+/// As [`Codec::take`](super::Codec::take), of postcard, with a limit of levels.
+pub(super) fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8], limit: u32) -> Result<(T, &'a [u8]), CodecError> {
     let is_exceeded = Cell::new(false);
     let mut postcard = postcard::Deserializer::from_bytes(bytes);
-    let levels = Levels { left: MAX_DEPTH, is_exceeded: &is_exceeded };
+    let levels = Levels { left: limit, is_exceeded: &is_exceeded };
     let value = T::deserialize(levels.around(&mut postcard));
     let taken = value.and_then(|value| Ok((value, postcard.finalize()?)));
     taken.map_err(|error| {
         CodecError::Decode(if is_exceeded.get() {
-            format!("nested more than {MAX_DEPTH} levels deep")
+            format!("nested more than {limit} levels deep")
         } else {
             error.to_string()
         })
@@ -54,7 +54,7 @@ impl<'l> Levels<'l> {
     #[cold]
     fn exceeded<E: Error>(self) -> E {
         self.is_exceeded.set(true);
-        E::custom(format_args!("nested more than {MAX_DEPTH} levels deep"))
+        E::custom("nested too deep")
     }
 }
 

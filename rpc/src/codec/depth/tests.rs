@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::*;
-use crate::codec::{decode, encode};
+use crate::codec::{MAX_DEPTH, decode, encode};
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Expr {
@@ -128,8 +128,8 @@ fn collections_are_told_their_size() {
             from.deserialize_map(Ask).map(Map)
         }
     }
-    let (Seq(seq), _) = take(&[3, 1, 2, 3]).unwrap();
-    let (Map(map), _) = take(&[2, 1, 1, 2, 2]).unwrap();
+    let (Seq(seq), _) = take(&[3, 1, 2, 3], MAX_DEPTH).unwrap();
+    let (Map(map), _) = take(&[2, 1, 1, 2, 2], MAX_DEPTH).unwrap();
     assert_eq!((seq.0, map.0), (Some(3), Some(2)));
 }
 
@@ -224,7 +224,7 @@ fn outcome<T: Serialize, E: fmt::Display>(read: Result<(T, &[u8]), E>) -> Result
 
 fn both<'a, T: Deserialize<'a> + Serialize>(bytes: &'a [u8]) -> [Result<(Vec<u8>, usize), String>; 2] {
     let plain = postcard::take_from_bytes::<T>(bytes).map_err(|error| CodecError::Decode(error.to_string()));
-    [outcome(take::<T>(bytes)), outcome(plain)]
+    [outcome(take::<T>(bytes, MAX_DEPTH)), outcome(plain)]
 }
 
 proptest! {
