@@ -77,7 +77,7 @@ impl Shared {
 
     /// As [`Route::learn`], for all calls.
     pub(super) fn learn(&self, from: SocketAddrV4, policy: Policy, block: &ResponseBlock) {
-        self.route.borrow_mut().learn(from, policy, block);
+        self.route.borrow_mut().learn(from, policy, block, now());
         self.changed.notify();
     }
 

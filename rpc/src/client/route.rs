@@ -15,6 +15,10 @@ pub(super) struct Route {
     /// Addresses from which a slot's node is known to answer.
     slots: [Option<SocketAddrV4>; SLOTS],
     leader: Option<SocketAddrV4>,
+    /// When it was first learned who leads in `named_term`.
+    named_at: Instant,
+    /// The newest term whose leader is known.
+    named_term: u64,
     /// When the leader last answered a call.
     heard_at: Instant,
     term: u64,
@@ -30,6 +34,8 @@ impl Route {
             servers,
             slots: [None; SLOTS],
             leader: None,
+            named_at: Instant::ZERO,
+            named_term: 0,
             heard_at: Instant::ZERO,
             term: 0,
             next: 0,
@@ -46,6 +52,11 @@ impl Route {
 
     pub(super) fn leader(&self) -> Option<SocketAddrV4> {
         self.leader
+    }
+
+    /// The leader has begun to lead since `asked`, as far as is known: what it was asked before it may have missed.
+    pub(super) fn leads_since(&self, asked: Instant) -> bool {
+        self.leader.is_some() && self.named_at > asked
     }
 
     /// The next server to ask who leads, at most one per `pause` over all calls of the client.
@@ -93,16 +104,16 @@ impl Route {
         }
     }
 
-    /// As [`avoid`](Route::avoid), unless `server` leads and has answered something since `asked`: one slow call, or one
-    /// lost datagram, sends nobody elsewhere.
+    /// As [`avoid`](Route::avoid), unless `server` leads and has answered something, or begun to lead, since `asked`: one
+    /// slow call, or one lost datagram, sends nobody elsewhere.
     pub(super) fn avoid_if_silent(&mut self, server: SocketAddrV4, asked: Instant) {
-        if self.leader != Some(server) || self.heard_at <= asked {
+        if self.leader != Some(server) || self.heard_at.max(self.named_at) <= asked {
             self.avoid(server);
         }
     }
 
     /// Learns from a response block. Hints of an older term than the newest seen are stale and change nothing.
-    pub(super) fn learn(&mut self, from: SocketAddrV4, policy: Policy, block: &ResponseBlock) {
+    pub(super) fn learn(&mut self, from: SocketAddrV4, policy: Policy, block: &ResponseBlock, now: Instant) {
         if block.term < self.term {
             return;
         }
@@ -120,6 +131,11 @@ impl Route {
             self.leader = self.slots.get(slot).copied().flatten().or_else(listed);
         } else if self.leader == Some(from) {
             self.leader = None;
+        }
+        // Once a term: followers go on naming a leader that has died.
+        if self.leader.is_some() && self.named_term < self.term {
+            self.named_term = self.term;
+            self.named_at = now;
         }
     }
 }
@@ -145,9 +161,9 @@ mod tests {
     #[test]
     fn follows_the_newest_term_only() {
         let mut route = route();
-        route.learn(server(1), Policy::ReplicatedRoute, &block(5, 3, Status::NotApplied));
+        route.learn(server(1), Policy::ReplicatedRoute, &block(5, 3, Status::NotApplied), Instant::ZERO);
         assert_eq!(route.pick(), Some(server(3)));
-        route.learn(server(2), Policy::ReplicatedRoute, &block(4, 2, Status::NotApplied));
+        route.learn(server(2), Policy::ReplicatedRoute, &block(4, 2, Status::NotApplied), Instant::ZERO);
         assert_eq!(route.pick(), Some(server(3)));
     }
 
@@ -155,10 +171,10 @@ mod tests {
     #[test]
     fn corrects_the_order_of_the_list() {
         let mut route = route();
-        route.learn(server(1), Policy::ReplicatedRoute, &block(5, 3, Status::Ok));
-        route.learn(server(2), Policy::ReplicatedRoute, &block(6, 2, Status::NotApplied));
+        route.learn(server(1), Policy::ReplicatedRoute, &block(5, 3, Status::Ok), Instant::ZERO);
+        route.learn(server(2), Policy::ReplicatedRoute, &block(6, 2, Status::NotApplied), Instant::ZERO);
         assert_eq!(route.pick(), Some(server(2)));
-        route.learn(server(2), Policy::ReplicatedRoute, &block(7, 3, Status::NotApplied));
+        route.learn(server(2), Policy::ReplicatedRoute, &block(7, 3, Status::NotApplied), Instant::ZERO);
         assert_eq!(route.pick(), Some(server(1)));
     }
 
@@ -166,8 +182,26 @@ mod tests {
     #[test]
     fn a_reads_answer_names_the_leader_but_is_not_it() {
         let mut route = route();
-        route.learn(server(2), Policy::ReplicatedRouteNoSideEffects, &block(5, 1, Status::Ok));
+        route.learn(server(2), Policy::ReplicatedRouteNoSideEffects, &block(5, 1, Status::Ok), Instant::ZERO);
         assert_eq!(route.leader(), Some(server(1)));
+    }
+
+    /// A call may have asked a server long before that began to lead: its silence then says nothing of it now.
+    #[test]
+    fn silence_from_before_its_term_does_not_count_against_a_leader() {
+        let at = |ms| Instant::ZERO + std::time::Duration::from_millis(ms);
+        let mut route = route();
+        route.learn(server(2), Policy::FixedRoute, &block(5, 1, Status::NotApplied), at(10));
+        assert!(route.leads_since(at(9)) && !route.leads_since(at(10)));
+        route.avoid_if_silent(server(1), at(9));
+        assert_eq!(route.leader(), Some(server(1)), "asked before it led");
+        route.avoid_if_silent(server(1), at(11));
+        assert_eq!(route.leader(), None, "asked since, and silent");
+        // The others believe in it until they elect another: that is no news.
+        route.learn(server(2), Policy::FixedRoute, &block(5, 1, Status::NotApplied), at(20));
+        assert!(!route.leads_since(at(11)));
+        route.learn(server(2), Policy::FixedRoute, &block(6, 1, Status::NotApplied), at(30));
+        assert!(route.leads_since(at(20)), "it leads again, in another term");
     }
 
     #[test]
@@ -201,7 +235,7 @@ mod tests {
         assert_eq!((route.pick(), route.answers()), (Some(server(3)), 1));
         route.answered(server(9));
         assert_eq!(route.pick(), Some(server(3)), "not on the list");
-        route.learn(server(3), Policy::FixedRoute, &block(1, 2, Status::NotApplied));
+        route.learn(server(3), Policy::FixedRoute, &block(1, 2, Status::NotApplied), Instant::ZERO);
         route.answered(server(3));
         assert_eq!(route.pick(), Some(server(2)), "the leader goes before it");
     }
@@ -210,9 +244,9 @@ mod tests {
     #[test]
     fn slots_beyond_the_list_are_nobody() {
         let mut route = route();
-        route.learn(server(1), Policy::ReplicatedRoute, &block(1, 255, Status::Ok));
+        route.learn(server(1), Policy::ReplicatedRoute, &block(1, 255, Status::Ok), Instant::ZERO);
         assert_eq!(route.pick(), Some(server(1)));
-        route.learn(server(1), Policy::ReplicatedRoute, &block(2, 255, Status::NotApplied));
+        route.learn(server(1), Policy::ReplicatedRoute, &block(2, 255, Status::NotApplied), Instant::ZERO);
         assert_eq!(route.leader(), None);
     }
 }

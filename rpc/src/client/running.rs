@@ -221,9 +221,10 @@ impl<'a> Running<'a> {
             Repeat::Anywhere => true,
             Repeat::Never => false,
             Repeat::Recognised => {
-                // Somebody leads who has not been asked, or those who were have been silent for too long.
-                let leader = self.shared.route.borrow().leader();
-                now() >= self.again_at || leader.is_some_and(|leader| !self.tries.asks(leader))
+                // Somebody leads who has not been asked since, or those who were have been silent for too long.
+                let route = self.shared.route.borrow();
+                let is_news = |leader| !self.tries.asks(leader) || route.leads_since(self.sent_at);
+                now() >= self.again_at || route.leader().is_some_and(is_news)
             }
         }
     }
