@@ -117,11 +117,14 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
 
 /// A failed run is worth more than a full disk: what cannot be written is said and left out.
 fn keep(directory: &Path, seed: u64, history: &KvHistory) {
-    let path = directory.join(format!("seed-{seed}.history.jsonl"));
-    let written = File::create(&path).and_then(|file| history.write_json_lines(BufWriter::new(file)));
-    if let Err(error) = written {
-        eprintln!("cannot write {}: {error}", path.display());
-    }
+    let write = |form: &str, history: &dyn Fn(BufWriter<File>) -> std::io::Result<()>| {
+        let path = directory.join(format!("seed-{seed}.history.{form}"));
+        if let Err(error) = File::create(&path).and_then(|file| history(BufWriter::new(file))) {
+            eprintln!("cannot write {}: {error}", path.display());
+        }
+    };
+    write("jsonl", &|out| history.write_json_lines(out));
+    write("edn", &|out| history.write_edn(out));
 }
 
 fn tap(directory: &Path, seed: u64) -> Option<PcapWriter<Box<dyn Write>>> {

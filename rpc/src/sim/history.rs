@@ -10,6 +10,8 @@
 //! Stamp an invocation *before* the request leaves and a return *after* the reply came in, both by one clock: the
 //! world's in the simulator (a node's own may be skewed), the recording process's elsewhere.
 
+pub mod edn;
+
 use std::io::{self, BufRead, Write};
 
 pub use crate::session::CallId;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Effect, Model};
+use crate::sim::history::edn::{Completion, Described, Edn};
 
 /// A stored value, as far as a checker needs to tell values apart: 16 bytes, however long the value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,6 +61,47 @@ pub enum KvRet {
     Changed(bool),
     /// Could not be done; nothing changed.
     Refused,
+}
+
+impl From<Value> for Edn {
+    /// A number as it is, a hash as text.
+    fn from(value: Value) -> Edn {
+        match value {
+            Value::Number(number) => Edn::Int(number),
+            Value::Hash(hash) => Edn::Text(format!("x{hash:016x}")),
+        }
+    }
+}
+
+/// Reads, writes and comparisons as Knossos' `cas-register` names them; the rest by their own names.
+impl Described<KvRet> for KvOp {
+    fn f(&self) -> &'static str {
+        match self {
+            KvOp::Get => "read",
+            KvOp::Set(_) => "write",
+            KvOp::Del => "delete",
+            KvOp::Incr(_) => "incr",
+            KvOp::Cas { .. } => "cas",
+        }
+    }
+
+    fn argument(&self) -> Edn {
+        match *self {
+            KvOp::Get | KvOp::Del => Edn::Nil,
+            KvOp::Set(value) => value.into(),
+            KvOp::Incr(by) => Edn::Int(by),
+            KvOp::Cas { expect, new } => Edn::Vector(vec![expect.map_or(Edn::Nil, Edn::from), new.into()]),
+        }
+    }
+
+    fn completion(&self, result: &KvRet) -> Completion {
+        match (self, *result) {
+            (_, KvRet::Refused) | (KvOp::Cas { .. }, KvRet::Changed(false)) => Completion::Fail,
+            (KvOp::Del, KvRet::Changed(was_there)) => Completion::Ok(Edn::Bool(was_there)),
+            (KvOp::Get | KvOp::Incr(_), KvRet::Value(value)) => Completion::Ok(value.map_or(Edn::Nil, Edn::from)),
+            _ => Completion::Ok(self.argument()),
+        }
+    }
 }
 
 /// Every key starts without a value and is an object of its own.
