@@ -19,7 +19,7 @@ pub mod mempool;
 pub mod preflight;
 pub mod queue;
 
-pub use device::{Device, DeviceConfig, Vdev};
+pub use device::{Device, DeviceConfig, DeviceStats, SocketRole, Vdev};
 pub use eal::{Eal, EalOptions, Memory};
 pub use mempool::Mempool;
 pub use preflight::Lack;
@@ -38,10 +38,18 @@ pub enum DpdkError {
     #[error("DPDK was started in this process before")]
     StartedBefore,
     /// A name with a zero byte, a comma or nothing in it, or longer than DPDK allows.
-    #[error("`{name}` cannot be the name of something in DPDK: use 1 to 24 letters, digits, `_` and `-`")]
+    #[error(
+        "`{name}` cannot be the name of something in DPDK: use 1 to 24 (a device: 15) letters, digits, `_` and `-`"
+    )]
     BadName {
         /// The name.
         name: String,
+    },
+    /// A socket's name that DPDK would read as something else.
+    #[error("`{socket}` cannot be where two devices meet: use 1 to 100 letters, digits, `_`, `-`, `.` and `/`")]
+    BadSocket {
+        /// The name.
+        socket: String,
     },
     /// An open device of this process has the name.
     #[error("there is a device {name} already")]

@@ -10,6 +10,10 @@ use std::ptr;
 use std::sync::Arc;
 
 const BUS: &CStr = c"vdev";
+/// With the driver's name in front, what the shortest of DPDK's own limits leaves.
+const NAME_BYTES_MAX: usize = 15;
+/// The kernel takes 107 bytes, of which abstract names lose one.
+const SOCKET_BYTES_MAX: usize = 100;
 /// Bursts taken from a queue before its device is closed: more than any queue holds.
 const DRAIN_BURSTS: usize = 2048;
 
@@ -33,6 +37,58 @@ pub enum Vdev {
         /// The kernel's name of the interface, which must be up.
         interface: String,
     },
+    /// One end of rings in memory that two processes share; frames are copied in and out. The link is up while the other end is there.
+    ///
+    /// DPDK takes the memory away, on a thread of its own, when the other end goes; a burst that is under way at that very moment may
+    /// fault. For benches, tests and peers that end after this process.
+    Memif {
+        /// Its name.
+        name: String,
+        /// The abstract socket on which the ends meet, known in one network namespace: 1 to 100 letters, digits, `_`, `-`, `.`, `/`.
+        socket: String,
+        /// The client gives the memory. It finds the server when it opens and never again: where the server has gone, open it anew.
+        role: SocketRole,
+    },
+    /// A virtual network card as a guest sees it. The other end is a [`Vdev::Vhost`] of another process, or a virtual machine's host.
+    VirtioUser {
+        /// Its name.
+        name: String,
+        /// The path of the socket on which the ends meet, as for [`Vdev::Memif`].
+        socket: String,
+        /// A server waits for its client while it opens, for ever; a client fails where no server is there.
+        role: SocketRole,
+    },
+    /// The host's side of virtual network cards. The link is up while the other end is there, which may come, go and come again.
+    Vhost {
+        /// Its name.
+        name: String,
+        /// The path of the socket on which the ends meet, as for [`Vdev::Memif`]. A file left behind by a server that was killed must be removed.
+        socket: String,
+        /// A client finds its server whenever that comes.
+        role: SocketRole,
+    },
+}
+
+/// Which end of a pair of devices waits on the socket where they meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketRole {
+    /// Makes the socket.
+    Server,
+    /// Connects to it.
+    Client,
+}
+
+impl SocketRole {
+    fn is_server(self) -> bool {
+        self == SocketRole::Server
+    }
+}
+
+/// A socket's path or abstract name. DPDK would cut it after 107 bytes, and take a comma for the end of it.
+fn checked_socket(socket: &str) -> Result<&str, DpdkError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    let good = (1..=SOCKET_BYTES_MAX).contains(&socket.len()) && socket.chars().all(plain);
+    if good { Ok(socket) } else { Err(DpdkError::BadSocket { socket: socket.to_owned() }) }
 }
 
 impl Vdev {
@@ -45,9 +101,26 @@ impl Vdev {
                 checked_name(interface)?;
                 ("af_packet", name, format!("iface={interface},qpairs={queues}"))
             }
+            Vdev::Memif { name, socket, role } => {
+                let role = if role.is_server() { "server" } else { "client" };
+                ("memif", name, format!("role={role},socket-abstract=yes,socket={}", checked_socket(socket)?))
+            }
+            Vdev::VirtioUser { name, socket, role } => {
+                let server = u8::from(role.is_server());
+                let path = checked_socket(socket)?;
+                ("virtio_user", name, format!("path={path},server={server},queues={queues},queue_size=1024"))
+            }
+            Vdev::Vhost { name, socket, role } => {
+                let client = u8::from(!role.is_server());
+                ("vhost", name, format!("iface={},client={client},queues={queues}", checked_socket(socket)?))
+            }
         };
-        let full = checked_name(name).and_then(|_| checked_name(&format!("net_{driver}_{name}")))?;
-        let arguments = CString::new(arguments).map_err(|_| DpdkError::BadName { name: name.clone() })?;
+        let bad = || DpdkError::BadName { name: name.clone() };
+        if checked_name(name)?.count_bytes() > NAME_BYTES_MAX {
+            return Err(bad());
+        }
+        let full = CString::new(format!("net_{driver}_{name}")).map_err(|_| bad())?;
+        let arguments = CString::new(arguments).map_err(|_| bad())?;
         Ok((full, arguments))
     }
 }
@@ -281,5 +354,37 @@ impl Drop for Opened {
         if let Err(error) = checked("remove the device", removed) {
             tracing::warn!(%error, name = ?self.name, "a device of DPDK's stays behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(vdev: &Vdev) -> String {
+        let (name, arguments) = vdev.description(2).expect("the names are good");
+        format!("{},{}", name.to_string_lossy(), arguments.to_string_lossy())
+    }
+
+    #[test]
+    fn ends_of_a_socket_are_described_as_dpdk_wants_them() {
+        let (name, socket) = (|| "a".to_owned(), || "/run/a.sock".to_owned());
+        let memif = |role| text(&Vdev::Memif { name: name(), socket: socket(), role });
+        assert_eq!(memif(SocketRole::Server), "net_memif_a,role=server,socket-abstract=yes,socket=/run/a.sock");
+        assert_eq!(memif(SocketRole::Client), "net_memif_a,role=client,socket-abstract=yes,socket=/run/a.sock");
+        let virtio = |role| text(&Vdev::VirtioUser { name: name(), socket: socket(), role });
+        assert_eq!(virtio(SocketRole::Client), "net_virtio_user_a,path=/run/a.sock,server=0,queues=2,queue_size=1024");
+        let vhost = |role| text(&Vdev::Vhost { name: name(), socket: socket(), role });
+        assert_eq!(vhost(SocketRole::Server), "net_vhost_a,iface=/run/a.sock,client=0,queues=2");
+        assert_eq!(vhost(SocketRole::Client), "net_vhost_a,iface=/run/a.sock,client=1,queues=2");
+    }
+
+    #[test]
+    fn a_socket_that_dpdk_would_misread_is_refused() {
+        for bad in ["", "a,role=server", "a b", "a\0b", &"x".repeat(101)] {
+            let vdev = Vdev::Memif { name: "a".to_owned(), socket: bad.to_owned(), role: SocketRole::Client };
+            assert!(matches!(vdev.description(1), Err(DpdkError::BadSocket { .. })), "{bad:?}");
+        }
+        assert!(checked_socket(&"x".repeat(100)).is_ok());
     }
 }
