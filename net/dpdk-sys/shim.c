@@ -17,6 +17,8 @@ _Static_assert(RTE_VERSION < RTE_VERSION_NUM(23, 11, 0, 0), "dpdk-sys knows no D
 	_Static_assert(sizeof(type) == (bytes), "src/bindings.rs does not fit these headers: cargo xtask bindings")
 SAME_SIZE(struct rte_eth_dev_info, 376);
 SAME_SIZE(struct rte_eth_stats, 704);
+SAME_SIZE(struct rte_eth_xstat, 16);
+SAME_SIZE(struct rte_eth_xstat_name, 64);
 SAME_SIZE(struct rte_ether_addr, 6);
 SAME_SIZE(struct dpdk_shim_frame, 24);
 _Static_assert(DPDK_SHIM_MBUF_BYTES == RTE_MBUF_DEFAULT_BUF_SIZE, "mbufs have another size by default");
@@ -38,6 +40,17 @@ int dpdk_shim_link_up(uint16_t port)
 	struct rte_eth_link link = {0};
 	int result = rte_eth_link_get_nowait(port, &link);
 
+	return result != 0 ? result : link.link_status == RTE_ETH_LINK_UP;
+}
+
+_Static_assert(DPDK_SHIM_MBPS_UNKNOWN == RTE_ETH_SPEED_NUM_UNKNOWN, "DPDK says otherwise that it does not know a speed");
+
+int dpdk_shim_link(uint16_t port, uint32_t *mbps)
+{
+	struct rte_eth_link link = {0};
+	int result = rte_eth_link_get_nowait(port, &link);
+
+	*mbps = link.link_speed;
 	return result != 0 ? result : link.link_status == RTE_ETH_LINK_UP;
 }
 

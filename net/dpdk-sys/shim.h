@@ -30,6 +30,12 @@ int dpdk_shim_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues);
 /* The link is up (1) or down (0), as last known; negative where the device does not say. */
 int dpdk_shim_link_up(uint16_t port);
 
+/* The speed of a link that the device does not know. */
+#define DPDK_SHIM_MBPS_UNKNOWN 0xFFFFFFFFu
+
+/* As dpdk_shim_link_up; also says its speed in megabits a second: 0 where there is none. */
+int dpdk_shim_link(uint16_t port, uint32_t *mbps);
+
 /* Receives at most `max` frames (at most DPDK_SHIM_BURST) into the front of `frames` and returns how many. Those that are not one whole,
  * unshared mbuf of DPDK_SHIM_MBUF_BYTES are freed and counted in `odd`. */
 uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, struct dpdk_shim_frame *frames, uint16_t max, uint16_t *odd);

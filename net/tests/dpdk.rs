@@ -187,6 +187,25 @@ fn the_null_device_gives_and_swallows_on_every_queue() {
 }
 
 #[test]
+fn a_driver_names_its_own_statistics() {
+    let pool = pool("xstats", 255);
+    let (device, mut queue) = ring("xstats", &pool);
+    let mut tx = frames(&pool, 50);
+    queue.tx_burst(&mut tx);
+    let mut burst = Burst::new();
+    queue.rx_burst(20, &mut burst);
+    let xstats = device.xstats().unwrap();
+    let value = |name: &str| xstats.iter().find(|stat| stat.name == name).map(|stat| stat.value);
+    assert_eq!((value("tx_good_packets"), value("rx_good_packets")), (Some(50), Some(20)));
+    assert_eq!(value("rx_q0_packets"), Some(20));
+    let mut names: Vec<&str> = xstats.iter().map(|stat| stat.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), xstats.len(), "each once");
+    assert!(device.link().unwrap().up);
+}
+
+#[test]
 fn a_name_is_free_again_once_its_device_has_closed() {
     let pool = pool("again", 63);
     for _ in 0..3 {

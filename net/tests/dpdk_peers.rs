@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use trimaran_net::port::dpdk::{
-    Device, DeviceConfig, DpdkError, Eal, EalOptions, FrameQueue, Memory, Mempool, SocketRole, Vdev,
+    Device, DeviceConfig, DpdkError, Eal, EalOptions, FrameQueue, LinkWatch, Memory, Mempool, SocketRole, Vdev,
 };
 use trimaran_net::{Burst, Packet, PacketQueue};
 
@@ -218,13 +218,17 @@ fn there_and_back(pair: Pair, role: SocketRole, test: &str) {
         end = End::open(&pair.vdev(test, role, &socket.0), &pool).unwrap();
     }
     end.wait_for_link(true);
+    let mut watch = LinkWatch::new(&end.device).unwrap();
     end.exchange(5000);
+    assert_eq!((watch.look().unwrap(), watch.last().up), (None, true));
     let stats = end.device.stats().unwrap();
     assert_eq!((stats.tx_frames, stats.rx_frames), (5000, 5000));
     assert!(matches!(peer.child.try_wait(), Ok(None)));
     peer.stop(5000);
     end.wait_for_link(false);
-    drop(end);
+    assert!(watch.look().unwrap().is_some_and(|link| !link.up));
+    assert_eq!((watch.look().unwrap(), watch.changes()), (None, 1));
+    drop((end, watch));
     assert_eq!(pool.in_use(), 0);
 }
 

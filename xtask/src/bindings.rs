@@ -11,11 +11,11 @@ const BINDGEN_VERSION: &str = "0.72.1";
 /// What Rust may call. What the headers offer only inline goes through shim.h.
 const FUNCTIONS: &str = "dpdk_shim_.*|rte_eal_(init|cleanup|hotplug_(add|remove))|rte_strerror|rte_version\
     |rte_eth_dev_(start|stop|close|set_mtu|get_mtu|info_get|get_port_by_name|adjust_nb_rx_tx_desc)\
-    |rte_eth_(rx|tx)_queue_setup|rte_eth_(stats_get|macaddr_get|promiscuous_(enable|disable))\
+    |rte_eth_(rx|tx)_queue_setup|rte_eth_(stats_get|xstats_get(_names)?|macaddr_get|promiscuous_(enable|disable))\
     |rte_pktmbuf_pool_create|rte_mempool_(free|avail_count|in_use_count)|rte_thread_(un)?register";
 
 /// The structs that Rust looks into, or that such a struct holds.
-const TYPES: &str = "dpdk_shim_frame|rte_ether_addr|rte_eth_(dev_info|stats|rxconf|txconf|desc_lim|dev_portconf)\
+const TYPES: &str = "dpdk_shim_frame|rte_ether_addr|rte_eth_(dev_info|stats|xstat(_name)?|rxconf|txconf|desc_lim|dev_portconf)\
     |rte_eth_(switch_info|rxseg_capa|err_handle_mode)";
 
 /// Of these only the size matters.

@@ -6,6 +6,7 @@
 
 pub const DPDK_SHIM_BURST: u32 = 64;
 pub const DPDK_SHIM_MBUF_BYTES: u32 = 2176;
+pub const DPDK_SHIM_MBPS_UNKNOWN: u32 = 4294967295;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct rte_eth_stats {
@@ -263,6 +264,30 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
+pub struct rte_eth_xstat {
+    pub id: u64,
+    pub value: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of rte_eth_xstat"][::core::mem::size_of::<rte_eth_xstat>() - 16usize];
+    ["Alignment of rte_eth_xstat"][::core::mem::align_of::<rte_eth_xstat>() - 8usize];
+    ["Offset of field: rte_eth_xstat::id"][::core::mem::offset_of!(rte_eth_xstat, id) - 0usize];
+    ["Offset of field: rte_eth_xstat::value"][::core::mem::offset_of!(rte_eth_xstat, value) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct rte_eth_xstat_name {
+    pub name: [::core::ffi::c_char; 64usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of rte_eth_xstat_name"][::core::mem::size_of::<rte_eth_xstat_name>() - 64usize];
+    ["Alignment of rte_eth_xstat_name"][::core::mem::align_of::<rte_eth_xstat_name>() - 1usize];
+    ["Offset of field: rte_eth_xstat_name::name"][::core::mem::offset_of!(rte_eth_xstat_name, name) - 0usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
 pub struct dpdk_shim_frame {
     pub mbuf: *mut rte_mbuf,
     pub buffer: *mut u8,
@@ -325,6 +350,12 @@ unsafe extern "C" {
     pub fn rte_eth_promiscuous_enable(port_id: u16) -> ::core::ffi::c_int;
     pub fn rte_eth_promiscuous_disable(port_id: u16) -> ::core::ffi::c_int;
     pub fn rte_eth_stats_get(port_id: u16, stats: *mut rte_eth_stats) -> ::core::ffi::c_int;
+    pub fn rte_eth_xstats_get_names(
+        port_id: u16,
+        xstats_names: *mut rte_eth_xstat_name,
+        size: ::core::ffi::c_uint,
+    ) -> ::core::ffi::c_int;
+    pub fn rte_eth_xstats_get(port_id: u16, xstats: *mut rte_eth_xstat, n: ::core::ffi::c_uint) -> ::core::ffi::c_int;
     pub fn rte_eth_macaddr_get(port_id: u16, mac_addr: *mut rte_ether_addr) -> ::core::ffi::c_int;
     pub fn rte_eth_dev_info_get(port_id: u16, dev_info: *mut rte_eth_dev_info) -> ::core::ffi::c_int;
     pub fn rte_eth_dev_get_mtu(port_id: u16, mtu: *mut u16) -> ::core::ffi::c_int;
@@ -339,6 +370,7 @@ unsafe extern "C" {
     pub fn dpdk_shim_errno() -> ::core::ffi::c_int;
     pub fn dpdk_shim_configure(port: u16, rx_queues: u16, tx_queues: u16) -> ::core::ffi::c_int;
     pub fn dpdk_shim_link_up(port: u16) -> ::core::ffi::c_int;
+    pub fn dpdk_shim_link(port: u16, mbps: *mut u32) -> ::core::ffi::c_int;
     pub fn dpdk_shim_rx_burst(port: u16, queue: u16, frames: *mut dpdk_shim_frame, max: u16, odd: *mut u16) -> u16;
     pub fn dpdk_shim_tx_burst(port: u16, queue: u16, frames: *const dpdk_shim_frame, count: u16) -> u16;
     pub fn dpdk_shim_alloc(pool: *mut rte_mempool, frames: *mut dpdk_shim_frame, count: u16) -> ::core::ffi::c_int;

@@ -9,6 +9,7 @@
 //! * [`eal`]: DPDK itself, started once in the life of a process
 //! * [`mempool`], `mbuf`: packets whose bytes the device reads and writes in place
 //! * [`device`], [`queue`]: a device, and the pair of queues by which one core uses it
+//! * [`status`]: its link, and the driver's own statistics
 //!
 //! This is the layer of frames: the addresses of its packets mean nothing, and the payload begins with the Ethernet header.
 
@@ -18,12 +19,14 @@ pub(crate) mod mbuf;
 pub mod mempool;
 pub mod preflight;
 pub mod queue;
+pub mod status;
 
 pub use device::{Device, DeviceConfig, DeviceStats, SocketRole, Vdev};
 pub use eal::{Eal, EalOptions, Memory};
 pub use mempool::Mempool;
 pub use preflight::Lack;
 pub use queue::FrameQueue;
+pub use status::{LinkState, LinkWatch, Xstat};
 
 use std::ffi::{CStr, CString};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -221,6 +221,11 @@ impl Device {
         Ok((Device { opened }, queues))
     }
 
+    /// DPDK's number of it.
+    pub(super) fn port(&self) -> u16 {
+        self.opened.port
+    }
+
     /// Its address.
     pub fn mac(&self) -> Result<[u8; 6], DpdkError> {
         let mut mac = rte_ether_addr { addr_bytes: [0; 6] };
