@@ -1,6 +1,6 @@
 //! What can be refused, and what stops a shard; and why a message was dropped, which is a counter and no error.
 
-use crate::id::{ClusterId, Member};
+use crate::id::{ClusterId, Member, NodeId};
 
 /// Why a request to a shard was refused, or why it stopped. Each refusal is proof that nothing was appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +50,23 @@ pub enum Error {
         /// That voter.
         voter: Member,
     },
+    /// Leadership is being handed over: until that ends nothing is appended, and nothing else of the kind begins.
+    #[error("leadership is being handed over to {to}")]
+    TransferInProgress {
+        /// To whom.
+        to: NodeId,
+    },
+    /// That node cannot take leadership over now.
+    #[error("{node} cannot take leadership over: {reason}")]
+    CannotLead {
+        /// That node.
+        node: NodeId,
+        /// Why.
+        reason: Unfit,
+    },
+    /// No other voter can take leadership over now.
+    #[error("no other voter can take leadership over now")]
+    NobodyToLead,
     /// The log device failed: nothing more is acknowledged.
     #[error("the log device failed; this replica has stopped acknowledging")]
     StorageFailed,
@@ -57,6 +74,26 @@ pub enum Error {
 
 fn leader_text(leader: &Option<Member>) -> String {
     leader.map_or_else(|| "no leader is known".to_owned(), |leader| format!("{} at {} does", leader.id, leader.client))
+}
+
+/// Why leadership is not handed over to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Unfit {
+    /// It leads already.
+    #[error("it leads already")]
+    Leads,
+    /// It does not vote, or will not after the change that is under way.
+    #[error("it is no voter of the newest configuration")]
+    NotVoter,
+    /// It has not answered for the longest election timeout.
+    #[error("it does not answer")]
+    Silent,
+    /// It lacks more than what may be on its way to it at once, see [`crate::Limits::window_bytes`].
+    #[error("its log is too far behind")]
+    Behind,
+    /// Its state is wrong, or its apply task has stopped.
+    #[error("it does not apply")]
+    DoesNotApply,
 }
 
 /// Why [`crate::Shard::propose`] refused.
@@ -69,6 +106,8 @@ pub type BootstrapError = Error;
 pub type SnapshotError = Error;
 /// Why [`crate::Shard::change_members`] or [`crate::Shard::cancel_change`] refused.
 pub type ChangeError = Error;
+/// Why [`crate::Shard::transfer`] refused.
+pub type TransferError = Error;
 /// Why [`crate::Shard::run`] ended.
 pub type Fatal = Error;
 

@@ -25,7 +25,7 @@
 //! | `message` | peer messages as bytes |
 //! | `log` | entries in memory |
 //! | `quorum` | counting, in each half of a joint configuration |
-//! | `machine` | elections, replication, commit, reads, membership, comparison of states: decisions, without clock or I/O |
+//! | `machine` | elections, transfers, replication, commit, reads, membership, comparison of states: decisions, without clock or I/O |
 //! | `storage` | making the log durable; `memory` is the volatile mode |
 //! | `shard` | the task that runs a machine; the only file that knows the runtime |
 //! | `sabotage` | faults on purpose, to prove that the tests bite |
@@ -51,7 +51,9 @@ mod wire;
 
 pub use config::{Configuration, LIST_MEMBERS};
 pub use entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind, Proposal};
-pub use error::{BootstrapError, ChangeError, DropReason, Error, Fatal, ProposeError, ReadError, SnapshotError};
+pub use error::{
+    BootstrapError, ChangeError, DropReason, Error, Fatal, ProposeError, ReadError, SnapshotError, TransferError, Unfit,
+};
 pub use id::{ClusterId, Incarnation, LogIndex, Member, Nanos, NodeId, ShardId, Slot, Term};
 pub use log::{Log, ReceivedSnapshot, Snapshot, state_hash};
 pub use machine::{Accepted, Action, Input, MAX_TERM_JUMP, Machine, More, Outgoing, Peer, PeerState, Refused, Role};

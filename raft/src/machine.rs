@@ -23,6 +23,7 @@ mod read;
 mod replication;
 mod snapshot;
 mod stopped;
+mod transfer;
 
 use std::net::SocketAddrV4;
 
@@ -41,6 +42,7 @@ use digest::Trail;
 use membership::History;
 use read::Reads;
 use snapshot::Wanted;
+use transfer::Handover;
 
 pub use actions::{Accepted, Action, Input, More, Outgoing, Refused, Role};
 pub use peer::{Peer, PeerState};
@@ -67,6 +69,7 @@ enum ReplyKind {
     /// An old leader or candidate learns the newer term.
     NewerTerm,
     Farewell,
+    TimeoutNow,
     Fence(Fence),
     Chunk(ChunkAck),
     Join,
@@ -157,10 +160,15 @@ pub struct Machine {
     quorum_heard_at: Nanos,
     reads: Reads,
     wanted: Wanted,
+    handover: Option<Handover>,
+    /// Somebody was told to stand for election in this leader's place: what a leader may assume without asking ends here.
+    told_to_stand: bool,
+    /// The term in which this node campaigns because its leader told it to.
+    stood_in: Term,
 
     /// What the last flush told.
     told_commit: LogIndex,
-    told_leadership: (Role, Term, Option<NodeId>),
+    told_leadership: (Role, Term, Option<NodeId>, Option<NodeId>),
     told_base: LogIndex,
     told_halt: bool,
     told_fenced: bool,
@@ -234,8 +242,11 @@ impl Machine {
             quorum_heard_at: now,
             reads: Reads::default(),
             wanted: Wanted::default(),
+            handover: None,
+            told_to_stand: false,
+            stood_in: Term::ZERO,
             told_commit: LogIndex::ZERO,
-            told_leadership: (Role::Uninitialised, Term::ZERO, None),
+            told_leadership: (Role::Uninitialised, Term::ZERO, None, None),
             told_base: LogIndex::ZERO,
             told_halt: false,
             told_fenced: false,
@@ -256,6 +267,7 @@ impl Machine {
             Input::StorageStalled(stalled) => self.stalled = stalled,
             Input::Applied(index, digest) => self.applied(index, digest, log),
             Input::Stopped => self.stop_applying(log),
+            Input::Transfer(to) => self.transfer(to, log).map_err(Refused::Request)?,
             Input::Farewell => self.farewell(),
             Input::ChangeMembers(target) => self.change_members(target, log).map_err(Refused::Request)?,
             Input::CancelChange => self.cancel_change(log).map_err(Refused::Request)?,
@@ -271,7 +283,10 @@ impl Machine {
             Role::Uninitialised | Role::Joining { .. } => self.join_at,
             Role::Follower => self.election_at,
             Role::PreCandidate | Role::Candidate => self.election_at.min(self.ask_again_at),
-            Role::Leader => self.peers.iter().fold(self.heartbeat_at, |at, peer| at.min(peer.deadline())),
+            Role::Leader => {
+                let at = self.handover.map_or(self.heartbeat_at, |handover| self.heartbeat_at.min(handover.until));
+                self.peers.iter().fold(at, |at, peer| at.min(peer.deadline()))
+            }
         }
     }
 
@@ -299,6 +314,7 @@ impl Machine {
             Body::Chunk(head, piece) => self.on_chunk(sender, header.term, &head, piece, log),
             Body::ChunkAck(ack) => self.on_chunk_ack(header, &ack, log),
             Body::Farewell => self.on_farewell(header),
+            Body::TimeoutNow => self.on_timeout_now(header, log),
             Body::Fence(fence) => self.on_fence(header, fence),
             Body::Join(member) => self.on_join(sender, member),
             Body::JoinReply(leader) => self.on_join_reply(header.cluster, leader),

@@ -66,6 +66,8 @@ pub enum Body<'a> {
     ChunkAck(ChunkAck),
     /// The leader of this term stops; it has stopped serving reads.
     Farewell,
+    /// The leader of this term wants the receiver in its place: it is to stand for election now.
+    TimeoutNow,
     /// The leader found the receiver's state to differ.
     Fence(Fence),
     /// A node without state asks to be taken in.
@@ -83,6 +85,8 @@ pub struct Ask {
     pub last: LogIndex,
     /// Its term.
     pub last_term: Term,
+    /// Whether the leader of the term before told it to stand: then voters need not wait for that leader to fall silent.
+    pub told: bool,
 }
 
 /// A voter's answer; the voter's own term is in the header.

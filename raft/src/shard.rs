@@ -20,8 +20,8 @@ use trimaran_runtime::{Instant, now, sleep_until, yield_now};
 
 use crate::config::Configuration;
 use crate::entry::{EntryHeader, Proposal};
-use crate::error::{BootstrapError, ChangeError, DropReason, Error, Fatal, ProposeError};
-use crate::id::{ClusterId, LogIndex, Member, Nanos};
+use crate::error::{BootstrapError, ChangeError, DropReason, Error, Fatal, ProposeError, TransferError};
+use crate::id::{ClusterId, Incarnation, LogIndex, Member, Nanos, NodeId, Slot};
 use crate::log::{Log, ReceivedSnapshot};
 use crate::machine::{Accepted, Action, Input, Machine, More, Refused};
 use crate::message::{Envelope, Message};
@@ -207,7 +207,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         self.inner.borrow().machine.leader()
     }
 
-    /// A watch on role, term and leader, beginning now.
+    /// A watch on role, term, leader, and transfers of leadership, beginning now.
     pub fn leadership(&self) -> Leadership<T, S> {
         Leadership { shard: self.clone(), seen: self.inner.borrow().leadership_changes }
     }
@@ -249,7 +249,25 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         result.map(|_| ()).map_err(|refused| inner.refused(refused))
     }
 
-    /// Gives leadership up and tells the peers, who may then elect at once. For a node about to stop; reads fail first.
+    /// Begins to hand leadership over to the voter in this seat, or to the one that has most of the log. This node goes on
+    /// leading and answers reads meanwhile, but takes no proposals; once the other holds the whole log it is told to stand for
+    /// election at once. Ends within the longest election timeout, with a new leader or with this one as before:
+    /// [`Shard::leadership`] reports both, [`Status::transferring`] says which node it is. Costs the service a few round trips.
+    ///
+    /// # Errors
+    /// This node does not lead, another transfer is under way, or the voter is not fit, with the reason.
+    pub fn transfer(&self, to: Option<Slot>) -> Result<(), TransferError> {
+        let id_in = |slot| {
+            let inner = self.inner.borrow();
+            let voter = inner.machine.configuration().voters.iter().find(|voter| voter.id.slot == slot);
+            voter.map_or(NodeId { slot, incarnation: Incarnation(0) }, |voter| voter.id)
+        };
+        let to = to.map(id_in);
+        self.request(Input::Transfer(to))
+    }
+
+    /// Gives leadership up and tells the peers, of whom the best is to stand for election at once. For a node about to stop;
+    /// reads fail first.
     pub fn farewell(&self) {
         let inner = &mut *self.inner.borrow_mut();
         inner.step(Input::Farewell);

@@ -43,6 +43,8 @@ pub struct Status {
     pub joiners: Vec<Member>,
     /// Whether a change of the members is under way.
     pub changing: bool,
+    /// To whom this leader is handing leadership over.
+    pub transferring: Option<NodeId>,
     /// Voters heard lately, this node included if it votes.
     pub reachable: usize,
     /// Voters in all.
@@ -139,6 +141,7 @@ impl Status {
             peers: peers.collect(),
             joiners: machine.joiners().copied().collect(),
             changing: machine.is_changing(),
+            transferring: machine.transferring(),
             reachable: machine.reachable(),
             total: configuration.voters.len(),
             quorum: majority(configuration.voters.len()),

@@ -35,6 +35,7 @@ pub fn transmit<T: Transport>(
         Outgoing::VoteReply(answer) => Body::VoteReply(answer),
         Outgoing::Ack(ack) => Body::Ack(ack),
         Outgoing::Farewell => Body::Farewell,
+        Outgoing::TimeoutNow => Body::TimeoutNow,
         Outgoing::Chunk(head, count) => {
             let left = transport.send(to, &mut |buffer| write_chunk(buffer, header, &head, count, log));
             return Sent { datagrams: u64::from(left), lost: u64::from(!left) };

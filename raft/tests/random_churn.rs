@@ -13,7 +13,7 @@ fn walks(seeds: std::ops::Range<u64>, gentle: bool) -> Outcome {
 fn assert_busy(total: Outcome, walks: u64) {
     println!("{total:?}");
     assert!(total.elections > walks && total.committed > 20 * walks && total.forgot > walks / 2);
-    assert!(total.changes > walks / 2 && total.cancelled > 0 && total.snapshots > 0);
+    assert!(total.changes > walks / 2 && total.cancelled > 0 && total.snapshots > 0 && total.transfers > 0);
 }
 
 #[test]

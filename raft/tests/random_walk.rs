@@ -13,7 +13,7 @@ fn walks(seeds: std::ops::Range<u64>, nodes: usize) -> Outcome {
 /// A walk in which nothing happens proves nothing.
 fn assert_busy(total: Outcome, walks: u64) {
     println!("{total:?}");
-    assert!(total.snapshots > walks / 10);
+    assert!(total.snapshots > walks / 10 && total.transfers > walks);
     assert!(total.elections > walks && total.committed > 20 * walks && total.reads > walks && total.crashes > 0);
 }
 

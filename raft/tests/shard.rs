@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use trimaran_raft::{
     ClusterId, EntryKind, Error, LogIndex, Member, MemoryStorage, NodeId, Proposal, Role, Shard, ShardConfig, Snapshot,
-    Transport,
+    Transport, Unfit,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::task::Lane;
@@ -324,6 +324,37 @@ fn a_follower_says_who_leads() {
     let mut barrier = std::pin::pin!(barrier);
     let polled = std::future::Future::poll(barrier.as_mut(), &mut Context::from_waker(Waker::noop()));
     assert_eq!(polled, Poll::Ready(Err(Error::NotLeader { leader: Some(member(leader)) })));
+}
+
+#[test]
+fn leadership_is_handed_to_the_seat_that_is_named() {
+    let mut group = Group::new(7);
+    let first = group.leader();
+    let (heir, core) = ((first + 1) % NODES, group.cores[first]);
+    let shard = group.shards[first].clone();
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let (watched, list) = (shard.clone(), seen.clone());
+    let watch = async move {
+        let mut leadership = watched.leadership();
+        loop {
+            leadership.changed().await;
+            let status = watched.status();
+            list.borrow_mut().push((status.transferring.is_some(), status.role == Role::Leader));
+        }
+    };
+    group.world.spawn(core, Lane::Normal, watch).detach();
+    group.world.run_for(Duration::from_millis(1));
+    let nobody = NodeId::new(9, 0);
+    let refused = group.world.enter(core, || shard.transfer(Some(nobody.slot)));
+    assert_eq!(refused, Err(Error::CannotLead { node: nobody, reason: Unfit::NotVoter }));
+    group.world.enter(core, || shard.transfer(Some(member(heir).id.slot))).expect("fit");
+    let busy = Err(Error::TransferInProgress { to: member(heir).id });
+    assert_eq!(group.propose(first, b"x"), busy);
+    group.world.run_for(Duration::from_millis(1));
+    assert!(group.shards[heir].is_leader());
+    assert_eq!(seen.borrow().first(), Some(&(true, true)), "its beginning is seen");
+    assert_eq!(seen.borrow().last(), Some(&(false, false)), "and its end");
+    assert!(group.propose(heir, b"x").is_ok());
 }
 
 #[test]

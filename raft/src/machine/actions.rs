@@ -59,6 +59,8 @@ pub enum Input<'a> {
     ChangeMembers(&'a Configuration),
     /// Take the change back, where that is still possible.
     CancelChange,
+    /// Hand leadership over, to this voter or to the best there is; begun when accepted.
+    Transfer(Option<NodeId>),
     /// This node is about to stop: give up leadership and say so.
     Farewell,
 }
@@ -113,7 +115,7 @@ pub enum Action {
     Install,
     /// This node's state is in the minority at this entry, or no majority is left: apply and read nothing any more.
     Fenced(LogIndex),
-    /// Role, term or known leader has changed.
+    /// Role, term or known leader has changed, or a transfer of leadership has begun or ended.
     LeadershipChanged,
     /// Stop: nothing may be acknowledged any more.
     Halt,
@@ -136,6 +138,8 @@ pub enum Outgoing {
     Ack(Ack),
     /// See [`crate::Body::Farewell`].
     Farewell,
+    /// See [`crate::Body::TimeoutNow`].
+    TimeoutNow,
     /// See [`crate::Body::Chunk`]; so many bytes of it.
     Chunk(ChunkHead, u32),
     /// See [`crate::Body::ChunkAck`].

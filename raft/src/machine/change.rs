@@ -48,6 +48,9 @@ impl Machine {
         if self.role != Role::Leader {
             return Err(self.not_leader());
         }
+        if let Some(to) = self.transferring() {
+            return Err(Error::TransferInProgress { to });
+        }
         if self.is_changing() || self.commit < self.term_start {
             return Err(Error::ChangeInProgress);
         }
@@ -110,7 +113,7 @@ impl Machine {
         let settled = self.role == Role::Leader && self.commit >= self.term_start;
         let config = self.configuration();
         let early = config.is_joint() && self.sabotaged(Fault::LeaveJointEarly);
-        if !settled || self.history.newest_at() > self.commit && !early || self.stalled {
+        if !settled || self.history.newest_at() > self.commit && !early || self.stalled || self.handover.is_some() {
             return;
         }
         let next = if config.is_joint() {
@@ -180,7 +183,7 @@ impl Machine {
         (learners.len() <= LIST_MEMBERS).then(|| Configuration { learners, ..config.clone() })
     }
 
-    fn peer(&self, id: NodeId) -> Option<&Peer> {
+    pub(super) fn peer(&self, id: NodeId) -> Option<&Peer> {
         self.peers.iter().find(|peer| peer.id() == id)
     }
 
@@ -192,7 +195,7 @@ impl Machine {
     }
 
     /// Whether what this one lacks is on its way.
-    fn has_caught_up(&self, id: NodeId, log: &Log) -> bool {
+    pub(super) fn has_caught_up(&self, id: NodeId, log: &Log) -> bool {
         let near = |peer: &Peer| {
             peer.state == PeerState::Replicate
                 && log.bytes_between(peer.matched, log.last()) <= self.settings.limits.window_bytes

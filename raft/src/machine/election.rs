@@ -49,7 +49,7 @@ impl Machine {
         self.count_votes(log);
     }
 
-    fn campaign(&mut self, log: &mut Log) {
+    pub(super) fn campaign(&mut self, log: &mut Log) {
         self.adopt_term(self.hard.term.next());
         self.hard.vote = Some(self.settings.me.id);
         self.role = Role::Candidate;
@@ -71,7 +71,7 @@ impl Machine {
 
     pub(super) fn question(&self, log: &Log) -> Ask {
         let campaign = if self.role == Role::PreCandidate { self.hard.term.next() } else { self.hard.term };
-        Ask { campaign, last: log.last(), last_term: log.last_term() }
+        Ask { campaign, last: log.last(), last_term: log.last_term(), told: self.stood_in == campaign }
     }
 
     /// A candidate's own vote counts once it is durable; a pre-vote promises nothing.
@@ -118,6 +118,7 @@ impl Machine {
         };
         self.last_entry_at = self.now;
         self.wanted = Wanted::default();
+        self.told_to_stand = false;
         log.append(noop, &[]);
     }
 
@@ -133,8 +134,9 @@ impl Machine {
         if ask.campaign != term {
             return Err(DropReason::Contradiction);
         }
-        // Sticky: who hears its leader does not help to depose it, nor moves its term for a stranger.
-        if ask.campaign > self.hard.term && !self.is_content() {
+        // Sticky: who hears its leader does not help to depose it, nor moves its term for a stranger; unless that leader itself
+        // wants the candidate in its place.
+        if ask.campaign > self.hard.term && (ask.told || !self.is_content()) {
             self.adopt_term(ask.campaign);
         }
         let free = self.hard.vote.is_none_or(|vote| vote == from.id) || self.sabotaged(Fault::VoteTwice);
@@ -200,42 +202,12 @@ impl Machine {
         if matches!(self.role, Role::Leader) {
             self.reads.fail_all();
             self.goal = None;
+            self.handover = None;
             self.heartbeat_at = Nanos::FAR;
             self.reset_election_timer();
         }
         self.role = Role::Follower;
         self.leader = None;
         self.leader_heard = None;
-    }
-
-    /// This node stops: its peers may elect at once. Reads have failed before the notice leaves.
-    pub(super) fn farewell(&mut self) {
-        if self.role != Role::Leader {
-            return;
-        }
-        for at in 0..self.peers.len() {
-            // A full list loses a courtesy, not a promise: the peers' timers elect.
-            let _ = self.owe(self.peers[at].member, ReplyKind::Farewell);
-        }
-        self.stand_down();
-    }
-
-    /// Believed only from the leader of this very term.
-    pub(super) fn on_farewell(&mut self, header: &Envelope) -> Result<(), DropReason> {
-        if header.term < self.hard.term {
-            return Err(DropReason::StaleTerm);
-        }
-        if header.term > self.hard.term || self.leader != Some(header.from) {
-            return Err(DropReason::Unexpected);
-        }
-        self.leader = None;
-        self.leader_heard = None;
-        if self.stopped {
-            self.reset_election_timer();
-        } else {
-            let jitter = self.random_below(self.settings.heartbeat_ns);
-            self.election_at = self.now.after(jitter);
-        }
-        Ok(())
     }
 }

@@ -14,7 +14,7 @@ impl Machine {
         self.now = self.now.max(now);
         if self.failed {
             // What was promised may be lost: only the notice that others may elect still leaves.
-            self.replies.retain(|reply| reply.kind == ReplyKind::Farewell);
+            self.replies.retain(|reply| matches!(reply.kind, ReplyKind::Farewell | ReplyKind::TimeoutNow));
             self.flush_replies(out);
             self.flush_reads(out);
             if !std::mem::replace(&mut self.told_halt, true) {
@@ -70,6 +70,7 @@ impl Machine {
                 }
                 ReplyKind::NewerTerm => Outgoing::Ack(Default::default()),
                 ReplyKind::Farewell => Outgoing::Farewell,
+                ReplyKind::TimeoutNow => Outgoing::TimeoutNow,
                 ReplyKind::Chunk(ack) => Outgoing::ChunkAck(ack),
                 ReplyKind::Fence(fence) => Outgoing::Fence(fence),
                 ReplyKind::Join => Outgoing::JoinReply(leader),
@@ -128,7 +129,7 @@ impl Machine {
         if let Some(index) = self.fenced().filter(|_| !std::mem::replace(&mut self.told_fenced, true)) {
             out.push(Action::Fenced(index));
         }
-        let leadership = (self.role, self.hard.term, self.leader);
+        let leadership = (self.role, self.hard.term, self.leader, self.transferring());
         if self.told_leadership != leadership {
             self.told_leadership = leadership;
             out.push(Action::LeadershipChanged);

@@ -21,6 +21,9 @@ impl Machine {
         if self.role != Role::Leader {
             return Err(self.not_leader());
         }
+        if let Some(to) = self.transferring() {
+            return Err(Error::TransferInProgress { to });
+        }
         let body_bytes = proposal.body.iter().map(|piece| piece.len() as u64).sum();
         let limit_bytes = self.settings.limits.entry_bytes;
         if body_bytes > u64::from(limit_bytes) {

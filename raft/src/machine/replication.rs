@@ -24,7 +24,9 @@ impl Machine {
             // A leader that cannot append must lose leadership: it falls silent.
             let beat = !self.stalled;
             self.peers.iter_mut().for_each(|peer| peer.beat_due |= beat);
+            self.repeat_handover();
         }
+        self.end_handover();
         self.judge();
         let now = self.now;
         self.peers.iter_mut().filter(|peer| now >= peer.resend_at).for_each(Peer::resend);
@@ -94,13 +96,14 @@ impl Machine {
         self.count_commit(log);
         self.drive(log);
         self.relieve_pressure(log);
-        self.hand_over(log);
+        self.leave_if_stopped(log);
         Ok(())
     }
 
     /// Opens a round where something leaves, and derives one append per peer.
     pub(super) fn flush_leader(&mut self, log: &Log, out: &mut Vec<Action>) -> bool {
         self.flush_fences(out);
+        self.flush_handover(log, out);
         let round = self.round + 1;
         let mut more = false;
         let mut sent = false;

@@ -6,7 +6,6 @@
 //! Where that entry stops every replica there is nobody like that, and whoever leads stays. Never undone; a restart is.
 
 use super::{Machine, Role};
-use crate::id::NodeId;
 use crate::log::Log;
 
 /// How much longer a stopped replica waits before it stands for election.
@@ -23,7 +22,7 @@ impl Machine {
             return;
         }
         match self.role {
-            Role::Leader => self.hand_over(log),
+            Role::Leader => self.leave_if_stopped(log),
             Role::PreCandidate | Role::Candidate => {
                 self.stand_down();
                 self.reset_election_timer();
@@ -35,18 +34,5 @@ impl Machine {
             Role::Uninitialised | Role::Joining { .. } => {}
         }
         self.relieve_pressure(log);
-    }
-
-    /// A leader that has stopped gives leadership up as soon as a voter is there that can take it and make use of it.
-    pub(super) fn hand_over(&mut self, log: &Log) {
-        let heirs = self.peers.iter().filter(|peer| {
-            let serves = !peer.stopped && peer.fenced.is_none() && peer.applied > self.applied;
-            serves && peer.matched == log.last()
-        });
-        let mut ids = heirs.map(|heir| heir.id());
-        let fits = |id: NodeId| self.configuration().is_voter(id) && !self.is_silent(id);
-        if self.stopped && self.role == Role::Leader && ids.any(fits) {
-            self.farewell();
-        }
     }
 }

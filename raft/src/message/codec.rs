@@ -27,6 +27,7 @@ const KIND_JOIN_REPLY: u8 = 10;
 const KIND_FENCE: u8 = 11;
 pub(super) const KIND_CHUNK: u8 = 12;
 const KIND_CHUNK_ACK: u8 = 13;
+const KIND_TIMEOUT_NOW: u8 = 14;
 
 /// `rejected` of an acknowledgement that refuses nothing.
 const NO_CONFLICT: u64 = u64::MAX;
@@ -103,6 +104,7 @@ impl<'a> Message<'a> {
             Body::Ack(_) => KIND_ACK,
             Body::ChunkAck(_) => KIND_CHUNK_ACK,
             Body::Farewell => KIND_FAREWELL,
+            Body::TimeoutNow => KIND_TIMEOUT_NOW,
             Body::Fence(_) => KIND_FENCE,
             Body::Join(_) => KIND_JOIN,
             Body::JoinReply(_) => KIND_JOIN_REPLY,
@@ -113,6 +115,7 @@ impl<'a> Message<'a> {
                 w.u64(ask.campaign.0);
                 w.u64(ask.last.0);
                 w.u64(ask.last_term.0);
+                w.u8(u8::from(ask.told));
             }
             Body::PreVoteReply(answer) | Body::VoteReply(answer) => {
                 w.u64(answer.campaign.0);
@@ -130,7 +133,8 @@ impl<'a> Message<'a> {
                 w.u32(verdict_code(Some(fence.verdict)));
             }
             Body::Join(member) | Body::JoinReply(Some(member)) => write_member(member, &mut w),
-            Body::JoinReply(None) | Body::Farewell | Body::Append(..) | Body::Fragment(..) | Body::Chunk(..) => {}
+            Body::JoinReply(None) | Body::Farewell | Body::TimeoutNow => {}
+            Body::Append(..) | Body::Fragment(..) | Body::Chunk(..) => {}
         }
         seal(w)
     }
@@ -163,6 +167,7 @@ impl<'a> Body<'a> {
             }
             KIND_ACK => Body::Ack(read_ack(r)?),
             KIND_FAREWELL => Body::Farewell,
+            KIND_TIMEOUT_NOW => Body::TimeoutNow,
             KIND_FENCE => {
                 Body::Fence(Fence { index: LogIndex(r.u64()?), digest: r.u64()?, verdict: verdict(r.u32()?)?? })
             }
@@ -176,17 +181,20 @@ impl<'a> Body<'a> {
 }
 
 fn read_ask(r: &mut Reader<'_>) -> Option<Ask> {
-    Some(Ask { campaign: Term(r.u64()?), last: LogIndex(r.u64()?), last_term: Term(r.u64()?) })
+    let (campaign, last, last_term) = (Term(r.u64()?), LogIndex(r.u64()?), Term(r.u64()?));
+    Some(Ask { campaign, last, last_term, told: read_bool(r)? })
+}
+
+fn read_bool(r: &mut Reader<'_>) -> Option<bool> {
+    match r.u8()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
 }
 
 fn read_answer(r: &mut Reader<'_>) -> Option<Answer> {
-    let campaign = Term(r.u64()?);
-    let granted = match r.u8()? {
-        0 => false,
-        1 => true,
-        _ => return None,
-    };
-    Some(Answer { campaign, granted })
+    Some(Answer { campaign: Term(r.u64()?), granted: read_bool(r)? })
 }
 
 const fn verdict_code(verdict: Option<Verdict>) -> u32 {
@@ -268,10 +276,11 @@ mod tests {
     }
 
     fn plain_body() -> impl Strategy<Value = Body<'static>> {
-        let ask = any::<[u64; 3]>().prop_map(|[campaign, last, last_term]| Ask {
+        let ask = (any::<[u64; 3]>(), any::<bool>()).prop_map(|([campaign, last, last_term], told)| Ask {
             campaign: Term(campaign),
             last: LogIndex(last),
             last_term: Term(last_term),
+            told,
         });
         let answer = (any::<u64>(), any::<bool>()).prop_map(|(term, granted)| Answer { campaign: Term(term), granted });
         let conflict = any::<[u64; 3]>().prop_map(|[rejected, hint, hint_term]| Conflict {
@@ -300,6 +309,7 @@ mod tests {
             answer.prop_map(Body::VoteReply),
             ack.prop_map(Body::Ack),
             Just(Body::Farewell),
+            Just(Body::TimeoutNow),
             (id.clone(), any::<[u32; 2]>()).prop_map(|(id, [offset, gap_end])| Body::ChunkAck(ChunkAck {
                 id,
                 offset,

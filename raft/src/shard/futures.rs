@@ -68,7 +68,7 @@ impl<T: Transport, S: Storage> Drop for ReadBarrier<T, S> {
     }
 }
 
-/// A watch on role, term and leader; see [`Shard::leadership`].
+/// A watch on role, term, leader and transfers; see [`Shard::leadership`].
 #[derive(Debug)]
 pub struct Leadership<T: Transport, S: Storage = MemoryStorage> {
     pub(super) shard: Shard<T, S>,

@@ -24,6 +24,7 @@ pub(crate) struct Outcome {
     pub(crate) changes: u64,
     pub(crate) cancelled: u64,
     pub(crate) snapshots: u64,
+    pub(crate) transfers: u64,
 }
 
 impl std::iter::Sum for Outcome {
@@ -35,6 +36,7 @@ impl std::iter::Sum for Outcome {
             changes: a.changes + b.changes,
             cancelled: a.cancelled + b.cancelled,
             snapshots: a.snapshots + b.snapshots,
+            transfers: a.transfers + b.transfers,
         })
     }
 }
@@ -111,6 +113,12 @@ impl Walker {
             95 if self.dice.percent(30) => {
                 if let Some(leader) = self.cluster.leader() {
                     self.outcome.cancelled += u64::from(self.cluster.step(leader, Input::CancelChange).is_ok());
+                }
+            }
+            95 => {
+                if let Some(leader) = self.cluster.leader() {
+                    let to = self.cluster.machine(index).me().id;
+                    self.outcome.transfers += u64::from(self.cluster.step(leader, Input::Transfer(Some(to))).is_ok());
                 }
             }
             96..98 => {

@@ -231,7 +231,7 @@ impl Cluster {
     fn replace_log_of(&mut self, index: usize, lost: LogIndex) {
         let term = Term(self.machine(index).term().0 + 1);
         let candidate = super::member(1, 1).id;
-        let ask = Ask { campaign: term, last: LogIndex(99), last_term: term };
+        let ask = Ask { campaign: term, last: LogIndex(99), last_term: term, told: false };
         self.now += 400 * MS;
         self.inject(1, index, term, Body::Vote(ask));
         self.append_one(1, index, term, lost);

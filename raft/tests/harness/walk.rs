@@ -20,6 +20,7 @@ pub(crate) struct Outcome {
     pub(crate) reads: u64,
     pub(crate) crashes: u64,
     pub(crate) snapshots: u64,
+    pub(crate) transfers: u64,
 }
 
 impl std::iter::Sum for Outcome {
@@ -30,6 +31,7 @@ impl std::iter::Sum for Outcome {
             reads: a.reads + b.reads,
             crashes: a.crashes + b.crashes,
             snapshots: a.snapshots + b.snapshots,
+            transfers: a.transfers + b.transfers,
         })
     }
 }
@@ -137,6 +139,13 @@ pub(crate) fn walk(plan: &Walk) -> Outcome {
                 }
             }
             98 if cluster.nodes[index].up && dice.percent(20) => drop(cluster.step(index, Input::Farewell)),
+            99 => {
+                let leader = cluster.leader().unwrap_or(index);
+                if cluster.nodes[leader].up {
+                    let to = dice.percent(50).then(|| cluster.machine(index).me().id);
+                    outcome.transfers += u64::from(cluster.step(leader, Input::Transfer(to)).is_ok());
+                }
+            }
             _ => {}
         }
         if tiny && step % 500 == 499 {

@@ -42,7 +42,7 @@ fn split_votes_end() {
 fn a_crash_between_vote_and_reply_does_not_free_the_vote() {
     let mut cluster = Cluster::new(3);
     cluster.now += 400 * MS;
-    let ask = Ask { campaign: Term(2), last: LogIndex(1), last_term: Term(1) };
+    let ask = Ask { campaign: Term(2), last: LogIndex(1), last_term: Term(1), told: false };
     cluster.inject(0, 2, Term(2), Body::Vote(ask));
     assert_eq!(cluster.take(|from, _, _| from == 2).len(), 1, "the reply that is lost");
     cluster.crash(2);
@@ -77,7 +77,7 @@ fn a_vote_is_answered_only_when_it_is_durable() {
     let mut cluster = Cluster::new(3);
     cluster.nodes[2].disk.holds = true;
     cluster.now += 400 * MS;
-    let ask = Ask { campaign: Term(2), last: LogIndex(1), last_term: Term(1) };
+    let ask = Ask { campaign: Term(2), last: LogIndex(1), last_term: Term(1), told: false };
     cluster.inject(0, 2, Term(2), Body::Vote(ask));
     assert!(cluster.flights.is_empty());
     cluster.complete(2, true);
@@ -158,7 +158,7 @@ fn six_nodes_with_long_old_and_short_new_logs_find_a_leader() {
             cluster.now += 400 * MS;
             let term = Term(cluster.machine(index).term().0 + 1);
             let other = if index == 5 { 3 } else { index + 1 };
-            let ask = Ask { campaign: term, last: LogIndex(2), last_term: Term(2) };
+            let ask = Ask { campaign: term, last: LogIndex(2), last_term: Term(2), told: false };
             cluster.inject(other, index, term, Body::Vote(ask));
         }
         assert!(cluster.machine(4).term() >= Term(2 + round));
@@ -186,7 +186,7 @@ fn a_longer_log_of_a_lower_term_learns_the_term() {
     cluster.crash(0);
     cluster.heal();
     cluster.now += 400 * MS;
-    let ask = Ask { campaign: Term(9), last: LogIndex(2), last_term: Term(2) };
+    let ask = Ask { campaign: Term(9), last: LogIndex(2), last_term: Term(2), told: false };
     cluster.inject(0, 2, Term(9), Body::Vote(ask));
     cluster.flights.clear();
     assert_eq!((cluster.machine(1).term(), cluster.machine(2).term()), (Term(2), Term(9)));
@@ -248,7 +248,7 @@ fn an_absurd_term_is_dropped_and_a_large_one_followed() {
     let mut cluster = Cluster::new(3);
     cluster.now += 400 * MS;
     let large = Term(1 + MAX_TERM_JUMP);
-    let ask = |campaign| Body::Vote(Ask { campaign, last: LogIndex(9), last_term: Term(1) });
+    let ask = |campaign| Body::Vote(Ask { campaign, last: LogIndex(9), last_term: Term(1), told: false });
     cluster.inject(1, 0, Term(large.0 + 1), ask(Term(large.0 + 1)));
     cluster.inject(1, 0, Term(u64::MAX), ask(Term(u64::MAX)));
     assert_eq!(cluster.nodes[0].dropped, [DropReason::AbsurdTerm, DropReason::AbsurdTerm]);
