@@ -192,10 +192,11 @@ impl Stack {
         let due = self.neighbors.due(now);
         self.counters.tx_unresolved += due.lost as u64;
         for ip in due.ask {
-            if self.arp_asks.allow(now) {
-                self.ask(ip);
-            } else {
+            if !self.arp_asks.allow(now) {
                 self.counters.arp_ask_limited += 1;
+            } else if self.ask(ip) {
+                self.counters.arp_asked += 1;
+                self.neighbors.asked(ip);
             }
         }
         while let Some(notice) = self.groups.due(now) {
@@ -325,7 +326,8 @@ impl Stack {
                 match igmp::parse(&packet.data()[ethernet::HEADER_BYTES + header.header_bytes..]) {
                     igmp::Message::Query { group, within } => {
                         self.counters.igmp_queries += 1;
-                        self.groups.query(now, self.config.ip, group, within);
+                        let in_time = self.groups.query(now, self.config.ip, group, within);
+                        self.counters.igmp_limited += u64::from(!in_time);
                     }
                     igmp::Message::Ignored => self.counters.igmp_ignored += 1,
                     igmp::Message::Malformed => self.counters.igmp_malformed += 1,
@@ -456,8 +458,10 @@ impl Stack {
         Some(frame)
     }
 
-    fn ask(&mut self, ip: Ipv4Addr) {
-        let Some(mut frame) = self.own_frame(arp::MESSAGE_BYTES, MacAddr::BROADCAST, Carries::Arp) else { return };
+    fn ask(&mut self, ip: Ipv4Addr) -> bool {
+        let Some(mut frame) = self.own_frame(arp::MESSAGE_BYTES, MacAddr::BROADCAST, Carries::Arp) else {
+            return false;
+        };
         let question = arp::Message {
             is_request: true,
             sender_mac: self.mac,
@@ -466,9 +470,7 @@ impl Stack {
             target_ip: ip,
         };
         arp::emit(&mut frame.data_mut()[ethernet::HEADER_BYTES..], question);
-        if self.enqueue(frame) {
-            self.counters.arp_asked += 1;
-        }
+        self.enqueue(frame)
     }
 
     fn notify(&mut self, notice: igmp::Notice) {

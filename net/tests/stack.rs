@@ -3,6 +3,8 @@
 
 mod common;
 
+use common::corpus::{Bad, bad_frames};
+use common::frame::{arp, check_sent, checksum, datagram, echo, ethernet, from_b, ipv4, udp, with_header_byte};
 use common::{A, B, C, addr, at, packet};
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
@@ -16,82 +18,8 @@ fn stack() -> Stack {
     Stack::new(StackConfig::new(A, 24), MacAddr::derived(A), 1_514)
 }
 
-/// The complement sum of big-endian words, as checksums use it.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
-    let bytes = parts.concat();
-    let word = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
-    let mut sum: u64 = bytes.chunks(2).map(word).sum();
-    while sum > 0xFFFF {
-        sum = (sum & 0xFFFF) + (sum >> 16);
-    }
-    (!(sum as u16)).to_be_bytes()
-}
-
-fn ethernet(dst: MacAddr, src: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
-    [&dst.0[..], &src.0, &ethertype.to_be_bytes(), payload].concat()
-}
-
-fn from_b(ethertype: u16, payload: &[u8]) -> Vec<u8> {
-    ethernet(MacAddr::derived(A), MacAddr::derived(B), ethertype, payload)
-}
-
-fn ipv4(src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let mut header = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    header[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
-    header[12..16].copy_from_slice(&src.octets());
-    header[16..20].copy_from_slice(&dst.octets());
-    let sum = checksum(&[&header]);
-    header[10..12].copy_from_slice(&sum);
-    [&header[..], payload].concat()
-}
-
-/// `header` with another byte in its IPv4 header and a checksum that agrees.
-fn with_header_byte(mut packet: Vec<u8>, at: usize, value: u8) -> Vec<u8> {
-    packet[at] = value;
-    packet[10..12].fill(0);
-    let header_bytes = usize::from(packet[0] & 15) * 4;
-    let sum = checksum(&[&packet[..header_bytes.min(packet.len())]]);
-    packet[10..12].copy_from_slice(&sum);
-    packet
-}
-
-fn udp(src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let length = (8 + payload.len() as u16).to_be_bytes();
-    let mut header = [0x23, 0x28, 0x1F, 0x40, length[0], length[1], 0, 0];
-    let sum = checksum(&[&src.octets(), &dst.octets(), &[0, 17], &length, &header, payload]);
-    header[6..8].copy_from_slice(&sum);
-    [&header[..], payload].concat()
-}
-
-fn datagram() -> Vec<u8> {
-    ipv4(B, A, 17, &udp(B, A, b"hey"))
-}
-
-fn echo(payload: &[u8]) -> Vec<u8> {
-    let header = [8, 0, 0, 0, 1, 2, 3, 4];
-    let sum = checksum(&[&header, payload]);
-    [&[8, 0, sum[0], sum[1], 1, 2, 3, 4], payload].concat()
-}
-
-fn arp(operation: u8, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
-    let (from, to) = (MacAddr::derived(sender).0, MacAddr::derived(target).0);
-    [&[0, 1, 8, 0, 6, 4, 0, operation][..], &from, &sender.octets(), &to, &target.octets()].concat()
-}
-
 fn feed(stack: &mut Stack, frame: &[u8]) -> Option<Packet> {
     stack.receive(at(1_000_000), packet(frame))
-}
-
-/// Feeds one frame that is no datagram for us; exactly the named counter rises by one, and nothing is sent.
-#[track_caller]
-fn dropped(what: &str, frame: &[u8], counter: fn(&mut StackCounters) -> &mut u64) {
-    let mut stack = stack();
-    assert!(feed(&mut stack, frame).is_none(), "{what} was handed up");
-    let mut expected = StackCounters::default();
-    *counter(&mut expected) += 1;
-    assert_eq!(stack.counters(), expected, "{what}");
-    assert!(stack.frames().is_empty(), "{what} was answered");
-    assert_eq!(stack.neighbors(), (0, 0, 0), "{what} left something behind");
 }
 
 #[test]
@@ -116,110 +44,18 @@ fn a_sent_datagram_is_the_frame_that_a_receiver_takes() {
     assert_eq!(frame.data(), expected);
 }
 
+/// One frame of the corpus: it is not handed up, exactly its own counter rises by one, and nothing is sent or kept.
 #[test]
-fn bad_ethernet() {
-    let whole = from_b(0x0800, &datagram());
-    for cut in 0..14 {
-        dropped("a cut header", &whole[..cut], |c| &mut c.ethernet_malformed);
+fn each_bad_frame_raises_its_counter_and_changes_nothing_else() {
+    for Bad { what, frame, counter } in bad_frames() {
+        let mut stack = stack();
+        assert!(feed(&mut stack, &frame).is_none(), "{what} was handed up");
+        let mut expected = StackCounters::default();
+        *counter(&mut expected) += 1;
+        assert_eq!(stack.counters(), expected, "{what}: {frame:02x?}");
+        assert!(stack.frames().is_empty(), "{what} was answered");
+        assert_eq!(stack.neighbors(), (0, 0, 0), "{what} left something behind");
     }
-    let from = |src| ethernet(MacAddr::derived(A), src, 0x0800, &datagram());
-    dropped("a group as the source", &from(MacAddr([1, 0, 0x5E, 0, 0, 1])), |c| &mut c.ethernet_source);
-    dropped("everybody as the source", &from(MacAddr::BROADCAST), |c| &mut c.ethernet_source);
-    dropped("ourselves as the source", &from(MacAddr::derived(A)), |c| &mut c.ethernet_source);
-    let other = ethernet(MacAddr::derived(C), MacAddr::derived(B), 0x0800, &datagram());
-    dropped("another station's", &other, |c| &mut c.ethernet_not_ours);
-    dropped("IPv6", &from_b(0x86DD, &datagram()), |c| &mut c.ethernet_other);
-    dropped("a VLAN tag", &from_b(0x8100, &datagram()), |c| &mut c.ethernet_other);
-}
-
-#[test]
-fn bad_arp() {
-    let whole = from_b(0x0806, &arp(1, B, A));
-    for cut in 14..whole.len() {
-        dropped("a cut question", &whole[..cut], |c| &mut c.arp_malformed);
-    }
-    let mut rarp = arp(1, B, A);
-    rarp[7] = 3;
-    dropped("another operation", &from_b(0x0806, &rarp), |c| &mut c.arp_malformed);
-    dropped("another's signature", &from_b(0x0806, &arp(2, C, A)), |c| &mut c.arp_malformed);
-    dropped("a question for another", &from_b(0x0806, &arp(1, B, C)), |c| &mut c.arp_not_ours);
-    dropped("an answer nobody asked for", &from_b(0x0806, &arp(2, B, A)), |c| &mut c.arp_unsolicited);
-    dropped("an announcement", &from_b(0x0806, &arp(1, B, B)), |c| &mut c.arp_gratuitous);
-    dropped("an announcement as an answer", &from_b(0x0806, &arp(2, B, B)), |c| &mut c.arp_gratuitous);
-    let mut thief = arp(1, A, C);
-    thief[8..14].copy_from_slice(&MacAddr::derived(B).0);
-    dropped("our address", &from_b(0x0806, &thief), |c| &mut c.arp_conflict);
-}
-
-#[test]
-fn bad_ipv4() {
-    let whole = from_b(0x0800, &datagram());
-    for cut in 14..whole.len() {
-        dropped("a cut packet", &whole[..cut], |c| &mut c.ipv4_malformed);
-    }
-    let with = |at, value| from_b(0x0800, &with_header_byte(datagram(), at, value));
-    dropped("version 6", &with(0, 0x65), |c| &mut c.ipv4_malformed);
-    dropped("a short header", &with(0, 0x44), |c| &mut c.ipv4_malformed);
-    dropped("a length below the header's", &with(3, 19), |c| &mut c.ipv4_malformed);
-    dropped("options", &with(0, 0x46), |c| &mut c.ipv4_options);
-    dropped("a first fragment", &with(6, 0x20), |c| &mut c.ipv4_fragment);
-    dropped("a last fragment", &with(7, 7), |c| &mut c.ipv4_fragment);
-    dropped("TCP", &with(9, 6), |c| &mut c.ipv4_other);
-    let mut damaged = datagram();
-    damaged[8] ^= 1;
-    dropped("a wrong checksum", &from_b(0x0800, &damaged), |c| &mut c.ipv4_checksum);
-    let bad: [[u8; 4]; 8] = [
-        [255, 255, 255, 255],
-        [10, 0, 0, 255],
-        [10, 0, 0, 0],
-        [239, 0, 0, 1],
-        [127, 0, 0, 1],
-        [0, 0, 0, 0],
-        [240, 0, 0, 1],
-        A.octets(),
-    ];
-    for src in bad.map(Ipv4Addr::from) {
-        let frame = from_b(0x0800, &ipv4(src, A, 17, &udp(src, A, b"hey")));
-        dropped("a source that cannot be", &frame, |c| &mut c.ipv4_source);
-    }
-    for dst in [C, GROUP, Ipv4Addr::BROADCAST, Ipv4Addr::new(10, 0, 0, 255)] {
-        let frame = from_b(0x0800, &ipv4(B, dst, 17, &udp(B, dst, b"hey")));
-        dropped("a destination that is not ours", &frame, |c| &mut c.ipv4_not_ours);
-    }
-    let shouted = ethernet(MacAddr::BROADCAST, MacAddr::derived(B), 0x0800, &datagram());
-    dropped("our datagram in a frame to everybody", &shouted, |c| &mut c.ipv4_not_ours);
-}
-
-#[test]
-fn bad_udp_icmp_and_igmp() {
-    let carried = |protocol, payload: &[u8]| from_b(0x0800, &ipv4(B, A, protocol, payload));
-    let whole = udp(B, A, b"hey");
-    for cut in 0..whole.len() {
-        dropped("a cut datagram", &carried(17, &whole[..cut]), |c| &mut c.udp_malformed);
-    }
-    let mut bytes = whole.clone();
-    bytes[10] ^= 1;
-    dropped("a damaged datagram", &carried(17, &bytes), |c| &mut c.udp_checksum);
-    let mut bytes = whole.clone();
-    bytes[5] = 7;
-    dropped("a length below the header's", &carried(17, &bytes), |c| &mut c.udp_malformed);
-    bytes = whole;
-    bytes[..2].fill(0);
-    dropped("no source port", &carried(17, &bytes), |c| &mut c.udp_malformed);
-
-    let whole = echo(b"hello");
-    for cut in 0..8 {
-        dropped("a cut echo", &carried(1, &whole[..cut]), |c| &mut c.icmp_malformed);
-    }
-    dropped("a cut echo", &carried(1, &whole[..9]), |c| &mut c.icmp_checksum);
-    dropped("an error", &carried(1, &[3, 1, 0xFC, 0xFE, 0, 0, 0, 0]), |c| &mut c.icmp_ignored);
-
-    let report = [0x16, 0, 0xFA, 0xFD, 239, 0, 0, 1];
-    dropped("another's report", &carried(2, &report), |c| &mut c.igmp_ignored);
-    for cut in 0..8 {
-        dropped("a cut report", &carried(2, &report[..cut]), |c| &mut c.igmp_malformed);
-    }
-    dropped("a damaged report", &carried(2, &[0x16, 1, 0xFA, 0xFD, 239, 0, 0, 1]), |c| &mut c.igmp_malformed);
 }
 
 #[test]
@@ -233,12 +69,50 @@ fn a_ping_and_a_question_are_answered_where_they_came_from() {
     reply[2..4].copy_from_slice(&sum);
     let expected = ethernet(MacAddr::derived(B), MacAddr::derived(A), 0x0800, &ipv4(A, B, 1, &reply));
     assert_eq!(stack.frames().pop().unwrap().data(), expected);
+    // What the link has padded is no part of the echo.
+    let padded = [&from_b(0x0800, &ipv4(B, A, 1, &echo(b"hello")))[..], &[0xEE; 13]].concat();
+    assert!(feed(&mut stack, &padded).is_none());
+    assert_eq!(stack.frames().pop().unwrap().data(), expected);
 
     let question = ethernet(MacAddr::BROADCAST, MacAddr::derived(B), 0x0806, &arp(1, B, A));
     assert!(feed(&mut stack, &[&question[..], &[0; 18]].concat()).is_none());
     let expected = ethernet(MacAddr::derived(B), MacAddr::derived(A), 0x0806, &arp(2, A, B));
     assert_eq!(stack.frames().pop().unwrap().data(), expected);
     assert_eq!(stack.neighbors().0, 0, "a question teaches nothing");
+}
+
+#[test]
+fn only_the_answer_to_its_own_question_is_believed() {
+    let mut stack = stack();
+    let mut sent = packet(b"hey");
+    sent.set_dst(addr(B, 9));
+    stack.send(at(0), sent);
+    check_sent(stack.frames().pop().unwrap().data(), MacAddr::derived(A), A);
+    for (operation, sender, target) in [(1, B, A), (1, B, B), (2, B, B), (2, C, A), (2, B, C)] {
+        let src = MacAddr::derived(sender);
+        assert!(
+            feed(&mut stack, &ethernet(MacAddr::derived(A), src, 0x0806, &arp(operation, sender, target))).is_none()
+        );
+        assert_eq!((stack.counters().arp_learned, stack.neighbors()), (0, (1, 1, 0)), "{operation} of {sender}");
+    }
+    stack.frames().clear();
+    assert!(feed(&mut stack, &from_b(0x0806, &arp(2, B, A))).is_none());
+    assert_eq!((stack.counters().arp_learned, stack.neighbors()), (1, (1, 0, 0)));
+    assert_eq!(stack.frames().pop().unwrap().data()[..6], MacAddr::derived(B).0);
+}
+
+#[test]
+fn a_question_that_was_not_asked_has_no_answer() {
+    let config = StackConfig { arp_asks_per_s: 1, ..StackConfig::new(A, 24) };
+    let mut stack = Stack::new(config, MacAddr::derived(A), 1_514);
+    for ip in [C, B] {
+        let mut sent = packet(b"hey");
+        sent.set_dst(addr(ip, 9));
+        stack.send(at(0), sent);
+    }
+    assert_eq!((stack.counters().arp_asked, stack.counters().arp_ask_limited), (1, 1));
+    assert!(stack.receive(at(1), packet(&from_b(0x0806, &arp(2, B, A)))).is_none());
+    assert_eq!((stack.counters().arp_unsolicited, stack.counters().arp_learned), (1, 0));
 }
 
 #[test]
@@ -253,7 +127,12 @@ fn a_group_is_heard_only_while_it_is_joined() {
     stack.advance(at(0));
     let report = stack.frames().pop().unwrap();
     assert_eq!(report.data()[..6], MacAddr::group(GROUP).0);
-    assert_eq!(report.data()[38..], [0x16, 0, 0xFA, 0xFD, 239, 0, 0, 1]);
+    assert_eq!(report.data()[34..], [0x94, 4, 0, 0, 0x16, 0, 0xFA, 0xFD, 239, 0, 0, 1]);
+    check_sent(report.data(), MacAddr::derived(A), A);
+    for dst in [MacAddr::derived(A), MacAddr::BROADCAST, MacAddr::group(Ipv4Addr::new(239, 0, 0, 2))] {
+        let frame = [&dst.0[..], &to_group[6..]].concat();
+        assert!(feed(&mut stack, &frame).is_none(), "the group's datagram in a frame to others");
+    }
     // A switch without an address of its own asks; the answer comes in its time.
     stack.advance(at(1_000_000));
     stack.frames().clear();
@@ -267,7 +146,13 @@ fn a_group_is_heard_only_while_it_is_joined() {
     assert_eq!((stack.counters().icmp_ignored, stack.frames().len()), (1, 1), "no amplifier");
     stack.leave(GROUP);
     assert!(feed(&mut stack, &to_group).is_none());
-    assert_eq!(stack.counters().ipv4_not_ours, 2);
+    assert_eq!(stack.counters().ipv4_not_ours, 5);
+    stack.frames().clear();
+    stack.advance(at(11_000_000));
+    let routers = Ipv4Addr::new(224, 0, 0, 2);
+    let leave = stack.frames().pop().unwrap();
+    assert_eq!((&leave.data()[..6], &leave.data()[30..34]), (&MacAddr::group(routers).0[..], &routers.octets()[..]));
+    assert_eq!(leave.data()[38..], [0x17, 0, 0xF9, 0xFD, 239, 0, 0, 1]);
 }
 
 #[test]
@@ -331,13 +216,68 @@ fn what_cannot_be_sent_is_counted() {
     assert_eq!(send(b"", [10, 0, 1, 1]).tx_no_route, 2, "no gateway");
     let counters = send(b"", [10, 0, 0, 2]);
     assert_eq!((counters.tx_dropped(), counters.arp_asked, counters.tx_datagrams), (3, 1, 0));
-    let gateway = StackConfig { gateway: Some(B), ..StackConfig::new(A, 24) };
-    let mut stack = Stack::new(gateway, MacAddr::derived(A), 1_514);
-    assert!(stack.pin(B, Some(MacAddr::derived(B))));
+}
+
+/// To whose station a datagram for `ip` goes from A on a link of so many bits with B as its gateway; `None` where it has no way.
+fn hop(prefix_bits: u8, ip: [u8; 4]) -> Option<Ipv4Addr> {
+    let config = StackConfig { gateway: Some(B), ..StackConfig::new(A, prefix_bits) };
+    let mut stack = Stack::new(config, MacAddr::derived(A), 1_514);
+    for neighbor in [Ipv4Addr::from(ip), B] {
+        assert!(stack.pin(neighbor, Some(MacAddr::derived(neighbor))));
+    }
     let mut sent = packet(b"far");
-    sent.set_dst(addr(Ipv4Addr::new(192, 168, 1, 1), 9));
+    sent.set_dst(addr(Ipv4Addr::from(ip), 9));
     stack.send(at(0), sent);
-    assert_eq!(stack.frames().pop().unwrap().data()[..6], MacAddr::derived(B).0);
+    let frame = stack.frames().pop()?;
+    MacAddr(frame.data()[..6].try_into().unwrap()).derived_from()
+}
+
+#[test]
+fn the_link_is_used_for_its_own_hosts_and_the_gateway_for_all_others() {
+    for (prefix_bits, ip, to) in [
+        (24, [10, 0, 0, 3], Some(C)),
+        (24, [10, 0, 1, 3], Some(B)),
+        (24, [192, 168, 1, 1], Some(B)),
+        (24, [10, 0, 0, 255], None),
+        (24, [10, 0, 0, 0], None),
+        (25, [10, 0, 0, 128], Some(B)),
+        (25, [10, 0, 0, 127], None),
+        // A link of two hosts and one of a single host have no broadcast.
+        (31, [10, 0, 0, 0], Some(Ipv4Addr::new(10, 0, 0, 0))),
+        (31, [10, 0, 0, 3], Some(B)),
+        (32, [10, 0, 0, 0], Some(B)),
+        // The whole world is one link.
+        (0, [192, 168, 1, 1], Some(Ipv4Addr::new(192, 168, 1, 1))),
+        (0, [255, 255, 255, 255], None),
+        (0, [127, 0, 0, 1], None),
+    ] {
+        assert_eq!(hop(prefix_bits, ip), to, "{ip:?} from a link of {prefix_bits} bits");
+    }
+}
+
+#[test]
+fn questions_have_a_rate_whoever_makes_them_necessary() {
+    let config = StackConfig { neighbors: 10_000, arp_asks_per_s: 100, ..StackConfig::new(A, 8) };
+    let mut stack = Stack::new(config, MacAddr::derived(A), 1_514);
+    for host in 0..1_000u32 {
+        let mut sent = packet(b"reply");
+        sent.set_dst(addr(Ipv4Addr::from(0x0A01_0001 + host), 9));
+        stack.send(at(u64::from(host)), sent);
+    }
+    assert_eq!((stack.counters().arp_asked, stack.counters().arp_ask_limited), (100, 900));
+    assert_eq!(stack.frames().len(), 100);
+}
+
+#[test]
+fn what_this_host_sends_to_itself_is_bounded_too() {
+    let config = StackConfig { queued_frames: 2, ..StackConfig::new(A, 24) };
+    let mut stack = Stack::new(config, MacAddr::derived(A), 1_514);
+    for _ in 0..3 {
+        let mut sent = packet(b"me");
+        sent.set_dst(addr(A, 9));
+        stack.send(at(0), sent);
+    }
+    assert_eq!((stack.looped().len(), stack.counters().tx_queue_full), (2, 1));
 }
 
 /// Frames that get past the first checks: whole ones with a few bytes changed, and their checksums made right or not.

@@ -68,6 +68,8 @@ pub struct StackCounters {
     pub igmp_ignored: u64,
     /// Queries taken.
     pub igmp_queries: u64,
+    /// Of these, whose answer was put off because it was given less than a second before.
+    pub igmp_limited: u64,
     /// Reports and leaves sent.
     pub igmp_sent: u64,
 

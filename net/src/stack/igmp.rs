@@ -15,7 +15,7 @@ pub(super) const ALL_HOSTS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 pub(super) const ALL_ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
 /// Reports on joining: the first at once, in case it is lost a second one.
 const REPORTS_ON_JOIN: u8 = 2;
-/// Time between them.
+/// Time between two reports of one group, at least, whoever asks how often.
 const REPORT_AGAIN: Duration = Duration::from_secs(1);
 /// What a query of version 1 allows for an answer.
 const ANSWER_V1: Duration = Duration::from_secs(10);
@@ -85,6 +85,8 @@ struct Membership {
     report_at: Option<Instant>,
     /// Reports left, the next one included.
     reports: u8,
+    /// Until then it was told so lately that asking again changes nothing.
+    quiet_until: Instant,
 }
 
 /// The groups of this host, at most so many as it was made for.
@@ -110,7 +112,12 @@ impl Groups {
             return false;
         }
         self.leaving.retain(|left| *left != group);
-        let membership = Membership { users: 1, report_at: Some(Instant::ZERO), reports: REPORTS_ON_JOIN };
+        let membership = Membership {
+            users: 1,
+            report_at: Some(Instant::ZERO),
+            reports: REPORTS_ON_JOIN,
+            quiet_until: Instant::ZERO,
+        };
         self.members.insert(group, membership);
         true
     }
@@ -131,17 +138,22 @@ impl Groups {
         self.members.contains_key(&group)
     }
 
-    /// A router asks. Answers are spread over the time that it gives, by addresses rather than by chance.
-    pub(super) fn query(&mut self, now: Instant, me: Ipv4Addr, asked: Option<Ipv4Addr>, within: Duration) {
+    /// A router asks. Answers are spread over the time that it gives, by addresses rather than by chance. `false` where one has to
+    /// wait longer, because it was given less than [`REPORT_AGAIN`] before: a flood of queries makes no flood of reports.
+    pub(super) fn query(&mut self, now: Instant, me: Ipv4Addr, asked: Option<Ipv4Addr>, within: Duration) -> bool {
+        let mut in_time = true;
         for (group, membership) in &mut self.members {
             if asked.is_some_and(|asked| asked != *group) {
                 continue;
             }
             let mixed = (me.to_bits() ^ group.to_bits()).wrapping_mul(0x9E37_79B9);
             let at = now + within.mul_f64(f64::from(mixed) / f64::from(u32::MAX));
+            in_time &= at >= membership.quiet_until;
+            let at = at.max(membership.quiet_until);
             membership.report_at = Some(membership.report_at.map_or(at, |earlier| earlier.min(at)));
             membership.reports = membership.reports.max(1);
         }
+        in_time
     }
 
     /// The next notice that is due by `now`.
@@ -152,7 +164,8 @@ impl Groups {
         let mut members = self.members.iter_mut();
         let (group, membership) = members.find(|(_, member)| member.report_at.is_some_and(|at| at <= now))?;
         membership.reports = membership.reports.saturating_sub(1);
-        membership.report_at = (membership.reports > 0).then(|| now + REPORT_AGAIN);
+        membership.quiet_until = now + REPORT_AGAIN;
+        membership.report_at = (membership.reports > 0).then_some(membership.quiet_until);
         Some(Notice::Report(*group))
     }
 
@@ -222,5 +235,34 @@ mod tests {
         groups.query(at(9_000), ME, None, Duration::from_millis(300));
         assert!(groups.due(at(9_300)).is_some() && groups.due(at(9_300)).is_some());
         assert_eq!(groups.due(at(20_000)), None);
+    }
+
+    #[test]
+    fn a_flood_of_queries_makes_no_flood_of_reports() {
+        let mut groups = Groups::new(1);
+        assert!(groups.join(GROUP));
+        while groups.due(at(0)).is_some() {}
+        while groups.due(at(1_000)).is_some() {}
+        let (mut reports, mut in_time) = (0, 0);
+        for ms in 10_000..20_000 {
+            in_time += usize::from(groups.query(at(ms), ME, Some(GROUP), Duration::from_millis(100)));
+            reports += std::iter::from_fn(|| groups.due(at(ms))).count();
+        }
+        assert_eq!(reports, 10, "one a second");
+        assert!((1..1_500).contains(&in_time), "{in_time} were answered in their time");
+        assert!(groups.query(at(60_000), ME, None, Duration::ZERO), "and the next honest one is");
+        assert!(groups.due(at(60_000)).is_some());
+    }
+
+    #[test]
+    fn what_was_left_is_told_as_far_as_there_is_room() {
+        let mut groups = Groups::new(2);
+        for host in 0..9 {
+            let group = Ipv4Addr::new(239, 0, 0, host);
+            assert!(groups.join(group));
+            groups.leave(group);
+        }
+        let leaves = std::iter::from_fn(|| groups.due(at(0)));
+        assert_eq!(leaves.collect::<Vec<_>>().len(), 2);
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Limits {
 #[derive(Debug, Clone, Copy)]
 struct Asking {
     tries: u8,
+    /// A question has left, so that an answer may come.
+    is_out: bool,
     next_at: Instant,
 }
 
@@ -129,7 +131,7 @@ impl Table {
         let row = self.rows.entry(ip).or_insert_with(|| Neighbor::new(now));
         row.used_at = now;
         if !row.fixed && row.asking.is_none() && (row.mac.is_none() || row.fresh_until <= now) {
-            row.asking = Some(Asking { tries: 0, next_at: now });
+            row.asking = Some(Asking { tries: 0, is_out: false, next_at: now });
             self.next_due = Some(self.next_due.map_or(now, |at| at.min(now)));
         }
         if let Some(mac) = row.mac {
@@ -151,15 +153,20 @@ impl Table {
     /// `mac` says that it has `ip`. The packets that waited for it, or `None` where nobody has asked.
     pub(super) fn answer(&mut self, now: Instant, ip: Ipv4Addr, mac: MacAddr) -> Option<VecDeque<Packet>> {
         let row = self.rows.get_mut(&ip)?;
-        // Until `due` has named it, its question is not out.
-        row.asking.take_if(|asking| asking.tries > 0)?;
+        row.asking.take_if(|asking| asking.is_out)?;
         row.mac = Some(mac);
         row.fresh_until = now + self.limits.fresh;
         self.waiting -= row.waiting.len();
         Some(std::mem::take(&mut row.waiting))
     }
 
-    /// Questions that are due by `now`; each counts as asked. Costs a walk over the table when one is.
+    /// The question for `ip` has left: from now on an answer is believed.
+    pub(super) fn asked(&mut self, ip: Ipv4Addr) {
+        let asking = self.rows.get_mut(&ip).and_then(|row| row.asking.as_mut());
+        asking.into_iter().for_each(|asking| asking.is_out = true);
+    }
+
+    /// Questions that are due by `now`; each counts as tried, whether it can be sent or not. Costs a walk over the table when one is.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
         if self.next_due.is_none_or(|at| at > now) {
@@ -244,6 +251,7 @@ mod tests {
 
     fn asked(table: &mut Table, ms: u64) -> (Vec<Ipv4Addr>, usize) {
         let due = table.due(at(ms));
+        due.ask.iter().for_each(|ip| table.asked(*ip));
         (due.ask.to_vec(), due.lost)
     }
 
@@ -257,8 +265,10 @@ mod tests {
     fn asked_answered_used() {
         let mut table = Table::new(LIMITS);
         assert_eq!(send(&mut table, 0, 1), Err(0));
-        assert!(table.answer(at(0), ip(1), MacAddr::BROADCAST).is_none(), "the question was not sent yet");
-        assert_eq!(asked(&mut table, 0), (vec![ip(1)], 0));
+        assert!(table.answer(at(0), ip(1), MacAddr::BROADCAST).is_none(), "no question was due yet");
+        assert_eq!(table.due(at(0)).ask[..], [ip(1)]);
+        assert!(table.answer(at(0), ip(1), MacAddr::BROADCAST).is_none(), "the question could not be sent");
+        table.asked(ip(1));
         assert_eq!(asked(&mut table, 99), (vec![], 0));
         assert_eq!(asked(&mut table, 100), (vec![ip(1)], 0));
         let mac = MacAddr::derived(ip(1));
@@ -323,5 +333,12 @@ mod tests {
             asked(&mut table, ms);
         }
         assert_eq!((table.len(), table.waiting()), (3, 0));
+        // A member that has fallen silent keeps its row, but not the address that it had.
+        learn(&mut table, 100_300, 3);
+        for ms in [130_300, 130_400, 130_500] {
+            assert_eq!(send(&mut table, ms, 3), Ok(MacAddr::derived(ip(3))));
+            asked(&mut table, ms);
+        }
+        assert_eq!(send(&mut table, 130_501, 3), Err(0));
     }
 }

@@ -1,6 +1,9 @@
 //! Small helpers of the integration tests.
 #![allow(dead_code)] // each test file uses its own part
 
+pub(crate) mod corpus;
+pub(crate) mod frame;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
