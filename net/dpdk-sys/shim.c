@@ -1,7 +1,10 @@
 /* The inline half of DPDK, compiled once; and the proof that the bindings fit the headers. See shim.h. */
+#include <string.h>
+
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_lcore.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 #include <rte_version.h>
@@ -54,6 +57,18 @@ int dpdk_shim_link(uint16_t port, uint32_t *mbps)
 	return result != 0 ? result : link.link_status == RTE_ETH_LINK_UP;
 }
 
+int dpdk_shim_receive_groups(uint16_t port)
+{
+	if (rte_eth_allmulticast_enable(port) == 0)
+		return 0;
+	return rte_eth_promiscuous_enable(port);
+}
+
+int dpdk_shim_thread_known(void)
+{
+	return rte_lcore_id() != LCORE_ID_ANY;
+}
+
 uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, struct dpdk_shim_frame *frames, uint16_t max, uint16_t *odd)
 {
 	struct rte_mbuf *mbufs[DPDK_SHIM_BURST];
@@ -64,7 +79,8 @@ uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, struct dpdk_shim_fram
 		struct rte_mbuf *mbuf = mbufs[i];
 
 		if (unlikely(mbuf->nb_segs != 1 || mbuf->buf_len != DPDK_SHIM_MBUF_BYTES || rte_mbuf_refcnt_read(mbuf) != 1 ||
-			     !RTE_MBUF_DIRECT(mbuf) || mbuf->data_off + mbuf->data_len > mbuf->buf_len)) {
+			     !RTE_MBUF_DIRECT(mbuf) || mbuf->data_off + mbuf->data_len > mbuf->buf_len ||
+			     (mbuf->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) != 0)) {
 			rte_pktmbuf_free(mbuf);
 			continue;
 		}
@@ -86,9 +102,15 @@ uint16_t dpdk_shim_tx_burst(uint16_t port, uint16_t queue, const struct dpdk_shi
 	for (uint16_t i = 0; i < count; i++) {
 		struct rte_mbuf *mbuf = frames[i].mbuf;
 
+		uint16_t len = frames[i].len;
+
+		if (len < DPDK_SHIM_FRAME_MIN_BYTES) {
+			memset(frames[i].buffer + frames[i].head + len, 0, DPDK_SHIM_FRAME_MIN_BYTES - len);
+			len = DPDK_SHIM_FRAME_MIN_BYTES;
+		}
 		mbuf->data_off = frames[i].head;
-		mbuf->data_len = frames[i].len;
-		mbuf->pkt_len = frames[i].len;
+		mbuf->data_len = len;
+		mbuf->pkt_len = len;
 		/* A frame that was received goes out again without what the card said of its arrival. */
 		mbuf->ol_flags = 0;
 		mbufs[i] = mbuf;

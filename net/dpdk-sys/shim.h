@@ -13,6 +13,9 @@ struct rte_mempool;
 /* Bytes of the buffer of every mbuf: 128 of head room, and the 2048 that network cards ask for at least. */
 #define DPDK_SHIM_MBUF_BYTES 2176
 
+/* Ethernet's shortest frame, without its check sequence. */
+#define DPDK_SHIM_FRAME_MIN_BYTES 60
+
 /* One frame in one mbuf: buffer[head .. head + len]. */
 struct dpdk_shim_frame {
 	struct rte_mbuf *mbuf;
@@ -36,12 +39,18 @@ int dpdk_shim_link_up(uint16_t port);
 /* As dpdk_shim_link_up; also says its speed in megabits a second: 0 where there is none. */
 int dpdk_shim_link(uint16_t port, uint32_t *mbps);
 
+/* Lets frames for any multicast group through: all of these or, where the device has no such filter, all frames. */
+int dpdk_shim_receive_groups(uint16_t port);
+
+/* The calling thread has a number of DPDK's, by which mempools find its cache. */
+int dpdk_shim_thread_known(void);
+
 /* Receives at most `max` frames (at most DPDK_SHIM_BURST) into the front of `frames` and returns how many. Those that are not one whole,
- * unshared mbuf of DPDK_SHIM_MBUF_BYTES are freed and counted in `odd`. */
+ * unshared mbuf of DPDK_SHIM_MBUF_BYTES, or have lost a VLAN tag on the way, are freed and counted in `odd`. */
 uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, struct dpdk_shim_frame *frames, uint16_t max, uint16_t *odd);
 
 /* Hands the first `count` frames (at most DPDK_SHIM_BURST) to the device and returns how many of them it took; the others still belong
- * to the caller. */
+ * to the caller. Those shorter than DPDK_SHIM_FRAME_MIN_BYTES, for which there must be room behind `head`, are filled up with zeroes. */
 uint16_t dpdk_shim_tx_burst(uint16_t port, uint16_t queue, const struct dpdk_shim_frame *frames, uint16_t count);
 
 /* Fills `count` frames (at most DPDK_SHIM_BURST) with fresh empty mbufs: all (0) or none (not 0). */

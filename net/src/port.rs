@@ -12,6 +12,7 @@ use crate::socket::SocketOptions;
 use crate::stack::MacAddr;
 use crate::stats::PortStats;
 use std::net::SocketAddrV4;
+use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 use trimaran_runtime::Instant;
@@ -91,5 +92,12 @@ pub trait FramePort {
     /// As [`Port::next_arrival`].
     fn next_arrival(&self) -> Option<Instant> {
         None
+    }
+}
+
+/// Lets the calling thread's sleeps end when they should. The kernel's default slack of 50 us would be added to each.
+fn lower_timer_slack() {
+    if let Err(errno) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
+        tracing::warn!(%errno, "cannot lower this thread's timer slack: timers are up to 50 us late");
     }
 }

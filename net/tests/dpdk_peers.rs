@@ -9,7 +9,11 @@ use std::sync::OnceLock;
 use trimaran_net::port::dpdk::{
     Device, DeviceConfig, DpdkError, Eal, EalOptions, FrameQueue, LinkWatch, Memory, Mempool, SocketRole, Vdev,
 };
-use trimaran_net::{Burst, Packet, PacketQueue};
+use trimaran_net::{Burst, FramePort, Packet, PacketQueue};
+use trimaran_runtime::Instant;
+
+/// Devices do not look at the clock.
+const NOW: Instant = Instant::ZERO;
 
 const PEER: &str = "TRIMARAN_TEST_PEER";
 /// Both queues of a card hold 1024, whether frames are in them or not.
@@ -93,8 +97,8 @@ impl End {
                 self.waiting.push(frame(&self.pool, sent)).unwrap();
                 sent += 1;
             }
-            self.queue.tx_burst(&mut self.waiting);
-            if self.queue.rx_burst(64, &mut self.received) == 0 {
+            self.queue.tx_burst(NOW, &mut self.waiting);
+            if self.queue.rx_burst(NOW, 64, &mut self.received) == 0 {
                 std::thread::yield_now();
             }
             for packet in self.received.drain() {
@@ -191,13 +195,13 @@ fn the_other_end() {
     });
     println!("\npeer: open");
     while told.1.try_recv().is_err() {
-        if end.queue.rx_burst(64, &mut end.received) == 0 {
+        if end.queue.rx_burst(NOW, 64, &mut end.received) == 0 {
             std::thread::yield_now();
         }
         for packet in end.received.drain() {
             end.waiting.push(packet).expect("no more come than a window");
         }
-        end.queue.tx_burst(&mut end.waiting);
+        end.queue.tx_burst(NOW, &mut end.waiting);
     }
     let stats = end.queue.stats();
     println!("\npeer: received {} sent {}", stats.rx_packets, stats.tx_packets);
@@ -264,8 +268,8 @@ fn clients_come_and_go(pair: Pair, test: &str) {
         peer.kill();
         end.wait_for_link(false);
         end.waiting.push(frame(&pool, 0)).unwrap();
-        assert_eq!(end.queue.tx_burst(&mut end.waiting), 0, "nobody is there");
-        assert_eq!((end.queue.rx_burst(64, &mut end.received), end.waiting.len()), (0, 1));
+        assert_eq!(end.queue.tx_burst(NOW, &mut end.waiting), 0, "nobody is there");
+        assert_eq!((end.queue.rx_burst(NOW, 64, &mut end.received), end.waiting.len()), (0, 1));
         end.waiting.clear();
     }
     let peer = Peer::start(pair, SocketRole::Client, &socket);

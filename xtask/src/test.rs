@@ -119,7 +119,7 @@ impl Run<'_> {
         }
         let net = ["-p", "trimaran-net", "--features", "dpdk"];
         let lints = [&["clippy"], &net[..], &["--all-targets", "--", "-D", "warnings"]].concat();
-        let tests = [&net[..], &["--lib", "--test", "dpdk", "--test", "dpdk_peers"]].concat();
+        let tests = [&net[..], &["--lib", "--test", "dpdk*"]].concat();
         self.test("dpdk", vec![self.cargo(&lints), self.runner(&tests)])
     }
 

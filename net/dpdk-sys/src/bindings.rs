@@ -6,6 +6,7 @@
 
 pub const DPDK_SHIM_BURST: u32 = 64;
 pub const DPDK_SHIM_MBUF_BYTES: u32 = 2176;
+pub const DPDK_SHIM_FRAME_MIN_BYTES: u32 = 60;
 pub const DPDK_SHIM_MBPS_UNKNOWN: u32 = 4294967295;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -371,6 +372,8 @@ unsafe extern "C" {
     pub fn dpdk_shim_configure(port: u16, rx_queues: u16, tx_queues: u16) -> ::core::ffi::c_int;
     pub fn dpdk_shim_link_up(port: u16) -> ::core::ffi::c_int;
     pub fn dpdk_shim_link(port: u16, mbps: *mut u32) -> ::core::ffi::c_int;
+    pub fn dpdk_shim_receive_groups(port: u16) -> ::core::ffi::c_int;
+    pub fn dpdk_shim_thread_known() -> ::core::ffi::c_int;
     pub fn dpdk_shim_rx_burst(port: u16, queue: u16, frames: *mut dpdk_shim_frame, max: u16, odd: *mut u16) -> u16;
     pub fn dpdk_shim_tx_burst(port: u16, queue: u16, frames: *const dpdk_shim_frame, count: u16) -> u16;
     pub fn dpdk_shim_alloc(pool: *mut rte_mempool, frames: *mut dpdk_shim_frame, count: u16) -> ::core::ffi::c_int;

@@ -5,31 +5,49 @@
 //!   once a process  mbufs        a virtual device  rx_burst, tx_burst of Packets over mbufs
 //! ```
 //!
+//! * [`setup`], [`spec`]: all of it in one call, from a name as people write it
 //! * [`preflight`]: what the machine lacks, with the command that mends it, before DPDK is asked
 //! * [`eal`]: DPDK itself, started once in the life of a process
 //! * [`mempool`], `mbuf`: packets whose bytes the device reads and writes in place
 //! * [`device`], [`queue`]: a device, and the pair of queues by which one core uses it
 //! * [`status`]: its link, and the driver's own statistics
+//! * [`sleep`]: what wakes a core whose queue is empty
 //!
-//! This is the layer of frames: the addresses of its packets mean nothing, and the payload begins with the Ethernet header.
+//! A [`FrameQueue`] is a [`FramePort`](crate::FramePort): the addresses of its packets mean nothing, and the payload begins with the
+//! Ethernet header. [`DpdkPort`] puts the stack on top, so that sockets can use it.
+//!
+//! A kernel that sends by a virtual interface (veth, tap) leaves UDP's checksum to a card that never comes, and the stack drops what
+//! arrives so. Turn that off where kernel sockets talk to a DPDK port: `ethtool -K <the sender's end> tx off`.
 
 pub mod device;
 pub mod eal;
+mod interface;
 pub(crate) mod mbuf;
 pub mod mempool;
 pub mod preflight;
 pub mod queue;
+pub mod setup;
+pub mod sleep;
+mod sockets;
+pub mod spec;
 pub mod status;
+mod thread;
 
 pub use device::{Device, DeviceConfig, DeviceStats, SocketRole, Vdev};
 pub use eal::{Eal, EalOptions, Memory};
 pub use mempool::Mempool;
 pub use preflight::Lack;
 pub use queue::FrameQueue;
+pub use setup::{OpenOptions, open};
+pub use sleep::SleepKind;
+pub use spec::{DeviceSpec, PciAddress};
 pub use status::{LinkState, LinkWatch, Xstat};
 
 use std::ffi::{CStr, CString};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Datagrams over one queue of a device.
+pub type DpdkPort = crate::port::framed::Framed<FrameQueue>;
 
 /// Why DPDK, a pool or a device cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +71,14 @@ pub enum DpdkError {
     BadSocket {
         /// The name.
         socket: String,
+    },
+    /// Not the name of a device.
+    #[error(
+        "`{text}` names no device of DPDK's: write net_af_packet0,iface=eth0 or a card's address such as 0000:03:00.0"
+    )]
+    BadDevice {
+        /// What was written.
+        text: String,
     },
     /// An open device of this process has the name.
     #[error("there is a device {name} already")]

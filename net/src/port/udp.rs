@@ -7,7 +7,7 @@ mod socket;
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
 use crate::error::NetError;
 use crate::packet::{Packet, ROOM_BYTES};
-use crate::port::{Capabilities, Port};
+use crate::port::{Capabilities, Port, lower_timer_slack};
 use crate::socket::{Priority, SocketOptions};
 use crate::stats::PortStats;
 use mmsg::Mmsg;
@@ -17,7 +17,6 @@ use rustix::time::Timespec;
 use socket::{KernelSocket, key};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddrV4;
-use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -193,10 +192,7 @@ impl UdpPort {
 
 impl Port for UdpPort {
     fn start(&mut self) {
-        // The default slack of 50 us would be added to every sleep.
-        if let Err(errno) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
-            tracing::warn!(%errno, "cannot lower this thread's timer slack: timers are up to 50 us late");
-        }
+        lower_timer_slack();
     }
 
     fn bind(&mut self, local: SocketAddrV4, options: &SocketOptions) -> Result<SocketAddrV4, NetError> {

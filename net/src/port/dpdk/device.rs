@@ -2,18 +2,23 @@
 
 use super::mempool::{Mempool, no_frames};
 use super::preflight::{self, ThisMachine};
-use super::{DpdkError, Eal, FrameQueue, checked, checked_name, control};
+use super::sleep::Sleeper;
+use super::{DpdkError, Eal, FrameQueue, checked, checked_name, control, interface, sockets};
+use crate::stack::MacAddr;
 use dpdk_sys::{rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 const BUS: &CStr = c"vdev";
 /// With the driver's name in front, what the shortest of DPDK's own limits leaves.
 const NAME_BYTES_MAX: usize = 15;
 /// The kernel takes 107 bytes, of which abstract names lose one.
 const SOCKET_BYTES_MAX: usize = 100;
+/// Bytes of Ethernet's header.
+const HEADER_BYTES: usize = 14;
 /// Bursts taken from a queue before its device is closed: more than any queue holds.
 const DRAIN_BURSTS: usize = 2048;
 
@@ -67,6 +72,13 @@ pub enum Vdev {
         /// A client finds its server whenever that comes.
         role: SocketRole,
     },
+    /// Any other, as DPDK's `--vdev` takes it. What it lacks is not looked for beforehand.
+    Other {
+        /// Its name, the driver's in front: `net_memif0`. 1 to 24 letters, digits, `_`, `-`.
+        name: String,
+        /// What the driver is told: `role=server,id=1`.
+        arguments: String,
+    },
 }
 
 /// Which end of a pair of devices waits on the socket where they meet.
@@ -79,7 +91,7 @@ pub enum SocketRole {
 }
 
 impl SocketRole {
-    fn is_server(self) -> bool {
+    pub(super) fn is_server(self) -> bool {
         self == SocketRole::Server
     }
 }
@@ -90,11 +102,11 @@ fn checked_socket(socket: &str) -> Result<&str, DpdkError> {
     let good = (1..=SOCKET_BYTES_MAX).contains(&socket.len()) && socket.chars().all(plain);
     if good { Ok(socket) } else { Err(DpdkError::BadSocket { socket: socket.to_owned() }) }
 }
-
 impl Vdev {
     /// Its name as DPDK knows it, and what DPDK's driver is told.
     fn description(&self, queues: u16) -> Result<(CString, CString), DpdkError> {
         let (driver, name, arguments) = match self {
+            Vdev::Other { name, arguments } => return Ok((checked_name(name)?, checked_text(arguments)?)),
             Vdev::Ring { name } => ("ring", name, String::new()),
             Vdev::Null { name } => ("null", name, String::new()),
             Vdev::AfPacket { name, interface } => {
@@ -120,9 +132,20 @@ impl Vdev {
             return Err(bad());
         }
         let full = CString::new(format!("net_{driver}_{name}")).map_err(|_| bad())?;
-        let arguments = CString::new(arguments).map_err(|_| bad())?;
-        Ok((full, arguments))
+        Ok((full, checked_text(&arguments)?))
     }
+
+    /// The kernel's interface behind it, if that is all there is to it.
+    fn interface(&self) -> Option<&str> {
+        match self {
+            Vdev::AfPacket { interface, .. } => Some(interface),
+            _ => None,
+        }
+    }
+}
+
+fn checked_text(arguments: &str) -> Result<CString, DpdkError> {
+    CString::new(arguments).map_err(|_| DpdkError::BadName { name: arguments.to_owned() })
 }
 
 /// How a device is set up.
@@ -175,7 +198,7 @@ pub struct Device {
 /// What closes the device when it is dropped.
 #[derive(Debug)]
 pub(super) struct Opened {
-    name: CString,
+    pub(super) name: CString,
     pub(super) port: u16,
     pub(super) pool: Mempool,
     queues: u16,
@@ -197,6 +220,10 @@ impl Device {
         preflight::check_device(vdev, &ThisMachine)?;
         let full_name = name.to_string_lossy().into_owned();
         let mut opened = Opened { name, port: 0, pool: pool.clone(), queues: config.queues, running: false };
+        // One device at a time, so that the sockets found below are this one's.
+        static OPENING: Mutex<()> = Mutex::new(());
+        let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = sockets::open_descriptors();
         {
             let _control = control();
             let mut port = 0;
@@ -216,9 +243,21 @@ impl Device {
         }
         // From here on dropping `opened` removes the device, whatever fails.
         opened.start(config)?;
-        let opened = Arc::new(opened);
-        let queues = (0..config.queues).map(|queue| FrameQueue::new(Arc::clone(&opened), queue)).collect();
-        Ok((Device { opened }, queues))
+        let sockets = sockets::opened_since(&before);
+        // Where the sockets are not one for each queue, nobody knows whose is whose.
+        let socket_of = |queue: u16| sockets.get(usize::from(queue)).filter(|_| sockets.len() == config.queues.into());
+        let device = Device { opened: Arc::new(opened) };
+        let mac = MacAddr(device.mac()?);
+        let mtu_bytes = vdev.interface().and_then(interface::mtu_bytes).unwrap_or(usize::MAX);
+        let frame_bytes = HEADER_BYTES + mtu_bytes.min(device.mtu_bytes()?.into());
+        let queue = |number| -> Result<FrameQueue, DpdkError> {
+            // SAFETY: the driver keeps the socket open until the device closes, which the queue prevents.
+            let socket = socket_of(number).map(|fd| unsafe { BorrowedFd::borrow_raw(*fd) });
+            socket.into_iter().for_each(sockets::widen);
+            Ok(FrameQueue::new(Arc::clone(&device.opened), number, mac, frame_bytes, Sleeper::new(socket)?))
+        };
+        let queues = (0..config.queues).map(queue).collect::<Result<_, _>>()?;
+        Ok((device, queues))
     }
 
     /// DPDK's number of it.
@@ -303,6 +342,11 @@ impl Opened {
         // SAFETY: all queues are set up.
         checked("start the device", unsafe { dpdk_sys::rte_eth_dev_start(port) })?;
         self.running = true;
+        // SAFETY: the port is open.
+        if let Err(error) = checked("receive groups", unsafe { dpdk_sys::dpdk_shim_receive_groups(port) }) {
+            // Drivers that receive everything have nothing to turn on, af_packet's is told by its socket.
+            tracing::debug!(%error, name = ?self.name, "no filter for groups");
+        }
         if config.promiscuous {
             // SAFETY: the port is open.
             checked("receive all frames", unsafe { dpdk_sys::rte_eth_promiscuous_enable(port) })?;

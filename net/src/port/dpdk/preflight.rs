@@ -1,9 +1,7 @@
 //! Looks at the machine before DPDK does, whose own messages name other causes than the true one.
 
-use super::{EalOptions, Memory, Vdev};
-use std::ffi::CStr;
+use super::{EalOptions, Memory, Vdev, interface};
 use std::fs;
-use std::ptr::null_mut;
 
 const CAP_NET_RAW: u64 = 1 << 13;
 /// Huge pages of this size are the ones that every x86-64 and arm64 kernel has.
@@ -70,7 +68,7 @@ pub trait Machine {
     fn interface_up(&self, name: &str) -> Option<bool>;
 }
 
-/// The machine that we run on, by /proc and /sys. What cannot be read counts as absent.
+/// The machine that we run on, by /proc, /sys and its kernel. What cannot be read counts as absent.
 #[derive(Debug, Clone, Copy)]
 pub struct ThisMachine;
 
@@ -128,31 +126,8 @@ impl Machine for ThisMachine {
     }
 
     fn interface_up(&self, name: &str) -> Option<bool> {
-        // Not by /sys, which shows the network namespace of whoever mounted it.
-        let flags = interface_flags(name)?;
-        Some(flags & libc::IFF_UP as u32 != 0)
+        interface::is_up(name)
     }
-}
-
-/// The flags of an interface of this process's own network namespace.
-fn interface_flags(name: &str) -> Option<u32> {
-    let mut list: *mut libc::ifaddrs = null_mut();
-    // SAFETY: getifaddrs writes one pointer, to a list that is ours until freeifaddrs.
-    if unsafe { libc::getifaddrs(&mut list) } != 0 {
-        return None;
-    }
-    let (mut found, mut next) = (None, list);
-    // SAFETY: `next` is null or an element of the list, which is freed only after the loop.
-    while let Some(entry) = unsafe { next.as_ref() } {
-        next = entry.ifa_next;
-        // SAFETY: the name is a string that ends with 0 and lives as long as the list.
-        if unsafe { CStr::from_ptr(entry.ifa_name) }.to_bytes() == name.as_bytes() {
-            found = Some(entry.ifa_flags);
-        }
-    }
-    // SAFETY: the list came from getifaddrs, and nothing borrows from it any more.
-    unsafe { libc::freeifaddrs(list) };
-    found
 }
 
 /// The first word after `name` in a file of one field a line.

@@ -1,0 +1,57 @@
+//! From a description to queues, in one call.
+
+use super::{Device, DeviceConfig, DeviceSpec, DpdkError, Eal, EalOptions, FrameQueue, Mempool};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Everything that a device needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// How DPDK starts, if it does not run yet.
+    pub eal: EalOptions,
+    /// The device.
+    pub device: DeviceSpec,
+    /// How it is set up.
+    pub config: DeviceConfig,
+    /// Mbufs of the device's own pool: frames that wait in its queues and packets that anybody holds. Each takes 2.4 KiB of DPDK's memory.
+    pub mbufs: u32,
+}
+
+impl OpenOptions {
+    /// 64 MiB of ordinary memory, 8191 mbufs (20 MiB) of it for a device with one pair of queues. `file_prefix` as in [`EalOptions`].
+    pub fn new(file_prefix: &str, device: DeviceSpec) -> OpenOptions {
+        OpenOptions { eal: EalOptions::new(file_prefix), device, config: DeviceConfig::default(), mbufs: 8191 }
+    }
+}
+
+/// Opens a device: looks whether the machine has what it takes, starts DPDK, makes a pool and the device. Gives the device and one
+/// queue for each core, as [`Device::open`].
+///
+/// DPDK starts once in a process: later calls use the one that runs, and must ask for the same [`OpenOptions::eal`]. Each call makes
+/// a pool, which lasts as long as the process; open a device once, not again and again.
+pub fn open(options: &OpenOptions) -> Result<(Device, Vec<FrameQueue>), DpdkError> {
+    static POOLS: AtomicU32 = AtomicU32::new(0);
+    let DeviceSpec::Vdev(vdev) = &options.device else {
+        let reason = "only virtual devices can be".to_owned();
+        return Err(DpdkError::Refused { action: "open a card", reason });
+    };
+    let eal = shared_eal(&options.eal)?;
+    let pool = Mempool::create(eal, &format!("mbufs-{}", POOLS.fetch_add(1, Ordering::Relaxed)), options.mbufs)?;
+    Device::open(eal, vdev, &options.config, &pool)
+}
+
+/// DPDK as `options` say, started by the first call.
+fn shared_eal(options: &EalOptions) -> Result<Eal, DpdkError> {
+    static RUNNING: Mutex<Option<(EalOptions, Eal)>> = Mutex::new(None);
+    // A panic in between leaves None, which is true.
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*running {
+        Some((started, eal)) if started == options => Ok(*eal),
+        Some(_) => Err(DpdkError::StartedBefore),
+        None => {
+            let eal = Eal::start(options)?;
+            *running = Some((options.clone(), eal));
+            Ok(eal)
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! How a core sleeps while its queue is empty.
+
+use super::{DpdkError, refused};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::net::sockopt;
+use rustix::time::Timespec;
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+/// Longest sleep where no descriptor tells of a frame, or of room in a full device. A frame waits half of it on average, and an idle
+/// core spends some tenth of its time in looking.
+const NAP: Duration = Duration::from_micros(50);
+
+const SOCKET_KEY: u64 = 1;
+const WAKE_KEY: u64 = 2;
+
+/// What ends the sleep of a core when a frame comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SleepKind {
+    /// The device's own socket (af_packet, af_xdp). An idle core costs nothing.
+    Socket,
+    /// Nothing: the device has neither a socket nor interrupts, so the core looks every 50 us.
+    Naps,
+}
+
+impl fmt::Display for SleepKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SleepKind::Socket => "until the device's socket wakes it",
+            SleepKind::Naps => "50 us at a time",
+        })
+    }
+}
+
+/// The sleep of one queue's core.
+#[derive(Debug)]
+pub(super) struct Sleeper {
+    epoll: OwnedFd,
+    socket: Option<RawFd>,
+    wake: Option<RawFd>,
+}
+
+impl Sleeper {
+    /// For a queue that the driver serves by `socket`, where that is known. It must be open for as long as this is used.
+    pub(super) fn new(socket: Option<BorrowedFd<'_>>) -> Result<Sleeper, DpdkError> {
+        let refuse = |errno: rustix::io::Errno| refused("prepare to sleep", errno.raw_os_error());
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(refuse)?;
+        if let Some(socket) = socket {
+            epoll::add(&epoll, socket, EventData::new_u64(SOCKET_KEY), EventFlags::IN).map_err(refuse)?;
+        }
+        let socket = socket.map(|socket| socket.as_raw_fd());
+        Ok(Sleeper { epoll, socket, wake: None })
+    }
+
+    pub(super) fn kind(&self) -> SleepKind {
+        if self.socket.is_some() { SleepKind::Socket } else { SleepKind::Naps }
+    }
+
+    /// Sleeps until a frame may be there, `wake` is readable, or `timeout` has passed; only for a moment where the device is `full`, since
+    /// no descriptor tells of room. Frames that came before the sleep end it at once: sockets are watched by level.
+    pub(super) fn sleep(&mut self, timeout: Option<Duration>, full: bool, wake: Option<BorrowedFd<'_>>) {
+        if let Some(wake) = wake {
+            self.watch(wake);
+        }
+        let brief = full || self.socket.is_none();
+        let timeout = if brief { Some(timeout.map_or(NAP, |timeout| timeout.min(NAP))) } else { timeout };
+        // A duration that does not fit a timespec is 292 billion years.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut events = [const { MaybeUninit::<Event>::uninit() }; 2];
+        // An error (a signal, most likely) looks like a sleep that ended early, which every caller expects.
+        let Ok((events, _)) = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) else { return };
+        let failed = |event: &Event| {
+            let (key, flags) = (event.data.u64(), event.flags);
+            key == SOCKET_KEY && flags.contains(EventFlags::ERR)
+        };
+        if events.iter().any(failed) {
+            self.clear_error();
+        }
+    }
+
+    /// Takes the error from the socket (its interface went down, say), which would end every later sleep at once.
+    fn clear_error(&self) {
+        let Some(socket) = self.socket else { return };
+        // SAFETY: whoever made this sleeper keeps the socket open.
+        let error = sockopt::socket_error(unsafe { BorrowedFd::borrow_raw(socket) });
+        tracing::warn!(?error, "a device's packet socket reports an error");
+    }
+
+    fn watch(&mut self, wake: BorrowedFd<'_>) {
+        if self.wake == Some(wake.as_raw_fd()) {
+            return;
+        }
+        match epoll::add(&self.epoll, wake, EventData::new_u64(WAKE_KEY), EventFlags::IN) {
+            Ok(()) => self.wake = Some(wake.as_raw_fd()),
+            Err(errno) => tracing::error!(%errno, "cannot watch the core's wake fd: wakes from other threads are late"),
+        }
+    }
+}
