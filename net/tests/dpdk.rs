@@ -200,9 +200,9 @@ fn a_driver_names_its_own_statistics() {
     let pool = pool("xstats", 255);
     let (device, mut queue) = ring("xstats", &pool);
     let mut tx = frames(&pool, 50);
-    queue.tx_burst(&mut tx);
+    queue.tx_burst(NOW, &mut tx);
     let mut burst = Burst::new();
-    queue.rx_burst(20, &mut burst);
+    queue.rx_burst(NOW, 20, &mut burst);
     let xstats = device.xstats().unwrap();
     let value = |name: &str| xstats.iter().find(|stat| stat.name == name).map(|stat| stat.value);
     assert_eq!((value("tx_good_packets"), value("rx_good_packets")), (Some(50), Some(20)));
