@@ -16,7 +16,7 @@
 //! * [`stack`], [`port::framed`]: Ethernet, ARP, IPv4, ICMP, IGMP and UDP for ports that carry raw frames
 //! * `driver`, `demux`: from the port to the right socket and back, once per turn of the core
 //! * `net`, `socket`: what tasks hold
-//! * [`tap`]: wrap any port to write a pcap file or to inject faults
+//! * [`tap`]: wrap any port, or a device of frames, to write a pcap file; wrap a port to inject faults
 //!
 //! Everything is bounded. What is lost at a bound is counted, see [`NetStats`]; what cannot be sent is given back.
 
@@ -45,4 +45,4 @@ pub use port::{Capabilities, FramePort, Port};
 pub use socket::{Priority, SocketOptions, UdpSocket};
 pub use stack::{MacAddr, Stack, StackConfig, StackCounters};
 pub use stats::{NetStats, PortStats, SocketStats};
-pub use tap::{FaultInjector, PcapWriter, Tap};
+pub use tap::{FaultInjector, FrameTap, PcapWriter, Tap};

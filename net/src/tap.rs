@@ -1,9 +1,11 @@
-//! Ports that wrap a port: one writes down what passes, one damages it.
+//! Ports that wrap a port: two write down what passes, datagrams or frames, one damages it.
 
 mod fault;
+mod frames;
 mod pcap;
 
 pub use fault::FaultInjector;
+pub use frames::FrameTap;
 pub use pcap::PcapWriter;
 
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
@@ -70,6 +72,7 @@ impl<P: Port, W: Write> Port for Tap<P, W> {
     }
 
     fn park(&mut self, timeout: Option<Duration>, wake: Option<BorrowedFd<'_>>) {
+        self.pcap.rest();
         self.port.park(timeout, wake);
     }
 

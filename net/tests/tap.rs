@@ -1,13 +1,17 @@
-//! Ports around ports: the capture sees what passes, the fault injector does what it is told.
+//! Ports around ports: captures see what passes, the fault injector does what it is told.
 
 mod common;
 
+use common::frame::pcap_frames;
 use common::{A, B, Narrow, Node, addr, at, drain, packet};
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_net::{FaultInjector, Link, PcapWriter, SimNet, Tap};
+use trimaran_net::{
+    Burst, FaultInjector, FramePort, FrameTap, Framed, Link, MacAddr, Packet, PacketQueue, PcapWriter, Port,
+    SimFramePort, SimNet, StackConfig, Tap,
+};
 use trimaran_runtime::{Driver, Instant};
 
 /// A file in memory that can be read while it is written.
@@ -24,21 +28,14 @@ impl Write for Memory {
     }
 }
 
-/// Reads a capture the way an analyser would: (nanoseconds, payload).
+/// Reads a capture of datagrams: (nanoseconds, payload).
 fn read(bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-    assert_eq!((word(0), word(20)), (0xA1B2_3C4D, 1));
-    let (mut at, mut packets) = (24, Vec::new());
-    while at < bytes.len() {
-        let nanos = u64::from(word(at)) * 1_000_000_000 + u64::from(word(at + 4));
-        let length = word(at + 8) as usize;
-        let frame = &bytes[at + 16..at + 16 + length];
+    let payload = |(nanos, frame): (u64, Vec<u8>)| {
         let ip_bytes = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
-        assert_eq!((frame[14], frame[23], ip_bytes), (0x45, 17, length - 14));
-        packets.push((nanos, frame[42..].to_vec()));
-        at += 16 + length;
-    }
-    packets
+        assert_eq!((frame[14], frame[23], ip_bytes), (0x45, 17, frame.len() - 14));
+        (nanos, frame[42..].to_vec())
+    };
+    pcap_frames(bytes).into_iter().map(payload).collect()
 }
 
 fn fixed(micros: u64) -> Link {
@@ -177,4 +174,124 @@ fn an_injectors_faults_strike_and_are_counted() {
     from.send_to(packet(b"x"), addr(B, 1)).unwrap();
     a.flush(Instant::FAR);
     assert_eq!(a.driver.port_mut().counters().lost, faults.lost + 1);
+}
+
+type Tapped = Node<Framed<FrameTap<SimFramePort, Memory>>>;
+
+fn tapped(sim: &SimNet, ip: std::net::Ipv4Addr, limit_bytes: u64) -> (Tapped, Memory) {
+    let file = Memory::default();
+    let tap = FrameTap::new(sim.frame_port(ip), PcapWriter::new(file.clone(), limit_bytes).unwrap());
+    (Node::new(Framed::new(tap, StackConfig::new(ip, 24))), file)
+}
+
+/// Both ends' captures and the network's own, of a datagram each way and all that it takes.
+fn conversation(limit_bytes: u64) -> [Vec<(u64, Vec<u8>)>; 3] {
+    let sim = SimNet::new(1);
+    sim.set_default_link(fixed(10));
+    let wire = Memory::default();
+    sim.set_tap(PcapWriter::new(Box::new(wire.clone()) as Box<dyn Write>, u64::MAX).unwrap());
+    let ((mut a, at_a), (mut b, at_b)) = (tapped(&sim, A, limit_bytes), tapped(&sim, B, u64::MAX));
+    let (from, to) = (a.bind(addr(A, 1)), b.bind(addr(B, 1)));
+    from.send_to(packet(b"there"), addr(B, 1)).unwrap();
+    to.send_to(packet(b"and back"), addr(A, 1)).unwrap();
+    for micros in 0..100 {
+        for node in [&mut a, &mut b] {
+            node.poll(at(micros));
+            node.flush(at(micros));
+        }
+    }
+    assert_eq!((drain(&from), drain(&to)), (vec![b"and back".to_vec()], vec![b"there".to_vec()]));
+    [at_a, at_b, wire].map(|file| pcap_frames(&file.0.borrow()))
+}
+
+#[test]
+fn a_tap_of_frames_sees_questions_and_answers_as_the_wire_does() {
+    let [at_a, at_b, wire] = conversation(u64::MAX);
+    assert_eq!(wire.len(), 6, "two questions, two answers, two datagrams");
+    for (mac, seen) in [(MacAddr::derived(A), at_a), (MacAddr::derived(B), at_b)] {
+        // What it sent at once, what it received 10 us later.
+        let late = |frame: &[u8]| if frame[6..12] == mac.0 { 0 } else { 10_000 };
+        let mut expected: Vec<_> = wire.iter().map(|(at, frame)| (at + late(frame), frame.clone())).collect();
+        expected.sort_by_key(|(at, _)| *at);
+        let mut seen = seen;
+        seen.sort_by_key(|(at, _)| *at);
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn a_capture_of_frames_ends_at_its_limit_and_traffic_goes_on() {
+    let [at_a, at_b, _] = conversation(24 + 2 * (16 + 42) + 10);
+    assert_eq!((at_a.len(), at_b.len()), (2, 6));
+}
+
+/// A device that takes one frame a call, and every other call none.
+struct Slow(bool);
+
+impl FramePort for Slow {
+    fn mac(&self) -> MacAddr {
+        MacAddr::derived(A)
+    }
+    fn frame_bytes(&self) -> usize {
+        1_514
+    }
+    fn rx_burst(&mut self, _now: Instant, _max: usize, _out: &mut Burst) -> usize {
+        0
+    }
+    fn tx_burst(&mut self, _now: Instant, queue: &mut PacketQueue) -> usize {
+        self.0 = !self.0;
+        usize::from(self.0 && queue.pop().is_some())
+    }
+    fn park(&mut self, _timeout: Option<Duration>, _wake: Option<std::os::fd::BorrowedFd<'_>>) {}
+    fn stats(&self) -> trimaran_net::PortStats {
+        trimaran_net::PortStats::default()
+    }
+}
+
+#[test]
+fn a_frame_that_a_full_device_takes_later_is_written_once() {
+    let file = Memory::default();
+    let mut tap = FrameTap::new(Slow(false), PcapWriter::new(file.clone(), u64::MAX).unwrap());
+    let mut queue = PacketQueue::new(8);
+    for number in 0..5u8 {
+        queue.push(packet(&[number; 60])).unwrap();
+    }
+    for micros in 0..10 {
+        tap.tx_burst(at(micros), &mut queue);
+    }
+    let numbers = pcap_frames(&file.0.borrow()).into_iter().map(|(nanos, frame)| (nanos / 1_000, frame[0]));
+    assert_eq!(numbers.collect::<Vec<_>>(), [(0, 0), (2, 1), (4, 2), (6, 3), (8, 4)]);
+}
+
+/// Counts how often it was flushed.
+#[derive(Clone, Default)]
+struct Flushes(Rc<RefCell<usize>>);
+
+impl Write for Flushes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        *self.0.borrow_mut() += 1;
+        Ok(())
+    }
+}
+
+#[test]
+fn what_was_written_reaches_the_file_before_the_core_sleeps() {
+    let flushes = Flushes::default();
+    let writer = PcapWriter::new(flushes.clone(), u64::MAX).unwrap();
+    let sim = SimNet::new(1);
+    let mut port = Framed::new(FrameTap::new(sim.frame_port(A), writer), StackConfig::new(A, 24));
+    let park = |port: &mut Framed<_>| {
+        port.park(None, None);
+        *flushes.0.borrow()
+    };
+    assert_eq!((park(&mut port), park(&mut port)), (1, 1), "the file's header, once");
+    let mut queue = PacketQueue::new(1);
+    let mut sent: Packet = packet(b"x");
+    sent.set_dst(addr(B, 1));
+    queue.push(sent).unwrap();
+    port.tx_burst(at(0), &mut queue);
+    assert_eq!((park(&mut port), park(&mut port)), (2, 2));
 }

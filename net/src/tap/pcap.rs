@@ -3,6 +3,7 @@
 use crate::packet::Packet;
 use crate::stack::MacAddr;
 use std::io::{self, Write};
+use std::time::Duration;
 use trimaran_runtime::Instant;
 
 /// Ethernet, IPv4 and UDP headers put before each payload.
@@ -16,21 +17,28 @@ const SNAP_BYTES: u32 = 65_535;
 /// Writes datagrams in pcap format, with nanosecond timestamps and made-up Ethernet, IPv4 and UDP headers: hardware
 /// addresses are derived from the IP addresses, the UDP checksum is absent.
 ///
-/// A failed write is counted and ends the recording; traffic goes on. Wrap files in a `BufWriter`.
+/// A failed write is counted and ends the recording; traffic goes on. Wrap files in a `BufWriter`; the ports around ports flush it
+/// before their core sleeps.
 pub struct PcapWriter<W: Write> {
     out: W,
+    /// Added to every timestamp.
+    origin: Duration,
+    /// Something was written since the last flush.
+    dirty: bool,
     limit_bytes: u64,
     written_bytes: u64,
     packets: u64,
     unwritten: u64,
-    failed: bool,
+    /// The limit was reached, or a write has failed.
+    ended: bool,
     /// Records made but not written, and where each ends.
     scratch: Vec<u8>,
     ends: Vec<usize>,
 }
 
 impl<W: Write> PcapWriter<W> {
-    /// Writes the file header. No more than `limit_bytes` are ever written; later packets are only counted.
+    /// Writes the file header. No more than `limit_bytes` are ever written: the first packet that does not fit ends the recording,
+    /// with a warning in the log, and from then on packets are only counted.
     pub fn new(mut out: W, limit_bytes: u64) -> io::Result<Self> {
         let mut header = Vec::with_capacity(24);
         header.extend_from_slice(&MAGIC_NANOS.to_le_bytes());
@@ -42,14 +50,23 @@ impl<W: Write> PcapWriter<W> {
         out.write_all(&header)?;
         Ok(PcapWriter {
             out,
+            origin: Duration::ZERO,
+            dirty: true,
             limit_bytes,
             written_bytes: header.len() as u64,
             packets: 0,
             unwritten: 0,
-            failed: false,
+            ended: false,
             scratch: Vec::new(),
             ends: Vec::new(),
         })
+    }
+
+    /// Counts the time of packets from `origin`, which is when the core's clock was zero: with the time since 1970 a capture shows
+    /// the time of day.
+    pub fn with_origin(mut self, origin: Duration) -> Self {
+        self.origin = origin;
+        self
     }
 
     /// Writes one packet as seen at `now`.
@@ -60,20 +77,26 @@ impl<W: Write> PcapWriter<W> {
 
     /// Writes one Ethernet frame as it is.
     pub fn record_frame(&mut self, now: Instant, frame: &[u8]) {
-        self.scratch.clear();
-        self.ends.clear();
-        append_record_header(&mut self.scratch, now, frame.len() as u32); // a packet buffer is far shorter than 4 GiB
-        self.scratch.extend_from_slice(frame);
-        self.ends.push(self.scratch.len());
+        self.make(now, std::iter::once(frame), append_frame);
         self.commit(1);
     }
 
     /// Makes records of packets that may yet be taken or not.
     pub(super) fn prepare<'a>(&mut self, now: Instant, packets: impl Iterator<Item = &'a Packet>) {
+        self.make(now, packets, append_record);
+    }
+
+    /// The same of packets that are frames.
+    pub(super) fn prepare_frames<'a>(&mut self, now: Instant, frames: impl Iterator<Item = &'a Packet>) {
+        self.make(now, frames, |out, now, frame| append_frame(out, now, frame.data()));
+    }
+
+    fn make<T>(&mut self, now: Instant, items: impl Iterator<Item = T>, append: fn(&mut Vec<u8>, Duration, T)) {
         self.scratch.clear();
         self.ends.clear();
-        for packet in packets {
-            append_record(&mut self.scratch, now, packet);
+        let at = self.origin + Duration::from_nanos(now.as_nanos());
+        for item in items {
+            append(&mut self.scratch, at, item);
             self.ends.push(self.scratch.len());
         }
     }
@@ -82,17 +105,21 @@ impl<W: Write> PcapWriter<W> {
     pub(super) fn commit(&mut self, count: usize) {
         let count = count.min(self.ends.len());
         let fits = |end: &&usize| self.written_bytes + **end as u64 <= self.limit_bytes;
-        let written = if self.failed { 0 } else { self.ends[..count].iter().take_while(fits).count() };
+        let written = if self.ended { 0 } else { self.ends[..count].iter().take_while(fits).count() };
         let bytes = written.checked_sub(1).map_or(0, |last| self.ends[last]);
         self.unwritten += (count - written) as u64;
+        if written < count && !self.ended {
+            tracing::warn!(self.limit_bytes, "the packet capture has reached its limit and ends here");
+            self.ended = true;
+        }
+        self.dirty |= bytes > 0;
         match self.out.write_all(&self.scratch[..bytes]) {
             Ok(()) => {
                 self.written_bytes += bytes as u64;
                 self.packets += written as u64;
             }
             Err(error) => {
-                tracing::warn!(%error, "the packet capture ends here");
-                self.failed = true;
+                self.fail(&error);
                 self.unwritten += written as u64;
             }
         }
@@ -108,9 +135,21 @@ impl<W: Write> PcapWriter<W> {
         self.unwritten
     }
 
-    /// Flushes the underlying writer.
+    /// Flushes the underlying writer, where something was written since.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+        if std::mem::take(&mut self.dirty) { self.out.flush() } else { Ok(()) }
+    }
+
+    /// As [`PcapWriter::flush`]; where it fails, the recording ends.
+    pub(super) fn rest(&mut self) {
+        if let Err(error) = self.flush() {
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        tracing::warn!(%error, "the packet capture ends here");
+        self.ended = true;
     }
 
     /// Ends the recording and returns the underlying writer, flushed.
@@ -120,17 +159,21 @@ impl<W: Write> PcapWriter<W> {
     }
 }
 
-fn append_record_header(out: &mut Vec<u8>, now: Instant, frame_bytes: u32) {
-    let nanos = now.as_nanos();
-    out.extend_from_slice(&((nanos / 1_000_000_000) as u32).to_le_bytes());
-    out.extend_from_slice(&((nanos % 1_000_000_000) as u32).to_le_bytes());
+fn append_record_header(out: &mut Vec<u8>, at: Duration, frame_bytes: u32) {
+    out.extend_from_slice(&(at.as_secs() as u32).to_le_bytes());
+    out.extend_from_slice(&at.subsec_nanos().to_le_bytes());
     out.extend_from_slice(&frame_bytes.to_le_bytes());
     out.extend_from_slice(&frame_bytes.to_le_bytes());
 }
 
-fn append_record(out: &mut Vec<u8>, now: Instant, packet: &Packet) {
+fn append_frame(out: &mut Vec<u8>, at: Duration, frame: &[u8]) {
+    append_record_header(out, at, frame.len() as u32); // a packet buffer is far shorter than 4 GiB
+    out.extend_from_slice(frame);
+}
+
+fn append_record(out: &mut Vec<u8>, at: Duration, packet: &Packet) {
     let udp_bytes = (8 + packet.len()) as u16; // a packet buffer is far shorter than 64 KiB
-    append_record_header(out, now, (HEADERS_BYTES + packet.len()) as u32);
+    append_record_header(out, at, (HEADERS_BYTES + packet.len()) as u32);
 
     let (src, dst) = (packet.src(), packet.dst());
     out.extend_from_slice(&MacAddr::derived(*dst.ip()).0);
@@ -196,12 +239,23 @@ mod tests {
     #[test]
     fn the_limit_ends_the_file_at_a_whole_packet() {
         let one_bytes = 16 + HEADERS_BYTES as u64 + 3;
-        let mut pcap = PcapWriter::new(Vec::new(), 24 + 2 * one_bytes + 1).unwrap();
+        let mut pcap = PcapWriter::new(Vec::new(), 24 + 2 * one_bytes + 20).unwrap();
         for _ in 0..3 {
             pcap.record(Instant::ZERO, &packet(b"abc"));
         }
         assert_eq!((pcap.packets(), pcap.unwritten()), (2, 1));
+        pcap.record_frame(Instant::ZERO, b"");
+        assert_eq!((pcap.packets(), pcap.unwritten()), (2, 2), "nothing follows a gap");
         assert_eq!(pcap.into_inner().unwrap().len() as u64, 24 + 2 * one_bytes);
+    }
+
+    #[test]
+    fn the_time_of_day_is_the_origin_and_what_has_passed_since() {
+        let mut pcap =
+            PcapWriter::new(Vec::new(), u64::MAX).unwrap().with_origin(Duration::new(1_700_000_000, 999_999_999));
+        pcap.record_frame(Instant::from_nanos(2), b"frame");
+        let bytes = pcap.into_inner().unwrap();
+        assert_eq!(bytes[24..32], [1_700_000_001u32.to_le_bytes(), 1u32.to_le_bytes()].concat());
     }
 
     #[test]

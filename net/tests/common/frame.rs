@@ -107,3 +107,18 @@ pub(crate) fn check_sent(frame: &[u8], mac: MacAddr, ip: Ipv4Addr) {
 fn group_in(igmp: &[u8]) -> Ipv4Addr {
     Ipv4Addr::new(igmp[4], igmp[5], igmp[6], igmp[7])
 }
+
+/// The frames of a capture with nanosecond timestamps, as an analyser reads it: (nanoseconds, frame).
+pub(crate) fn pcap_frames(bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    assert_eq!((word(0), word(20)), (0xA1B2_3C4D, 1));
+    let (mut at, mut frames) = (24, Vec::new());
+    while at < bytes.len() {
+        let nanos = u64::from(word(at)) * 1_000_000_000 + u64::from(word(at + 4));
+        let length = word(at + 8) as usize;
+        assert_eq!(word(at + 12) as usize, length, "cut");
+        frames.push((nanos, bytes[at + 16..at + 16 + length].to_vec()));
+        at += 16 + length;
+    }
+    frames
+}
