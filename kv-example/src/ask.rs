@@ -165,8 +165,9 @@ fn txn_lines(result: &TxnResult) -> Vec<u8> {
 
 /// Prints how much each replica holds. Fails where none answers.
 pub fn size(size: &Size) -> Result<(), Error> {
-    let (servers, deadline) = (size.servers.addresses()?, size.servers.deadline);
-    let answers = once(servers.clone(), deadline, move |connection| async move {
+    let target = size.servers.target()?;
+    let (servers, deadline) = (target.servers.clone(), target.deadline);
+    let answers = once(target, move |connection| async move {
         let kv = KvClient::on(connection.client().clone());
         let asked = servers.iter().map(|&server| {
             let (connection, call) = (connection.clone(), kv.size().replica(server).deadline(deadline));
@@ -207,7 +208,7 @@ where
     F: Future<Output = Result<T, CallError<KvError>>> + 'static,
 {
     let deadline = servers.deadline;
-    once(servers.addresses()?, deadline, move |connection| async move {
+    once(servers.target()?, move |connection| async move {
         let result = calls(KvClient::on(connection.client().clone()), deadline).await;
         end(&connection, policy, result).await
     })

@@ -23,8 +23,7 @@ const FILLERS: u64 = 64;
 
 /// Runs the benchmark and prints its result.
 pub fn run(bench: Bench) -> Result<(), Error> {
-    let (servers, deadline) = (bench.servers.addresses()?, bench.servers.deadline);
-    with_connection(servers, deadline, move |connection| async move {
+    with_connection(bench.servers.target()?, move |connection| async move {
         if matches!(bench.op, Op::Get | Op::Stale) {
             fill(&connection, &bench).await?;
         }

@@ -24,7 +24,7 @@ use std::time::Duration;
 use table::{Findings, Kill, Replica};
 use trimaran_rpc::admin::{self, Probe};
 use trimaran_rpc::program::cluster::{LOOK_EVERY, LocalCluster};
-use trimaran_rpc::program::connect::{panicked, run as with_connection};
+use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::nodes::Nodes;
 use trimaran_rpc::program::signals::Signals;
@@ -60,7 +60,7 @@ pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
     let nodes = Nodes::start(program.service, &["--journal"], demo.nodes, demo.keep)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let service = program.service;
-    with_connection(servers, CALL_DEADLINE, move |connection| async move {
+    with_connection(Target::new(servers, CALL_DEADLINE), move |connection| async move {
         let mut stage = Stage { demo, cluster: LocalCluster { nodes, connection, signals } };
         let result = stage.play(service).await;
         if let Some(directory) = stage.cluster.nodes.kept() {

@@ -28,6 +28,7 @@ pub mod init;
 pub mod machine;
 pub mod methods;
 pub mod nodes;
+pub mod port;
 pub mod report;
 pub mod serve;
 pub mod signals;

@@ -48,7 +48,7 @@ pub fn run<S: Service>(call: &Call) -> Result<(), Error> {
     })?;
     let policy = policy(method, call)?;
     let replica = call.replica;
-    let reply = connect::once(call.servers.addresses()?, call.servers.deadline, move |connection| async move {
+    let reply = connect::once(call.servers.target()?, move |connection| async move {
         let server = match policy {
             Policy::FixedRoute => replica.or_else(|| connection.servers().first().copied()),
             _ => None,

@@ -2,8 +2,10 @@
 
 use crate::program::call::{self, Call};
 use crate::program::config::{self, Config};
+use crate::program::connect::Target;
 use crate::program::error::Error;
 use crate::program::methods::{self, Methods};
+use crate::program::port::{self, DpdkPlan, HostAddress, PortKind, PortPlan};
 use crate::program::{LINTS, Program, init, say, status};
 use crate::service::Service;
 use clap::{Args, Subcommand};
@@ -68,9 +70,62 @@ pub struct Servers {
     /// How long one call may take
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     pub deadline: Duration,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub port: ClientPort,
+}
+
+/// On which port a client command talks. A device alone is enough to say that it is DPDK's.
+#[derive(Debug, Clone, Default, Args)]
+#[group(skip)]
+pub struct ClientPort {
+    /// How to reach them: through the kernel's sockets, or over a device of DPDK's [default: udp, or dpdk with --device]
+    #[arg(long, value_enum)]
+    pub port: Option<PortKind>,
+    /// The device of DPDK's: a PCI address, or a virtual one such as net_af_packet0,iface=eth1
+    #[arg(long, value_name = "DEVICE", requires = "address", value_parser = parse_device)]
+    pub device: Option<String>,
+    /// This command's own address on the device's network, which the kernel must not have
+    #[arg(long, value_name = "IP/BITS", requires = "device")]
+    pub address: Option<HostAddress>,
+    /// Who takes packets for other networks
+    #[arg(long, value_name = "IP", requires = "device")]
+    pub gateway: Option<Ipv4Addr>,
+}
+
+impl ClientPort {
+    /// The port that was asked for.
+    ///
+    /// # Errors
+    /// A device without the DPDK port, or the reverse.
+    pub fn plan(&self) -> Result<PortPlan, Error> {
+        match (self.port, &self.device, self.address) {
+            (Some(PortKind::Udp) | None, None, _) => Ok(PortPlan::default()),
+            (Some(PortKind::Dpdk) | None, Some(device), Some(HostAddress { ip, prefix_bits })) => {
+                let (device, gateway) = (device.clone(), self.gateway);
+                Ok(PortPlan::Dpdk(DpdkPlan { device, prefix_bits, gateway, ..DpdkPlan::new(ip) }))
+            }
+            (Some(PortKind::Udp), Some(_), _) => Err(Error::Usage {
+                problem: "--device is for the DPDK port".into(),
+                help: "leave out `--port udp`, or --device and --address".into(),
+            }),
+            _ => Err(Error::Usage {
+                problem: "the DPDK port needs a device, and an address on its network".into(),
+                help: "add `--device net_af_packet0,iface=eth1 --address 10.0.0.9/24`".into(),
+            }),
+        }
+    }
 }
 
 impl Servers {
+    /// Whom to ask, how long, and by which port.
+    ///
+    /// # Errors
+    /// As [`Servers::addresses`] and [`ClientPort::plan`].
+    pub fn target(&self) -> Result<Target, Error> {
+        Ok(Target { servers: self.addresses()?, deadline: self.deadline, port: self.port.plan()? })
+    }
+
     /// The client addresses named on the command line or in the configuration; where neither is given, those of a
     /// cluster of three on this machine, as `demo` starts it.
     ///
@@ -98,6 +153,9 @@ pub struct Serve {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// What carries its packets, whatever the configuration says in [net]
+    #[arg(long, value_enum)]
+    pub port: Option<PortKind>,
     /// Run the `us` profile on cores that are not isolated
     #[arg(long)]
     pub force: bool,
@@ -118,6 +176,9 @@ pub struct Init {
     /// How long to wait for all of them
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
     pub deadline: Duration,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub port: ClientPort,
 }
 
 /// `status`
@@ -129,6 +190,10 @@ pub struct Status {
     /// One JSON object per node, all that the nodes tell
     #[arg(long)]
     pub json: bool,
+}
+
+fn parse_device(text: &str) -> Result<String, String> {
+    port::check_device(text).map(|()| text.to_owned())
 }
 
 /// Reads a time such as `500ms`, above zero and up to an hour.
@@ -170,6 +235,22 @@ mod tests {
         let Status { servers, json } = status("kv status --servers 127.0.0.1:8000,127.0.0.2:8000 --deadline 50ms");
         assert_eq!((servers.addresses().map(|servers| servers.len()).ok(), json), (Some(2), false));
         assert_eq!(servers.deadline, Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_device_and_an_address_make_the_dpdk_port() {
+        let plan = |line: &str| status(line).servers.port.plan();
+        assert_eq!(plan("kv status").ok(), Some(PortPlan::default()));
+        let device = "--device net_af_packet0,iface=eth1 --address 10.0.0.9/16";
+        for line in [format!("kv status {device}"), format!("kv status --port dpdk {device}")] {
+            let Ok(PortPlan::Dpdk(plan)) = plan(&line) else { panic!("{line}") };
+            assert_eq!((plan.device.as_str(), plan.prefix_bits), ("net_af_packet0,iface=eth1", 16));
+        }
+        for wrong in ["kv status --port dpdk".to_owned(), format!("kv status --port udp {device}")] {
+            assert_eq!(plan(&wrong).expect_err(&wrong).code(), "E0215");
+        }
+        assert!(Cli::try_parse_from("kv status --device net_null0".split(' ')).is_err(), "no address");
+        assert!(Cli::try_parse_from("kv status --address 10.0.0.9/24".split(' ')).is_err(), "no device");
     }
 
     #[test]

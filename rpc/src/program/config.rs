@@ -7,11 +7,13 @@
 //! Every key of [`example`] may be written, no other. What is wrong is said with its line and a caret.
 
 mod check;
+mod dpdk;
 pub mod place;
 mod section;
 pub mod units;
 
 use crate::program::error::Error;
+use crate::program::port::{DpdkPlan, PortKind};
 use place::{Document, Place};
 use section::{Found, Section};
 use std::net::SocketAddrV4;
@@ -51,6 +53,8 @@ pub struct Config {
     pub timing: Timing,
     /// Sockets.
     pub net: Net,
+    /// The device of the DPDK port, where the file names one.
+    pub dpdk: Option<DpdkPlan>,
     /// All members in the order of the file.
     pub members: Vec<Member>,
     /// Budgets, in bytes and counts.
@@ -120,6 +124,8 @@ impl Timing {
 /// The `[net]` section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Net {
+    /// What carries the node's packets.
+    pub port: PortKind,
     /// Largest UDP payload sent; lowered to the device's MTU - 28.
     pub payload_bytes: usize,
     /// Receive buffer asked of the kernel for each socket.
@@ -184,17 +190,22 @@ impl Config {
         let timing = timing(&root)?;
         let members = members(&document, &root)?;
         check::members(&members, slot, &slot_found)?;
+        let (net, port_place) = net(&document, &root)?;
+        let dpdk = dpdk::read(&document, &root, &cluster, slot, &members)?;
+        check::port(&net, &dpdk, port_place)?;
+        let mut warnings = check::warnings(&members);
+        warnings.extend(check::unused_dpdk(&net, &root));
         let config = Config {
             cluster,
             slot,
             durability,
             data_dir,
             timing,
-            net: net(&document, &root)?,
+            net,
+            dpdk,
             members: members.iter().map(|(member, _)| *member).collect(),
             limits: limits(&document, &root)?,
         };
-        let warnings = check::warnings(&members);
         Ok((config, warnings))
     }
 
@@ -268,23 +279,19 @@ fn subsection<'a>(
     }
 }
 
-fn net(document: &Document<'_>, root: &Section<'_>) -> Result<Net, Error> {
+/// With the place where the port is named.
+fn net(document: &Document<'_>, root: &Section<'_>) -> Result<(Net, Box<Place>), Error> {
     let (found, empty) = (root.find("net"), Spanned::new(0..0, DeTable::new()));
     let section = subsection(document, &found, &empty, "[net]", section::NET)?;
-    if let Some(port) = section.find("port")
-        && port.choice(&[("udp", false), ("dpdk", true)])?
-    {
-        return Err(Error::NotInThisBuild {
-            what: "`port = \"dpdk\"`",
-            help: "write `port = \"udp\"`: this build receives through the kernel's sockets only",
-            place: port.place(),
-        });
-    }
-    Ok(Net {
+    let ports = [("udp", PortKind::Udp), ("dpdk", PortKind::Dpdk)];
+    let port = section.find("port");
+    let net = Net {
+        port: port.map_or(Ok(PortKind::Udp), |found| found.choice(&ports))?,
         payload_bytes: section.integer_or("payload_bytes", 1472, 548, 1472)?,
         rcvbuf_bytes: section.bytes_or("rcvbuf_bytes", 4 << 20, 4096, 1 << 30)?,
         router: section.find("router").map(|router| router.address()).transpose()?,
-    })
+    };
+    Ok((net, port.map_or_else(|| section.place(), |found| found.place())))
 }
 
 fn limits(document: &Document<'_>, root: &Section<'_>) -> Result<Limits, Error> {

@@ -4,6 +4,7 @@ use crate::admin::{self, InitError, NodeStatus};
 use crate::client::{CallError, Client, ClientConfig, MethodCall, NotApplied, Reply};
 use crate::program::error::Error;
 use crate::program::machine;
+use crate::program::port::PortPlan;
 use crate::r2p2::policy::Policy;
 use crate::r2p2::{Refusal, ReplyLimits};
 use std::fmt::Display;
@@ -11,7 +12,7 @@ use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_net::{NetConfig, NetDriver, NetError, SocketOptions, UdpConfig, UdpPort};
+use trimaran_net::{NetError, SocketOptions};
 use trimaran_raft::ClusterId;
 use trimaran_runtime::{CoreConfig, Panicked, RuntimeError};
 
@@ -29,17 +30,34 @@ pub struct Connection {
     deadline: Duration,
 }
 
-/// Runs `main` with a connection to `servers` on a core on this thread. Calls get `deadline` each. Its writes have a
-/// session: for many calls.
+/// Whom a client asks, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Client addresses of the nodes.
+    pub servers: Vec<SocketAddrV4>,
+    /// How long one call may take.
+    pub deadline: Duration,
+    /// By which port.
+    pub port: PortPlan,
+}
+
+impl Target {
+    /// These servers, by the kernel's sockets.
+    pub fn new(servers: Vec<SocketAddrV4>, deadline: Duration) -> Self {
+        Target { servers, deadline, port: PortPlan::default() }
+    }
+}
+
+/// Runs `main` with a connection to `target` on a core on this thread. Its writes have a session: for many calls.
 ///
 /// # Errors
 /// Those of `main`, and those of the environment.
-pub fn run<F, T>(servers: Vec<SocketAddrV4>, deadline: Duration, main: impl FnOnce(Connection) -> F) -> Result<T, Error>
+pub fn run<F, T>(target: Target, main: impl FnOnce(Connection) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>> + 'static,
     T: 'static,
 {
-    run_as(client_config(true), servers, deadline, main)
+    run_as(client_config(true), target, main)
 }
 
 /// As [`run`], for a process that makes one call and ends. It opens no session, which would outlive it by ten minutes: a
@@ -47,38 +65,27 @@ where
 ///
 /// # Errors
 /// As [`run`].
-pub fn once<F, T>(
-    servers: Vec<SocketAddrV4>,
-    deadline: Duration,
-    main: impl FnOnce(Connection) -> F,
-) -> Result<T, Error>
+pub fn once<F, T>(target: Target, main: impl FnOnce(Connection) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>> + 'static,
     T: 'static,
 {
-    run_as(client_config(false), servers, deadline, main)
+    run_as(client_config(false), target, main)
 }
 
-fn run_as<F, T>(
-    client: ClientConfig,
-    servers: Vec<SocketAddrV4>,
-    deadline: Duration,
-    main: impl FnOnce(Connection) -> F,
-) -> Result<T, Error>
+fn run_as<F, T>(client: ClientConfig, target: Target, main: impl FnOnce(Connection) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>> + 'static,
     T: 'static,
 {
-    let port = UdpPort::new(UdpConfig::default()).map_err(net_error)?;
-    let (driver, net) = NetDriver::new(port, NetConfig::default());
     let config = CoreConfig { name: "client".into(), ..CoreConfig::default() };
-    let connect = move || {
+    let Target { servers, deadline, port } = target;
+    port.run(config, move |net| {
         let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         let client = Client::new(&net, local, servers.clone(), client).map_err(net_error);
         let main = client.map(|client| main(Connection { client, servers: servers.into(), deadline }));
         async move { main?.await }
-    };
-    trimaran_runtime::run(config, move || driver, connect).map_err(runtime_error)?
+    })
 }
 
 impl Connection {

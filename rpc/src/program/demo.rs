@@ -1,7 +1,7 @@
 //! `demo`: a cluster of this very program on this machine, to be called from another terminal.
 
 use crate::program::cluster::LocalCluster;
-use crate::program::connect;
+use crate::program::connect::{self, Target};
 use crate::program::error::Error;
 use crate::program::nodes::Nodes;
 use crate::program::signals::Signals;
@@ -40,7 +40,7 @@ pub fn run(demo: Demo, program: &Program, example: &str) -> Result<(), Error> {
     let nodes = Nodes::start(program.service, &[], demo.nodes, demo.keep)?;
     let servers: Vec<_> = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let (program, example) = (program.clone(), example.to_owned());
-    connect::run(servers, CALL_DEADLINE, move |connection| async move {
+    connect::run(Target::new(servers, CALL_DEADLINE), move |connection| async move {
         let mut cluster = LocalCluster { nodes, connection, signals };
         let result = play(&mut cluster, &demo, &program, &example).await;
         if let Some(directory) = cluster.nodes.kept() {

@@ -29,6 +29,12 @@ pub enum Error {
     Panicked { what: String },
     #[error("interrupted")]
     Interrupted,
+    #[error("this program was built without the DPDK port")]
+    DpdkNotBuilt,
+    #[error("{problem}")]
+    MachineLacks { problem: String, help: String },
+    #[error("{problem}")]
+    DpdkRefused { problem: String, help: String },
 
     #[error("cannot read the configuration {path}: {source}")]
     ConfigUnreadable { path: String, source: std::io::Error },
@@ -58,6 +64,8 @@ pub enum Error {
     TimingTight { heartbeat: Duration, election_min: Duration, place: Box<Place> },
     #[error("{smaller} may not exceed {larger}")]
     LimitsContradict { smaller: &'static str, larger: &'static str, place: Box<Place> },
+    #[error("{problem}")]
+    PortContradicts { problem: String, help: String, place: Box<Place> },
     #[error("{problem}")]
     Usage { problem: String, help: String },
 
@@ -122,6 +130,9 @@ impl Error {
             Error::NodeEnded { .. } => "E0106",
             Error::Interrupted => "E0107",
             Error::Panicked { .. } => "E0108",
+            Error::DpdkNotBuilt => "E0109",
+            Error::MachineLacks { .. } => "E0110",
+            Error::DpdkRefused { .. } => "E0111",
             Error::ConfigUnreadable { .. } => "E0201",
             Error::ConfigSyntax { .. } => "E0202",
             Error::UnknownKey { .. } => "E0203",
@@ -136,6 +147,7 @@ impl Error {
             Error::TimingTight { .. } => "E0212",
             Error::LimitsContradict { .. } => "E0213",
             Error::Usage { .. } => "E0215",
+            Error::PortContradicts { .. } => "E0216",
             Error::NoQuorum { .. } => "E0301",
             Error::Unreachable { .. } => "E0302",
             Error::Uninitialised { .. } => "E0303",
@@ -180,6 +192,7 @@ impl Error {
             | Error::DurabilityContradicts { place, .. }
             | Error::NotInThisBuild { place, .. }
             | Error::TimingTight { place, .. }
+            | Error::PortContradicts { place, .. }
             | Error::LimitsContradict { place, .. } => Some(place),
             _ => None,
         }
@@ -235,7 +248,11 @@ impl Error {
                 )
             }
             Error::LimitsContradict { smaller, larger, .. } => format!("lower {smaller}, or raise {larger}"),
-            Error::Usage { help, .. } => help.clone(),
+            Error::Usage { help, .. }
+            | Error::PortContradicts { help, .. }
+            | Error::MachineLacks { help, .. }
+            | Error::DpdkRefused { help, .. } => help.clone(),
+            Error::DpdkNotBuilt => "build it with `cargo build --release --features dpdk`, which needs libdpdk-dev (`apt-get install libdpdk-dev`); or use port \"udp\"".into(),
             Error::NoQuorum { .. } => {
                 format!("start the missing nodes: `{program} serve --config node.toml`; `{program} status` shows which")
             }

@@ -2,7 +2,7 @@
 
 use crate::program::cli::Init;
 use crate::program::config::Config;
-use crate::program::connect;
+use crate::program::connect::{self, Target};
 use crate::program::error::Error;
 use crate::program::say;
 
@@ -14,8 +14,8 @@ pub fn run(init: &Init) -> Result<(), Error> {
     let (config, _) = Config::load(&init.config)?;
     let addresses: Vec<_> = config.members.iter().map(|member| member.client).collect();
     let members = addresses.clone();
-    let cluster = connect::once(addresses, init.deadline, move |connection| async move {
-        connection.init(&config.cluster, &members).await
-    })?;
+    let target = Target { port: init.port.plan()?, ..Target::new(addresses, init.deadline) };
+    let cluster =
+        connect::once(target, move |connection| async move { connection.init(&config.cluster, &members).await })?;
     say(&format!("formed cluster {cluster}\n"))
 }

@@ -2,23 +2,25 @@
 
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::program::cli::Serve;
+use crate::program::config::Warning;
 use crate::program::config::{Config, Durability, Profile};
-use crate::program::connect::{net_error, random_u128, runtime_error};
+use crate::program::connect::{net_error, random_u128};
 use crate::program::error::Error;
 use crate::program::machine;
+use crate::program::port::{PortKind, PortPlan};
 use crate::program::report;
 use crate::program::signals::Signals;
 use crate::r2p2::reassembly;
 use crate::service::Service;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::time::Duration;
-use trimaran_net::{Net, NetConfig, NetDriver, UdpConfig, UdpPort, device_payload_bytes};
+use trimaran_net::{Net, device_payload_bytes};
 use trimaran_raft::{Incarnation, Limits, Slot, Timing};
 use trimaran_runtime::{CoreConfig, Idle, sleep};
 
 /// Reads that may wait at a time.
 const QUEUED_READS: usize = 65_536;
-/// Each look at kernel sockets is a system call: looking for long after every heartbeat would cost an idle node more than
+/// For the kernel's sockets. Each look at them is a system call: looking for long after every heartbeat would cost an idle node more than
 /// a sleep's wake-up costs a busy one.
 const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
 /// Between two looks for a signal.
@@ -30,32 +32,49 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The configuration's (E02xx) and the environment's (E01xx).
 pub fn run<S: Service>(serve: &Serve, service: impl FnOnce() -> S + 'static) -> Result<(), Error> {
     end_with_parent(serve)?;
-    let (config, warnings) = Config::load(&serve.config)?;
-    warnings.iter().for_each(|warning| eprint!("{}", report::warning(warning)));
+    let (mut config, warnings) = Config::load(&serve.config)?;
+    config.net.port = serve.port.unwrap_or(config.net.port);
+    let is_moot =
+        |warning: &Warning| matches!(warning, Warning::UnusedDpdk { .. }) && config.net.port == PortKind::Dpdk;
+    warnings.iter().filter(|warning| !is_moot(warning)).for_each(|warning| eprint!("{}", report::warning(warning)));
+    let port = port_plan(&config)?;
     init_log(serve.log);
     if config.timing.profile == Profile::Us && !serve.force && !machine::has_isolated_cores() {
         return Err(Error::SharedCores);
     }
     let signals = Signals::watch()?;
     let node = node_config(&config)?;
-    let carried = [node.client, node.peer].into_iter().filter_map(|local| device_payload_bytes(*local.ip())).min();
-    let payload_bytes = carried.map_or(config.net.payload_bytes, |carried| config.net.payload_bytes.min(carried));
-    if payload_bytes < config.net.payload_bytes {
-        tracing::info!("datagrams carry {payload_bytes} bytes at most: the device's MTU allows no more");
-    }
-    let port = UdpPort::new(UdpConfig { payload_bytes }).map_err(net_error)?;
-    let (driver, net) = NetDriver::new(port, NetConfig::default());
     let core =
         CoreConfig { name: format!("node {}", config.slot), seed: node.seed, idle: IDLE, ..CoreConfig::default() };
-    let main = move || async move {
+    port.run(core, move |net| async move {
+        if net.payload_bytes() < config.net.payload_bytes {
+            let bytes = net.payload_bytes();
+            tracing::info!("datagrams carry {bytes} bytes at most: the device's MTU allows no more");
+        }
         let _node = start(&net, node, service(), config.durability)?;
         while signals.check().is_ok() {
             sleep(LOOK_EVERY).await;
         }
         tracing::info!("ending: a signal came");
         Ok(())
-    };
-    trimaran_runtime::run(core, move || driver, main).map_err(runtime_error)?
+    })
+}
+
+/// The port that the configuration asks for.
+fn port_plan(config: &Config) -> Result<PortPlan, Error> {
+    match (config.net.port, &config.dpdk) {
+        (PortKind::Udp, _) => {
+            let locals = config.me().map(|me| [me.client, me.peer]).into_iter().flatten();
+            let carried = locals.filter_map(|local| device_payload_bytes(*local.ip())).min();
+            let payload_bytes = config.net.payload_bytes;
+            Ok(PortPlan::Udp { payload_bytes: carried.map_or(payload_bytes, |carried| payload_bytes.min(carried)) })
+        }
+        (PortKind::Dpdk, Some(plan)) => Ok(PortPlan::Dpdk(plan.clone())),
+        (PortKind::Dpdk, None) => Err(Error::Usage {
+            problem: "--port dpdk needs a [dpdk] section in the configuration, which names a device".into(),
+            help: "add [dpdk] with `device = \"net_af_packet0,iface=eth0\"`, or a card's PCI address".into(),
+        }),
+    }
 }
 
 fn start<S: Service>(net: &Net, config: NodeConfig, service: S, durability: Durability) -> Result<Node, Error> {

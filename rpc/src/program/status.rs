@@ -13,8 +13,9 @@ const SILENT_MS: u64 = 1000;
 
 /// Asks every node and prints a line about each, or all it says as JSON. Fails where none answers.
 pub fn run(status: &Status, program: &str) -> Result<(), Error> {
-    let (servers, deadline) = (status.servers.addresses()?, status.servers.deadline);
-    let answers = connect::once(servers.clone(), deadline, move |connection| async move {
+    let target = status.servers.target()?;
+    let servers = target.servers.clone();
+    let answers = connect::once(target, move |connection| async move {
         let asked = servers.iter().map(|&server| {
             let connection = connection.clone();
             async move { (server, connection.status(server).await) }

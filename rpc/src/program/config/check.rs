@@ -2,8 +2,9 @@
 
 use super::place::Place;
 use super::section::{Found, Section};
-use super::{Durability, ELECTION_HEARTBEATS_MIN, Limits, PlacedMember, Timing};
+use super::{Durability, ELECTION_HEARTBEATS_MIN, Limits, Net, PlacedMember, Timing};
 use crate::program::error::Error;
+use crate::program::port::{DpdkPlan, PortKind};
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -18,6 +19,12 @@ pub enum Warning {
         /// The last one.
         place: Box<Place>,
     },
+    /// A device of DPDK's is described and not used.
+    #[error("[dpdk] is not used: the port is \"udp\"")]
+    UnusedDpdk {
+        /// The section.
+        place: Box<Place>,
+    },
 }
 
 impl Warning {
@@ -25,13 +32,14 @@ impl Warning {
     pub fn code(&self) -> &'static str {
         match self {
             Warning::EvenCluster { .. } => "E0214",
+            Warning::UnusedDpdk { .. } => "E0217",
         }
     }
 
     /// The line that it is about.
     pub fn place(&self) -> Option<&Place> {
         match self {
-            Warning::EvenCluster { place, .. } => Some(place),
+            Warning::EvenCluster { place, .. } | Warning::UnusedDpdk { place } => Some(place),
         }
     }
 
@@ -39,6 +47,7 @@ impl Warning {
     pub fn help(&self) -> &'static str {
         match self {
             Warning::EvenCluster { .. } => "add a [[member]], or remove one: 3, 5 or 7 are sensible",
+            Warning::UnusedDpdk { .. } => "write `port = \"dpdk\"` in [net], or add `--port dpdk` to `serve`",
         }
     }
 }
@@ -71,6 +80,23 @@ pub(super) fn warnings(members: &[PlacedMember]) -> Vec<Warning> {
     last.map(|(_, [slot, ..])| Warning::EvenCluster { members: members.len(), place: Box::new(slot.clone()) })
         .into_iter()
         .collect()
+}
+
+/// The section that says which device to use.
+pub(super) fn port(net: &Net, dpdk: &Option<DpdkPlan>, place: Box<Place>) -> Result<(), Error> {
+    match (net.port, dpdk) {
+        (PortKind::Dpdk, None) => Err(Error::PortContradicts {
+            problem: "`port = \"dpdk\"` needs a [dpdk] section that names a device".into(),
+            help: "add [dpdk] with `device = \"net_af_packet0,iface=eth0\"`, or a card's PCI address".into(),
+            place,
+        }),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn unused_dpdk(net: &Net, root: &Section<'_>) -> Option<Warning> {
+    let section = root.find("dpdk").filter(|_| net.port == PortKind::Udp)?;
+    Some(Warning::UnusedDpdk { place: section.place() })
 }
 
 pub(super) fn timing(timing: &Timing, blamed: &Found<'_>) -> Result<(), Error> {

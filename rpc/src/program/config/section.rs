@@ -10,9 +10,22 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-pub(super) const ROOT: &[&str] =
-    &["cluster", "slot", "durability", "data_dir", "profile", "heartbeat", "election", "net", "member", "limits"];
+pub(super) const ROOT: &[&str] = &[
+    "cluster",
+    "slot",
+    "durability",
+    "data_dir",
+    "profile",
+    "heartbeat",
+    "election",
+    "net",
+    "dpdk",
+    "member",
+    "limits",
+];
 pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes", "router"];
+pub(super) const DPDK: &[&str] =
+    &["device", "prefix_bits", "gateway", "queues", "core", "memory_mib", "huge_pages", "mbufs", "file_prefix"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
 pub(super) const LIMITS: &[&str] = &[
     "log_bytes",
@@ -24,8 +37,8 @@ pub(super) const LIMITS: &[&str] = &[
     "pending_bytes",
     "reassembly_ms",
 ];
-const SECTIONS: [(&str, &[&str]); 4] =
-    [("the top level", ROOT), ("[net]", NET), ("[[member]]", MEMBER), ("[limits]", LIMITS)];
+const SECTIONS: [(&str, &[&str]); 5] =
+    [("the top level", ROOT), ("[net]", NET), ("[dpdk]", DPDK), ("[[member]]", MEMBER), ("[limits]", LIMITS)];
 
 /// A table all of whose keys are known.
 #[derive(Debug)]
@@ -109,7 +122,7 @@ impl<'a> Found<'a> {
         self.document.place(self.value.span())
     }
 
-    fn bad(&self, expected: impl Into<String>) -> Error {
+    pub(super) fn bad(&self, expected: impl Into<String>) -> Error {
         let found = match self.value.get_ref() {
             DeValue::String(text) => format!("\"{text}\""),
             DeValue::Integer(number) => number.to_string(),
@@ -130,6 +143,10 @@ impl<'a> Found<'a> {
         let chosen = choices.iter().find(|(name, _)| text == Some(*name));
         let names = || choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(" or ");
         chosen.map(|(_, value)| *value).ok_or_else(|| self.bad(names()))
+    }
+
+    pub(super) fn boolean(&self) -> Result<bool, Error> {
+        self.value.get_ref().as_bool().ok_or_else(|| self.bad("true or false"))
     }
 
     fn number(&self) -> Option<u64> {

@@ -1,0 +1,61 @@
+//! Opens a device of DPDK's, and says what keeps it from being opened.
+
+use super::DpdkPlan;
+use crate::program::error::Error;
+use trimaran_net::port::dpdk::{
+    DeviceConfig, DeviceSpec, DpdkError, DpdkPort, EalOptions, Memory, OpenOptions, open as open_device,
+};
+use trimaran_net::stack::StackConfig;
+
+/// A port over the plan's device. Takes some 0.2 s: DPDK starts.
+pub(super) fn open(plan: &DpdkPlan) -> Result<DpdkPort, Error> {
+    let mib = plan.memory_mib;
+    let options = OpenOptions {
+        eal: EalOptions {
+            memory: if plan.huge_pages { Memory::Huge { mib } } else { Memory::Ordinary { mib } },
+            ..EalOptions::new(&plan.file_prefix)
+        },
+        device: parse_device(&plan.device).map_err(|expected| Error::Usage {
+            problem: format!("`{}` is no device of DPDK's", plan.device),
+            help: format!("write {expected}"),
+        })?,
+        config: DeviceConfig { queues: plan.queues, ..DeviceConfig::default() },
+        mbufs: plan.mbufs,
+    };
+    let (_device, queues) = open_device(&options).map_err(|error| dpdk_error(&error))?;
+    let Some(queue) = queues.into_iter().next() else {
+        return Err(Error::DpdkRefused { problem: "the device has no queue".into(), help: "name another".into() });
+    };
+    let stack = StackConfig { gateway: plan.gateway, ..StackConfig::new(plan.ip, plan.prefix_bits) };
+    Ok(DpdkPort::new(queue, stack))
+}
+
+/// A device as it is written, or what was expected.
+pub(super) fn parse_device(text: &str) -> Result<DeviceSpec, String> {
+    text.parse().map_err(|_| {
+        "a card's PCI address such as \"0000:03:00.0\", or a virtual device such as \"net_af_packet0,iface=eth0\""
+            .to_owned()
+    })
+}
+
+/// What DPDK or the machine says, in this program's words.
+fn dpdk_error(error: &DpdkError) -> Error {
+    let text = error.to_string();
+    match error {
+        // What the machine lacks ends with the command that mends it.
+        DpdkError::Lacking(_) => {
+            let (problem, help) =
+                text.split_once(": ").unwrap_or((&text, "see `dpdk-devbind.py --status` and `ip link`"));
+            Error::MachineLacks { problem: problem.to_owned(), help: help.to_owned() }
+        }
+        DpdkError::BadName { .. } | DpdkError::TooManyQueues { .. } => {
+            Error::DpdkRefused { problem: text, help: "correct [dpdk] in the configuration, or --device".into() }
+        }
+        _ => Error::DpdkRefused {
+            problem: text,
+            help:
+                "`dmesg | tail` and DPDK's lines above may say more; another `memory_mib`, `mbufs` or `device` may do"
+                    .into(),
+        },
+    }
+}
