@@ -5,6 +5,7 @@ use crate::syntax;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::time::Duration;
 use trimaran_rpc::program::cli::{self, Common, Servers};
+use trimaran_rpc::program::port::PortKind;
 
 /// A replicated key-value store on trimaran.
 ///
@@ -313,6 +314,9 @@ pub struct Demo {
     /// No load: print the CPU time that the idle nodes use in so many seconds, and end
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub idle: Option<u32>,
+    /// What carries the packets. dpdk, as root: the nodes get namespaces of their own, and virtual devices between them
+    #[arg(long, value_enum, default_value_t)]
+    pub port: PortKind,
     /// Leave the nodes' configurations and logs behind
     #[arg(long)]
     pub keep: bool,

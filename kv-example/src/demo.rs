@@ -28,6 +28,7 @@ use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::nodes::Nodes;
 use trimaran_rpc::program::signals::Signals;
+use trimaran_rpc::program::site::Site;
 use trimaran_rpc::program::{Program, say};
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY};
 use trimaran_runtime::{Instant, Panicked, Task, now, spawn};
@@ -56,11 +57,13 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// Runs the demo. Succeeds where nothing was lost, the history is linearizable and the digests are equal.
 pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
+    let site = Site::of(demo.port, program.service, demo.nodes)?;
     let signals = Signals::watch()?;
-    let nodes = Nodes::start(program.service, &["--journal"], demo.nodes, demo.keep)?;
+    let nodes = Nodes::start(site, program.service, &["--journal"], demo.nodes, demo.keep)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let service = program.service;
-    with_connection(Target::new(servers, CALL_DEADLINE), move |connection| async move {
+    let target = Target { port: nodes.client_port(), ..Target::new(servers, CALL_DEADLINE) };
+    with_connection(target, move |connection| async move {
         let mut stage = Stage { demo, cluster: LocalCluster { nodes, connection, signals } };
         let result = stage.play(service).await;
         if let Some(directory) = stage.cluster.nodes.kept() {

@@ -7,7 +7,9 @@
 //!     +-- init.rs, status.rs      the operator's questions      \
 //!     +-- methods.rs    what the service offers                  connect.rs    a client on this thread
 //!     +-- call.rs       one call; arguments.rs: words to JSON   /
-//!     +-- demo.rs       three nodes of this very program; cluster.rs, nodes.rs
+//!     +-- demo.rs       three nodes of this very program; cluster.rs, nodes.rs, site.rs, lab.rs
+//!
+//!  port.rs    the kernel's sockets or a device of DPDK's, under nodes and clients alike
 //!
 //!  error.rs -> report.rs      what went wrong, the line to blame, what mends it
 //! ```
@@ -25,6 +27,7 @@ pub mod demo;
 pub mod entry;
 pub mod error;
 pub mod init;
+pub mod lab;
 pub mod machine;
 pub mod methods;
 pub mod nodes;
@@ -32,6 +35,7 @@ pub mod port;
 pub mod report;
 pub mod serve;
 pub mod signals;
+pub mod site;
 pub mod status;
 
 use crate::service::Service;

@@ -4,7 +4,9 @@ use crate::program::cluster::LocalCluster;
 use crate::program::connect::{self, Target};
 use crate::program::error::Error;
 use crate::program::nodes::Nodes;
+use crate::program::port::PortKind;
 use crate::program::signals::Signals;
+use crate::program::site::Site;
 use crate::program::{Program, cli, say};
 use clap::Args;
 use std::time::Duration;
@@ -25,6 +27,9 @@ pub struct Demo {
     /// End after so many seconds, instead of at Ctrl-C
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: Option<u32>,
+    /// What carries the packets. dpdk, as root: the nodes get namespaces of their own, and virtual devices between them
+    #[arg(long, value_enum, default_value_t)]
+    pub port: PortKind,
     /// Leave the nodes' configurations and logs behind
     #[arg(long)]
     pub keep: bool,
@@ -36,11 +41,13 @@ pub struct Demo {
 /// # Errors
 /// What keeps the cluster from being formed (E01xx, E03xx), and a node that ends by itself (E0106).
 pub fn run(demo: Demo, program: &Program, example: &str) -> Result<(), Error> {
+    let site = Site::of(demo.port, program.service, demo.nodes)?;
     let signals = Signals::watch()?;
-    let nodes = Nodes::start(program.service, &[], demo.nodes, demo.keep)?;
+    let nodes = Nodes::start(site, program.service, &[], demo.nodes, demo.keep)?;
     let servers: Vec<_> = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let (program, example) = (program.clone(), example.to_owned());
-    connect::run(Target::new(servers, CALL_DEADLINE), move |connection| async move {
+    let target = Target { port: nodes.client_port(), ..Target::new(servers, CALL_DEADLINE) };
+    connect::run(target, move |connection| async move {
         let mut cluster = LocalCluster { nodes, connection, signals };
         let result = play(&mut cluster, &demo, &program, &example).await;
         if let Some(directory) = cluster.nodes.kept() {
@@ -54,11 +61,11 @@ async fn play(cluster: &mut LocalCluster, demo: &Demo, program: &Program, exampl
     let leader = cluster.form(program.service, PATIENCE).await?;
     let members = cluster.members();
     say(&format!("{} nodes run, node {leader} leads\n", members.len()))?;
-    let servers = match members == cli::DEFAULT_SERVERS {
-        true => String::new(),
-        false => format!(" --servers {}", members.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+    let (enter, servers) = match members == cli::DEFAULT_SERVERS {
+        true => (String::new(), String::new()),
+        false => cluster.nodes.site().typed(&members),
     };
-    let typed = &program.typed;
+    let typed = format!("{enter}{}", program.typed);
     let calls = format!("  {typed} methods\n  {typed} {example}{servers}\n  {typed} status{servers}\n");
     say(&format!("\nfrom another terminal:\n{calls}\n"))?;
     match demo.seconds {

@@ -1,13 +1,15 @@
 //! A demo's nodes: child processes of this very program, each with its configuration and its log in a directory.
 //!
 //! They end with the demo whatever happens to it: when [`Nodes`] is dropped they are killed, and where the demo is
-//! killed itself the kernel ends them (`serve --parent`).
+//! killed itself the kernel ends them (`serve --parent`), and a process that waits for its end removes the directory.
 
 use crate::program::error::Error;
 use crate::program::machine;
+use crate::program::port::PortPlan;
+use crate::program::site::{self, Site};
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{SocketAddrV4, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,7 +23,10 @@ const LOG_TAIL_BYTES: usize = 2000;
 /// All nodes of a demo.
 #[derive(Debug)]
 pub struct Nodes {
+    site: Site,
     directory: PathBuf,
+    /// Removes the directory where this process cannot do it any more.
+    _sweeper: Option<Child>,
     arguments: &'static [&'static str],
     keep: bool,
     nodes: Vec<Node>,
@@ -37,23 +42,31 @@ struct Node {
 }
 
 impl Nodes {
-    /// Starts `count` nodes, at most 9, of a cluster named after `service` on 127.0.0.1 and the addresses after it, with
-    /// `arguments` beside the usual ones of `serve`. Says so where the usual ports are taken. The directory of the
+    /// Starts `count` nodes, at most 9, of a cluster named after `service` at `site`, with `arguments` beside the usual ones
+    /// of `serve`. Says so where the usual ports are taken. The directory of the
     /// configurations and logs is removed at the end unless `keep` is set.
     ///
     /// # Errors
     /// No free ports, or what the operating system refuses.
-    pub fn start(service: &str, arguments: &'static [&'static str], count: u8, keep: bool) -> Result<Self, Error> {
-        let first_port = choose_port(count)?;
-        let directory = std::env::temp_dir().join(format!("{service}-demo-{}", std::process::id()));
+    pub fn start(
+        site: Site,
+        service: &str,
+        arguments: &'static [&'static str],
+        count: u8,
+        keep: bool,
+    ) -> Result<Self, Error> {
+        let first_port = choose_port(&site, count)?;
+        let directory = site::directory(service);
         fs::create_dir(&directory).map_err(|source| Error::io(format!("create {}", directory.display()), source))?;
-        let mut nodes = Nodes { directory, arguments, keep, nodes: Vec::new() };
+        let sweeper = if keep { None } else { sweeper(&directory) };
+        let mut nodes = Nodes { site, directory, _sweeper: sweeper, arguments, keep, nodes: Vec::new() };
         for slot in 1..=count {
             let config = nodes.directory.join(format!("node{slot}.toml"));
-            fs::write(&config, config_text(service, slot, count, first_port))
+            fs::write(&config, config_text(&nodes.site, service, slot, count, first_port))
                 .map_err(|source| Error::io(format!("write {}", config.display()), source))?;
             let log = nodes.directory.join(format!("node{slot}.log"));
-            nodes.nodes.push(Node { slot, client: client_address(slot, first_port), config, log, child: None });
+            let client = SocketAddrV4::new(nodes.site.ip(slot), first_port);
+            nodes.nodes.push(Node { slot, client, config, log, child: None });
             nodes.spawn(slot)?;
         }
         Ok(nodes)
@@ -65,7 +78,7 @@ impl Nodes {
         let program = std::env::current_exe().map_err(|source| Error::io("find this program's own file", source))?;
         let log = File::options().append(true).create(true).open(&node.log);
         let log = log.map_err(|source| Error::io(format!("write {}", node.log.display()), source))?;
-        let mut command = Command::new(program);
+        let mut command = self.site.command(slot, program, &self.directory);
         command.arg("serve").args(self.arguments);
         command.args(["--parent", &std::process::id().to_string(), "--config"]).arg(&node.config);
         // A group of its own: Ctrl-C at the terminal is for the demo, which then ends them.
@@ -91,6 +104,16 @@ impl Nodes {
             }
         }
         Ok(())
+    }
+
+    /// The port of a client in this process.
+    pub fn client_port(&self) -> PortPlan {
+        self.site.client_port()
+    }
+
+    /// Where they run.
+    pub fn site(&self) -> &Site {
+        &self.site
     }
 
     /// Slots and client addresses in order.
@@ -137,19 +160,30 @@ fn tail(log: &Path) -> String {
     String::from_utf8_lossy(text.get(from..).unwrap_or(&[])).into_owned()
 }
 
-fn client_address(slot: u8, first_port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, slot), first_port)
+/// A process that waits for the end of this one and then removes the directory, which this one may no longer be able to.
+fn sweeper(directory: &Path) -> Option<Child> {
+    let mut command = Command::new("sh");
+    command.args(["-c", "cat >/dev/null; rm -rf -- \"$1\"", "sh"]).arg(directory);
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Without it the directory stays where the demo is killed, and nothing else is different.
+    command.spawn().ok()
 }
 
-fn peer_address(slot: u8, first_port: u16) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, slot), first_port + 100)
+/// The client's and the peers' address of a node.
+fn addresses(site: &Site, slot: u8, first_port: u16) -> [SocketAddrV4; 2] {
+    let ip = site.ip(slot);
+    [SocketAddrV4::new(ip, first_port), SocketAddrV4::new(ip, first_port + 100)]
 }
 
-/// The first of [`FIRST_PORTS`] that is free on every node's address.
-fn choose_port(count: u8) -> Result<u16, Error> {
+/// The first of [`FIRST_PORTS`] that is free on every node's address. In a lab nobody else has any.
+fn choose_port(site: &Site, count: u8) -> Result<u16, Error> {
+    let [usual, ..] = FIRST_PORTS;
+    if matches!(site, Site::Lab(..)) {
+        return Ok(usual);
+    }
     let mut first_taken = None;
     for port in FIRST_PORTS {
-        let addresses = (1..=count).flat_map(|slot| [client_address(slot, port), peer_address(slot, port)]);
+        let addresses = (1..=count).flat_map(|slot| addresses(site, slot, port));
         match addresses.map(|address| (address, UdpSocket::bind(address))).find(|(_, bound)| bound.is_err()) {
             None => {
                 if let Some((address, owner)) = first_taken {
@@ -169,14 +203,15 @@ fn choose_port(count: u8) -> Result<u16, Error> {
             Some((_, Ok(_))) => {}
         }
     }
-    let (address, owner) = first_taken.unwrap_or((client_address(1, 8000), None));
+    let (address, owner) = first_taken.unwrap_or((SocketAddrV4::new(site.ip(1), usual), None));
     Err(Error::AddressInUse { address, owner })
 }
 
-fn config_text(service: &str, slot: u8, count: u8, first_port: u16) -> String {
+fn config_text(site: &Site, service: &str, slot: u8, count: u8, first_port: u16) -> String {
     let mut text = format!("cluster = \"{service}\"\nslot = {slot}\ndurability = \"volatile\"\nprofile = \"shared\"\n");
+    text += &site.config_text();
     for slot in 1..=count {
-        let (client, peer) = (client_address(slot, first_port), peer_address(slot, first_port));
+        let [client, peer] = addresses(site, slot, first_port);
         text += &format!("\n[[member]]\nslot = {slot}\nclient = \"{client}\"\npeer = \"{peer}\"\n");
     }
     text
@@ -189,9 +224,11 @@ mod tests {
 
     #[test]
     fn the_configurations_are_correct_and_differ_in_their_slot_only() {
-        let (first, warnings) = Config::parse("node1.toml", &config_text("kv", 1, 3, 8000)).expect("correct");
+        let (first, warnings) =
+            Config::parse("node1.toml", &config_text(&Site::Loopback, "kv", 1, 3, 8000)).expect("correct");
         assert_eq!(warnings, []);
-        let (second, _) = Config::parse("node2.toml", &config_text("kv", 2, 3, 8000)).expect("correct");
+        let (second, _) =
+            Config::parse("node2.toml", &config_text(&Site::Loopback, "kv", 2, 3, 8000)).expect("correct");
         assert_eq!(Config { slot: 2, ..first }, second);
         assert_eq!(
             second.me().map(|me| (me.client.to_string(), me.peer.to_string())).as_ref(),

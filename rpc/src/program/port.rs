@@ -15,6 +15,8 @@ use trimaran_runtime::CoreConfig;
 #[cfg(feature = "dpdk")]
 use trimaran_runtime::Idle;
 
+/// Whether this build can open devices of DPDK's.
+pub const IS_DPDK_BUILT: bool = cfg!(feature = "dpdk");
 /// Leading bits of an address that name its network, where nobody says otherwise.
 pub const PREFIX_BITS: u8 = 24;
 /// Most queues of a device.
