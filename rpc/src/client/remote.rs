@@ -1,4 +1,4 @@
-//! Calls from any thread: a client on a background thread of its own, with a core and kernel UDP, and a handle to it.
+//! Calls from any thread: a client on a background thread of its own, with a core and a port, and a handle to it.
 //!
 //! ```text
 //!   any thread:  submit ──► queue (bounded) ──► background thread: one task per call ──► Client ──► sockets
@@ -16,7 +16,7 @@ use futures::future::{Either, select};
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::future::{Future, IntoFuture, poll_fn};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
-use trimaran_net::{Net, NetConfig, NetDriver, SocketOptions, UdpConfig, UdpPort};
+use trimaran_net::{Net, NetConfig, NetDriver, NetError, Port, SocketOptions, UdpConfig, UdpPort};
 use trimaran_runtime::{CoreConfig, Driver, Flushed, Instant, Polled, spawn};
 
 /// Calls that one background client has in hand at a time.
@@ -151,12 +151,23 @@ impl Remote {
     /// # Errors
     /// [`ConnectError`]: the text is wrong, or there is no thread or no network to be had.
     pub fn connect(servers: &str) -> Result<Remote, ConnectError> {
+        Remote::connect_over(servers, kernel_sockets)
+    }
+
+    /// As [`Remote::connect`], over another port than the kernel's sockets. `open` makes it, on the background thread.
+    ///
+    /// # Errors
+    /// As [`Remote::connect`]; what `open` says is in [`ConnectError::Start`].
+    pub fn connect_over<P: Port + 'static, E: Display>(
+        servers: &str,
+        open: impl FnOnce() -> Result<P, E> + Send + 'static,
+    ) -> Result<Remote, ConnectError> {
         let config = ClientConfig {
             replies: ReplyLimits { calls: TRIES_MAX, ..ReplyLimits::default() },
             socket: SocketOptions { rx_packets: TRIES_MAX, tx_packets: TRIES_MAX, ..SocketOptions::default() },
             ..ClientConfig::default()
         };
-        Remote::start(parse_servers(servers)?, config)
+        Remote::start_over(parse_servers(servers)?, config, open)
     }
 
     /// As [`Remote::connect`], for addresses that are known and a client that is set up otherwise.
@@ -164,12 +175,24 @@ impl Remote {
     /// # Errors
     /// [`ConnectError::Start`].
     pub fn start(servers: Vec<SocketAddrV4>, config: ClientConfig) -> Result<Remote, ConnectError> {
+        Remote::start_over(servers, config, kernel_sockets)
+    }
+
+    /// As [`Remote::start`], over the port that `open` makes on the background thread.
+    ///
+    /// # Errors
+    /// [`ConnectError::Start`].
+    pub fn start_over<P: Port + 'static, E: Display>(
+        servers: Vec<SocketAddrV4>,
+        config: ClientConfig,
+        open: impl FnOnce() -> Result<P, E> + Send + 'static,
+    ) -> Result<Remote, ConnectError> {
         let queue = Arc::new(Queue::default());
         let (ready, wait) = sync_channel(1);
         let core = CoreConfig { name: "trimaran client".into(), ..CoreConfig::default() };
         let serving = Arc::clone(&queue);
         let main = move || serve(serving, servers, config, ready);
-        let started = trimaran_runtime::start(core, Line::open, main);
+        let started = trimaran_runtime::start(core, move || Line::open(open), main);
         // The thread is left to itself: it ends with the handles.
         started.map_err(|error| ConnectError::Start(error.to_string()))?;
         match wait.recv() {
@@ -302,11 +325,15 @@ async fn serve(
 }
 
 /// The driver of the background thread, which must be there even where there is no network.
-struct Line(Option<NetDriver<UdpPort>>);
+struct Line<P: Port>(Option<NetDriver<P>>);
 
-impl Line {
-    fn open() -> Line {
-        match UdpPort::new(UdpConfig::default()) {
+fn kernel_sockets() -> Result<UdpPort, NetError> {
+    UdpPort::new(UdpConfig::default())
+}
+
+impl<P: Port + 'static> Line<P> {
+    fn open<E: Display>(open: impl FnOnce() -> Result<P, E>) -> Line<P> {
+        match open() {
             Ok(port) => {
                 let (driver, net) = NetDriver::new(port, NetConfig::default());
                 NET.set(Ok(Some(net)));
@@ -320,7 +347,7 @@ impl Line {
     }
 }
 
-impl Driver for Line {
+impl<P: Port> Driver for Line<P> {
     fn start(&mut self) {
         if let Some(driver) = &mut self.0 {
             driver.start();

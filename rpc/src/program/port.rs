@@ -4,6 +4,7 @@
 #[cfg(feature = "dpdk")]
 mod dpdk;
 
+use crate::client::{ConnectError, Remote};
 use crate::program::connect::{net_error, runtime_error};
 use crate::program::error::Error;
 use clap::ValueEnum;
@@ -154,6 +155,29 @@ impl PortPlan {
         match self {
             PortPlan::Udp { .. } => PortKind::Udp,
             PortPlan::Dpdk(_) => PortKind::Dpdk,
+        }
+    }
+
+    /// A device of DPDK's, as DPDK writes it, for this host's `address` there; the rest as usual.
+    pub fn dpdk(device: &str, address: HostAddress) -> Self {
+        let HostAddress { ip, prefix_bits } = address;
+        PortPlan::Dpdk(DpdkPlan { device: device.to_owned(), prefix_bits, ..DpdkPlan::new(ip) })
+    }
+
+    /// A client of the cluster of `servers` over this port, on a thread of its own: as [`Remote::connect`], for calls from any
+    /// thread.
+    ///
+    /// # Errors
+    /// As [`Remote::connect`].
+    pub fn connect(&self, servers: &str) -> Result<Remote, ConnectError> {
+        match self.clone() {
+            PortPlan::Udp { payload_bytes } => {
+                Remote::connect_over(servers, move || UdpPort::new(UdpConfig { payload_bytes }))
+            }
+            #[cfg(feature = "dpdk")]
+            PortPlan::Dpdk(plan) => Remote::connect_over(servers, move || dpdk::open(&plan)),
+            #[cfg(not(feature = "dpdk"))]
+            PortPlan::Dpdk(_) => Err(ConnectError::Start(Error::DpdkNotBuilt.to_string())),
         }
     }
 

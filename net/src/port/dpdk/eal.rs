@@ -2,9 +2,12 @@
 
 use super::preflight::{self, ThisMachine};
 use super::{DpdkError, checked_name, last_refusal};
+use rustix::process::getuid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::ffi::{CString, c_char, c_int};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::{env, fs};
 
 /// Where DPDK's memory comes from. Buffers of all pools live in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +89,21 @@ impl Eal {
         {
             tracing::warn!(%errno, cpu, "cannot restore the affinity of the thread that started DPDK: it stays on one processor");
         }
-        if started < 0 { Err(last_refusal("start DPDK")) } else { Ok(Eal(())) }
+        let refused = (started < 0).then(|| last_refusal("start DPDK"));
+        remove_runtime_directory(&options.file_prefix);
+        refused.map_or(Ok(Eal(())), Err)
     }
+}
+
+/// DPDK makes a directory for the files by which other processes find this one, and never removes it. There are none of these;
+/// where there are some after all, it stays.
+fn remove_runtime_directory(file_prefix: &str) {
+    let usual = || match getuid().is_root() {
+        true => "/var/run".into(),
+        false => env::var_os("XDG_RUNTIME_DIR").unwrap_or_else(|| "/tmp".into()),
+    };
+    let base = env::var_os("RUNTIME_DIRECTORY").unwrap_or_else(usual);
+    let _ = fs::remove_dir(Path::new(&base).join("dpdk").join(file_prefix));
 }
 
 #[cfg(test)]
