@@ -5,6 +5,7 @@
 //!   test.rs       the steps that must pass before a change goes in, in order
 //!   step.rs       runs one step: its line, its log file, its limit
 //!   readme.rs     does what the README tells a newcomer to do
+//!   fuzz.rs       the fuzz targets, under libFuzzer
 //!   bindings.rs   reads DPDK's headers for net/dpdk-sys
 //!   preflight.rs  installs what a fresh machine lacks
 //!   workspace.rs  the root, and what each crate has to offer
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod bindings;
+mod fuzz;
 mod preflight;
 mod readme;
 mod step;
@@ -46,6 +48,10 @@ enum Task {
     ///
     /// Compare ratios within one run: absolute times on a shared machine mean little.
     Bench(BenchArgs),
+    /// Feed random input to whatever reads what others have written: one target, or each.
+    ///
+    /// Installs cargo-fuzz where it is missing. Inputs that make a target fail are kept.
+    Fuzz(FuzzArgs),
     /// Do what the README tells a newcomer to do: its service as a crate of its own, tested and run as a cluster.
     Readme,
     /// Write the bindings of net/dpdk-sys anew from the installed headers. Needs libdpdk-dev and libclang-dev.
@@ -82,6 +88,15 @@ struct BenchArgs {
     name: Option<String>,
 }
 
+#[derive(Args)]
+struct FuzzArgs {
+    /// Only this one: config, frames, peer_messages, r2p2, raft_machine or values.
+    target: Option<String>,
+    /// How long each target runs.
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    seconds: u32,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let workspace = match Workspace::load() {
@@ -95,6 +110,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&workspace, args.fail_fast, args.quick),
         Task::Sim(args) => sim(&workspace, &args),
         Task::Bench(args) => bench(&workspace, &args),
+        Task::Fuzz(args) => fuzz::run(&workspace, args.target.as_deref(), args.seconds),
         Task::Readme => readme::run(&workspace),
         Task::Bindings => bindings::run(&workspace),
     }

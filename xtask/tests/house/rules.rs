@@ -22,6 +22,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("trimaran-rpc", &["trimaran-net", "trimaran-raft", "trimaran-runtime", "trimaran-macros"]),
     ("kv-example", &["trimaran-rpc", "trimaran-net", "trimaran-raft", "trimaran-runtime"]),
     ("lock-service", &["trimaran-rpc"]),
+    ("trimaran-fuzz", &["trimaran-rpc", "trimaran-net", "trimaran-raft", "trimaran-runtime"]),
     ("trimaran-benches", &["trimaran-rpc", "trimaran-net", "trimaran-raft", "trimaran-runtime", "kv-example"]),
     ("dpdk-sys", &[]),
     ("xtask", &[]),
