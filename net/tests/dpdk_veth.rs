@@ -6,150 +6,16 @@
 
 mod common;
 
-use common::{Node, addr, drain, packet};
+use common::netns::{Far, KERNELS, OURS, elsewhere, kernel_address, listen, node, now, queue, receive, run, turn};
+use common::{addr, drain, packet};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::thread::UnshareFlags;
-use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket as Plain};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use trimaran_net::port::dpdk::{DpdkPort, FrameQueue, OpenOptions, SleepKind, open};
-use trimaran_net::{FramePort, Packet, StackConfig, UdpSocket};
-use trimaran_runtime::{Clock, Driver, Instant, Monotonic};
-
-const OURS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-const KERNELS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
-
-fn now() -> Instant {
-    Monotonic.now()
-}
-
-/// Moves the calling thread into a network namespace of its own, and gives a handle by which others find it.
-fn enter_namespace() -> File {
-    // SAFETY: no other thread's descriptors or memory are touched; what this thread opens from now on lies in the namespace.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.expect("root may");
-    // Neighbour discovery of IPv6 would be noise.
-    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").ok();
-    File::open("/proc/thread-self/ns/net").expect("a thread has a namespace")
-}
-
-/// What `make` makes in a namespace of its own: sockets stay in the namespace that they were opened in.
-fn elsewhere<T: Send + 'static>(make: impl FnOnce(&File) -> T + Send + 'static) -> T {
-    #[allow(clippy::disallowed_methods, reason = "a namespace belongs to a thread")]
-    std::thread::spawn(move || make(&enter_namespace())).join().unwrap()
-}
-
-fn path(namespace: &File) -> String {
-    format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd())
-}
-
-fn run(line: &str) {
-    let words: Vec<&str> = line.split(' ').collect();
-    let output = Command::new(words[0]).args(&words[1..]).output().expect(words[0]);
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn works(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok()
-}
-
-/// The far end of a pair of interfaces, where the kernel has its address; the near one, `near`, is in the namespace of this thread.
-struct Far {
-    namespace: File,
-}
-
-impl Far {
-    /// `None`, with the reason printed, where this test cannot run.
-    fn new() -> Option<Far> {
-        if !rustix::process::geteuid().is_root() {
-            println!("skipped: only root can make network namespaces");
-            return None;
-        }
-        if let Some(lacking) = ["ip", "nsenter", "ethtool"].into_iter().find(|program| !works(program)) {
-            println!("skipped: there is no {lacking}: apt-get install iproute2 util-linux ethtool");
-            return None;
-        }
-        let namespace = elsewhere(|namespace| namespace.try_clone().unwrap());
-        enter_namespace();
-        run(&format!("ip link add near type veth peer name far netns {}", path(&namespace)));
-        run("ip link set near up");
-        let far = Far { namespace };
-        far.run("ip link set lo up");
-        far.run("ip link set far up");
-        far.run(&format!("ip addr add {KERNELS}/24 dev far"));
-        far.run("ip route add 224.0.0.0/4 dev far");
-        // Or the kernel would leave checksums to a card that is not there.
-        far.run("ethtool -K far tx off");
-        Some(far)
-    }
-
-    fn run(&self, line: &str) {
-        run(&format!("nsenter --net={} {line}", path(&self.namespace)));
-    }
-
-    /// A socket of the kernel's, which never blocks.
-    fn socket(&self) -> Plain {
-        let namespace = self.namespace.try_clone().unwrap();
-        elsewhere(move |_| {
-            rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
-            let socket = Plain::bind(addr(KERNELS, 0)).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket
-        })
-    }
-}
-
-fn queue(interface: &str) -> FrameQueue {
-    static DEVICES: AtomicU32 = AtomicU32::new(0);
-    let number = DEVICES.fetch_add(1, Ordering::Relaxed);
-    let device = format!("net_af_packet{number},iface={interface}").parse().unwrap();
-    let options = OpenOptions { mbufs: 2047, ..OpenOptions::new(&format!("veth-{}", std::process::id()), device) };
-    let (_, mut queues) = open(&options).expect("the interface is there and we are root");
-    queues.remove(0)
-}
-
-fn node(queue: FrameQueue, ip: Ipv4Addr) -> Node<DpdkPort> {
-    let mut node = Node::new(DpdkPort::new(queue, StackConfig::new(ip, 24)));
-    node.driver.start();
-    node
-}
-
-fn turn(node: &mut Node<DpdkPort>) {
-    let at = now();
-    node.poll(at);
-    node.flush(at);
-}
-
-/// Turns and parks until `socket` has something.
-fn receive(node: &mut Node<DpdkPort>, socket: &UdpSocket) -> Packet {
-    loop {
-        turn(node);
-        if let Some(packet) = socket.try_recv() {
-            return packet;
-        }
-        node.driver.park(None, None);
-    }
-}
-
-/// Turns until the kernel's socket has something, and returns that with its sender.
-fn listen(node: &mut Node<DpdkPort>, socket: &Plain) -> (Vec<u8>, SocketAddrV4) {
-    let mut bytes = [0; 2048];
-    loop {
-        turn(node);
-        match socket.recv_from(&mut bytes) {
-            Ok((len, SocketAddr::V4(from))) => return (bytes[..len].to_vec(), from),
-            Ok((_, from)) => panic!("{from} is no address of IPv4"),
-            // Our own question for the kernel's address may have to be answered first.
-            Err(_) => node.driver.park(Some(Duration::from_millis(1)), None),
-        }
-    }
-}
-
-fn kernel_address(socket: &Plain) -> SocketAddrV4 {
-    addr(KERNELS, socket.local_addr().unwrap().port())
-}
+use trimaran_net::FramePort;
+use trimaran_net::port::dpdk::SleepKind;
+use trimaran_runtime::Driver;
 
 /// A size for every number: both ends of what a frame carries, and what is padded.
 fn payload(number: usize) -> Vec<u8> {
