@@ -101,6 +101,7 @@ impl StackConfig {
 pub struct Stack {
     config: StackConfig,
     mac: MacAddr,
+    frame_bytes: usize,
     datagram_bytes: usize,
     neighbors: Table,
     groups: igmp::Groups,
@@ -126,6 +127,7 @@ impl Stack {
         let even = |per_s| Limiter::new(per_s, per_s);
         Stack {
             mac,
+            frame_bytes,
             datagram_bytes: frame_bytes.saturating_sub(HEADERS_BYTES),
             neighbors: Table::new(limits),
             groups: igmp::Groups::new(config.groups),
@@ -372,6 +374,8 @@ impl Stack {
             icmp::Message::EchoRequest if header.dst != self.config.ip => counters.icmp_ignored += 1,
             icmp::Message::Ignored => counters.icmp_ignored += 1,
             icmp::Message::EchoRequest if !self.icmp_answers.allow(now) => counters.icmp_limited += 1,
+            // What came in parts was joined by the device's kernel, perhaps; its answer would not fit the link.
+            icmp::Message::EchoRequest if packet.len() > self.frame_bytes => counters.tx_too_large += 1,
             icmp::Message::EchoRequest => {
                 counters.icmp_answered += 1;
                 let bytes = packet.data_mut();

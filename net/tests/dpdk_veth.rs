@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::netns::{Far, KERNELS, OURS, elsewhere, kernel_address, listen, node, now, queue, receive, run, turn};
+use common::netns::{Far, KERNELS, OURS, kernel_address, listen, node, now, queue, receive, run, turn};
 use common::{addr, drain, packet};
 use rustix::event::{EventfdFlags, eventfd};
 use std::net::Ipv4Addr;
@@ -57,12 +57,7 @@ fn two_dpdk_ports_talk_with_full_bursts() {
     let Some(far) = Far::new() else { return };
     far.run("ip addr flush dev far");
     let mut near = node(queue("near"), OURS);
-    let namespace = far.namespace.try_clone().unwrap();
-    let far = elsewhere(move |_| {
-        rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
-        queue("far")
-    });
-    let mut far = node(far, KERNELS);
+    let mut far = node(far.inside(|| queue("far")), KERNELS);
     let (here, there) = (near.bind(addr(OURS, 1)), far.bind(addr(KERNELS, 2)));
     let mut got = Vec::new();
     for round in 0..20u8 {

@@ -69,6 +69,16 @@ fn a_ping_and_a_question_are_answered_where_they_came_from() {
     reply[2..4].copy_from_slice(&sum);
     let expected = ethernet(MacAddr::derived(B), MacAddr::derived(A), 0x0800, &ipv4(A, B, 1, &reply));
     assert_eq!(stack.frames().pop().unwrap().data(), expected);
+    // An echo that the link could not carry back, be it that the sender's can carry more.
+    for (payload_bytes, answers) in [(1_472, 1), (1_473, 0)] {
+        let ping = from_b(0x0800, &ipv4(B, A, 1, &echo(&vec![7; payload_bytes])));
+        assert!(feed(&mut stack, &ping).is_none());
+        let answered = stack.frames().pop();
+        assert_eq!(
+            (answered.map(|frame| frame.len()), stack.counters().tx_too_large),
+            ((answers == 1).then_some(1_514), 1 - answers)
+        );
+    }
     // What the link has padded is no part of the echo.
     let padded = [&from_b(0x0800, &ipv4(B, A, 1, &echo(b"hello")))[..], &[0xEE; 13]].concat();
     assert!(feed(&mut stack, &padded).is_none());

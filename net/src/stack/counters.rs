@@ -82,7 +82,7 @@ pub struct StackCounters {
     pub tx_datagrams: u64,
     /// Not sent: no way there (no gateway, or a broadcast).
     pub tx_no_route: u64,
-    /// Not sent: larger than the link carries, or no head room for the headers.
+    /// Not sent: larger than the link carries (an echo, too), or no head room for the headers.
     pub tx_too_large: u64,
     /// Not sent: their receiver did not answer for its address, or too many others waited for such answers.
     pub tx_unresolved: u64,

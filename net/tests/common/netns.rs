@@ -96,11 +96,18 @@ impl Far {
         run(&format!("nsenter --net={} {line}", path(&self.namespace)));
     }
 
-    /// A socket of the kernel's, which never blocks.
-    pub(crate) fn socket(&self) -> Plain {
+    /// What `make` makes in the far namespace.
+    pub(crate) fn inside<T: Send + 'static>(&self, make: impl FnOnce() -> T + Send + 'static) -> T {
         let namespace = self.namespace.try_clone().unwrap();
         elsewhere(move |_| {
             rustix::thread::move_into_link_name_space(namespace.as_fd(), None).unwrap();
+            make()
+        })
+    }
+
+    /// A socket of the kernel's, which never blocks.
+    pub(crate) fn socket(&self) -> Plain {
+        self.inside(|| {
             let socket = Plain::bind(addr(KERNELS, 0)).unwrap();
             socket.set_nonblocking(true).unwrap();
             socket
