@@ -5,6 +5,7 @@
 //! | `runtime` | spawn, switch, timers, turns, and the world |
 //! | `ports` | packets through kernel UDP and the simulated network |
 //! | `raft_commit` | a commit in machines, logs and messages alone |
+//! | `dpdk` | the loop over DPDK's devices beside testpmd, and its instructions; needs `--features dpdk` |
 //! | `rpc` | requests through whole nodes in one process: unreplicated, replicated, read |
 //!
 //! Times are of one run on one machine: compare ratios within a run.

@@ -84,7 +84,9 @@ struct SimArgs {
 
 #[derive(Args)]
 struct BenchArgs {
-    /// Only this one: runtime, ports, raft_commit or rpc.
+    /// Only this one: runtime, ports, raft_commit, rpc or dpdk.
+    ///
+    /// `dpdk` is not among those that run without a name: it needs DPDK, `dpdk-testpmd` and `valgrind`, and installs none of them.
     name: Option<String>,
 }
 
@@ -129,7 +131,8 @@ fn sim(workspace: &Workspace, args: &SimArgs) -> ExitCode {
 
 fn bench(workspace: &Workspace, args: &BenchArgs) -> ExitCode {
     let mut cargo = workspace.cargo(&["bench", "--quiet", "--package", "trimaran-benches"]);
-    match &args.name {
+    match args.name.as_deref() {
+        Some("dpdk") => cargo.args(["--features", "dpdk", "--bench", "dpdk"]),
         Some(name) => cargo.args(["--bench", name]),
         None => cargo.arg("--benches"),
     };

@@ -1,0 +1,78 @@
+//! DPDK's own test program: the generator of frames, and what we are compared with.
+
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+const PROMPT: &[u8] = b"testpmd> ";
+
+/// A testpmd that takes orders. Killed when it is dropped.
+pub(crate) struct Testpmd {
+    child: Child,
+    orders: ChildStdin,
+}
+
+impl Testpmd {
+    /// Starts one on processor `cpu` with one virtual device, and waits until it takes orders.
+    pub(crate) fn start(cpu: usize, prefix: &str, device: &str, mode: &str, more: &[&str]) -> Result<Testpmd, String> {
+        let mut command = Command::new("dpdk-testpmd");
+        command.args(["--no-huge", "--no-pci", "--no-telemetry", "--no-shconf", "--log-level=error", "-m", "64"]);
+        command.arg(format!("--lcores=0@{cpu},1@{cpu}")).arg(format!("--file-prefix={prefix}"));
+        command.arg(format!("--vdev={device}")).args(["--", "--interactive", "--total-num-mbufs=8191"]);
+        command.arg(format!("--forward-mode={mode}")).args(more);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut child = child.map_err(|error| format!("cannot start dpdk-testpmd: {error}"))?;
+        let orders = child.stdin.take().ok_or("testpmd has no input")?;
+        let mut testpmd = Testpmd { child, orders };
+        testpmd.wait_for_prompt()?;
+        Ok(testpmd)
+    }
+
+    /// It writes its prompt at once, but everything else when it ends.
+    fn wait_for_prompt(&mut self) -> Result<(), String> {
+        let output = self.child.stdout.as_mut().ok_or("testpmd has no output")?;
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(PROMPT) {
+            if output.read(&mut byte).map_err(|error| error.to_string())? == 0 {
+                return Err(format!("dpdk-testpmd has ended: {}", String::from_utf8_lossy(&seen)));
+            }
+            seen.push(byte[0]);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn order(&mut self, what: &str) -> Result<(), String> {
+        writeln!(self.orders, "{what}").map_err(|error| format!("testpmd takes no orders: {error}"))
+    }
+
+    /// Lets 512 frames go, and returns how many a second come back within `span`. Ends it.
+    pub(crate) fn rate(mut self, span: Duration) -> Result<f64, String> {
+        const WARM_UP: Duration = Duration::from_millis(150);
+        self.order("start tx_first 16")?;
+        pause(WARM_UP);
+        // It counts from one showing to the next.
+        self.order("show port stats 0")?;
+        pause(span);
+        self.order("show port stats 0")?;
+        self.order("quit")?;
+        let mut said = String::new();
+        let output = self.child.stdout.as_mut().ok_or("testpmd has no output")?;
+        output.read_to_string(&mut said).map_err(|error| error.to_string())?;
+        let mut rates = said.lines().filter_map(|line| line.trim_start().strip_prefix("Rx-pps:"));
+        let rate = rates.next_back().and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        rate.filter(|rate| *rate > 0.0).ok_or_else(|| format!("no frame has come back: {said}"))
+    }
+}
+
+impl Drop for Testpmd {
+    fn drop(&mut self) {
+        // Gone already, where it was told to quit.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a bench measures the real clock")]
+pub(crate) fn pause(span: Duration) {
+    std::thread::sleep(span);
+}
