@@ -24,6 +24,7 @@ SAME_SIZE(struct rte_eth_xstat, 16);
 SAME_SIZE(struct rte_eth_xstat_name, 64);
 SAME_SIZE(struct rte_ether_addr, 6);
 SAME_SIZE(struct dpdk_shim_frame, 24);
+SAME_SIZE(struct dpdk_shim_received, 8);
 _Static_assert(DPDK_SHIM_MBUF_BYTES == RTE_MBUF_DEFAULT_BUF_SIZE, "mbufs have another size by default");
 
 int dpdk_shim_errno(void)
@@ -69,7 +70,8 @@ int dpdk_shim_thread_known(void)
 	return rte_lcore_id() != LCORE_ID_ANY;
 }
 
-uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, struct dpdk_shim_frame *frames, uint16_t max, uint16_t *odd)
+uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, const struct rte_mempool *pool, struct dpdk_shim_frame *frames, uint16_t max,
+			    struct dpdk_shim_received *also)
 {
 	struct rte_mbuf *mbufs[DPDK_SHIM_BURST];
 	uint16_t received = rte_eth_rx_burst(port, queue, mbufs, RTE_MIN(max, DPDK_SHIM_BURST));
@@ -90,32 +92,65 @@ uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, struct dpdk_shim_fram
 		frames[kept].len = mbuf->data_len;
 		kept++;
 	}
-	*odd = received - kept;
+	also->odd = received - kept;
+	if (kept > 0)
+		also->free_mbufs = rte_mempool_get_ops(pool->ops_index)->get_count(pool);
 	return kept;
 }
 
-uint16_t dpdk_shim_tx_burst(uint16_t port, uint16_t queue, const struct dpdk_shim_frame *frames, uint16_t count)
+/* Fills the front of `copies` with at most `wanted` fresh mbufs and returns how many there were. */
+static uint16_t alloc_some(struct rte_mempool *pool, struct rte_mbuf **copies, uint16_t wanted)
 {
-	struct rte_mbuf *mbufs[DPDK_SHIM_BURST];
+	uint16_t got = 0;
+
+	if (rte_pktmbuf_alloc_bulk(pool, copies, wanted) == 0)
+		return wanted;
+	while (got < wanted && (copies[got] = rte_pktmbuf_alloc(pool)) != NULL)
+		got++;
+	return got;
+}
+
+uint16_t dpdk_shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mempool *pool, const struct dpdk_shim_frame *frames, uint16_t count)
+{
+	struct rte_mbuf *mbufs[DPDK_SHIM_BURST], *copies[DPDK_SHIM_BURST];
+	uint16_t wanted = 0, copied = 0, staged, sent, left = 0;
 
 	count = RTE_MIN(count, DPDK_SHIM_BURST);
-	for (uint16_t i = 0; i < count; i++) {
-		struct rte_mbuf *mbuf = frames[i].mbuf;
+	for (uint16_t i = 0; i < count; i++)
+		wanted += frames[i].mbuf == NULL;
+	if (wanted > 0)
+		wanted = alloc_some(pool, copies, wanted);
+	for (staged = 0; staged < count; staged++) {
+		const struct dpdk_shim_frame *frame = &frames[staged];
+		struct rte_mbuf *mbuf = frame->mbuf;
+		uint16_t len = frame->len;
 
-		uint16_t len = frames[i].len;
-
+		if (mbuf == NULL) {
+			if (copied == wanted)
+				break;
+			mbuf = copies[copied++];
+			memcpy(rte_pktmbuf_mtod(mbuf, uint8_t *), frame->buffer + frame->head, len);
+		} else {
+			mbuf->data_off = frame->head;
+		}
 		if (len < DPDK_SHIM_FRAME_MIN_BYTES) {
-			memset(frames[i].buffer + frames[i].head + len, 0, DPDK_SHIM_FRAME_MIN_BYTES - len);
+			memset(rte_pktmbuf_mtod_offset(mbuf, uint8_t *, len), 0, DPDK_SHIM_FRAME_MIN_BYTES - len);
 			len = DPDK_SHIM_FRAME_MIN_BYTES;
 		}
-		mbuf->data_off = frames[i].head;
 		mbuf->data_len = len;
 		mbuf->pkt_len = len;
 		/* A frame that was received goes out again without what the card said of its arrival. */
 		mbuf->ol_flags = 0;
-		mbufs[i] = mbuf;
+		mbufs[staged] = mbuf;
 	}
-	return rte_eth_tx_burst(port, queue, mbufs, count);
+	sent = rte_eth_tx_burst(port, queue, mbufs, staged);
+	for (uint16_t i = sent; i < staged; i++) {
+		if (frames[i].mbuf == NULL)
+			copies[left++] = mbufs[i];
+	}
+	if (left > 0)
+		rte_pktmbuf_free_bulk(copies, left);
+	return sent;
 }
 
 int dpdk_shim_alloc(struct rte_mempool *pool, struct dpdk_shim_frame *frames, uint16_t count)

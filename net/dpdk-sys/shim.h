@@ -45,13 +45,23 @@ int dpdk_shim_receive_groups(uint16_t port);
 /* The calling thread has a number of DPDK's, by which mempools find its cache. */
 int dpdk_shim_thread_known(void);
 
-/* Receives at most `max` frames (at most DPDK_SHIM_BURST) into the front of `frames` and returns how many. Those that are not one whole,
- * unshared mbuf of DPDK_SHIM_MBUF_BYTES, or have lost a VLAN tag on the way, are freed and counted in `odd`. */
-uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, struct dpdk_shim_frame *frames, uint16_t max, uint16_t *odd);
+/* What dpdk_shim_rx_burst has to say beside the frames. */
+struct dpdk_shim_received {
+	/* Mbufs in the pool's common ring, thus free for any thread. Set only where frames were received. */
+	uint32_t free_mbufs;
+	/* Frames that are not one whole, unshared mbuf of DPDK_SHIM_MBUF_BYTES, or have lost a VLAN tag on the way. They are freed. */
+	uint16_t odd;
+};
+
+/* Receives at most `max` frames (at most DPDK_SHIM_BURST) from a queue that takes mbufs from `pool`, and returns how many stand in the
+ * front of `frames`. */
+uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, const struct rte_mempool *pool, struct dpdk_shim_frame *frames, uint16_t max,
+			    struct dpdk_shim_received *also);
 
 /* Hands the first `count` frames (at most DPDK_SHIM_BURST) to the device and returns how many of them it took; the others still belong
- * to the caller. Those shorter than DPDK_SHIM_FRAME_MIN_BYTES, for which there must be room behind `head`, are filled up with zeroes. */
-uint16_t dpdk_shim_tx_burst(uint16_t port, uint16_t queue, const struct dpdk_shim_frame *frames, uint16_t count);
+ * to the caller. A frame whose mbuf is null is only read: a copy of it goes in an mbuf of `pool`, and it and what follows stays where
+ * the pool is empty. Frames shorter than DPDK_SHIM_FRAME_MIN_BYTES, for which their buffers must have room, are filled up with zeroes. */
+uint16_t dpdk_shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mempool *pool, const struct dpdk_shim_frame *frames, uint16_t count);
 
 /* Fills `count` frames (at most DPDK_SHIM_BURST) with fresh empty mbufs: all (0) or none (not 0). */
 int dpdk_shim_alloc(struct rte_mempool *pool, struct dpdk_shim_frame *frames, uint16_t count);

@@ -7,6 +7,8 @@ use crate::socket::Priority;
 use std::fmt;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
+#[cfg(feature = "dpdk")]
+use std::ptr;
 
 /// Bytes kept free before the payload of a fresh packet, for link, network and transport headers.
 pub const HEAD_ROOM_BYTES: usize = 128;
@@ -202,11 +204,14 @@ impl Packet {
         Packet { storage: Storage::Mbuf(buffer), head, len: len.min(bytes - head), src: NOWHERE, dst: NOWHERE }
     }
 
-    /// The payload as a device takes it; `None` of a heap packet. It is valid as long as the packet.
-    pub(crate) fn mbuf_frame(&self) -> Option<dpdk_sys::dpdk_shim_frame> {
+    /// The payload as a device takes it: in its mbuf, or as bytes to be copied. Valid until the packet is changed or dropped.
+    pub(crate) fn device_frame(&self) -> dpdk_sys::dpdk_shim_frame {
         match &self.storage {
-            Storage::Mbuf(buffer) => Some(buffer.frame(self.head, self.len)),
-            _ => None,
+            Storage::Mbuf(buffer) if buffer.can_be_padded(self.head) => buffer.frame(self.head, self.len),
+            _ => {
+                let buffer = self.data().as_ptr().cast_mut();
+                dpdk_sys::dpdk_shim_frame { mbuf: ptr::null_mut(), buffer, head: 0, len: self.len }
+            }
         }
     }
 

@@ -66,6 +66,8 @@ pub struct PortStats {
     pub rx_no_buffer: u64,
     /// Dropped by the device because its receive buffer was full: this core was too slow or the buffer too small.
     pub rx_overrun: u64,
+    /// Of those received, copied to the heap since the device's own memory ran low: its packets are kept somewhere for long.
+    pub rx_copied: u64,
     /// Errors that the device reported while receiving, most of them somebody's ICMP answer. The socket goes on.
     pub rx_errors: u64,
     /// Sent.

@@ -152,3 +152,22 @@ fn an_unfinished_checksum_is_dropped_and_counted() {
     theirs.send_to(b"finished", addr(OURS, 7)).unwrap();
     assert_eq!(receive(&mut near, &ours).data(), b"finished");
 }
+
+#[test]
+fn what_came_too_fast_is_counted() {
+    let Some(far) = Far::new() else { return };
+    let mut near = node(queue("near"), OURS);
+    let (ours, theirs) = (near.bind(addr(OURS, 7)), far.socket());
+    theirs.send_to(b"first", addr(OURS, 7)).unwrap();
+    receive(&mut near, &ours);
+    for _ in 0..1500 {
+        theirs.send_to(b"flood", addr(OURS, 7)).unwrap();
+    }
+    let mut got = 0;
+    while near.poll(now()) > 0 {
+        got += drain(&ours).len() as u64;
+    }
+    let stats = near.net.stats();
+    assert!(got > 0 && stats.port.rx_overrun > 0, "{stats:?}");
+    assert_eq!(got + stats.dropped_full + stats.port.rx_overrun, 1500, "{stats:?}");
+}

@@ -15,7 +15,7 @@ const FUNCTIONS: &str = "dpdk_shim_.*|rte_eal_(init|cleanup|hotplug_(add|remove)
     |rte_pktmbuf_pool_create|rte_mempool_(free|avail_count|in_use_count)|rte_thread_(un)?register";
 
 /// The structs that Rust looks into, or that such a struct holds.
-const TYPES: &str = "dpdk_shim_frame|rte_ether_addr|rte_eth_(dev_info|stats|xstat(_name)?|rxconf|txconf|desc_lim|dev_portconf)\
+const TYPES: &str = "dpdk_shim_(frame|received)|rte_ether_addr|rte_eth_(dev_info|stats|xstat(_name)?|rxconf|txconf|desc_lim|dev_portconf)\
     |rte_eth_(switch_info|rxseg_capa|err_handle_mode)";
 
 /// Of these only the size matters.

@@ -304,6 +304,20 @@ const _: () = {
     ["Offset of field: dpdk_shim_frame::head"][::core::mem::offset_of!(dpdk_shim_frame, head) - 16usize];
     ["Offset of field: dpdk_shim_frame::len"][::core::mem::offset_of!(dpdk_shim_frame, len) - 18usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpdk_shim_received {
+    pub free_mbufs: u32,
+    pub odd: u16,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpdk_shim_received"][::core::mem::size_of::<dpdk_shim_received>() - 8usize];
+    ["Alignment of dpdk_shim_received"][::core::mem::align_of::<dpdk_shim_received>() - 4usize];
+    ["Offset of field: dpdk_shim_received::free_mbufs"]
+        [::core::mem::offset_of!(dpdk_shim_received, free_mbufs) - 0usize];
+    ["Offset of field: dpdk_shim_received::odd"][::core::mem::offset_of!(dpdk_shim_received, odd) - 4usize];
+};
 unsafe extern "C" {
     pub fn rte_eal_init(argc: ::core::ffi::c_int, argv: *mut *mut ::core::ffi::c_char) -> ::core::ffi::c_int;
     pub fn rte_eal_cleanup() -> ::core::ffi::c_int;
@@ -374,8 +388,21 @@ unsafe extern "C" {
     pub fn dpdk_shim_link(port: u16, mbps: *mut u32) -> ::core::ffi::c_int;
     pub fn dpdk_shim_receive_groups(port: u16) -> ::core::ffi::c_int;
     pub fn dpdk_shim_thread_known() -> ::core::ffi::c_int;
-    pub fn dpdk_shim_rx_burst(port: u16, queue: u16, frames: *mut dpdk_shim_frame, max: u16, odd: *mut u16) -> u16;
-    pub fn dpdk_shim_tx_burst(port: u16, queue: u16, frames: *const dpdk_shim_frame, count: u16) -> u16;
+    pub fn dpdk_shim_rx_burst(
+        port: u16,
+        queue: u16,
+        pool: *const rte_mempool,
+        frames: *mut dpdk_shim_frame,
+        max: u16,
+        also: *mut dpdk_shim_received,
+    ) -> u16;
+    pub fn dpdk_shim_tx_burst(
+        port: u16,
+        queue: u16,
+        pool: *mut rte_mempool,
+        frames: *const dpdk_shim_frame,
+        count: u16,
+    ) -> u16;
     pub fn dpdk_shim_alloc(pool: *mut rte_mempool, frames: *mut dpdk_shim_frame, count: u16) -> ::core::ffi::c_int;
     pub fn dpdk_shim_free(frames: *const dpdk_shim_frame, count: u16);
 }

@@ -3,12 +3,12 @@
 use super::mempool::{Mempool, no_frames};
 use super::preflight::{self, ThisMachine};
 use super::sleep::Sleeper;
+use super::sockets::QueueSocket;
 use super::{DpdkError, Eal, FrameQueue, checked, checked_name, control, interface, sockets};
 use crate::stack::MacAddr;
-use dpdk_sys::{rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
+use dpdk_sys::{dpdk_shim_received, rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,7 +30,7 @@ pub enum Vdev {
         /// Its name.
         name: String,
     },
-    /// Receives frames of 64 zero bytes as fast as it is asked, and swallows what is sent.
+    /// Receives frames of 64 bytes, whatever they are, as fast as it is asked, and swallows what is sent.
     Null {
         /// Its name.
         name: String,
@@ -252,8 +252,8 @@ impl Device {
         let frame_bytes = HEADER_BYTES + mtu_bytes.min(device.mtu_bytes()?.into());
         let queue = |number| -> Result<FrameQueue, DpdkError> {
             // SAFETY: the driver keeps the socket open until the device closes, which the queue prevents.
-            let socket = socket_of(number).map(|fd| unsafe { BorrowedFd::borrow_raw(*fd) });
-            socket.into_iter().for_each(sockets::widen);
+            let socket = socket_of(number).map(|fd| unsafe { QueueSocket::new(*fd) });
+            socket.iter().for_each(QueueSocket::widen);
             Ok(FrameQueue::new(Arc::clone(&device.opened), number, mac, frame_bytes, Sleeper::new(socket)?))
         };
         let queues = (0..config.queues).map(queue).collect::<Result<_, _>>()?;
@@ -289,10 +289,17 @@ impl Device {
 
     /// The device's own counters.
     pub fn stats(&self) -> Result<DeviceStats, DpdkError> {
+        self.opened.stats()
+    }
+}
+
+impl Opened {
+    /// The device's own counters.
+    pub(super) fn stats(&self) -> Result<DeviceStats, DpdkError> {
         let mut stats = MaybeUninit::<rte_eth_stats>::zeroed();
         // SAFETY: the port is open, and the call fills one struct of numbers, for which zeroes are valid, too.
         let (result, stats) = unsafe {
-            let result = dpdk_sys::rte_eth_stats_get(self.opened.port, stats.as_mut_ptr());
+            let result = dpdk_sys::rte_eth_stats_get(self.port, stats.as_mut_ptr());
             (result, stats.assume_init())
         };
         checked("read the device's counters", result)?;
@@ -307,9 +314,7 @@ impl Device {
             tx_errors: stats.oerrors,
         })
     }
-}
 
-impl Opened {
     fn start(&mut self, config: &DeviceConfig) -> Result<(), DpdkError> {
         let _control = control();
         // SAFETY: the device of this name was just made; the call fills one number.
@@ -371,15 +376,16 @@ impl Opened {
         let mut frames = no_frames();
         for queue in 0..self.queues {
             for _ in 0..DRAIN_BURSTS {
-                let mut odd = 0;
+                let mut also = dpdk_shim_received { free_mbufs: 0, odd: 0 };
                 // SAFETY: the port runs, nobody else has its queues any more, and the array holds a burst of frames that are freed once.
                 let taken = unsafe {
-                    let max = frames.len() as u16;
-                    let taken = dpdk_sys::dpdk_shim_rx_burst(self.port, queue, frames.as_mut_ptr(), max, &mut odd);
-                    dpdk_sys::dpdk_shim_free(frames.as_ptr(), taken);
+                    let (pool, max) = (self.pool.as_ptr(), frames.len() as u16);
+                    let frames = frames.as_mut_ptr();
+                    let taken = dpdk_sys::dpdk_shim_rx_burst(self.port, queue, pool, frames, max, &mut also);
+                    dpdk_sys::dpdk_shim_free(frames, taken);
                     taken
                 };
-                if taken + odd == 0 {
+                if taken + also.odd == 0 {
                     break;
                 }
             }

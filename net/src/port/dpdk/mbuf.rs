@@ -1,11 +1,13 @@
 //! The buffer of a packet that lives in DPDK's memory.
 
-use dpdk_sys::{DPDK_SHIM_MBUF_BYTES, dpdk_shim_frame, rte_mbuf};
+use dpdk_sys::{DPDK_SHIM_FRAME_MIN_BYTES, DPDK_SHIM_MBUF_BYTES, dpdk_shim_frame, rte_mbuf};
 use std::ptr::NonNull;
 
 /// Bytes of such a buffer: 128 more than a heap packet's, since cards want 2048 behind the head room.
 pub(crate) const MBUF_BYTES: usize = DPDK_SHIM_MBUF_BYTES as usize;
 
+// Whatever a heap packet holds fits behind the head room of an mbuf.
+const _: () = assert!(MBUF_BYTES >= crate::pool::BUFFER_BYTES + crate::packet::HEAD_ROOM_BYTES);
 const _: () = assert!(MBUF_BYTES >= crate::pool::BUFFER_BYTES && MBUF_BYTES <= u16::MAX as usize);
 
 /// An mbuf that nobody else uses, with its buffer. Dropping it gives it back to its pool, on whatever thread: one call and,
@@ -32,6 +34,11 @@ impl MbufBuffer {
     /// The frame `head..head + len` of this buffer, for the shim.
     pub(crate) fn frame(&self, head: u16, len: u16) -> dpdk_shim_frame {
         dpdk_shim_frame { mbuf: self.mbuf.as_ptr(), buffer: self.bytes.as_ptr().cast(), head, len }
+    }
+
+    /// A frame that begins at `head` can be made as long as Ethernet's shortest without leaving the buffer.
+    pub(crate) fn can_be_padded(&self, head: u16) -> bool {
+        usize::from(head) + DPDK_SHIM_FRAME_MIN_BYTES as usize <= MBUF_BYTES
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

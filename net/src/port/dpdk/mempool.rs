@@ -21,6 +21,7 @@ pub(super) type Frames = [dpdk_shim_frame; BURST];
 #[derive(Debug, Clone)]
 pub struct Mempool {
     pool: NonNull<rte_mempool>,
+    mbufs: u32,
 }
 
 // SAFETY: pools are made for many producers and consumers at once, and are never freed.
@@ -34,14 +35,14 @@ impl Mempool {
     pub fn create(_eal: Eal, name: &str, mbufs: u32) -> Result<Mempool, DpdkError> {
         let name = checked_name(name)?;
         let _control = control();
-        // DPDK wants half as much again in the pool as in any cache.
-        let cache = CACHE_MBUFS.min(mbufs * 2 / 3);
+        // What a thread has at hand is out of the others' reach: a small part of a small pool.
+        let cache = CACHE_MBUFS.min(mbufs / 8);
         // SAFETY: the EAL runs, the name is a string and copied.
         let pool = unsafe {
             let room = DPDK_SHIM_MBUF_BYTES as u16; // asserted to fit in mbuf.rs
             dpdk_sys::rte_pktmbuf_pool_create(name.as_ptr(), mbufs, cache, 0, room, ANY_NUMA_NODE)
         };
-        NonNull::new(pool).map(|pool| Mempool { pool }).ok_or_else(|| last_refusal("make a pool of mbufs"))
+        NonNull::new(pool).map(|pool| Mempool { pool, mbufs }).ok_or_else(|| last_refusal("make a pool of mbufs"))
     }
 
     /// An empty packet over an mbuf: 128 bytes of head room and 2048 of room. `None` where all mbufs are in use.
@@ -53,6 +54,11 @@ impl Mempool {
         // SAFETY: the frame has just been allocated and is taken over here only.
         let buffer = unsafe { MbufBuffer::from_frame(&frames[0]) }?;
         Some(Packet::from_mbuf(buffer, frames[0].head, 0))
+    }
+
+    /// Mbufs that it has, used or not.
+    pub fn mbufs(&self) -> u32 {
+        self.mbufs
     }
 
     /// Mbufs in use now: in packets, and in the queues of devices. Walks over the caches of all threads.

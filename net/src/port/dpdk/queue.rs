@@ -1,16 +1,19 @@
 //! One pair of queues of a device: how one core receives and sends frames.
 
-use super::device::Opened;
+use super::device::{DeviceStats, Opened};
 use super::mbuf::{MBUF_BYTES, MbufBuffer};
-use super::mempool::{Frames, Mempool, no_frames};
+use super::mempool::Mempool;
 use super::sleep::{SleepKind, Sleeper};
+use super::sockets::QueueSocket;
 use super::thread;
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
 use crate::packet::{HEAD_ROOM_BYTES, Packet, ROOM_BYTES};
 use crate::port::{FramePort, lower_timer_slack};
+use crate::socket::Priority;
 use crate::stack::{HEADERS_BYTES, MacAddr};
 use crate::stats::PortStats;
-use dpdk_sys::dpdk_shim_frame;
+use dpdk_sys::{dpdk_shim_frame, dpdk_shim_received};
+use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +21,8 @@ use trimaran_runtime::Instant;
 
 const _: () = assert!(BURST_PACKETS == dpdk_sys::DPDK_SHIM_BURST as usize);
 
-/// Ethernet's shortest frame; the shim fills up what is shorter.
-const FRAME_MIN_BYTES: usize = dpdk_sys::DPDK_SHIM_FRAME_MIN_BYTES as usize;
+/// One part in so many of the pool is kept free for the device.
+const LOW_SHARE: u32 = 8;
 
 /// Longest frame that a fresh packet has room for, be it on the heap or in an mbuf, whatever the device could carry.
 const FRAME_MAX_BYTES: usize = {
@@ -32,23 +35,17 @@ const FRAME_MAX_BYTES: usize = {
 /// Nothing here blocks or fails; what is lost is counted. The device stays open while any of its queues is held.
 #[derive(Debug)]
 pub struct FrameQueue {
+    /// Before the device, which closes the socket.
+    sleeper: Sleeper,
     device: Arc<Opened>,
     number: u16,
     mac: MacAddr,
     frame_bytes: usize,
-    sleeper: Sleeper,
+    /// With fewer free mbufs, received frames are copied to the heap.
+    low_mbufs: u32,
     /// The last burst was not taken whole.
     full: bool,
     stats: PortStats,
-}
-
-/// Mbufs that a burst of heap packets was copied into: free from `sent` on unless the device took them.
-struct Staged {
-    frames: Frames,
-    /// Frames of the burst, in its order.
-    count: usize,
-    /// Frames, by their place, that are copies.
-    copied: [bool; BURST_PACKETS],
 }
 
 impl FrameQueue {
@@ -61,7 +58,9 @@ impl FrameQueue {
         sleeper: Sleeper,
     ) -> FrameQueue {
         let frame_bytes = frame_bytes.min(FRAME_MAX_BYTES);
-        FrameQueue { device, number, mac, frame_bytes, sleeper, full: false, stats: PortStats::default() }
+        let low_mbufs = device.pool.mbufs() / LOW_SHARE;
+        let stats = PortStats::default();
+        FrameQueue { device, number, mac, frame_bytes, sleeper, low_mbufs, full: false, stats }
     }
 
     /// How its core sleeps.
@@ -72,28 +71,6 @@ impl FrameQueue {
     /// The pool in which frames are received, from which packets may be taken that are sent without a copy.
     pub fn pool(&self) -> &Mempool {
         &self.device.pool
-    }
-
-    /// The front of `queue` as frames, heap packets as copies. Ends where the pool is empty.
-    fn stage(&self, queue: &PacketQueue) -> Staged {
-        let mut staged = Staged { frames: no_frames(), count: 0, copied: [false; BURST_PACKETS] };
-        for (at, packet) in queue.iter().take(BURST_PACKETS).enumerate() {
-            staged.frames[at] = match packet.mbuf_frame().filter(has_room_to_pad) {
-                Some(frame) => frame,
-                None => {
-                    let Some(mut copy) = self.device.pool.alloc() else { break };
-                    // A heap packet's buffer is smaller than an mbuf's.
-                    let fits = copy.extend_from_slice(packet.data());
-                    debug_assert_eq!(fits, Ok(()));
-                    let Some(frame) = copy.mbuf_frame() else { break };
-                    copy.leave_to_device();
-                    staged.copied[at] = true;
-                    frame
-                }
-            };
-            staged.count = at + 1;
-        }
-        staged
     }
 }
 
@@ -114,59 +91,78 @@ impl FramePort for FrameQueue {
         self.frame_bytes
     }
 
-    /// Frames are not copied. Those of an unknown form are dropped, and counted as truncated.
+    /// Frames are not copied while enough mbufs are free. Below that mark they are, as long as there are heap packets to be had, so that
+    /// packets which somebody keeps never starve the device. Those of an unknown form are dropped, and counted as truncated.
     fn rx_burst(&mut self, _now: Instant, max: usize, out: &mut Burst) -> usize {
         let max = max.min(out.room());
         if max == 0 {
             return 0;
         }
-        let mut frames = no_frames();
-        let mut odd = 0;
+        let mut frames = [const { MaybeUninit::<dpdk_shim_frame>::uninit() }; BURST_PACKETS];
+        let mut also = dpdk_shim_received { free_mbufs: 0, odd: 0 };
         // SAFETY: the port runs while `device` is held, `&mut self` makes this the only use of its queue, and `max` is at most the
-        // length of the array.
-        let kept = unsafe {
-            let (port, frames) = (self.device.port, frames.as_mut_ptr());
-            dpdk_sys::dpdk_shim_rx_burst(port, self.number, frames, max as u16, &mut odd)
+        // length of the array, of which the shim fills as much as it says.
+        let received = unsafe {
+            let (port, pool, frames) = (self.device.port, self.pool().as_ptr(), frames.as_mut_ptr().cast());
+            dpdk_sys::dpdk_shim_rx_burst(port, self.number, pool, frames, max as u16, &mut also)
         };
-        for frame in &frames[..usize::from(kept)] {
-            // SAFETY: the shim has just received this frame, and it is taken over here only.
-            let buffer = unsafe { MbufBuffer::from_frame(frame) };
-            let Some(buffer) = buffer else { continue };
-            let pushed = out.push(Packet::from_mbuf(buffer, frame.head, frame.len));
+        let is_low = also.free_mbufs < self.low_mbufs;
+        // Frames whose mbufs go back at once; they move to the front of the array.
+        let mut copied = 0;
+        for at in 0..usize::from(received) {
+            // SAFETY: one of the frames that the shim has filled.
+            let frame = unsafe { frames[at].assume_init() };
+            let packet = if is_low && let Some(copy) = copy_out(&frame) {
+                frames[copied].write(frame);
+                copied += 1;
+                Some(copy)
+            } else {
+                // SAFETY: the shim has just received this frame, and it is taken over here only.
+                let buffer = unsafe { MbufBuffer::from_frame(&frame) };
+                buffer.map(|buffer| Packet::from_mbuf(buffer, frame.head, frame.len))
+            };
+            let pushed = packet.map_or(Ok(()), |packet| out.push(packet));
             debug_assert!(pushed.is_ok(), "no more were asked for than fit");
         }
-        self.stats.rx_packets += u64::from(kept);
-        self.stats.rx_truncated += u64::from(odd);
-        usize::from(kept + odd)
+        if copied > 0 {
+            // SAFETY: these frames stand in the front of the array, and no packet has taken them over.
+            unsafe { dpdk_sys::dpdk_shim_free(frames.as_ptr().cast(), copied as u16) };
+        }
+        self.stats.rx_packets += u64::from(received);
+        self.stats.rx_copied += copied as u64;
+        self.stats.rx_truncated += u64::from(also.odd);
+        usize::from(received + also.odd)
     }
 
     /// Packets over mbufs go as they are; heap packets are copied into mbufs of the pool, and stay where it is empty.
     fn tx_burst(&mut self, _now: Instant, queue: &mut PacketQueue) -> usize {
-        let staged = self.stage(queue);
-        self.full = false;
-        if staged.count == 0 {
-            self.full = !queue.is_empty();
-            self.stats.tx_full += u64::from(self.full);
+        let mut frames = [const { MaybeUninit::<dpdk_shim_frame>::uninit() }; BURST_PACKETS];
+        let mut count = 0;
+        for packet in queue.iter().take(BURST_PACKETS) {
+            frames[count].write(packet.device_frame());
+            count += 1;
+        }
+        if count == 0 {
+            self.full = false;
             return 0;
         }
-        // SAFETY: the port runs while `device` is held, `&mut self` makes this the only use of its queue, and each frame is an mbuf
-        // that only `queue` or `staged` owns.
+        // SAFETY: the port runs while `device` is held, `&mut self` makes this the only use of its queue, `count` frames are filled, and
+        // each is an mbuf that only `queue` owns, or bytes that live there.
         let sent = unsafe {
-            let (port, frames) = (self.device.port, staged.frames.as_ptr());
-            usize::from(dpdk_sys::dpdk_shim_tx_burst(port, self.number, frames, staged.count as u16))
+            let (port, pool, frames) = (self.device.port, self.pool().as_ptr(), frames.as_ptr().cast());
+            usize::from(dpdk_sys::dpdk_shim_tx_burst(port, self.number, pool, frames, count as u16))
         };
-        for copied in &staged.copied[..sent] {
-            let packet = queue.pop();
-            if !copied && let Some(packet) = packet {
+        for frame in &frames[..sent] {
+            let Some(packet) = queue.pop() else { break };
+            // SAFETY: `sent` is no more than were filled.
+            if unsafe { frame.assume_init_ref() }.mbuf.is_null() {
+                drop(packet);
+            } else {
                 packet.leave_to_device();
             }
         }
-        for at in (sent..staged.count).filter(|at| staged.copied[*at]) {
-            // SAFETY: the device did not take this copy, and nobody else knows it.
-            unsafe { dpdk_sys::dpdk_shim_free(&staged.frames[at], 1) };
-        }
+        self.full = sent < count;
         self.stats.tx_packets += sent as u64;
-        self.full = sent < staged.count;
         self.stats.tx_full += u64::from(self.full);
         sent
     }
@@ -175,14 +171,29 @@ impl FramePort for FrameQueue {
         self.sleeper.sleep(timeout, self.full, wake);
     }
 
-    /// What it has received and sent, in frames. `rx_truncated` counts frames of an unknown form, `tx_full` bursts of which the
-    /// device or the pool had no room for all.
+    /// In frames. `rx_truncated` counts those of an unknown form, `tx_full` bursts of which the device or the pool had no room for all. What
+    /// the device has lost or refused is known for all its queues together: the first tells it, and asks the driver for it.
     fn stats(&self) -> PortStats {
-        self.stats
+        let device = if self.number == 0 { self.device.stats().unwrap_or_default() } else { DeviceStats::default() };
+        let dropped = self.sleeper.socket().map_or(0, QueueSocket::dropped);
+        PortStats {
+            rx_overrun: device.rx_missed + dropped,
+            rx_no_buffer: device.rx_no_mbuf,
+            rx_errors: device.rx_errors,
+            tx_refused: device.tx_errors,
+            ..self.stats
+        }
     }
 }
 
-/// A short frame is filled up in place, unless it lies at the very end of its buffer: then it is sent as a copy.
-fn has_room_to_pad(frame: &dpdk_shim_frame) -> bool {
-    usize::from(frame.head) + FRAME_MIN_BYTES <= MBUF_BYTES || usize::from(frame.len) >= FRAME_MIN_BYTES
+/// A heap packet with the bytes of a received frame, laid out as a fresh one once the stack has taken the headers off. `None` where the
+/// pool of the heap is at its limit or the frame is longer than any that is sent.
+fn copy_out(frame: &dpdk_shim_frame) -> Option<Packet> {
+    let mut copy = Packet::alloc(Priority::Normal)?;
+    copy.prepend(HEADERS_BYTES)?;
+    copy.truncate(0);
+    // SAFETY: the shim has just received this frame: so many bytes of its buffer are its own, and nobody else has the mbuf.
+    let bytes = unsafe { std::slice::from_raw_parts(frame.buffer.add(frame.head.into()), frame.len.into()) };
+    copy.extend_from_slice(bytes).ok()?;
+    Some(copy)
 }

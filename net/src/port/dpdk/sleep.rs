@@ -1,8 +1,8 @@
 //! How a core sleeps while its queue is empty.
 
+use super::sockets::QueueSocket;
 use super::{DpdkError, refused};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::net::sockopt;
 use rustix::time::Timespec;
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -38,20 +38,24 @@ impl fmt::Display for SleepKind {
 #[derive(Debug)]
 pub(super) struct Sleeper {
     epoll: OwnedFd,
-    socket: Option<RawFd>,
+    socket: Option<QueueSocket>,
     wake: Option<RawFd>,
 }
 
 impl Sleeper {
-    /// For a queue that the driver serves by `socket`, where that is known. It must be open for as long as this is used.
-    pub(super) fn new(socket: Option<BorrowedFd<'_>>) -> Result<Sleeper, DpdkError> {
+    /// For a queue that the driver serves by `socket`, where that is known.
+    pub(super) fn new(socket: Option<QueueSocket>) -> Result<Sleeper, DpdkError> {
         let refuse = |errno: rustix::io::Errno| refused("prepare to sleep", errno.raw_os_error());
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(refuse)?;
-        if let Some(socket) = socket {
-            epoll::add(&epoll, socket, EventData::new_u64(SOCKET_KEY), EventFlags::IN).map_err(refuse)?;
+        if let Some(socket) = &socket {
+            epoll::add(&epoll, socket.as_fd(), EventData::new_u64(SOCKET_KEY), EventFlags::IN).map_err(refuse)?;
         }
-        let socket = socket.map(|socket| socket.as_raw_fd());
         Ok(Sleeper { epoll, socket, wake: None })
+    }
+
+    /// What wakes it.
+    pub(super) fn socket(&self) -> Option<&QueueSocket> {
+        self.socket.as_ref()
     }
 
     pub(super) fn kind(&self) -> SleepKind {
@@ -75,17 +79,9 @@ impl Sleeper {
             let (key, flags) = (event.data.u64(), event.flags);
             key == SOCKET_KEY && flags.contains(EventFlags::ERR)
         };
-        if events.iter().any(failed) {
-            self.clear_error();
+        if let Some(socket) = self.socket.as_ref().filter(|_| events.iter().any(failed)) {
+            socket.clear_error();
         }
-    }
-
-    /// Takes the error from the socket (its interface went down, say), which would end every later sleep at once.
-    fn clear_error(&self) {
-        let Some(socket) = self.socket else { return };
-        // SAFETY: whoever made this sleeper keeps the socket open.
-        let error = sockopt::socket_error(unsafe { BorrowedFd::borrow_raw(socket) });
-        tracing::warn!(?error, "a device's packet socket reports an error");
     }
 
     fn watch(&mut self, wake: BorrowedFd<'_>) {

@@ -3,9 +3,10 @@
 //! The driver keeps them to itself, and polls. But a core that wants to sleep needs something that wakes it.
 
 use rustix::net::sockopt;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 
 /// Descriptors that are open now.
 pub(super) fn open_descriptors() -> BTreeSet<RawFd> {
@@ -26,49 +27,78 @@ fn is_packet_socket(fd: RawFd) -> bool {
     matches!(i32::from(domain.as_raw()), libc::AF_PACKET | libc::AF_XDP)
 }
 
-/// Makes a packet socket receive what a device of frames should: any group, as long as the socket is open; and not what the kernel
-/// itself sends by the same interface. What a socket refuses (an XDP socket all of it) is left as it is.
-pub(super) fn widen(socket: BorrowedFd<'_>) {
-    let mut address = libc::sockaddr_ll {
-        sll_family: 0,
-        sll_protocol: 0,
-        sll_ifindex: 0,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let mut bytes = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the kernel fills at most so many bytes of the struct, in which any bytes are valid.
-    let named = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &mut bytes) };
-    if named != 0 || i32::from(address.sll_family) != libc::AF_PACKET {
-        return;
+/// The socket of one queue. It belongs to the driver, and is open for as long as the device is.
+#[derive(Debug)]
+pub(super) struct QueueSocket {
+    fd: RawFd,
+    /// Frames that the kernel had no room for, as far as it was asked: it forgets them when it has told them.
+    dropped: Cell<u64>,
+}
+
+impl QueueSocket {
+    /// # Safety
+    ///
+    /// `fd` must be an open socket until this is dropped.
+    pub(super) unsafe fn new(fd: RawFd) -> QueueSocket {
+        QueueSocket { fd, dropped: Cell::new(0) }
     }
-    let groups = libc::packet_mreq {
-        mr_ifindex: address.sll_ifindex,
-        mr_type: libc::PACKET_MR_ALLMULTI as libc::c_ushort,
-        mr_alen: 0,
-        mr_address: [0; 8],
-    };
-    let (yes, level) = (1i32, libc::SOL_PACKET);
-    // SAFETY: both options only read the value that they are shown, of the length they are told.
-    let set = unsafe {
-        [
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                level,
-                libc::PACKET_ADD_MEMBERSHIP,
-                (&raw const groups).cast(),
-                size_of_val(&groups) as libc::socklen_t,
-            ),
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                level,
-                libc::PACKET_IGNORE_OUTGOING,
-                (&raw const yes).cast(),
-                size_of_val(&yes) as libc::socklen_t,
-            ),
-        ]
-    };
-    tracing::debug!(?set, "options of a packet socket");
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: open, as `new` demands.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    /// Makes a packet socket receive what a device of frames should: any group, as long as the socket is open; and not what the kernel
+    /// itself sends by the same interface. What a socket refuses (an XDP socket all of it) is left as it is.
+    pub(super) fn widen(&self) {
+        // SAFETY: a plain C struct of integers, for which zero bytes are valid.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut bytes = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: the kernel fills at most so many bytes of the struct, in which any bytes are valid.
+        let named = unsafe { libc::getsockname(self.fd, (&raw mut address).cast(), &mut bytes) };
+        if named != 0 || i32::from(address.sll_family) != libc::AF_PACKET {
+            return;
+        }
+        let groups = libc::packet_mreq {
+            mr_ifindex: address.sll_ifindex,
+            mr_type: libc::PACKET_MR_ALLMULTI as libc::c_ushort,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        let done = (self.set(libc::PACKET_ADD_MEMBERSHIP, &groups), self.set(libc::PACKET_IGNORE_OUTGOING, &1i32));
+        if done != (true, true) {
+            tracing::warn!(?done, "a packet socket hears no groups, or what the kernel itself sends");
+        }
+    }
+
+    /// Sets an option whose value is of the C type `T`.
+    fn set<T>(&self, option: libc::c_int, value: &T) -> bool {
+        // SAFETY: the kernel only reads the value, of the length that it is told.
+        let set = unsafe {
+            let bytes = size_of::<T>() as libc::socklen_t;
+            libc::setsockopt(self.fd, libc::SOL_PACKET, option, (&raw const *value).cast(), bytes)
+        };
+        set == 0
+    }
+
+    /// Takes an error from the socket (its interface went down, say), which would end every later sleep at once.
+    pub(super) fn clear_error(&self) {
+        let error = sockopt::socket_error(self.as_fd());
+        tracing::warn!(?error, "a device's packet socket reports an error");
+    }
+
+    /// Frames that the kernel had no room for since the device was opened; of XDP sockets the driver itself tells. A system call.
+    pub(super) fn dropped(&self) -> u64 {
+        let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut bytes = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the kernel fills at most so many bytes of the struct, in which any bytes are valid.
+        let told = unsafe {
+            let stats = (&raw mut stats).cast();
+            libc::getsockopt(self.fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, stats, &mut bytes)
+        };
+        if told == 0 {
+            self.dropped.set(self.dropped.get() + u64::from(stats.tp_drops));
+        }
+        self.dropped.get()
+    }
 }

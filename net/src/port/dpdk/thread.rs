@@ -37,3 +37,32 @@ pub(super) fn register() {
         });
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::dpdk::{Eal, EalOptions};
+
+    fn known() -> bool {
+        // SAFETY: reads a variable of the calling thread.
+        unsafe { dpdk_sys::dpdk_shim_thread_known() == 1 }
+    }
+
+    /// More threads one after the other than DPDK has numbers for: 128.
+    #[test]
+    fn threads_are_known_from_their_first_call_to_their_end() {
+        let prefix = format!("threads-{}", std::process::id());
+        let _eal = Eal::start(&EalOptions::new(&prefix)).expect("DPDK starts");
+        assert!(known(), "the one that starts DPDK");
+        for _ in 0..200 {
+            #[allow(clippy::disallowed_methods, reason = "the threads are what is tested")]
+            let thread = std::thread::spawn(|| {
+                let before = known();
+                register();
+                register();
+                (before, known())
+            });
+            assert_eq!(thread.join().ok(), Some((false, true)));
+        }
+    }
+}
