@@ -1,6 +1,6 @@
 //! What can be refused, and what stops a shard; and why a message was dropped, which is a counter and no error.
 
-use crate::id::{ClusterId, Member, NodeId};
+use crate::id::{ClusterId, LogIndex, Member, NodeId};
 
 /// Why a request to a shard was refused, or why it stopped. Each refusal is proof that nothing was appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +67,24 @@ pub enum Error {
     /// No other voter can take leadership over now.
     #[error("no other voter can take leadership over now")]
     NobodyToLead,
+    /// What this replica knows is older than the read allows.
+    #[error("what this replica knows is {} ns old, which is more than the read allows", .age_ns.map_or("for ever".to_owned(), |age| age.to_string()))]
+    TooStale {
+        /// How old, in nanoseconds; none where nothing is known.
+        age_ns: Option<u64>,
+    },
+    /// This replica has not applied in time what the read must see.
+    #[error("this replica has applied up to {applied} only")]
+    NotYet {
+        /// Applied up to here.
+        applied: LogIndex,
+    },
+    /// The lease under which a read began has ended before its answer could leave: the answer may be stale.
+    #[error("the leader's lease ended before the answer could leave")]
+    LeaseEnded,
+    /// This replica's state is not used any more: it is wrong, or its apply task has stopped.
+    #[error("this replica's state is not used any more")]
+    NotServing,
     /// The log device failed: nothing more is acknowledged.
     #[error("the log device failed; this replica has stopped acknowledging")]
     StorageFailed,
@@ -98,7 +116,7 @@ pub enum Unfit {
 
 /// Why [`crate::Shard::propose`] refused.
 pub type ProposeError = Error;
-/// Why [`crate::Shard::read_barrier`] refused.
+/// Why [`crate::Shard::read_barrier`] or [`crate::Shard::read`] refused.
 pub type ReadError = Error;
 /// Why [`crate::Shard::bootstrap`] refused.
 pub type BootstrapError = Error;

@@ -108,6 +108,11 @@ impl Nanos {
         Nanos(self.0.saturating_add(nanos))
     }
 
+    /// This time less `nanos` nanoseconds, unless the clock had not begun then.
+    pub(crate) fn before(self, nanos: u64) -> Option<Nanos> {
+        self.0.checked_sub(nanos).map(Nanos)
+    }
+
     /// Nanoseconds since `earlier`, 0 where `earlier` is later.
     pub const fn since(self, earlier: Nanos) -> u64 {
         self.0.saturating_sub(earlier.0)

@@ -25,7 +25,7 @@
 //! | `message` | peer messages as bytes |
 //! | `log` | entries in memory |
 //! | `quorum` | counting, in each half of a joint configuration |
-//! | `machine` | elections, transfers, replication, commit, reads, membership, comparison of states: decisions, without clock or I/O |
+//! | `machine` | elections, transfers, replication, commit, reads and leases, membership, comparison of states: decisions, without clock or I/O |
 //! | `storage` | making the log durable; `memory` is the volatile mode |
 //! | `shard` | the task that runs a machine; the only file that knows the runtime |
 //! | `sabotage` | faults on purpose, to prove that the tests bite |
@@ -59,12 +59,12 @@ pub use log::{Log, ReceivedSnapshot, Snapshot, state_hash};
 pub use machine::{Accepted, Action, Input, MAX_TERM_JUMP, Machine, More, Outgoing, Peer, PeerState, Refused, Role};
 pub use message::{
     Ack, Answer, AppendHead, AppendWriter, Ask, Body, ChunkAck, ChunkHead, Conflict, Entries, Envelope,
-    FOREIGN_OVERHEAD_BYTES, FRAGMENT_OVERHEAD_BYTES, Fence, MESSAGE_OVERHEAD_BYTES, Message, PEER_VERSION, SnapshotId,
-    Verdict, read_foreign, write_foreign, write_fragment,
+    FOREIGN_OVERHEAD_BYTES, FRAGMENT_OVERHEAD_BYTES, Fence, MESSAGE_OVERHEAD_BYTES, Message, PEER_VERSION, ReadAsk,
+    ReadReply, SnapshotId, Verdict, read_foreign, write_foreign, write_fragment,
 };
 pub use sabotage::{Fault, Sabotage};
-pub use settings::{Limits, ShardConfig, Timing};
-pub use shard::{Leadership, ReadBarrier, Shard};
+pub use settings::{Limits, ReadSettings, ShardConfig, Timing};
+pub use shard::{Consistency, Leadership, ReadBarrier, ReadPermit, Shard};
 pub use status::{Counters, PeerStatus, Status};
 pub use storage::{Completion, HardState, MemoryStorage, Storage, Write};
 pub use transmit::{Sent, transmit};

@@ -10,12 +10,15 @@
 //! I/O and draws jitter from its own generator: equal inputs give equal machines.
 
 mod actions;
+mod ask;
 mod change;
 mod commit;
 mod digest;
 mod election;
 mod flush;
 mod follower;
+mod fresh;
+mod lease;
 mod membership;
 mod peer;
 mod propose;
@@ -37,8 +40,10 @@ use crate::sabotage::{Fault, Sabotage};
 use crate::settings::{Limits, ShardConfig};
 use crate::storage::HardState;
 
+use ask::Asks;
 use change::{Goal, Joiner};
 use digest::Trail;
+use lease::Rounds;
 use membership::History;
 use read::Reads;
 use snapshot::Wanted;
@@ -90,6 +95,9 @@ struct Settings {
     contacts: Vec<SocketAddrV4>,
     heals: bool,
     shard: ShardId,
+    /// A lease's length; none where there are no leases.
+    lease_ns: Option<u64>,
+    clock_drift_ppm: u32,
     sabotage: Sabotage,
 }
 
@@ -117,6 +125,8 @@ pub struct Machine {
     leader: Option<NodeId>,
     /// Where its last append came from: it may be outside this node's configuration.
     leader_address: SocketAddrV4,
+    /// No vote is given before, since a leader that this node heard, or may have heard before it started, may hold a lease.
+    no_vote_before: Nanos,
     /// When the leader of this term was last heard; none where it is free to elect another.
     leader_heard: Option<Nanos>,
     election_at: Nanos,
@@ -159,6 +169,11 @@ pub struct Machine {
     /// A time at which a quorum had been heard; the true one may be later.
     quorum_heard_at: Nanos,
     reads: Reads,
+    asks: Asks,
+    /// When the rounds of this leadership were opened.
+    rounds: Rounds,
+    /// What was committed anywhere before that time of this node's clock is at or before this index.
+    fresh: Option<(Nanos, LogIndex)>,
     wanted: Wanted,
     handover: Option<Handover>,
     /// Somebody was told to stand for election in this leader's place: what a leader may assume without asking ends here.
@@ -190,13 +205,16 @@ impl Machine {
             contacts: config.contacts.clone(),
             heals: config.heals,
             shard: config.shard,
+            lease_ns: None,
+            clock_drift_ppm: config.reads.clock_drift_ppm,
             sabotage: config.sabotage,
         };
         // Between where a log is relieved and where it is full there is room for the largest entry.
         let entry_bytes = (config.limits.log_bytes / 8).saturating_sub(ENTRY_HEADER_BYTES as u64);
         settings.limits.entry_bytes = settings.limits.entry_bytes.min(u32::try_from(entry_bytes).unwrap_or(u32::MAX));
+        settings.lease_ns = config.reads.lease.then(|| settings.lease_length_ns());
         let hard = HardState::default();
-        Machine {
+        let mut machine = Machine {
             settings,
             now,
             // Nodes that were given equal seeds must not tie for ever.
@@ -213,6 +231,7 @@ impl Machine {
             failed: false,
             leader: None,
             leader_address: config.me.peer,
+            no_vote_before: Nanos::ZERO,
             leader_heard: None,
             election_at: Nanos::FAR,
             ask_again_at: Nanos::FAR,
@@ -241,6 +260,9 @@ impl Machine {
             led_since: now,
             quorum_heard_at: now,
             reads: Reads::default(),
+            asks: Asks::default(),
+            rounds: Rounds::default(),
+            fresh: None,
             wanted: Wanted::default(),
             handover: None,
             told_to_stand: false,
@@ -251,7 +273,10 @@ impl Machine {
             told_halt: false,
             told_fenced: false,
             install_due: false,
-        }
+        };
+        let boot = machine.random_below(u64::MAX);
+        machine.asks = Asks::new(boot);
+        machine
     }
 
     /// Takes one input. `now` must not go back (an earlier one counts as the latest seen).
@@ -262,6 +287,7 @@ impl Machine {
             Input::Message(from, message) => self.receive(from, message, log)?,
             Input::Propose(proposal) => return self.propose(proposal, log).map(Accepted::Appended),
             Input::Read => return self.read().map(Accepted::Read),
+            Input::ReadHere => return self.read_here().map(Accepted::Read),
             Input::Persisted(write) => self.persisted(write, log),
             Input::StorageFailed => self.storage_failed(),
             Input::StorageStalled(stalled) => self.stalled = stalled,
@@ -281,7 +307,7 @@ impl Machine {
         match self.role {
             Role::Uninitialised | Role::Joining { .. } if self.settings.contacts.is_empty() => Nanos::FAR,
             Role::Uninitialised | Role::Joining { .. } => self.join_at,
-            Role::Follower => self.election_at,
+            Role::Follower => self.election_at.min(self.asks.ask_again_at()),
             Role::PreCandidate | Role::Candidate => self.election_at.min(self.ask_again_at),
             Role::Leader => {
                 let at = self.handover.map_or(self.heartbeat_at, |handover| self.heartbeat_at.min(handover.until));
@@ -315,6 +341,8 @@ impl Machine {
             Body::ChunkAck(ack) => self.on_chunk_ack(header, &ack, log),
             Body::Farewell => self.on_farewell(header),
             Body::TimeoutNow => self.on_timeout_now(header, log),
+            Body::ReadAsk(ask) => self.on_read_ask(header, ask),
+            Body::ReadReply(reply) => self.on_read_reply(header, &reply),
             Body::Fence(fence) => self.on_fence(header, fence),
             Body::Join(member) => self.on_join(sender, member),
             Body::JoinReply(leader) => self.on_join_reply(header.cluster, leader),

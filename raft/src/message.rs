@@ -68,6 +68,10 @@ pub enum Body<'a> {
     Farewell,
     /// The leader of this term wants the receiver in its place: it is to stand for election now.
     TimeoutNow,
+    /// A replica has reads that want an index to wait for.
+    ReadAsk(ReadAsk),
+    /// Answer to [`Body::ReadAsk`].
+    ReadReply(ReadReply),
     /// The leader found the receiver's state to differ.
     Fence(Fence),
     /// A node without state asks to be taken in.
@@ -121,6 +125,26 @@ pub struct Ack {
     pub stopped: bool,
     /// Set when an append did not fit the log.
     pub conflict: Option<Conflict>,
+    /// The sender's own mark of the time, which only it can read; 0 where it has none.
+    pub mark: u64,
+}
+
+/// A replica's question: what must be applied to answer the reads that it has numbered up to here?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ReadAsk {
+    /// Drawn by the asker at its start, so that no answer to an earlier run is taken for one to this.
+    pub boot: u64,
+    /// The newest of its questions; one answer serves all before.
+    pub number: u64,
+}
+
+/// The leader's answer: a quorum has echoed a round that was opened after the question arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ReadReply {
+    /// To which question.
+    pub ask: ReadAsk,
+    /// What must be applied.
+    pub index: LogIndex,
 }
 
 /// Why a replica's state is not used any more.

@@ -32,6 +32,22 @@ pub enum Fault {
     MixSnapshots,
     /// A joint configuration is left before it is committed.
     LeaveJointEarly,
+    /// The newest acknowledgements answer a read, whatever round they echo.
+    AckAnswersRead,
+    /// A leader answers reads before it has committed an entry of its term.
+    ReadBeforeCommit,
+    /// An answer to a question of an earlier run releases reads.
+    AnswerOfAnyRun,
+    /// A lease runs from the arrival of an echo.
+    LeaseFromAnswer,
+    /// A lease goes on while leadership is handed over.
+    LeaseInTransfer,
+    /// A node votes as soon as it has started.
+    VoteAfterStart,
+    /// A node that has heard a leader votes for another once it has seen a newer term.
+    VoteAfterNewTerm,
+    /// What an append says of its age counts from its arrival.
+    AgeFromArrival,
     /// A message for an earlier life of this node is taken for this one, and counted by slot.
     IgnoreIncarnation,
 }

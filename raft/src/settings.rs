@@ -11,7 +11,8 @@ use crate::sabotage::Sabotage;
 pub struct Timing {
     /// Between heartbeats of an idle leader.
     pub heartbeat: Duration,
-    /// The shortest silence after which a follower campaigns; a voter that heard its leader within it refuses others.
+    /// The shortest silence after which a follower campaigns; a voter that heard its leader within it refuses others. The same on
+    /// all members: leases rest on it.
     pub election_min: Duration,
     /// The longest; a leader that no quorum answers for this long steps down.
     pub election_max: Duration,
@@ -50,6 +51,8 @@ pub struct Limits {
     pub window_messages: usize,
     /// Linearizable reads waiting for their round. Further ones are refused as overloaded.
     pub waiting_reads: u64,
+    /// Reads waiting for this replica to apply what they must see. Further ones are refused as overloaded.
+    pub waiting_applies: usize,
 }
 
 impl Default for Limits {
@@ -62,7 +65,27 @@ impl Default for Limits {
             window_bytes: 1 << 20,
             window_messages: 64,
             waiting_reads: 65_536,
+            waiting_applies: 4096,
         }
+    }
+}
+
+/// How reads are answered; see [`crate::Shard::read`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReadSettings {
+    /// Whether this node, when it leads, may answer from its state without asking anyone while its lease lasts. Rests on the
+    /// clocks' rates: a clock that stands still (a virtual machine that is suspended, say) breaks it. Off by default.
+    pub lease: bool,
+    /// How much any member's clock may run faster or slower than true time, in millionths. Shortens leases and lengthens ages.
+    pub clock_drift_ppm: u32,
+    /// How long a read waits for this replica to apply what it must see.
+    pub patience: Duration,
+}
+
+impl Default for ReadSettings {
+    /// No leases, a thousandth of drift, a second.
+    fn default() -> Self {
+        ReadSettings { lease: false, clock_drift_ppm: 1000, patience: Duration::from_secs(1) }
     }
 }
 
@@ -77,7 +100,9 @@ pub struct ShardConfig {
     pub timing: Timing,
     /// How much is held.
     pub limits: Limits,
-    /// Where election jitter starts; nodes must differ in it.
+    /// How reads are answered.
+    pub reads: ReadSettings,
+    /// Where election jitter starts, and what tells the runs of this node apart: nodes must differ in it, and the starts of one.
     pub seed: u64,
     /// Peer addresses that a node without state asks to be taken in; may contain its own. Empty: it only waits.
     pub contacts: Vec<SocketAddrV4>,
@@ -95,6 +120,7 @@ impl ShardConfig {
             shard: ShardId::default(),
             timing: Timing::SHARED,
             limits: Limits::default(),
+            reads: ReadSettings::default(),
             seed,
             contacts: Vec::new(),
             heals: true,

@@ -4,6 +4,7 @@
 //! everything that happened since, so the proposals of a turn leave in one append per peer.
 
 mod futures;
+mod reads;
 mod snapshots;
 mod waiters;
 
@@ -14,6 +15,7 @@ use std::net::SocketAddrV4;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use trimaran_runtime::time::Sleep;
 use trimaran_runtime::{Instant, now, sleep_until, yield_now};
@@ -35,6 +37,7 @@ use futures::Wait;
 use waiters::{ReadTable, Waiters};
 
 pub use futures::{Leadership, ReadBarrier};
+pub use reads::{Consistency, ReadPermit};
 
 /// Bursts taken from the transport before what they changed is flushed.
 const BURSTS: usize = 4;
@@ -81,6 +84,11 @@ struct Inner<T, S> {
     received: Option<ReceivedSnapshot>,
     snapshots: Waiters,
     wanted: Waiters,
+    /// Reads the clock, where the stamp of the turn is not enough.
+    clock: Option<Box<dyn Fn() -> Instant>>,
+    /// Reads that wait for the apply task, and for how long each may.
+    waiting_applies: usize,
+    read_patience: Duration,
     halted: bool,
 }
 
@@ -107,6 +115,9 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             received: None,
             snapshots: Waiters::default(),
             wanted: Waiters::default(),
+            clock: None,
+            waiting_applies: 0,
+            read_patience: config.reads.patience,
             halted: false,
         };
         Shard { inner: Rc::new(RefCell::new(inner)) }
@@ -145,17 +156,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// On the leader, an index such that state applied up to it is linearizable for a read that begins now. Costs a round to a
     /// quorum, shared by all reads that wait.
     pub fn read_barrier(&self) -> ReadBarrier<T, S> {
-        let inner = &mut *self.inner.borrow_mut();
-        let ticket = match inner.machine.step(stamp(), Input::Read, &mut inner.log) {
-            Ok(Accepted::Read(ticket)) => {
-                inner.reads.open(ticket);
-                inner.wake();
-                Ok(ticket)
-            }
-            Ok(_) => Err(Error::Overloaded),
-            Err(refused) => Err(inner.refused(refused)),
-        };
-        ReadBarrier { shard: self.clone(), ticket }
+        self.begin_read(Input::Read)
     }
 
     /// The next committed entry in log order, its body copied over `scratch`. For one task, the one that applies.
@@ -186,6 +187,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     pub fn stop_applying(&self) {
         let inner = &mut *self.inner.borrow_mut();
         inner.step(Input::Stopped);
+        inner.applied.reach(LogIndex(u64::MAX));
         inner.wake();
     }
 
@@ -407,6 +409,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             Action::Fenced(index) => {
                 tracing::error!(node = %self.machine.me().id, %index, "this replica's state differs from a majority's; it is used no more");
                 self.fences.reach(LogIndex(u64::MAX));
+                self.applied.reach(LogIndex(u64::MAX));
             }
             Action::LeadershipChanged => {
                 self.counters.leadership_changes += 1;

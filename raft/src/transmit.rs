@@ -36,6 +36,8 @@ pub fn transmit<T: Transport>(
         Outgoing::Ack(ack) => Body::Ack(ack),
         Outgoing::Farewell => Body::Farewell,
         Outgoing::TimeoutNow => Body::TimeoutNow,
+        Outgoing::ReadAsk(ask) => Body::ReadAsk(ask),
+        Outgoing::ReadReply(reply) => Body::ReadReply(reply),
         Outgoing::Chunk(head, count) => {
             let left = transport.send(to, &mut |buffer| write_chunk(buffer, header, &head, count, log));
             return Sent { datagrams: u64::from(left), lost: u64::from(!left) };

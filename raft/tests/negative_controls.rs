@@ -5,8 +5,8 @@ mod harness;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use harness::churn::{Churn, churn};
-use harness::staged;
 use harness::walk::{Walk, walk};
+use harness::{reads, staged};
 use trimaran_raft::{Fault, Sabotage};
 
 /// The words with which `history` breaks, if it does.
@@ -127,6 +127,61 @@ fn joint_configurations_left_early_at_random() {
     assert_caught_in_churn(Fault::LeaveJointEarly);
 }
 
+/// A history about reads, with the fault on, must end in a stale read.
+#[track_caller]
+fn assert_stale<R>(fault: Fault, history: impl FnOnce(Sabotage) -> R) {
+    let words = broken(|| history(Sabotage::only(fault)));
+    println!("{fault:?}: {words:?}");
+    assert!(words.is_some_and(|words| words.contains("stale read")));
+}
+
+#[test]
+fn a_delayed_acknowledgement_answers_a_read() {
+    assert_stale(Fault::AckAnswersRead, reads::delayed_acknowledgement);
+}
+
+#[test]
+fn reads_before_the_terms_first_commit() {
+    assert_stale(Fault::ReadBeforeCommit, reads::read_before_the_first_commit);
+}
+
+#[test]
+fn an_answer_to_another_run() {
+    let words = broken(|| reads::answer_to_another_run(Sabotage::only(Fault::AnswerOfAnyRun)));
+    assert!(words.is_some_and(|words| words.contains("stale read") || words.contains("another run")));
+}
+
+#[test]
+fn a_lease_from_the_arrival_of_an_echo() {
+    assert_stale(Fault::LeaseFromAnswer, reads::late_echo);
+}
+
+#[test]
+fn a_lease_that_goes_on_in_a_transfer() {
+    assert_stale(Fault::LeaseInTransfer, reads::lease_in_transfer);
+}
+
+#[test]
+fn a_vote_right_after_the_start() {
+    assert_stale(Fault::VoteAfterStart, reads::restarted_voter);
+}
+
+#[test]
+fn a_vote_right_after_a_newer_term() {
+    assert_stale(Fault::VoteAfterNewTerm, reads::newer_term_meanwhile);
+}
+
+#[test]
+fn an_answer_that_leaves_without_a_second_look_at_the_clock() {
+    let words = broken(|| reads::paused_leader(false));
+    assert!(words.is_some_and(|words| words.contains("stale read")));
+}
+
+#[test]
+fn an_age_from_the_arrival() {
+    assert_stale(Fault::AgeFromArrival, reads::paused_follower);
+}
+
 /// The walk with the very same plan and nothing broken passes: the controls fail for their fault alone.
 #[test]
 fn nothing_broken_nothing_caught() {
@@ -145,4 +200,12 @@ fn nothing_broken_nothing_caught() {
     staged::a_state_goes_wrong(Sabotage::default());
     staged::sender_changes(Sabotage::default(), false);
     staged::a_change_that_the_old_voters_miss(Sabotage::default());
+    let none = Sabotage::default();
+    reads::delayed_acknowledgement(none);
+    reads::read_before_the_first_commit(none);
+    reads::answer_to_another_run(none);
+    let ended = [reads::late_echo(none), reads::lease_in_transfer(none), reads::paused_leader(true)];
+    assert!(ended.iter().all(Result::is_err));
+    assert!(reads::restarted_voter(none).is_ok() && reads::newer_term_meanwhile(none).is_ok());
+    assert!(reads::paused_follower(none).is_err());
 }

@@ -14,6 +14,7 @@ fn walks(seeds: std::ops::Range<u64>, nodes: usize) -> Outcome {
 fn assert_busy(total: Outcome, walks: u64) {
     println!("{total:?}");
     assert!(total.snapshots > walks / 10 && total.transfers > walks);
+    assert!(total.lease_reads > walks && total.stale_reads > walks);
     assert!(total.elections > walks && total.committed > 20 * walks && total.reads > walks && total.crashes > 0);
 }
 

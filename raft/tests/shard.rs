@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use trimaran_raft::{
-    ClusterId, EntryKind, Error, LogIndex, Member, MemoryStorage, NodeId, Proposal, Role, Shard, ShardConfig, Snapshot,
-    Transport, Unfit,
+    ClusterId, Consistency, EntryKind, Error, LogIndex, Member, MemoryStorage, NodeId, Proposal, Role, Shard,
+    ShardConfig, Snapshot, Transport, Unfit,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::task::Lane;
@@ -310,6 +310,121 @@ fn a_read_barrier_waits_for_a_round_and_names_what_is_committed() {
     assert!(read >= index && applied >= read);
     let took = group.world.now().saturating_since(before);
     assert!(took >= 2 * LATENCY && took < 4 * LATENCY, "one round trip: {took:?}");
+}
+
+/// Reads of one kind on a node, and what came of it.
+fn read(group: &mut Group, at: usize, how: Consistency) -> Result<LogIndex, Error> {
+    let shard = group.shards[at].clone();
+    let result = Rc::new(RefCell::new(None));
+    let slot = result.clone();
+    let task = async move {
+        let answer = async {
+            let permit = shard.read(how).await?;
+            let (index, applied) = (permit.index(), shard.status().applied);
+            assert!(applied >= index);
+            permit.release(applied)
+        };
+        *slot.borrow_mut() = Some(answer.await);
+    };
+    group.world.spawn(group.cores[at], Lane::Normal, task).detach();
+    group.world.run_while(|_| result.borrow().is_none(), Duration::from_secs(3));
+    result.borrow_mut().take().expect("answered or refused")
+}
+
+#[test]
+fn reads_of_every_kind_on_every_node() {
+    let mut group = Group::with(8, |config| config.reads.lease = true);
+    let leader = group.leader();
+    for at in 0..NODES {
+        let shard = group.shards[at].clone();
+        group.world.enter(group.cores[at], || shard.set_clock(trimaran_runtime::now));
+    }
+    let index = group.propose(leader, b"x").expect("leads");
+    group.world.run_for(Duration::from_millis(60));
+    let token = Consistency::AtLeast(index);
+    let stale = Consistency::Stale { max: Duration::from_millis(60) };
+    for at in 0..NODES {
+        for how in [Consistency::Linearizable, Consistency::Lease, token, stale] {
+            let before = (group.world.now(), group.shards[leader].status().counters.sent);
+            assert_eq!(read(&mut group, at, how), Ok(index), "{how:?} at {at}");
+            let asks = how == Consistency::Linearizable || how == Consistency::Lease && at != leader;
+            let took = group.world.now().saturating_since(before.0);
+            assert_eq!(took >= 2 * LATENCY, asks, "{how:?} at {at} took {took:?}");
+        }
+    }
+    // Own writes: the token of one that is still on its way is waited for.
+    let next = group.propose(leader, b"y").expect("leads");
+    let follower = (leader + 1) % NODES;
+    assert!(group.shards[follower].status().applied < next);
+    assert_eq!(read(&mut group, follower, Consistency::AtLeast(next)), Ok(next));
+    // One that nobody has given out is not waited for for ever.
+    let far = Consistency::AtLeast(LogIndex(next.0 + 100));
+    let before = group.world.now();
+    assert_eq!(read(&mut group, follower, far), Err(Error::NotYet { applied: next }));
+    assert_eq!(group.world.now().saturating_since(before).as_millis(), 1000);
+    group.wires.0[follower].borrow_mut().cut = true;
+    group.world.run_for(Duration::from_secs(1));
+    assert!(matches!(read(&mut group, follower, stale), Err(Error::TooStale { age_ns: Some(_) })));
+    assert_eq!(read(&mut group, follower, token), Ok(next), "what it has it may give out");
+    let refused = read(&mut group, follower, Consistency::Linearizable);
+    assert_eq!(refused, Err(Error::NotLeader { leader: None }));
+}
+
+/// etcd #20418, with the task that runs in production: the core is stopped between two instructions of a turn, and only the
+/// clock itself knows.
+#[test]
+fn an_answer_under_a_lease_leaves_only_after_another_look_at_the_clock() {
+    let mut group = Group::with(9, |config| config.reads.lease = true);
+    let leader = group.leader();
+    let core = group.cores[leader];
+    let shard = group.shards[leader].clone();
+    let stopped_for = Rc::new(Cell::new(Duration::ZERO));
+    let pause = stopped_for.clone();
+    let permit = |group: &mut Group, how| {
+        let shard = group.shards[leader].clone();
+        let slot = Rc::new(RefCell::new(None));
+        let given = slot.clone();
+        let task = async move { *given.borrow_mut() = Some(shard.read(how).await.expect("leads")) };
+        group.world.spawn(core, Lane::Normal, task).detach();
+        group.world.run_while(|_| slot.borrow().is_none(), Duration::from_millis(10));
+        slot.borrow_mut().take().expect("given")
+    };
+    // Without a clock of its own the shard asks the others all the same.
+    let before = group.world.now();
+    let asked = permit(&mut group, Consistency::Lease);
+    assert!(group.world.now().saturating_since(before) >= 2 * LATENCY);
+    assert_eq!(group.world.enter(core, || asked.release(7)), Ok(7));
+    group.world.enter(core, || shard.set_clock(move || trimaran_runtime::now() + pause.get()));
+    let (early, late) = (permit(&mut group, Consistency::Lease), permit(&mut group, Consistency::Lease));
+    let aged = permit(&mut group, Consistency::Stale { max: Duration::from_millis(100) });
+    assert_eq!(group.world.enter(core, || early.release(7)), Ok(7));
+    stopped_for.set(Duration::from_millis(150));
+    assert_eq!(group.world.enter(core, || late.release(7)), Err(Error::LeaseEnded));
+    let refused = group.world.enter(core, || aged.release(7));
+    assert!(matches!(refused, Err(Error::TooStale { age_ns: Some(_) })));
+}
+
+#[test]
+fn reads_that_wait_for_the_apply_task_are_bounded_and_end_with_it() {
+    let mut group = Group::with(10, |config| config.limits.waiting_applies = 3);
+    let leader = group.leader();
+    let core = group.cores[leader];
+    let ended = Rc::new(RefCell::new(Vec::new()));
+    for _ in 0..5 {
+        let (shard, ended) = (group.shards[leader].clone(), ended.clone());
+        let task = async move {
+            let permit = shard.read(Consistency::AtLeast(LogIndex(1000))).await;
+            ended.borrow_mut().push(permit.map(|permit| permit.index()));
+        };
+        group.world.spawn(core, Lane::Normal, task).detach();
+    }
+    group.world.run_for(Duration::from_millis(1));
+    assert_eq!(*ended.borrow(), [Err(Error::Overloaded), Err(Error::Overloaded)]);
+    let shard = group.shards[leader].clone();
+    group.world.enter(core, || shard.stop_applying());
+    group.world.run_for(Duration::from_millis(1));
+    assert_eq!(ended.borrow()[2..], [Err(Error::NotServing), Err(Error::NotServing), Err(Error::NotServing)]);
+    assert_eq!(read(&mut group, leader, Consistency::AtLeast(LogIndex(1))), Err(Error::NotServing));
 }
 
 #[test]

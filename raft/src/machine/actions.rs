@@ -7,7 +7,7 @@ use crate::entry::Proposal;
 use crate::error::{DropReason, Error};
 use crate::id::{ClusterId, LogIndex, Member, NodeId, Term};
 use crate::log::Snapshot;
-use crate::message::{Ack, Answer, AppendHead, Ask, ChunkAck, ChunkHead, Fence, Message};
+use crate::message::{Ack, Answer, AppendHead, Ask, ChunkAck, ChunkHead, Fence, Message, ReadAsk, ReadReply};
 use crate::storage::Write;
 
 /// What a node is at the moment.
@@ -41,8 +41,10 @@ pub enum Input<'a> {
     Message(SocketAddrV4, &'a Message<'a>),
     /// Append an entry.
     Propose(&'a Proposal<'a>),
-    /// A linearizable read wants an index to wait for.
+    /// A linearizable read on the leader wants an index to wait for.
     Read,
+    /// A linearizable read on any replica wants one: who does not lead asks the leader.
+    ReadHere,
     /// This write and all before it are durable.
     Persisted(Write),
     /// The log device failed for good.
@@ -144,6 +146,10 @@ pub enum Outgoing {
     Chunk(ChunkHead, u32),
     /// See [`crate::Body::ChunkAck`].
     ChunkAck(ChunkAck),
+    /// See [`crate::Body::ReadAsk`].
+    ReadAsk(ReadAsk),
+    /// See [`crate::Body::ReadReply`].
+    ReadReply(ReadReply),
     /// See [`crate::Body::Fence`].
     Fence(Fence),
     /// See [`crate::Body::Join`].

@@ -3,6 +3,7 @@
 //! Two deadlocks are avoided by one rule: every refusal carries the voter's term, and the asker adopts it. A node with a
 //! longer log and an older term thus learns the term it must exceed.
 
+use super::lease::Rounds;
 use super::snapshot::Wanted;
 use super::{Machine, ReplyKind, Role, stopped};
 use crate::entry::{EntryHeader, EntryKind};
@@ -17,7 +18,9 @@ impl Machine {
     pub(super) fn tick_election(&mut self, log: &mut Log) {
         if self.now >= self.election_at {
             self.campaign_first(log);
-        } else if self.role != Role::Follower && self.now >= self.ask_again_at {
+        } else if self.role == Role::Follower {
+            self.tick_asks();
+        } else if self.now >= self.ask_again_at {
             self.ask(false);
         }
     }
@@ -43,6 +46,7 @@ impl Machine {
             return;
         }
         self.role = Role::PreCandidate;
+        self.fail_reads();
         self.leader = None;
         self.leader_heard = None;
         self.ask(true);
@@ -119,6 +123,7 @@ impl Machine {
         self.last_entry_at = self.now;
         self.wanted = Wanted::default();
         self.told_to_stand = false;
+        self.rounds = Rounds::default();
         log.append(noop, &[]);
     }
 
@@ -136,12 +141,14 @@ impl Machine {
         }
         // Sticky: who hears its leader does not help to depose it, nor moves its term for a stranger; unless that leader itself
         // wants the candidate in its place.
-        if ask.campaign > self.hard.term && (ask.told || !self.is_content()) {
+        // Not either when it has heard of that term already, from somebody else.
+        let may = ask.told || !self.is_content();
+        if ask.campaign > self.hard.term && may {
             self.adopt_term(ask.campaign);
         }
         let free = self.hard.vote.is_none_or(|vote| vote == from.id) || self.sabotaged(Fault::VoteTwice);
         let asked = ask.campaign == self.hard.term && self.role != Role::Leader && self.leader.is_none();
-        if asked && free && self.is_up_to_date(ask, log) {
+        if may && asked && free && self.is_up_to_date(ask, log) {
             self.hard.vote = Some(from.id);
             self.role = Role::Follower;
             self.reset_election_timer();
@@ -176,7 +183,11 @@ impl Machine {
     fn is_content(&self) -> bool {
         match self.role {
             Role::Leader => self.now.since(self.quorum_heard()) < self.settings.election_min_ns,
-            _ => self.leader_heard.is_some_and(|at| self.now.since(at) < self.settings.election_min_ns),
+            // Whatever has happened to that leader's term since: its lease does not know.
+            _ => {
+                let forgets = self.sabotaged(Fault::VoteAfterNewTerm) && self.leader_heard.is_none();
+                self.now < self.no_vote_before && !forgets
+            }
         }
     }
 
@@ -199,8 +210,8 @@ impl Machine {
 
     /// Stops leading or campaigning, within the term.
     pub(super) fn stand_down(&mut self) {
+        self.fail_reads();
         if matches!(self.role, Role::Leader) {
-            self.reads.fail_all();
             self.goal = None;
             self.handover = None;
             self.heartbeat_at = Nanos::FAR;

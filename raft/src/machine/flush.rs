@@ -40,6 +40,7 @@ impl Machine {
         } else if self.role == Role::PreCandidate {
             self.flush_questions(log, out);
         }
+        self.flush_asks(out);
         self.flush_reads(out);
         self.flush_news(log, out);
         if more { More::Yes } else { More::No }
@@ -114,7 +115,8 @@ impl Machine {
 
     fn flush_reads(&mut self, out: &mut Vec<Action>) {
         out.extend(self.reads.take_failed().map(Action::ReadsFailed));
-        out.extend(self.take_ready_reads().map(|(ticket, index)| Action::ReadsReady(ticket, index)));
+        let ready = self.take_ready_reads(out).or(self.asks.take_ready());
+        out.extend(ready.map(|(ticket, index)| Action::ReadsReady(ticket, index)));
     }
 
     fn flush_news(&mut self, log: &Log, out: &mut Vec<Action>) {

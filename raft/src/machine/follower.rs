@@ -77,6 +77,7 @@ impl Machine {
         self.leader = Some(from.id);
         self.leader_address = from.peer;
         self.leader_heard = Some(self.now);
+        self.promise_no_vote();
         self.reset_election_timer();
         Ok(())
     }
@@ -85,6 +86,7 @@ impl Machine {
         self.hear(from, term)?;
         self.echo = self.echo.max(head.round);
         self.floor = head.floor;
+        self.learn_age(head);
         self.ack_due |= head.ack_wanted;
         Ok(())
     }
@@ -187,6 +189,7 @@ impl Machine {
             fenced: self.fenced.map(|(_, verdict)| verdict),
             stopped: self.stopped,
             conflict,
+            mark: self.mark(),
         }
     }
 

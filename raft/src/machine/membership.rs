@@ -135,6 +135,9 @@ impl Machine {
         self.commit = log.base();
         self.applied = log.base();
         self.last_entry_at = self.now;
+        if !self.sabotaged(Fault::VoteAfterStart) {
+            self.promise_no_vote();
+        }
         let mut body = Vec::new();
         for index in (log.first().0..=log.last().0).map(LogIndex) {
             if log.header(index).is_some_and(|header| header.kind == EntryKind::Config) {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::ask::Asked;
 use super::digest::Compared;
 use super::snapshot::Transfer;
 use crate::id::{LogIndex, Member, Nanos, NodeId};
@@ -68,6 +69,12 @@ pub struct Peer {
     pub(super) resend_at: Nanos,
     resends: u32,
     pub(super) transfer: Option<Transfer>,
+    /// When the newest round was opened that it has echoed; earlier where that is not known exactly.
+    pub(super) echoed_from: Nanos,
+    /// A mark of its clock, and when that arrived.
+    pub(super) mark: u64,
+    pub(super) mark_at: Nanos,
+    pub(super) asked: Asked,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: u64,
     /// Smoothed round trip and its deviation; 0 before the first sample.
@@ -103,6 +110,10 @@ impl Peer {
             resend_at: Nanos::FAR,
             resends: 0,
             transfer: None,
+            echoed_from: Nanos::ZERO,
+            mark: 0,
+            mark_at: Nanos::ZERO,
+            asked: Asked::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             rtt_ns: 0,

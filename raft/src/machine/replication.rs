@@ -60,6 +60,7 @@ impl Machine {
             return Err(DropReason::Contradiction);
         }
         let (now, heartbeat_ns) = (self.now, self.settings.heartbeat_ns);
+        let opened = self.lease_runs_from(ack.round);
         let peer = self.peer_mut(header.from).ok_or(DropReason::NotMember)?;
         let progressed = ack.matched > peer.matched || ack.verified > peer.verified;
         if ack.verified >= peer.verified {
@@ -74,7 +75,10 @@ impl Machine {
         if ack.round >= peer.echo {
             peer.credit_bytes = ack.credit_bytes;
             peer.stopped = ack.stopped;
+            // An older mark than the newest is true too.
+            (peer.mark, peer.mark_at) = (ack.mark, now);
         }
+        peer.echoed_from = peer.echoed_from.max(opened);
         peer.arrived(peer.verified);
         match ack.conflict {
             Some(conflict) => peer.on_conflict(conflict, log),
@@ -111,14 +115,14 @@ impl Machine {
             self.peers.iter_mut().for_each(|peer| peer.beat_due = true);
         }
         self.start_transfers(log);
-        let floor = self.floor;
+        let round_at = self.known_round_at();
         for at in 0..self.peers.len() {
             let peer = &mut self.peers[at];
             if peer.next <= log.base() && !peer.is_out() {
                 peer.state = PeerState::OutOfReach;
                 out.push(Action::OutOfReach(peer.id(), peer.next));
             }
-            let Some((head, last)) = self.plan(at, round, floor, log) else { continue };
+            let Some((head, last)) = self.plan(at, round, round_at, log) else { continue };
             let peer = &mut self.peers[at];
             if head.ack_wanted {
                 peer.expect_answer(self.now, round, self.settings.heartbeat_ns);
@@ -136,13 +140,14 @@ impl Machine {
         }
         if sent || self.peers.is_empty() {
             self.round = round;
+            self.rounds.opened(round, self.now, self.settings.election_min_ns);
         }
         self.flush_transfers(log, out);
         more
     }
 
     /// What this peer is to be sent now, if anything: the head, and the last entry.
-    fn plan(&self, at: usize, round: u64, floor: LogIndex, log: &Log) -> Option<(AppendHead, LogIndex)> {
+    fn plan(&self, at: usize, round: u64, round_at: Option<Nanos>, log: &Log) -> Option<(AppendHead, LogIndex)> {
         let limits = &self.settings.limits;
         let peer = &self.peers[at];
         let prev = if peer.is_out() { log.last() } else { peer.next.prev() };
@@ -164,7 +169,9 @@ impl Machine {
             prev_term: log.term_at(prev)?,
             commit: self.commit,
             round,
-            floor,
+            floor: self.floor,
+            age_ns: round_at.map_or(AppendHead::UNKNOWN, |at| peer.mark_at.since(at)),
+            mark: peer.mark,
             offset: if prev == peer.verified { peer.offset } else { 0 },
             ack_wanted,
         };

@@ -101,6 +101,7 @@ impl Machine {
         if !votes || self.failed || self.stalled || self.stopped || self.fenced.is_some() {
             return Err(DropReason::Unexpected);
         }
+        self.no_vote_before = Nanos::ZERO;
         self.stood_in = self.hard.term.next();
         self.campaign(log);
         Ok(())
@@ -126,8 +127,10 @@ impl Machine {
     /// Believed only from the leader of this very term.
     pub(super) fn on_farewell(&mut self, header: &Envelope) -> Result<(), DropReason> {
         self.check_from_leader(header)?;
+        self.fail_reads();
         self.leader = None;
         self.leader_heard = None;
+        self.no_vote_before = Nanos::ZERO;
         if self.stopped {
             self.reset_election_timer();
         } else {

@@ -7,7 +7,7 @@ use crate::message::Envelope;
 use crate::message::codec::{CRC_BYTES, HEADER_BYTES, KIND_APPEND, KIND_FRAGMENT, seal, write_header};
 use crate::wire::{Reader, Writer};
 
-const HEAD_BYTES: usize = 48;
+const HEAD_BYTES: usize = 64;
 const FLAG_ACK_WANTED: u16 = 1;
 /// Indexes near the end of the number range would wrap in sums; no log gets there.
 const MAX_INDEX: u64 = 1 << 62;
@@ -30,6 +30,11 @@ pub struct AppendHead {
     pub round: u64,
     /// Every live member has applied up to here: the follower may trim.
     pub floor: LogIndex,
+    /// How old the newest round that a quorum has echoed was when `mark` reached the leader, in nanoseconds;
+    /// [`AppendHead::UNKNOWN`] where there is none, or the leader does not know yet what its predecessors committed.
+    pub age_ns: u64,
+    /// A mark that the leader has from the receiver, see [`crate::Ack::mark`]; 0 where it has none.
+    pub mark: u64,
     /// Byte offset of a fragment in its entry's body, else 0.
     pub offset: u32,
     /// Whether the leader waits for an acknowledgement.
@@ -37,12 +42,17 @@ pub struct AppendHead {
 }
 
 impl AppendHead {
+    /// [`AppendHead::age_ns`] where nothing is known.
+    pub const UNKNOWN: u64 = u64::MAX;
+
     fn write(&self, count: u16, w: &mut Writer<'_>) {
         w.u64(self.prev.0);
         w.u64(self.prev_term.0);
         w.u64(self.commit.0);
         w.u64(self.round);
         w.u64(self.floor.0);
+        w.u64(self.age_ns);
+        w.u64(self.mark);
         w.u32(self.offset);
         w.u16(if self.ack_wanted { FLAG_ACK_WANTED } else { 0 });
         w.u16(count);
@@ -55,6 +65,8 @@ impl AppendHead {
             commit: LogIndex(r.u64()?),
             round: r.u64()?,
             floor: LogIndex(r.u64()?),
+            age_ns: r.u64()?,
+            mark: r.u64()?,
             offset: r.u32()?,
             ack_wanted: false,
         };

@@ -4,7 +4,7 @@ use super::append::{AppendWriter, write_fragment_bytes};
 use super::snapshot::write_chunk_bytes;
 use super::{
     Ack, Answer, AppendHead, Ask, Body, ChunkAck, ChunkHead, Conflict, Entries, Envelope, Fence, Message, PEER_VERSION,
-    SnapshotId, Verdict,
+    ReadAsk, ReadReply, SnapshotId, Verdict,
 };
 use crate::config::{read_member, write_member};
 use crate::entry::EntryHeader;
@@ -28,6 +28,8 @@ const KIND_FENCE: u8 = 11;
 pub(super) const KIND_CHUNK: u8 = 12;
 const KIND_CHUNK_ACK: u8 = 13;
 const KIND_TIMEOUT_NOW: u8 = 14;
+const KIND_READ_ASK: u8 = 15;
+const KIND_READ_REPLY: u8 = 16;
 
 /// `rejected` of an acknowledgement that refuses nothing.
 const NO_CONFLICT: u64 = u64::MAX;
@@ -105,6 +107,8 @@ impl<'a> Message<'a> {
             Body::ChunkAck(_) => KIND_CHUNK_ACK,
             Body::Farewell => KIND_FAREWELL,
             Body::TimeoutNow => KIND_TIMEOUT_NOW,
+            Body::ReadAsk(_) => KIND_READ_ASK,
+            Body::ReadReply(_) => KIND_READ_REPLY,
             Body::Fence(_) => KIND_FENCE,
             Body::Join(_) => KIND_JOIN,
             Body::JoinReply(_) => KIND_JOIN_REPLY,
@@ -126,6 +130,11 @@ impl<'a> Message<'a> {
                 ack.id.write(&mut w);
                 w.u32(ack.offset);
                 w.u32(ack.gap_end);
+            }
+            Body::ReadAsk(ask) => write_read_ask(ask, &mut w),
+            Body::ReadReply(reply) => {
+                write_read_ask(&reply.ask, &mut w);
+                w.u64(reply.index.0);
             }
             Body::Fence(fence) => {
                 w.u64(fence.index.0);
@@ -168,6 +177,8 @@ impl<'a> Body<'a> {
             KIND_ACK => Body::Ack(read_ack(r)?),
             KIND_FAREWELL => Body::Farewell,
             KIND_TIMEOUT_NOW => Body::TimeoutNow,
+            KIND_READ_ASK => Body::ReadAsk(read_read_ask(r)?),
+            KIND_READ_REPLY => Body::ReadReply(ReadReply { ask: read_read_ask(r)?, index: LogIndex(r.u64()?) }),
             KIND_FENCE => {
                 Body::Fence(Fence { index: LogIndex(r.u64()?), digest: r.u64()?, verdict: verdict(r.u32()?)?? })
             }
@@ -183,6 +194,15 @@ impl<'a> Body<'a> {
 fn read_ask(r: &mut Reader<'_>) -> Option<Ask> {
     let (campaign, last, last_term) = (Term(r.u64()?), LogIndex(r.u64()?), Term(r.u64()?));
     Some(Ask { campaign, last, last_term, told: read_bool(r)? })
+}
+
+fn write_read_ask(ask: &ReadAsk, w: &mut Writer<'_>) {
+    w.u64(ask.boot);
+    w.u64(ask.number);
+}
+
+fn read_read_ask(r: &mut Reader<'_>) -> Option<ReadAsk> {
+    Some(ReadAsk { boot: r.u64()?, number: r.u64()? })
 }
 
 fn read_bool(r: &mut Reader<'_>) -> Option<bool> {
@@ -222,6 +242,7 @@ fn write_ack(ack: &Ack, w: &mut Writer<'_>) {
     w.u64(ack.conflict.map_or(NO_CONFLICT, |conflict| conflict.rejected.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint_term.0));
+    w.u64(ack.mark);
 }
 
 fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
@@ -236,6 +257,7 @@ fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
         fenced: None,
         stopped: false,
         conflict: None,
+        mark: 0,
     };
     let flags = r.u32()?;
     ack.fenced = verdict(flags & !STOPPED)?;
@@ -245,6 +267,7 @@ fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
     if rejected != NO_CONFLICT {
         ack.conflict = Some(Conflict { rejected: LogIndex(rejected), hint, hint_term });
     }
+    ack.mark = r.u64()?;
     Some(ack)
 }
 
@@ -268,10 +291,10 @@ mod tests {
     }
 
     fn head() -> impl Strategy<Value = AppendHead> {
-        (0u64..1 << 62, any::<[u64; 4]>(), any::<u32>(), any::<bool>()).prop_map(|(prev, n, offset, ack_wanted)| {
-            let [prev_term, commit, round, floor] = n;
+        (0u64..1 << 62, any::<[u64; 6]>(), any::<u32>(), any::<bool>()).prop_map(|(prev, n, offset, ack_wanted)| {
+            let [prev_term, commit, round, floor, age_ns, mark] = n;
             let (prev, commit, floor) = (LogIndex(prev), LogIndex(commit), LogIndex(floor));
-            AppendHead { prev, prev_term: Term(prev_term), commit, round, floor, offset, ack_wanted }
+            AppendHead { prev, prev_term: Term(prev_term), commit, round, floor, age_ns, mark, offset, ack_wanted }
         })
     }
 
@@ -295,11 +318,11 @@ mod tests {
         });
         let verdict = proptest::sample::select(vec![None, Some(Verdict::NoMajority), Some(Verdict::Minority)]);
         let flags = (verdict.clone(), any::<bool>());
-        let ack = (any::<[u64; 6]>(), any::<u32>(), flags, proptest::option::of(conflict)).prop_map(
+        let ack = (any::<[u64; 7]>(), any::<u32>(), flags, proptest::option::of(conflict)).prop_map(
             |(n, offset, (fenced, stopped), conflict)| {
-                let [matched, verified, round, credit_bytes, applied, digest] = n;
+                let [matched, verified, round, credit_bytes, applied, digest, mark] = n;
                 let [matched, verified, applied] = [matched, verified, applied].map(LogIndex);
-                Ack { matched, verified, offset, round, credit_bytes, applied, digest, fenced, stopped, conflict }
+                Ack { matched, verified, offset, round, credit_bytes, applied, digest, fenced, stopped, conflict, mark }
             },
         );
         prop_oneof![
@@ -310,6 +333,11 @@ mod tests {
             ack.prop_map(Body::Ack),
             Just(Body::Farewell),
             Just(Body::TimeoutNow),
+            any::<[u64; 2]>().prop_map(|[boot, number]| Body::ReadAsk(ReadAsk { boot, number })),
+            any::<[u64; 3]>().prop_map(|[boot, number, index]| Body::ReadReply(ReadReply {
+                ask: ReadAsk { boot, number },
+                index: LogIndex(index)
+            })),
             (id.clone(), any::<[u32; 2]>()).prop_map(|(id, [offset, gap_end])| Body::ChunkAck(ChunkAck {
                 id,
                 offset,
@@ -426,11 +454,11 @@ mod tests {
     #[test]
     fn an_entry_that_does_not_fit_is_left_for_the_next_message() {
         let log = log_of(&[vec![1; 50], vec![2; 50]]);
-        let mut buffer = [0; 48 + 48 + 4 + 114 + 113];
+        let mut buffer = [0; 48 + 64 + 4 + 114 + 113];
         let mut append = AppendWriter::new(&mut buffer, &Envelope::default(), &AppendHead::default());
         assert!(append.push(&log, LogIndex(1)));
         assert!(!append.push(&log, LogIndex(2)));
         assert!(!append.push(&log, LogIndex(3)));
-        assert_eq!(append.finish(), 48 + 48 + 4 + 114);
+        assert_eq!(append.finish(), 48 + 64 + 4 + 114);
     }
 }

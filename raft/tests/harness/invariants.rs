@@ -11,10 +11,15 @@ pub(crate) struct Invariants {
     votes: BTreeMap<(NodeId, Term), NodeId>,
     committed: BTreeMap<LogIndex, EntryHeader>,
     digests: BTreeMap<LogIndex, u64>,
+    /// When an entry was first seen to be committed, in the cluster's time.
+    committed_at: BTreeMap<u64, LogIndex>,
+    pub(crate) now: u64,
     seen: BTreeMap<usize, Seen>,
     pub(crate) checks: u64,
     /// Entries committed and reads answered, so that a walk that did nothing is noticed.
     pub(crate) reads: u64,
+    pub(crate) lease_reads: u64,
+    pub(crate) stale_reads: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,6 +52,13 @@ impl Invariants {
     pub(crate) fn read_answered(&mut self, seen: LogIndex, at: LogIndex) {
         self.reads += 1;
         assert!(at >= seen, "stale read: answered at {at}, {seen} was committed before it began");
+    }
+
+    /// A read that may miss what was committed after `not_before`.
+    pub(crate) fn stale_read_answered(&mut self, not_before: u64, at: LogIndex) {
+        self.stale_reads += 1;
+        let known = self.committed_at.range(..not_before).next_back().map_or(LogIndex::ZERO, |(_, index)| *index);
+        assert!(at >= known, "stale read: too old, answered at {at}, {known} was committed long before");
     }
 
     pub(crate) fn applied(&mut self, index: LogIndex, digest: u64) {
@@ -126,6 +138,9 @@ impl Invariants {
             let at = LogIndex(at);
             // What is trimmed was checked when it was committed here, or was never held.
             let Some(header) = log.header(at) else { continue };
+            if self.newest_committed() < at {
+                self.committed_at.insert(self.now, at);
+            }
             let known = self.committed.entry(at).or_insert(*header);
             assert_eq!(known, header, "state machine safety: {me} commits another entry at {at}");
         }

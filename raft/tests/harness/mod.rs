@@ -4,8 +4,10 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub(crate) mod churn;
+pub(crate) mod clocks;
 pub(crate) mod disk;
 pub(crate) mod invariants;
+pub(crate) mod reads;
 pub(crate) mod staged;
 pub(crate) mod walk;
 
@@ -37,6 +39,9 @@ pub(crate) struct Flight {
 }
 
 pub(crate) struct Node {
+    /// Its clock gains so many millionths on the cluster's time, and has jumped ahead by so much.
+    pub(crate) ppm: i64,
+    pub(crate) ahead_ns: u64,
     pub(crate) config: ShardConfig,
     pub(crate) machine: Machine,
     pub(crate) log: Log,
@@ -201,8 +206,9 @@ impl Cluster {
 
     /// Takes an input in without a flush, as the second of two in one turn.
     pub(crate) fn step_only(&mut self, index: usize, input: Input<'_>) -> Result<Accepted, Refused> {
+        let now = self.local(index);
         let node = &mut self.nodes[index];
-        let result = node.machine.step(Nanos(self.now), input, &mut node.log);
+        let result = node.machine.step(now, input, &mut node.log);
         if let Err(Refused::Dropped(reason)) = result {
             node.dropped.push(reason);
         }
@@ -235,26 +241,13 @@ impl Cluster {
         }
     }
 
-    /// Begins a read; it must see what any node knows to be committed now.
-    pub(crate) fn read(&mut self, index: usize) -> Result<u64, Error> {
-        let seen = self.invariants.newest_committed();
-        match self.step_only(index, Input::Read) {
-            Ok(Accepted::Read(ticket)) => {
-                self.nodes[index].reads.push((ticket, seen));
-                self.flush(index);
-                Ok(ticket)
-            }
-            Err(Refused::Request(error)) => Err(error),
-            other => panic!("{other:?}"),
-        }
-    }
-
     /// Flushes until nothing is left, carries everything out, checks the invariants.
     pub(crate) fn flush(&mut self, index: usize) {
         for _ in 0..1000 {
+            let now = self.local(index);
             let node = &mut self.nodes[index];
             let mut actions = Vec::new();
-            let more = node.machine.flush(Nanos(self.now), &node.log, &mut actions);
+            let more = node.machine.flush(now, &node.log, &mut actions);
             for action in actions {
                 self.carry_out(index, action);
             }
@@ -305,6 +298,7 @@ impl Cluster {
     }
 
     pub(crate) fn apply(&mut self, index: usize, to: LogIndex) {
+        let now = self.local(index);
         let node = &mut self.nodes[index];
         let mut digests = Vec::new();
         let mut applied = node.machine.applied_index();
@@ -331,7 +325,7 @@ impl Cluster {
             digests.push((LogIndex(at), node.digest));
         }
         for (at, digest) in digests {
-            let _ = node.machine.step(Nanos(self.now), Input::Applied(at, digest), &mut node.log);
+            let _ = node.machine.step(now, Input::Applied(at, digest), &mut node.log);
         }
     }
 
@@ -375,9 +369,10 @@ impl Cluster {
 
     /// Reports completed writes; `held` also those that the disk was told to hold back.
     pub(crate) fn complete(&mut self, index: usize, held: bool) {
+        let now = self.local(index);
         let node = &mut self.nodes[index];
         while let Some(write) = node.disk.complete(held) {
-            let _ = node.machine.step(Nanos(self.now), Input::Persisted(write), &mut node.log);
+            let _ = node.machine.step(now, Input::Persisted(write), &mut node.log);
         }
     }
 
@@ -432,7 +427,7 @@ impl Cluster {
 
     /// Moves the clock to the node's deadline, if that is later, and lets it fire.
     pub(crate) fn expire(&mut self, index: usize) {
-        let deadline = self.machine(index).next_deadline().0;
+        let deadline = self.deadline(index);
         assert_ne!(deadline, u64::MAX, "node {index} waits for nothing");
         self.now = self.now.max(deadline);
         let _ = self.step(index, Input::Tick);
@@ -461,8 +456,8 @@ impl Cluster {
             let flight = (0..self.flights.len()).min_by_key(|at| self.flights[*at].due);
             let arrival = flight.map_or(u64::MAX, |at| self.flights[at].due);
             let up = (0..self.nodes.len()).filter(|index| self.nodes[*index].up);
-            let timer = up.min_by_key(|index| self.machine(*index).next_deadline());
-            let deadline = timer.map_or(u64::MAX, |index| self.machine(index).next_deadline().0);
+            let timer = up.min_by_key(|index| self.deadline(*index));
+            let deadline = timer.map_or(u64::MAX, |index| self.deadline(index));
             if arrival.min(deadline) > end {
                 self.now = end;
                 return;
@@ -520,7 +515,11 @@ impl Cluster {
     /// Starts again from the disk, as the same incarnation.
     pub(crate) fn restart(&mut self, index: usize) {
         let old = &self.nodes[index];
-        let mut node = Node::new(old.config.clone(), self.now, self.payload_bytes);
+        let mut config = old.config.clone();
+        // Drawn at each start.
+        config.seed = config.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.now;
+        let mut node = Node::new(config, self.local(index).0, self.payload_bytes);
+        (node.ppm, node.ahead_ns) = (old.ppm, old.ahead_ns);
         node.disk = old.disk.clone();
         node.state_bytes = old.state_bytes;
         node.offers = old.offers;
@@ -539,8 +538,9 @@ impl Cluster {
     pub(crate) fn restart_empty(&mut self, index: usize, incarnation: u64) {
         let mut config = self.nodes[index].config.clone();
         config.me = member(index, incarnation);
-        let (offers, state_bytes) = (self.nodes[index].offers, self.nodes[index].state_bytes);
-        self.nodes[index] = Node { offers, state_bytes, ..Node::new(config, self.now, self.payload_bytes) };
+        let Node { offers, state_bytes, ppm, ahead_ns, .. } = self.nodes[index];
+        let now = self.local(index).0;
+        self.nodes[index] = Node { offers, state_bytes, ppm, ahead_ns, ..Node::new(config, now, self.payload_bytes) };
         self.invariants.restarted(index);
     }
 
@@ -551,6 +551,7 @@ impl Cluster {
     }
 
     pub(crate) fn check(&mut self, index: usize) {
+        self.invariants.now = self.now;
         self.invariants.check(index, &self.nodes[index], &self.nodes);
     }
 
@@ -568,6 +569,8 @@ impl Cluster {
 impl Node {
     fn new(config: ShardConfig, now: u64, payload_bytes: usize) -> Node {
         Node {
+            ppm: 0,
+            ahead_ns: 0,
             machine: Machine::new(&config, payload_bytes, Nanos(now)),
             config,
             log: Log::default(),

@@ -2,7 +2,7 @@
 //! negative controls.
 
 use super::{Cluster, MS, Node};
-use trimaran_raft::{AppendHead, Ask, Body, Entries, Input, LogIndex, Nanos, Sabotage, ShardConfig, Term};
+use trimaran_raft::{AppendHead, Ask, Body, Entries, Input, LogIndex, Sabotage, ShardConfig, Term};
 
 fn sabotaged(sabotage: Sabotage) -> impl Fn(&mut ShardConfig) {
     move |config| config.sabotage = sabotage
@@ -16,7 +16,7 @@ pub(crate) fn figure_eight(sabotage: Sabotage) -> (LogIndex, Cluster) {
     cluster.elect(0);
     let base = cluster.machine(0).commit();
     cluster.isolate(&[0, 1]);
-    cluster.propose(0, &[1; 1300]).expect("leads");
+    cluster.propose(0, &[1; 1280]).expect("leads");
     cluster.settle();
     // b: node 4 leads with the votes of 2 and 3; nothing of its term leaves it.
     cluster.crash(0);
@@ -244,7 +244,7 @@ impl Cluster {
     }
 
     fn complete_one(&mut self, index: usize) {
-        let now = Nanos(self.now);
+        let now = self.local(index);
         let Node { machine, log, disk, .. } = &mut self.nodes[index];
         if let Some(write) = disk.complete(true) {
             let _ = machine.step(now, Input::Persisted(write), log);

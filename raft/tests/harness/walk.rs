@@ -21,6 +21,8 @@ pub(crate) struct Outcome {
     pub(crate) crashes: u64,
     pub(crate) snapshots: u64,
     pub(crate) transfers: u64,
+    pub(crate) lease_reads: u64,
+    pub(crate) stale_reads: u64,
 }
 
 impl std::iter::Sum for Outcome {
@@ -32,6 +34,8 @@ impl std::iter::Sum for Outcome {
             crashes: a.crashes + b.crashes,
             snapshots: a.snapshots + b.snapshots,
             transfers: a.transfers + b.transfers,
+            lease_reads: a.lease_reads + b.lease_reads,
+            stale_reads: a.stale_reads + b.stale_reads,
         })
     }
 }
@@ -63,6 +67,9 @@ pub(crate) fn walk(plan: &Walk) -> Outcome {
     let change = |config: &mut ShardConfig| {
         config.sabotage = plan.sabotage;
         config.seed ^= plan.seed << 8;
+        config.reads.lease = true;
+        // As much as the clocks below may differ.
+        config.reads.clock_drift_ppm = 50_000;
         if small {
             config.limits.window_bytes = 400;
             config.limits.window_messages = 3;
@@ -76,6 +83,10 @@ pub(crate) fn walk(plan: &Walk) -> Outcome {
     };
     let mut cluster = Cluster::with(plan.nodes, change);
     cluster.nodes.iter_mut().for_each(|node| node.state_bytes = 2000 * dice.below(10) + 8);
+    // Half of the walks on clocks that run as differently as is allowed.
+    if dice.percent(50) {
+        cluster.nodes.iter_mut().for_each(|node| node.ppm = [-50_000, 0, 50_000][dice.below(3)]);
+    }
     // Each walk has its own taste in trouble.
     let (loss, repeat, crash, cut) = (dice.below(20), dice.below(10), dice.below(3), dice.below(4));
     let slow_disks = dice.percent(40);
@@ -98,7 +109,7 @@ pub(crate) fn walk(plan: &Walk) -> Outcome {
             }
             0..75 => {
                 let up: Vec<usize> = (0..plan.nodes).filter(|index| cluster.nodes[*index].up).collect();
-                let first = up.iter().copied().min_by_key(|index| cluster.machine(*index).next_deadline());
+                let first = up.iter().copied().min_by_key(|index| cluster.deadline(*index));
                 // Usually the nearest timer; sometimes another node's, as if the first had been paused.
                 let pick = if dice.percent(90) { first } else { up.get(dice.below(up.len())).copied() };
                 pick.into_iter().for_each(|index| cluster.expire(index));
@@ -116,7 +127,17 @@ pub(crate) fn walk(plan: &Walk) -> Outcome {
                 let any = (0..plan.nodes).filter(|node| cluster.machine(*node).is_leader() && cluster.nodes[*node].up);
                 // Any who thinks that it leads, the deposed above all.
                 let target = any.min_by_key(|node| cluster.machine(*node).term()).unwrap_or(index);
-                let _ = cluster.read(target);
+                match dice.below(4) {
+                    0 => drop(cluster.read(target)),
+                    1 => drop(cluster.read_here(index)),
+                    2 => {
+                        // At times with the stamp of the turn that it was in the middle of when it was stopped.
+                        let stopped = cluster.machine(target).now();
+                        let stamp = if dice.percent(50) { stopped } else { cluster.local(target) };
+                        let _ = cluster.lease_read(target, stamp);
+                    }
+                    _ => drop(cluster.stale_read(index, cluster.local(index), dice.below(300) as u64 * MS)),
+                }
             }
             0..94 if slow_disks && cluster.nodes[index].up => {
                 cluster.nodes[index].disk.holds = dice.percent(60);
@@ -160,6 +181,8 @@ pub(crate) fn walk(plan: &Walk) -> Outcome {
     outcome.elections = cluster.invariants.elections() as u64;
     outcome.committed = cluster.invariants.newest_committed().0;
     outcome.reads = cluster.invariants.reads;
+    outcome.lease_reads = cluster.invariants.lease_reads;
+    outcome.stale_reads = cluster.invariants.stale_reads;
     outcome
 }
 
