@@ -63,7 +63,7 @@ impl Replicated {
             answers,
             counters,
             forwarder,
-            pending: RefCell::default(),
+            pending: RefCell::new(PendingWrites::new(me.incarnation.0)),
             reads: RefCell::default(),
             reads_limit: queued_reads,
             reads_added: Notify::new(),
@@ -292,9 +292,11 @@ impl Replicated {
 
     /// The task that asks Raft for a read index once for all the reads that have come in meanwhile.
     pub(crate) async fn run_reads(self: Rc<Self>) {
+        // Two queues take turns, so that neither has to grow again.
+        let mut batch = VecDeque::new();
         loop {
             self.reads_added.notified().await;
-            let mut batch = std::mem::take(&mut *self.reads.borrow_mut());
+            std::mem::swap(&mut batch, &mut *self.reads.borrow_mut());
             if batch.is_empty() {
                 continue;
             }

@@ -6,6 +6,9 @@ use smallvec::SmallVec;
 
 /// Replies up to this length lie in the table itself.
 const INLINE_BYTES: usize = 24;
+/// Buffers of forgotten replies that unused places keep for the next ones, in bytes: once replies come and go, none is
+/// allocated.
+const SPARE_BYTES_MAX: usize = 1 << 20;
 
 /// Where a reply is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub(super) struct Replies {
     oldest: ReplyKey,
     newest: ReplyKey,
     bytes: usize,
+    /// Held by unused places.
+    spare_bytes: usize,
 }
 
 impl Replies {
@@ -37,21 +42,28 @@ impl Replies {
 
     pub(super) fn new() -> Replies {
         let none = Replies::NONE;
-        Replies { places: Vec::new(), free: none, oldest: none, newest: none, bytes: 0 }
+        Replies { places: Vec::new(), free: none, oldest: none, newest: none, bytes: 0, spare_bytes: 0 }
     }
 
     /// Appends the newest.
     pub(super) fn add(&mut self, session: SessionId, seq: u64, body: &[u8]) -> ReplyKey {
         let older = self.newest;
-        let kept = Kept { session, seq, body: SmallVec::from_slice(body), older, newer: Replies::NONE };
+        let mut kept = Kept { session, seq, body: SmallVec::new(), older, newer: Replies::NONE };
         let key = match self.places.get_mut(self.free.0 as usize) {
             Some(place) => {
                 let key = self.free;
                 self.free = place.newer;
+                self.spare_bytes -= held(&place.body);
+                // A buffer far too large would hold more than is counted.
+                if held(&place.body) <= 2 * body.len() {
+                    kept.body = std::mem::take(&mut place.body);
+                }
+                kept.body.extend_from_slice(body);
                 *place = kept;
                 key
             }
             None => {
+                kept.body.extend_from_slice(body);
                 self.places.push(kept);
                 ReplyKey(self.places.len() as u32 - 1)
             }
@@ -72,7 +84,11 @@ impl Replies {
         let Some(kept) = self.places.get_mut(key.0 as usize) else { return };
         let (older, newer) = (kept.older, kept.newer);
         self.bytes -= cost(kept.body.len());
-        kept.body = SmallVec::new();
+        kept.body.clear();
+        if self.spare_bytes + held(&kept.body) > SPARE_BYTES_MAX {
+            kept.body = SmallVec::new();
+        }
+        self.spare_bytes += held(&kept.body);
         kept.newer = std::mem::replace(&mut self.free, key);
         self.link(older, newer);
         if let Some(kept) = self.places.get_mut(newer.0 as usize) {
@@ -94,6 +110,13 @@ impl Replies {
         self.bytes
     }
 
+    /// Bytes outside the table: of what is kept, and of what is not.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> (usize, usize) {
+        let all: usize = self.places.iter().map(|kept| held(&kept.body)).sum();
+        (all - self.spare_bytes, self.spare_bytes)
+    }
+
     /// Places, used or not.
     #[cfg(test)]
     pub(super) fn places(&self) -> usize {
@@ -109,7 +132,37 @@ impl Replies {
     }
 }
 
+/// Bytes that a body holds outside the table.
+fn held(body: &SmallVec<[u8; INLINE_BYTES]>) -> usize {
+    if body.spilled() { body.capacity() } else { 0 }
+}
+
 /// What a reply of that length costs of the budget.
 pub(super) const fn cost(body_bytes: usize) -> usize {
     REPLY_COST_BYTES + body_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Large replies that leave their buffers behind must not make small ones large, nor many buffers a leak.
+    #[test]
+    fn buffers_are_used_again_and_hold_little_more_than_is_counted() {
+        let (mut replies, session) = (Replies::new(), SessionId(1));
+        let mut keys: Vec<ReplyKey> = Vec::new();
+        for round in 0..20u64 {
+            for body_bytes in [30_000, 10, 100, 3_000].into_iter().cycle().take(200) {
+                keys.push(replies.add(session, round, &vec![7; body_bytes]));
+            }
+            assert!(replies.held_bytes().0 <= 2 * replies.bytes(), "{:?}", replies.held_bytes());
+            keys.drain(..).for_each(|key| replies.remove(key));
+            assert_eq!((replies.bytes(), replies.held_bytes().0), (0, 0));
+            assert!(replies.held_bytes().1 <= SPARE_BYTES_MAX);
+        }
+        let before = replies.held_bytes().1;
+        assert!(before > 0, "some are kept");
+        let key = replies.add(session, 1, &[1; 100]);
+        assert_eq!(replies.get(key), Some(&[1; 100][..]));
+    }
 }
