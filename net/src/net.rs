@@ -66,6 +66,15 @@ impl Net {
     pub fn stats(&self) -> NetStats {
         self.shared.stats()
     }
+
+    /// Tells every count of packets by its name, zeroes too: what [`Net::stats`] has, and what the port knows beyond it. For people and
+    /// logs: a device may be asked for dozens of registers.
+    pub fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        self.stats().each(tell);
+        if let Some(port) = self.shared.port.upgrade() {
+            port.borrow().counters(tell);
+        }
+    }
 }
 
 /// What the sockets, the handle and the driver of one core share.

@@ -56,6 +56,11 @@ pub trait Port {
     /// What it has carried and lost.
     fn stats(&self) -> PortStats;
 
+    /// Tells what it has counted beyond that, each with a name of its own. May be slow.
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        let _ = tell;
+    }
+
     /// When the next packet arrives, where that can be known.
     fn next_arrival(&self) -> Option<Instant> {
         None
@@ -88,6 +93,11 @@ pub trait FramePort {
 
     /// What it has carried and lost, in frames.
     fn stats(&self) -> PortStats;
+
+    /// As [`Port::counters`].
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        let _ = tell;
+    }
 
     /// As [`Port::next_arrival`].
     fn next_arrival(&self) -> Option<Instant> {

@@ -55,6 +55,36 @@ pub struct NetStats {
     pub pool: PoolStats,
 }
 
+impl NetStats {
+    /// Tells each count of packets with its name, zeroes too: `net.received`, `port.rx_packets`. The pool is the thread's, and left out.
+    pub(crate) fn each(&self, tell: &mut dyn FnMut(&str, u64)) {
+        let NetStats { received, dropped_full, dropped_unbound, sent, dropped_closed, .. } = *self;
+        tell("net.received", received);
+        tell("net.dropped_full", dropped_full);
+        tell("net.dropped_unbound", dropped_unbound);
+        tell("net.sent", sent);
+        tell("net.dropped_closed", dropped_closed);
+        self.port.each(&mut |name, count| tell(&format!("port.{name}"), count));
+    }
+}
+
+/// Lets the fields of a struct of counts be told one by one, by their names. The struct is as it stands between the braces.
+macro_rules! counted {
+    ($(#[$about:meta])* pub struct $name:ident { $($(#[$doc:meta])* pub $field:ident: u64,)+ }) => {
+        $(#[$about])*
+        pub struct $name { $($(#[$doc])* pub $field: u64,)+ }
+
+        impl $name {
+            /// Tells each count with its name, zeroes too.
+            pub fn each(&self, tell: &mut dyn FnMut(&str, u64)) {
+                $(tell(stringify!($field), self.$field);)+
+            }
+        }
+    };
+}
+pub(crate) use counted;
+
+counted! {
 /// Packets of one port. A kind of loss that a port does not know stays zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PortStats {
@@ -78,4 +108,5 @@ pub struct PortStats {
     pub tx_errors: u64,
     /// Times that the device had no room. The packets stayed with their socket.
     pub tx_full: u64,
+}
 }

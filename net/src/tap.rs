@@ -84,6 +84,10 @@ impl<P: Port, W: Write> Port for Tap<P, W> {
         self.port.stats()
     }
 
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        self.port.counters(tell);
+    }
+
     fn next_arrival(&self) -> Option<Instant> {
         self.port.next_arrival()
     }

@@ -9,6 +9,7 @@ mod common;
 use common::netns::{Far, KERNELS, OURS, kernel_address, listen, node, now, queue, receive, run, turn};
 use common::{addr, drain, packet};
 use rustix::event::{EventfdFlags, eventfd};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -170,4 +171,16 @@ fn what_came_too_fast_is_counted() {
     let stats = near.net.stats();
     assert!(got > 0 && stats.port.rx_overrun > 0, "{stats:?}");
     assert_eq!(got + stats.dropped_full + stats.port.rx_overrun, 1500, "{stats:?}");
+    // All of it can be told by name: of the sockets, the port, the stack, and the driver itself.
+    let mut told = BTreeMap::new();
+    near.net.counters(&mut |name, count| assert_eq!(told.insert(name.to_owned(), count), None));
+    let expected = [
+        ("net.received", stats.received),
+        ("port.rx_overrun", stats.port.rx_overrun),
+        ("stack.rx_datagrams", stats.received),
+        ("device.rx_good_packets", stats.port.rx_packets),
+    ];
+    for (name, count) in expected {
+        assert_eq!(told.get(name), Some(&count), "{name}");
+    }
 }

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
+use trimaran_net::Net;
 use trimaran_raft::{ClusterId, DropReason, Incarnation, Member, NodeId, PeerState, Role, Slot, Status};
 use trimaran_runtime::channel::{Notify, oneshot};
 
@@ -150,7 +151,7 @@ pub struct NodeStatus {
     pub halted: Option<Halt>,
     /// The leader's view of the others.
     pub peers: Vec<PeerInfo>,
-    /// Every counter that is not 0.
+    /// Every counter that is not 0: of this node's requests and consensus, its sockets, its port and its device.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -159,6 +160,7 @@ pub(crate) struct Admin {
     methods: Methods,
     name: String,
     me: Member,
+    net: Net,
     node: Rc<Replicated>,
     requests: Rc<RefCell<Requests>>,
     asking: RefCell<VecDeque<Request>>,
@@ -166,11 +168,18 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    pub(crate) fn new(name: String, me: Member, node: Rc<Replicated>, requests: Rc<RefCell<Requests>>) -> Rc<Self> {
+    pub(crate) fn new(
+        name: String,
+        me: Member,
+        net: Net,
+        node: Rc<Replicated>,
+        requests: Rc<RefCell<Requests>>,
+    ) -> Rc<Self> {
         Rc::new(Admin {
             methods: Methods::new(),
             name,
             me,
+            net,
             node,
             requests,
             asking: RefCell::default(),
@@ -261,6 +270,11 @@ impl Admin {
         let server = self.node.counters.iter().map(|(name, count)| (format!("server.{name}"), count));
         let raft = raft_counters(&status.counters).map(|(name, count)| (format!("raft.{name}"), count));
         counters.extend(drops.chain(server).chain(raft).filter(|(_, count)| *count > 0));
+        self.net.counters(&mut |name, count| {
+            if count > 0 {
+                counters.insert(name.to_owned(), count);
+            }
+        });
         NodeStatus {
             probe: self.probe(),
             role: role_name(status.role).to_owned(),

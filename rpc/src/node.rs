@@ -115,7 +115,7 @@ impl Node {
         let replica = Replica::new(service);
         let (timers, outbox) = (replica.cx.timers.clone(), replica.cx.outbox.clone());
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
-        let admin = Admin::new(config.cluster_name, me, replicated.clone(), requests.clone());
+        let admin = Admin::new(config.cluster_name, me, net.clone(), replicated.clone(), requests.clone());
         let operators = admin.clone();
         let endpoint = Endpoint {
             socket: client_socket,

@@ -157,6 +157,11 @@ impl<P: FramePort> Port for Framed<P> {
         PortStats { tx_refused: stats.tx_refused + self.stack.counters().tx_dropped(), ..stats }
     }
 
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        self.stack.counters().each(&mut |name, count| tell(&format!("stack.{name}"), count));
+        self.device.counters(tell);
+    }
+
     fn next_arrival(&self) -> Option<Instant> {
         [self.stack.next_due(), self.device.next_arrival()].into_iter().flatten().min()
     }

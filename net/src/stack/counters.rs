@@ -1,5 +1,8 @@
 //! What a stack has dropped, and why; what it has said by itself.
 
+use crate::stats::counted;
+
+counted! {
 /// Counts of one stack since it was made. Every frame that is not a datagram for a socket, and every datagram that does
 /// not leave, is counted in exactly one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,6 +93,7 @@ pub struct StackCounters {
     pub tx_queue_full: u64,
     /// ARP or IGMP messages not sent for want of a buffer.
     pub tx_no_buffer: u64,
+}
 }
 
 impl StackCounters {

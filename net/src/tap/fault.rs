@@ -157,6 +157,10 @@ impl<P: Port> Port for FaultInjector<P> {
         self.port.stats()
     }
 
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        self.port.counters(tell);
+    }
+
     fn next_arrival(&self) -> Option<Instant> {
         let release = self.held.first_key_value().map(|((at, _), _)| *at);
         [release, self.port.next_arrival()].into_iter().flatten().min()

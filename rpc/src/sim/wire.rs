@@ -76,6 +76,10 @@ impl Port for Wire {
         self.port().stats()
     }
 
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        self.port().counters(tell);
+    }
+
     fn next_arrival(&self) -> Option<Instant> {
         self.port().next_arrival()
     }

@@ -265,6 +265,11 @@ impl Device {
         self.opened.port
     }
 
+    /// A handle of a device that one of its queues holds open.
+    pub(super) fn of(opened: &Arc<Opened>) -> Device {
+        Device { opened: Arc::clone(opened) }
+    }
+
     /// Its address.
     pub fn mac(&self) -> Result<[u8; 6], DpdkError> {
         let mut mac = rte_ether_addr { addr_bytes: [0; 6] };

@@ -1,6 +1,6 @@
 //! One pair of queues of a device: how one core receives and sends frames.
 
-use super::device::{DeviceStats, Opened};
+use super::device::{Device, DeviceStats, Opened};
 use super::mbuf::{MBUF_BYTES, MbufBuffer};
 use super::mempool::Mempool;
 use super::sleep::{SleepKind, Sleeper};
@@ -182,6 +182,14 @@ impl FramePort for FrameQueue {
             rx_errors: device.rx_errors,
             tx_refused: device.tx_errors,
             ..self.stats
+        }
+    }
+
+    /// The driver's own statistics, told by the first queue for all: `device.rx_good_packets`.
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        if self.number == 0 {
+            let xstats = Device::of(&self.device).xstats().unwrap_or_default();
+            xstats.iter().for_each(|stat| tell(&format!("device.{}", stat.name), stat.value));
         }
     }
 }
