@@ -28,6 +28,7 @@
 //! | `machine` | elections, transfers, replication, commit, reads and leases, membership, comparison of states: decisions, without clock or I/O |
 //! | `storage` | making the log durable; `memory` is the volatile mode |
 //! | `shard` | the task that runs a machine; the only file that knows the runtime |
+//! | `trace` | every event as a line of JSON, with the feature of that name |
 //! | `sabotage` | faults on purpose, to prove that the tests bite |
 
 #![forbid(unsafe_code)]
@@ -45,6 +46,10 @@ mod settings;
 mod shard;
 mod status;
 mod storage;
+#[cfg(feature = "trace")]
+pub mod trace;
+#[cfg(not(feature = "trace"))]
+mod trace;
 mod transmit;
 mod transport;
 mod wire;

@@ -39,6 +39,7 @@ use crate::message::{Answer, Body, CHUNK_OVERHEAD_BYTES, ChunkAck, Conflict, Fen
 use crate::sabotage::{Fault, Sabotage};
 use crate::settings::{Limits, ShardConfig};
 use crate::storage::HardState;
+use crate::trace;
 
 use ask::Asks;
 use change::{Goal, Joiner};
@@ -276,11 +277,19 @@ impl Machine {
         };
         let boot = machine.random_below(u64::MAX);
         machine.asks = Asks::new(boot);
+        trace::life("start", &machine, &Log::default());
         machine
     }
 
     /// Takes one input. `now` must not go back (an earlier one counts as the latest seen).
     pub fn step(&mut self, now: Nanos, input: Input<'_>, log: &mut Log) -> Result<Accepted, Refused> {
+        let before = trace::Before::of(self, log);
+        let result = self.take_in(now, input, log);
+        trace::stepped(&before, self, log, &input, &result);
+        result
+    }
+
+    fn take_in(&mut self, now: Nanos, input: Input<'_>, log: &mut Log) -> Result<Accepted, Refused> {
         self.now = self.now.max(now);
         match input {
             Input::Tick => self.tick(log),
@@ -422,6 +431,12 @@ impl Machine {
             return Some(self.settings.me);
         }
         self.configuration().member(id).copied()
+    }
+
+    /// The leader of this term as far as known, a member or not.
+    #[cfg(feature = "trace")]
+    pub(crate) fn leader_id(&self) -> Option<NodeId> {
+        self.leader
     }
 
     /// Entries up to here are committed.

@@ -1,5 +1,9 @@
 //! Shards on simulated cores: the very task that runs in production, over a network in memory.
 
+#[cfg(feature = "trace")]
+#[path = "harness/traced.rs"]
+mod traced;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -530,4 +534,24 @@ fn one_seed_is_one_history() {
     };
     assert_eq!(history(5), history(5));
     assert_ne!(history(5), history(6));
+}
+
+/// What the simulator runs can be recorded as it stands: all its cores share a thread.
+#[cfg(feature = "trace")]
+#[test]
+fn the_trace_of_a_simulation_is_a_history() {
+    let lines = traced::record(|| {
+        let mut group = Group::new(12);
+        let first = group.leader();
+        for round in 0..20 {
+            let _ = group.propose(first, &[round; 400]);
+            group.world.run_for(Duration::from_millis(3));
+        }
+        group.world.kill(group.cores[first]);
+        let second = group.leader();
+        group.propose(second, b"x").expect("leads");
+        group.world.run_for(Duration::from_millis(50));
+    });
+    let summary = traced::check(&lines).expect("a history");
+    assert!(summary.leaders >= 2 && summary.committed >= 23, "{summary:?}");
 }

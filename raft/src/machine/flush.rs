@@ -7,10 +7,18 @@ use crate::id::{Member, Nanos, NodeId};
 use crate::log::Log;
 use crate::message::Answer;
 use crate::storage::Write;
+use crate::trace;
 
 impl Machine {
     /// Derives what is due into `out`. Call once per turn, after the steps; the actions are bounded by the number of peers.
     pub fn flush(&mut self, now: Nanos, log: &Log, out: &mut Vec<Action>) -> More {
+        let (before, from) = (trace::Before::of(self, log), out.len());
+        let more = self.derive(now, log, out);
+        trace::flushed(&before, self, log, &out[from..]);
+        more
+    }
+
+    fn derive(&mut self, now: Nanos, log: &Log, out: &mut Vec<Action>) -> More {
         self.now = self.now.max(now);
         if self.failed {
             // What was promised may be lost: only the notice that others may elect still leaves.

@@ -14,6 +14,7 @@ use crate::log::Log;
 use crate::message::{Body, Message};
 use crate::sabotage::Fault;
 use crate::storage::HardState;
+use crate::trace;
 
 /// Heartbeats between two requests to join.
 const JOIN_HEARTBEATS: u64 = 10;
@@ -120,6 +121,7 @@ impl Machine {
         self.history.push(index, config);
         self.rebuild_peers(log);
         self.commit_to(index);
+        trace::life("bootstrap", self, log);
         Ok(())
     }
 
@@ -149,6 +151,7 @@ impl Machine {
         }
         self.enter_cluster(cluster);
         self.rebuild_peers(log);
+        trace::life("recover", self, log);
     }
 
     fn enter_cluster(&mut self, cluster: ClusterId) {
