@@ -72,6 +72,14 @@ pub enum DpdkError {
         /// The name.
         socket: String,
     },
+    /// A capture that cannot be played or made.
+    #[error("cannot use the capture `{file}`: {reason}")]
+    BadFile {
+        /// Its path.
+        file: String,
+        /// Why.
+        reason: String,
+    },
     /// Not the name of a device.
     #[error(
         "`{text}` names no device of DPDK's: write net_af_packet0,iface=eth0 or a card's address such as 0000:03:00.0"

@@ -8,6 +8,7 @@ use super::{DpdkError, Eal, FrameQueue, checked, checked_name, control, interfac
 use crate::stack::MacAddr;
 use dpdk_sys::{dpdk_shim_received, rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ const BUS: &CStr = c"vdev";
 const NAME_BYTES_MAX: usize = 15;
 /// The kernel takes 107 bytes, of which abstract names lose one.
 const SOCKET_BYTES_MAX: usize = 100;
+/// Of a capture's path: two fit what DPDK takes as one device's arguments.
+const FILE_BYTES_MAX: usize = 200;
 /// Bytes of Ethernet's header.
 const HEADER_BYTES: usize = 14;
 /// Bursts taken from a queue before its device is closed: more than any queue holds.
@@ -41,6 +44,16 @@ pub enum Vdev {
         name: String,
         /// The kernel's name of the interface, which must be up.
         interface: String,
+    },
+    /// Receives the frames of a capture, each once and as fast as it is asked, and then none; writes what is sent into another, with
+    /// nanosecond timestamps. Its address is 02:70:63:61:70:00, and one more for each further device of its kind in the process.
+    Pcap {
+        /// Its name.
+        name: String,
+        /// The capture that is played: Ethernet frames. A path of 1 to 200 letters, digits, `_`, `-`, `.`, `/`.
+        rx_file: String,
+        /// The capture that is made, whatever was there before; whole when the device is closed.
+        tx_file: String,
     },
     /// One end of rings in memory that two processes share; frames are copied in and out. The link is up while the other end is there.
     ///
@@ -96,10 +109,22 @@ impl SocketRole {
     }
 }
 
+/// A file's path. DPDK would take a comma for the end of it.
+fn checked_file(file: &str) -> Result<&str, DpdkError> {
+    if (1..=FILE_BYTES_MAX).contains(&file.len()) && is_plain(file) {
+        return Ok(file);
+    }
+    let reason = format!("use 1 to {FILE_BYTES_MAX} letters, digits, `_`, `-`, `.` and `/` for its path");
+    Err(DpdkError::BadFile { file: file.to_owned(), reason })
+}
+
+fn is_plain(path: &str) -> bool {
+    path.chars().all(|c: char| c.is_ascii_alphanumeric() || "_-./".contains(c))
+}
+
 /// A socket's path or abstract name. DPDK would cut it after 107 bytes, and take a comma for the end of it.
 fn checked_socket(socket: &str) -> Result<&str, DpdkError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
-    let good = (1..=SOCKET_BYTES_MAX).contains(&socket.len()) && socket.chars().all(plain);
+    let good = (1..=SOCKET_BYTES_MAX).contains(&socket.len()) && is_plain(socket);
     if good { Ok(socket) } else { Err(DpdkError::BadSocket { socket: socket.to_owned() }) }
 }
 impl Vdev {
@@ -112,6 +137,12 @@ impl Vdev {
             Vdev::AfPacket { name, interface } => {
                 checked_name(interface)?;
                 ("af_packet", name, format!("iface={interface},qpairs={queues}"))
+            }
+            Vdev::Pcap { name, rx_file, tx_file } => {
+                let (rx, tx) = (checked_file(rx_file)?, checked_file(tx_file)?);
+                File::open(rx)
+                    .map_err(|error| DpdkError::BadFile { file: rx.to_owned(), reason: error.to_string() })?;
+                ("pcap", name, format!("rx_pcap={rx},tx_pcap={tx}"))
             }
             Vdev::Memif { name, socket, role } => {
                 let role = if role.is_server() { "server" } else { "client" };
@@ -437,6 +468,18 @@ mod tests {
         let vhost = |role| text(&Vdev::Vhost { name: name(), socket: socket(), role });
         assert_eq!(vhost(SocketRole::Server), "net_vhost_a,iface=/run/a.sock,client=0,queues=2");
         assert_eq!(vhost(SocketRole::Client), "net_vhost_a,iface=/run/a.sock,client=1,queues=2");
+    }
+
+    #[test]
+    fn a_capture_must_be_there_and_have_a_plain_path() {
+        let pcap = |rx: &str| {
+            let (rx_file, tx_file) = (rx.to_owned(), "/tmp/out.pcap".to_owned());
+            Vdev::Pcap { name: "a".to_owned(), rx_file, tx_file }
+        };
+        assert_eq!(text(&pcap("/dev/null")), "net_pcap_a,rx_pcap=/dev/null,tx_pcap=/tmp/out.pcap");
+        for bad in ["", "/no/such/file", "/dev/null,iface=lo", "/dev/nu ll", &"/".repeat(201)] {
+            assert!(matches!(pcap(bad).description(1), Err(DpdkError::BadFile { .. })), "{bad}");
+        }
     }
 
     #[test]

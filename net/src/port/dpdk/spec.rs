@@ -100,6 +100,7 @@ impl FromStr for Vdev {
             let (socket, role) = arguments.strip_prefix(path)?.split_once(role)?;
             of(driver).filter(|_| !socket.contains(',')).map(|name| (name, socket.to_owned(), role))
         };
+        let pcap = arguments.strip_prefix("rx_pcap=").and_then(|rest| rest.split_once(",tx_pcap="));
         let memif = arguments.strip_prefix("role=").and_then(|rest| rest.split_once(",socket-abstract=yes,socket="));
         Ok(if let (Some(name), true) = (of("net_ring"), arguments.is_empty()) {
             Vdev::Ring { name }
@@ -107,6 +108,11 @@ impl FromStr for Vdev {
             Vdev::Null { name }
         } else if let (Some(name), Some(interface)) = (of("net_af_packet"), interface) {
             Vdev::AfPacket { name, interface: interface.to_owned() }
+        } else if let (Some(name), Some((rx_file, tx_file))) = (of("net_pcap"), pcap)
+            && !rx_file.contains(',')
+            && !tx_file.contains(',')
+        {
+            Vdev::Pcap { name, rx_file: rx_file.to_owned(), tx_file: tx_file.to_owned() }
         } else if let (Some(name), Some((role @ ("server" | "client"), socket))) = (of("net_memif"), memif)
             && !socket.contains(',')
         {
@@ -127,6 +133,9 @@ impl fmt::Display for Vdev {
             Vdev::Ring { name } => write!(f, "net_ring_{name}"),
             Vdev::Null { name } => write!(f, "net_null_{name}"),
             Vdev::AfPacket { name, interface } => write!(f, "net_af_packet_{name},iface={interface}"),
+            Vdev::Pcap { name, rx_file, tx_file } => {
+                write!(f, "net_pcap_{name},rx_pcap={rx_file},tx_pcap={tx_file}")
+            }
             Vdev::Memif { name, socket, role } => {
                 let role = if role.is_server() { "server" } else { "client" };
                 write!(f, "net_memif_{name},role={role},socket-abstract=yes,socket={socket}")
@@ -162,9 +171,16 @@ mod tests {
         assert_eq!(parse("net_af_packet_0,iface=eth0"), DeviceSpec::Vdev(af_packet));
         assert_eq!(parse("net_ring1"), DeviceSpec::Vdev(Vdev::Ring { name: "1".to_owned() }));
         assert_eq!(parse("net_null_x"), DeviceSpec::Vdev(Vdev::Null { name: "x".to_owned() }));
-        for other in
-            ["net_af_packet0,iface=eth0,qdisc_bypass=0", "net_memif0,role=server,id=1", "net_ring", "net_ring1,a"]
-        {
+        let pcap = Vdev::Pcap { name: "p".to_owned(), rx_file: "a.pcap".to_owned(), tx_file: "/b".to_owned() };
+        assert_eq!(parse("net_pcap_p,rx_pcap=a.pcap,tx_pcap=/b"), DeviceSpec::Vdev(pcap));
+        for other in [
+            "net_pcap0,iface=lo",
+            "net_pcap0,rx_pcap=a,rx_pcap=b,tx_pcap=c",
+            "net_af_packet0,iface=eth0,qdisc_bypass=0",
+            "net_memif0,role=server,id=1",
+            "net_ring",
+            "net_ring1,a",
+        ] {
             let (name, arguments) = other.split_once(',').unwrap_or((other, ""));
             let other = Vdev::Other { name: name.to_owned(), arguments: arguments.to_owned() };
             assert_eq!(parse(&other.to_string()), DeviceSpec::Vdev(other));
@@ -182,9 +198,14 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        for text in
-            ["net_ring_1", "net_null_a-b", "net_af_packet_0,iface=veth-1", "net_tap0,iface=t,mac=fixed", "0000:00:00.0"]
-        {
+        for text in [
+            "net_ring_1",
+            "net_null_a-b",
+            "net_pcap_0,rx_pcap=a,tx_pcap=b",
+            "net_af_packet_0,iface=veth-1",
+            "net_tap0,iface=t,mac=fixed",
+            "0000:00:00.0",
+        ] {
             assert_eq!(parse(text).to_string(), text);
         }
     }
