@@ -120,7 +120,11 @@ impl Run<'_> {
         let net = ["-p", "trimaran-net", "--features", "dpdk"];
         let lints = [&["clippy"], &net[..], &["--all-targets", "--", "-D", "warnings"]].concat();
         let tests = [&net[..], &["--lib", "--test", "dpdk*"]].concat();
-        self.test("dpdk", vec![self.cargo(&lints), self.runner(&tests)])
+        // A node that answers a capture, whole.
+        let replay = ["-p", "trimaran-rpc", "--features", "dpdk", "--test", "pcap_replay"];
+        let replay_lints = [&["clippy"], &replay[..], &["--", "-D", "warnings"]].concat();
+        let commands = vec![self.cargo(&lints), self.runner(&tests), self.cargo(&replay_lints), self.runner(&replay)];
+        self.test("dpdk", commands)
     }
 
     /// Checks deny.toml. Last, since a fresh machine first builds cargo-deny for it (one to two minutes).
