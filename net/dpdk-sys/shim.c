@@ -4,6 +4,8 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
+#include <rte_ip.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
@@ -18,13 +20,14 @@ _Static_assert(RTE_VERSION < RTE_VERSION_NUM(23, 11, 0, 0), "dpdk-sys knows no D
  * `cargo xtask bindings` and look at what has changed. */
 #define SAME_SIZE(type, bytes) \
 	_Static_assert(sizeof(type) == (bytes), "src/bindings.rs does not fit these headers: cargo xtask bindings")
-SAME_SIZE(struct rte_eth_dev_info, 376);
 SAME_SIZE(struct rte_eth_stats, 704);
 SAME_SIZE(struct rte_eth_xstat, 16);
 SAME_SIZE(struct rte_eth_xstat_name, 64);
 SAME_SIZE(struct rte_ether_addr, 6);
 SAME_SIZE(struct dpdk_shim_frame, 24);
 SAME_SIZE(struct dpdk_shim_received, 8);
+SAME_SIZE(struct dpdk_shim_info, 40);
+SAME_SIZE(struct dpdk_shim_config, 8);
 _Static_assert(DPDK_SHIM_MBUF_BYTES == RTE_MBUF_DEFAULT_BUF_SIZE, "mbufs have another size by default");
 
 int dpdk_shim_errno(void)
@@ -32,11 +35,75 @@ int dpdk_shim_errno(void)
 	return rte_errno;
 }
 
-int dpdk_shim_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues)
+#define RX_CHECKSUMS (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM)
+#define TX_CHECKSUMS (RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM)
+#define SPREAD_BY (RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_NONFRAG_IPV4_UDP)
+
+int dpdk_shim_info(uint16_t port, struct dpdk_shim_info *info)
+{
+	struct rte_eth_dev_info own = {0};
+	int result = rte_eth_dev_info_get(port, &own);
+
+	if (result != 0)
+		return result;
+	memset(info, 0, sizeof(*info));
+	strncpy(info->driver, own.driver_name != NULL ? own.driver_name : "", sizeof(info->driver) - 1);
+	info->queues = RTE_MIN(own.max_rx_queues, own.max_tx_queues);
+	info->mtu_max = own.max_mtu;
+	info->spreads = (own.flow_type_rss_offloads & SPREAD_BY) != 0;
+	info->checks = (own.rx_offload_capa & RTE_ETH_RX_OFFLOAD_UDP_CKSUM) != 0;
+	info->fills_ipv4 = (own.tx_offload_capa & RTE_ETH_TX_OFFLOAD_IPV4_CKSUM) != 0;
+	info->fills_udp = (own.tx_offload_capa & RTE_ETH_TX_OFFLOAD_UDP_CKSUM) != 0;
+	return 0;
+}
+
+int dpdk_shim_configure(uint16_t port, const struct dpdk_shim_config *config)
 {
 	struct rte_eth_conf conf = {0};
+	struct rte_eth_dev_info own = {0};
+	int result = rte_eth_dev_info_get(port, &own);
 
-	return rte_eth_dev_configure(port, rx_queues, tx_queues, &conf);
+	if (result != 0)
+		return result;
+	conf.rxmode.mtu = config->mtu;
+	conf.intr_conf.rxq = config->interrupts != 0;
+	if (config->spread && config->queues > 1 && (own.flow_type_rss_offloads & SPREAD_BY) != 0) {
+		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		conf.rx_adv_conf.rss_conf.rss_hf = own.flow_type_rss_offloads & SPREAD_BY;
+	}
+	if (config->checksums) {
+		conf.rxmode.offloads = own.rx_offload_capa & RX_CHECKSUMS;
+		conf.txmode.offloads = own.tx_offload_capa & TX_CHECKSUMS;
+	}
+	result = rte_eth_dev_configure(port, config->queues, config->queues, &conf);
+	if (result != 0 || config->mtu == 0)
+		return result;
+	/* Some drivers take it when they are configured, others now, or have nothing to do for it. */
+	result = rte_eth_dev_set_mtu(port, config->mtu);
+	return result == -ENOTSUP ? 0 : result;
+}
+
+int dpdk_shim_steer_udp(uint16_t port, uint16_t udp_port, uint16_t queue)
+{
+	const struct rte_flow_attr attr = {.ingress = 1};
+	const struct rte_flow_item_udp udp = {.hdr.dst_port = rte_cpu_to_be_16(udp_port)};
+	const struct rte_flow_item_udp mask = {.hdr.dst_port = 0xffff};
+	const struct rte_flow_action_queue to = {.index = queue};
+	const struct rte_flow_item pattern[] = {
+		{.type = RTE_FLOW_ITEM_TYPE_ETH},
+		{.type = RTE_FLOW_ITEM_TYPE_IPV4},
+		{.type = RTE_FLOW_ITEM_TYPE_UDP, .spec = &udp, .mask = &mask},
+		{.type = RTE_FLOW_ITEM_TYPE_END},
+	};
+	const struct rte_flow_action actions[] = {
+		{.type = RTE_FLOW_ACTION_TYPE_QUEUE, .conf = &to},
+		{.type = RTE_FLOW_ACTION_TYPE_END},
+	};
+	struct rte_flow_error error;
+
+	if (rte_flow_validate(port, &attr, pattern, actions, &error) != 0)
+		return 0;
+	return rte_flow_create(port, &attr, pattern, actions, &error) != NULL;
 }
 
 int dpdk_shim_link_up(uint16_t port)
@@ -70,6 +137,32 @@ int dpdk_shim_thread_known(void)
 	return rte_lcore_id() != LCORE_ID_ANY;
 }
 
+static uint8_t ipv4_verdict(uint64_t flags)
+{
+	switch (flags & RTE_MBUF_F_RX_IP_CKSUM_MASK) {
+	case RTE_MBUF_F_RX_IP_CKSUM_GOOD:
+	case RTE_MBUF_F_RX_IP_CKSUM_NONE: /* not correct in the data, but what it covers is */
+		return DPDK_SHIM_CHECKSUM_GOOD;
+	case RTE_MBUF_F_RX_IP_CKSUM_BAD:
+		return DPDK_SHIM_CHECKSUM_BAD;
+	default:
+		return DPDK_SHIM_CHECKSUM_UNKNOWN;
+	}
+}
+
+static uint8_t udp_verdict(uint64_t flags)
+{
+	switch (flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) {
+	case RTE_MBUF_F_RX_L4_CKSUM_GOOD:
+	case RTE_MBUF_F_RX_L4_CKSUM_NONE: /* as above */
+		return DPDK_SHIM_CHECKSUM_GOOD;
+	case RTE_MBUF_F_RX_L4_CKSUM_BAD:
+		return DPDK_SHIM_CHECKSUM_BAD;
+	default:
+		return DPDK_SHIM_CHECKSUM_UNKNOWN;
+	}
+}
+
 uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, const struct rte_mempool *pool, struct dpdk_shim_frame *frames, uint16_t max,
 			    struct dpdk_shim_received *also)
 {
@@ -90,6 +183,8 @@ uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, const struct rte_memp
 		frames[kept].buffer = mbuf->buf_addr;
 		frames[kept].head = mbuf->data_off;
 		frames[kept].len = mbuf->data_len;
+		frames[kept].ipv4_checksum = ipv4_verdict(mbuf->ol_flags);
+		frames[kept].udp_checksum = udp_verdict(mbuf->ol_flags);
 		kept++;
 	}
 	also->odd = received - kept;
@@ -141,6 +236,13 @@ uint16_t dpdk_shim_tx_burst(uint16_t port, uint16_t queue, struct rte_mempool *p
 		mbuf->pkt_len = len;
 		/* A frame that was received goes out again without what the card said of its arrival. */
 		mbuf->ol_flags = 0;
+		if (frame->udp_checksum == DPDK_SHIM_CHECKSUM_FILL) {
+			mbuf->ol_flags = RTE_MBUF_F_TX_IPV4 | RTE_MBUF_F_TX_UDP_CKSUM;
+			if (frame->ipv4_checksum == DPDK_SHIM_CHECKSUM_FILL)
+				mbuf->ol_flags |= RTE_MBUF_F_TX_IP_CKSUM;
+			mbuf->l2_len = sizeof(struct rte_ether_hdr);
+			mbuf->l3_len = sizeof(struct rte_ipv4_hdr);
+		}
 		mbufs[staged] = mbuf;
 	}
 	sent = rte_eth_tx_burst(port, queue, mbufs, staged);
@@ -164,6 +266,8 @@ int dpdk_shim_alloc(struct rte_mempool *pool, struct dpdk_shim_frame *frames, ui
 		frames[i].buffer = mbufs[i]->buf_addr;
 		frames[i].head = mbufs[i]->data_off;
 		frames[i].len = 0;
+		frames[i].ipv4_checksum = DPDK_SHIM_CHECKSUM_UNKNOWN;
+		frames[i].udp_checksum = DPDK_SHIM_CHECKSUM_UNKNOWN;
 	}
 	return 0;
 }

@@ -16,19 +16,64 @@ struct rte_mempool;
 /* Ethernet's shortest frame, without its check sequence. */
 #define DPDK_SHIM_FRAME_MIN_BYTES 60
 
-/* One frame in one mbuf: buffer[head .. head + len]. */
+/* What a device says of a checksum of a received frame, or, FILL, shall do about that of a frame to be sent. GOOD is also said of a
+ * datagram that never left the machine: then the checksum in it may be unfinished. */
+#define DPDK_SHIM_CHECKSUM_UNKNOWN 0
+#define DPDK_SHIM_CHECKSUM_GOOD 1
+#define DPDK_SHIM_CHECKSUM_BAD 2
+#define DPDK_SHIM_CHECKSUM_FILL 3
+
+/* One frame in one mbuf: buffer[head .. head + len]. Its checksums are meant where it is IPv4 and UDP without options. */
 struct dpdk_shim_frame {
 	struct rte_mbuf *mbuf;
 	uint8_t *buffer;
 	uint16_t head;
 	uint16_t len;
+	uint8_t ipv4_checksum;
+	uint8_t udp_checksum;
+};
+
+/* What a device is and can do. */
+struct dpdk_shim_info {
+	char driver[32];
+	/* Pairs of queues, at most. */
+	uint16_t queues;
+	/* Largest payload of a frame that it could be told to carry. */
+	uint16_t mtu_max;
+	/* Spreads flows over its receive queues by the addresses of IPv4. */
+	uint8_t spreads;
+	/* Says of received frames whether UDP's checksum is good. */
+	uint8_t checks;
+	/* Fills in these when it sends. */
+	uint8_t fills_ipv4;
+	uint8_t fills_udp;
+};
+
+/* How a device is to be. */
+struct dpdk_shim_config {
+	/* Pairs of queues. */
+	uint16_t queues;
+	/* Largest payload of a frame; 0 leaves it at 1500 bytes, or at what is behind a virtual device. */
+	uint16_t mtu;
+	/* Spread flows over the receive queues, where it can. */
+	uint8_t spread;
+	/* Check and fill in checksums, as far as it can. */
+	uint8_t checksums;
+	/* Have an interrupt for each receive queue. */
+	uint8_t interrupts;
 };
 
 /* What stands in rte_errno of the calling thread. */
 int dpdk_shim_errno(void);
 
-/* rte_eth_dev_configure with its defaults and as many queues as it says. */
-int dpdk_shim_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues);
+/* What the device is and can do. */
+int dpdk_shim_info(uint16_t port, struct dpdk_shim_info *info);
+
+/* Configures a device that is stopped. */
+int dpdk_shim_configure(uint16_t port, const struct dpdk_shim_config *config);
+
+/* Has the device put datagrams for a UDP port into a queue: 1, or 0 where it has no such rules. */
+int dpdk_shim_steer_udp(uint16_t port, uint16_t udp_port, uint16_t queue);
 
 /* The link is up (1) or down (0), as last known; negative where the device does not say. */
 int dpdk_shim_link_up(uint16_t port);

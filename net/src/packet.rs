@@ -1,14 +1,13 @@
 //! One datagram and the buffer that holds it.
 
+use crate::offload::Checksums;
 use crate::pool::{self, BUFFER_BYTES, HeapBuffer};
 #[cfg(feature = "dpdk")]
-use crate::port::dpdk::mbuf::MbufBuffer;
+use crate::port::dpdk::mbuf::{self, MbufBuffer};
 use crate::socket::Priority;
 use std::fmt;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
-#[cfg(feature = "dpdk")]
-use std::ptr;
 
 /// Bytes kept free before the payload of a fresh packet, for link, network and transport headers.
 pub const HEAD_ROOM_BYTES: usize = 128;
@@ -31,6 +30,7 @@ pub struct Packet {
     len: u16,
     src: SocketAddrV4,
     dst: SocketAddrV4,
+    checksums: Checksums,
 }
 
 /// Where the bytes live. A port with memory of its own adds a variant.
@@ -65,6 +65,7 @@ impl Packet {
             len: 0,
             src: NOWHERE,
             dst: NOWHERE,
+            checksums: Checksums::default(),
         })
     }
 
@@ -189,6 +190,16 @@ impl Packet {
         self.src = src;
     }
 
+    /// What a device says of its checksums, or shall do. Of frames only; sockets neither read nor set it.
+    pub fn checksums(&self) -> Checksums {
+        self.checksums
+    }
+
+    /// Sets what a device says or shall do.
+    pub fn set_checksums(&mut self, checksums: Checksums) {
+        self.checksums = checksums;
+    }
+
     /// Sets the receiver.
     pub fn set_dst(&mut self, dst: SocketAddrV4) {
         self.dst = dst;
@@ -201,17 +212,17 @@ impl Packet {
     pub(crate) fn from_mbuf(buffer: MbufBuffer, head: u16, len: u16) -> Packet {
         let bytes = buffer.bytes().len() as u16; // asserted to fit where it is defined
         let head = head.min(bytes);
-        Packet { storage: Storage::Mbuf(buffer), head, len: len.min(bytes - head), src: NOWHERE, dst: NOWHERE }
+        let (len, checksums) = (len.min(bytes - head), Checksums::default());
+        Packet { storage: Storage::Mbuf(buffer), head, len, src: NOWHERE, dst: NOWHERE, checksums }
     }
 
     /// The payload as a device takes it: in its mbuf, or as bytes to be copied. Valid until the packet is changed or dropped.
     pub(crate) fn device_frame(&self) -> dpdk_sys::dpdk_shim_frame {
         match &self.storage {
-            Storage::Mbuf(buffer) if buffer.can_be_padded(self.head) => buffer.frame(self.head, self.len),
-            _ => {
-                let buffer = self.data().as_ptr().cast_mut();
-                dpdk_sys::dpdk_shim_frame { mbuf: ptr::null_mut(), buffer, head: 0, len: self.len }
+            Storage::Mbuf(buffer) if buffer.can_be_padded(self.head) => {
+                buffer.frame(self.head, self.len, self.checksums)
             }
+            _ => mbuf::borrowed_frame(self.data().as_ptr(), self.len, self.checksums),
         }
     }
 

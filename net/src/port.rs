@@ -8,6 +8,7 @@ pub mod udp;
 
 use crate::burst::{Burst, PacketQueue};
 use crate::error::NetError;
+use crate::offload::Offloads;
 use crate::socket::SocketOptions;
 use crate::stack::MacAddr;
 use crate::stats::PortStats;
@@ -81,6 +82,12 @@ pub trait FramePort {
 
     /// Longest frame, header included, in bytes. Fixed for its life.
     fn frame_bytes(&self) -> usize;
+
+    /// Which checksums it fills in: those, and no others, may be left to it. Fixed for its life. On receipt it says of each frame
+    /// what it knows ([`Packet::checksums`](crate::Packet::checksums)).
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
+    }
 
     /// As [`Port::rx_burst`].
     fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize;

@@ -29,6 +29,7 @@ pub use counters::StackCounters;
 pub use ethernet::MacAddr;
 
 use crate::burst::PacketQueue;
+use crate::offload::{Checksum, Checksums, Offloads};
 use crate::packet::Packet;
 use crate::socket::Priority;
 use ethernet::Carries;
@@ -102,6 +103,8 @@ pub struct Stack {
     config: StackConfig,
     mac: MacAddr,
     frame_bytes: usize,
+    /// What the device is to do about the checksums of a datagram.
+    left: Checksums,
     datagram_bytes: usize,
     neighbors: Table,
     groups: igmp::Groups,
@@ -128,6 +131,7 @@ impl Stack {
         Stack {
             mac,
             frame_bytes,
+            left: Checksums::default(),
             datagram_bytes: frame_bytes.saturating_sub(HEADERS_BYTES),
             neighbors: Table::new(limits),
             groups: igmp::Groups::new(config.groups),
@@ -139,6 +143,13 @@ impl Stack {
             counters: StackCounters::default(),
             config,
         }
+    }
+
+    /// Leaves checksums of datagrams to the device from now on. It must fill in what a frame's
+    /// [`Packet::checksums`] ask for; those of ICMP and IGMP are always made here.
+    pub fn leave_to_device(&mut self, offloads: Offloads) {
+        let fill = |fills| if fills { Checksum::Fill } else { Checksum::Unknown };
+        self.left = Checksums { ipv4: fill(offloads.ipv4 && offloads.udp), udp: fill(offloads.udp) };
     }
 
     /// Largest payload of a datagram, in bytes.
@@ -288,7 +299,7 @@ impl Stack {
 
     fn receive_ipv4(&mut self, now: Instant, mut packet: Packet, frame: ethernet::Header) -> Option<Packet> {
         let counters = &mut self.counters;
-        let header = match ipv4::parse(&packet.data()[ethernet::HEADER_BYTES..]) {
+        let header = match ipv4::parse(&packet.data()[ethernet::HEADER_BYTES..], packet.checksums().ipv4) {
             Ok(header) => header,
             Err(defect) => {
                 *match defect {
@@ -345,7 +356,7 @@ impl Stack {
 
     fn receive_udp(&mut self, mut packet: Packet, header: ipv4::Header) -> Option<Packet> {
         let start = ethernet::HEADER_BYTES + header.header_bytes;
-        match udp::parse(&packet.data()[start..], header.src, header.dst) {
+        match udp::parse(&packet.data()[start..], header.src, header.dst, packet.checksums().udp) {
             Ok(datagram) => {
                 self.counters.rx_datagrams += 1;
                 packet.truncate(start + datagram.total_bytes);
@@ -380,7 +391,13 @@ impl Stack {
                 counters.icmp_answered += 1;
                 let bytes = packet.data_mut();
                 icmp::answer(&mut bytes[start..]);
-                ipv4::emit(&mut bytes[ethernet::HEADER_BYTES..], self.config.ip, header.src, ipv4::Carries::Icmp);
+                ipv4::emit(
+                    &mut bytes[ethernet::HEADER_BYTES..],
+                    self.config.ip,
+                    header.src,
+                    ipv4::Carries::Icmp,
+                    false,
+                );
                 // Back to where it came from: an answer is no reason to ask for an address.
                 let back = ethernet::Header { dst: frame.src, src: self.mac, carries: Carries::Ipv4 };
                 ethernet::emit(bytes, back);
@@ -418,8 +435,9 @@ impl Stack {
             return;
         }
         let bytes = packet.data_mut();
-        udp::emit(&mut bytes[ipv4::HEADER_BYTES..], src, dst);
-        ipv4::emit(bytes, *src.ip(), *dst.ip(), ipv4::Carries::Udp);
+        udp::emit(&mut bytes[ipv4::HEADER_BYTES..], src, dst, self.left.udp == Checksum::Fill);
+        ipv4::emit(bytes, *src.ip(), *dst.ip(), ipv4::Carries::Udp, self.left.ipv4 == Checksum::Fill);
+        packet.set_checksums(self.left);
         if to_group {
             self.put_in_frame(packet, MacAddr::group(hop));
             return;
@@ -483,7 +501,7 @@ impl Stack {
         let Some(mut frame) = self.own_frame(bytes, MacAddr::group(dst), Carries::Ipv4) else { return };
         let packet = &mut frame.data_mut()[ethernet::HEADER_BYTES..];
         notice.emit(&mut packet[ipv4::ALERT_HEADER_BYTES..]);
-        ipv4::emit(packet, self.config.ip, dst, ipv4::Carries::Igmp);
+        ipv4::emit(packet, self.config.ip, dst, ipv4::Carries::Igmp, false);
         if self.enqueue(frame) {
             self.counters.igmp_sent += 1;
         }

@@ -3,12 +3,16 @@
 mod common;
 
 use common::{A, B, C, Node, addr, at, drain, packet};
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, UdpPacket};
+use std::cell::Cell;
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{
-    Framed, Link, MacAddr, NetError, PcapWriter, SimFramePort, SimNet, SocketOptions, StackConfig, StackCounters,
+    Burst, Checksum, Checksums, FramePort, Framed, Link, MacAddr, NetError, Offloads, Packet, PacketQueue, PcapWriter,
+    PortStats, SimFramePort, SimNet, SocketOptions, StackConfig, StackCounters,
 };
 use trimaran_runtime::{Driver, Instant};
 
@@ -18,7 +22,7 @@ fn host(sim: &SimNet, ip: Ipv4Addr) -> Host {
     Node::new(Framed::new(sim.frame_port(ip), StackConfig::new(ip, 8)))
 }
 
-fn counters(host: &mut Host) -> StackCounters {
+fn counters<P: FramePort + 'static>(host: &mut Node<Framed<P>>) -> StackCounters {
     host.driver.port_mut().stack_mut().counters()
 }
 
@@ -193,4 +197,121 @@ fn links_partitions_and_the_duplicate_filter_hold_for_frames() {
     at_a.send_to(packet(b"cut off"), addr(B, 1)).unwrap();
     settle(&mut [&mut a, &mut b], now, LIMIT);
     assert_eq!((drain(&at_b).len(), sim.counters().partitioned), (0, 1));
+}
+
+/// A card: checks what it receives, and fills in what it is asked to and has offered.
+struct Card {
+    station: SimFramePort,
+    offloads: Offloads,
+    filled: Rc<Cell<u32>>,
+}
+
+impl Card {
+    fn fill(&self, frame: &mut Packet) {
+        let asked = frame.checksums();
+        let (ipv4, udp) = (asked.ipv4 == Checksum::Fill, asked.udp == Checksum::Fill);
+        assert!(!ipv4 || self.offloads.ipv4, "more than it has offered");
+        assert!(!udp || self.offloads.udp, "more than it has offered");
+        if !udp {
+            return;
+        }
+        let mut packet = Ipv4Packet::new_unchecked(&mut frame.data_mut()[14..]);
+        if ipv4 {
+            assert_eq!(packet.checksum(), 0, "left for the device");
+            packet.fill_checksum();
+        }
+        // As cards do it: the sum of all words, of which the pseudo header's is in the field already.
+        let words = |bytes: &[u8]| {
+            let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            let sum: u32 = bytes.chunks(2).map(word).sum();
+            let folded = (sum >> 16) + (sum & 0xFFFF);
+            (folded + (folded >> 16)) as u16
+        };
+        let sum = !words(packet.payload_mut());
+        UdpPacket::new_unchecked(packet.payload_mut()).set_checksum(if sum == 0 { 0xFFFF } else { sum });
+        self.filled.set(self.filled.get() + 1);
+    }
+}
+
+fn checked(frame: &Packet) -> Checksums {
+    let verdict = |good| if good { Checksum::Good } else { Checksum::Bad };
+    match Ipv4Packet::new_checked(&frame.data()[14..]) {
+        Ok(packet) if frame.data()[12..14] == [8, 0] && packet.next_header() == IpProtocol::Udp => {
+            let ends = (IpAddress::Ipv4(packet.src_addr()), IpAddress::Ipv4(packet.dst_addr()));
+            let udp = UdpPacket::new_unchecked(packet.payload());
+            Checksums { ipv4: verdict(packet.verify_checksum()), udp: verdict(udp.verify_checksum(&ends.0, &ends.1)) }
+        }
+        _ => Checksums::default(),
+    }
+}
+
+impl FramePort for Card {
+    fn mac(&self) -> MacAddr {
+        self.station.mac()
+    }
+    fn frame_bytes(&self) -> usize {
+        self.station.frame_bytes()
+    }
+    fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+    fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
+        let mut burst = Burst::new();
+        let taken = self.station.rx_burst(now, max.min(out.room()), &mut burst);
+        for mut frame in burst.drain() {
+            frame.set_checksums(checked(&frame));
+            out.push(frame).expect("there is room");
+        }
+        taken
+    }
+    fn tx_burst(&mut self, now: Instant, queue: &mut PacketQueue) -> usize {
+        let mut filled = PacketQueue::new(queue.len().max(1));
+        while let Some(mut frame) = queue.pop() {
+            self.fill(&mut frame);
+            filled.push(frame).expect("there is room");
+        }
+        self.station.tx_burst(now, &mut filled)
+    }
+    fn park(&mut self, _timeout: Option<Duration>, _wake: Option<BorrowedFd<'_>>) {}
+    fn stats(&self) -> PortStats {
+        self.station.stats()
+    }
+    fn next_arrival(&self) -> Option<Instant> {
+        self.station.next_arrival()
+    }
+}
+
+#[test]
+fn what_a_card_does_about_checksums_is_left_to_it_and_no_more() {
+    for (ipv4, udp) in [(false, false), (false, true), (true, true), (true, false)] {
+        let sim = SimNet::new(1);
+        let filled = Rc::new(Cell::new(0));
+        let card = Card { station: sim.frame_port(A), offloads: Offloads { ipv4, udp }, filled: filled.clone() };
+        let mut a = Node::new(Framed::new(card, StackConfig::new(A, 8)));
+        // It has no card, and checks everything itself.
+        let mut b = host(&sim, B);
+        let (at_a, at_b) = (a.bind(addr(A, 1)), b.bind(addr(B, 2)));
+        let sizes = [0, 1, 2, 17, 1_471, 1_472];
+        sizes.iter().for_each(|bytes| at_a.send_to(packet(&vec![0xA5; *bytes]), addr(B, 2)).unwrap());
+        let mut now = at(0);
+        for _ in 0..100 {
+            a.poll(now);
+            a.flush(now);
+            b.poll(now);
+            b.flush(now);
+            now += Duration::from_millis(1);
+        }
+        let got = drain(&at_b);
+        assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), sizes, "ipv4 {ipv4}, udp {udp}");
+        got.iter().for_each(|payload| at_b.send_to(packet(payload), addr(A, 1)).unwrap());
+        for _ in 0..100 {
+            b.poll(now);
+            b.flush(now);
+            a.poll(now);
+            now += Duration::from_millis(1);
+        }
+        assert!(drain(&at_a) == got, "the way back: ipv4 {ipv4}, udp {udp}");
+        assert_eq!(filled.get(), if udp { sizes.len() as u32 } else { 0 });
+        assert_eq!(counters(&mut b).udp_checksum + counters(&mut b).ipv4_checksum, 0);
+    }
 }

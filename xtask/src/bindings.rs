@@ -10,16 +10,15 @@ const BINDGEN_VERSION: &str = "0.72.1";
 
 /// What Rust may call. What the headers offer only inline goes through shim.h.
 const FUNCTIONS: &str = "dpdk_shim_.*|rte_eal_(init|cleanup|hotplug_(add|remove))|rte_strerror|rte_version\
-    |rte_eth_dev_(start|stop|close|set_mtu|get_mtu|info_get|get_port_by_name|adjust_nb_rx_tx_desc)\
+    |rte_eth_dev_(start|stop|close|get_mtu|get_port_by_name|adjust_nb_rx_tx_desc|rx_intr_(enable|disable|ctl_q_get_fd))\
     |rte_eth_(rx|tx)_queue_setup|rte_eth_(stats_get|xstats_get(_names)?|macaddr_get|promiscuous_(enable|disable))\
     |rte_pktmbuf_pool_create|rte_mempool_(free|avail_count|in_use_count)|rte_thread_(un)?register";
 
 /// The structs that Rust looks into, or that such a struct holds.
-const TYPES: &str = "dpdk_shim_(frame|received)|rte_ether_addr|rte_eth_(dev_info|stats|xstat(_name)?|rxconf|txconf|desc_lim|dev_portconf)\
-    |rte_eth_(switch_info|rxseg_capa|err_handle_mode)";
+const TYPES: &str = "dpdk_shim_(frame|received|info|config)|rte_ether_addr|rte_eth_(stats|xstat(_name)?|rxconf|txconf)";
 
 /// Of these only the size matters.
-const OPAQUE: &str = "rte_eth_(rxconf|txconf|switch_info|rxseg_capa)";
+const OPAQUE: &str = "rte_eth_(rxconf|txconf)";
 
 /// Rust only passes pointers to these on.
 const POINTED_TO: [&str; 3] = ["rte_mbuf", "rte_mempool", "rte_device"];

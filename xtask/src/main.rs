@@ -6,6 +6,7 @@
 //!   step.rs       runs one step: its line, its log file, its limit
 //!   readme.rs     does what the README tells a newcomer to do
 //!   fuzz.rs       the fuzz targets, under libFuzzer
+//!   nic_test.rs   programs over DPDK on network cards, in machines of QEMU's
 //!   bindings.rs   reads DPDK's headers for net/dpdk-sys
 //!   preflight.rs  installs what a fresh machine lacks
 //!   workspace.rs  the root, and what each crate has to offer
@@ -14,12 +15,14 @@
 
 mod bindings;
 mod fuzz;
+mod nic_test;
 mod preflight;
 mod readme;
 mod step;
 mod test;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -54,6 +57,14 @@ enum Task {
     Fuzz(FuzzArgs),
     /// Do what the README tells a newcomer to do: its service as a crate of its own, tested and run as a cluster.
     Readme,
+    /// Run a node on network cards with real drivers, in machines of QEMU's, and drive it from this machine's kernel.
+    ///
+    /// Needs QEMU, but no KVM, no card and no root; downloads a kernel of Debian's once. Takes about a minute for each card
+    /// once everything is built. All output is kept in target/xtask/nic-test/.
+    NicTest(NicTestArgs),
+    /// What `nic-test` runs in namespaces of its own.
+    #[command(hide = true)]
+    NicTestInside(NicTestInsideArgs),
     /// Write the bindings of net/dpdk-sys anew from the installed headers. Needs libdpdk-dev and libclang-dev.
     Bindings,
 }
@@ -99,6 +110,20 @@ struct FuzzArgs {
     seconds: u32,
 }
 
+#[derive(Args)]
+struct NicTestArgs {
+    /// Only this card, instead of all.
+    #[arg(long, value_enum)]
+    device: Option<nic_test::Card>,
+}
+
+#[derive(Args)]
+struct NicTestInsideArgs {
+    #[arg(value_enum)]
+    device: nic_test::Card,
+    directory: PathBuf,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let workspace = match Workspace::load() {
@@ -114,6 +139,8 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench(&workspace, &args),
         Task::Fuzz(args) => fuzz::run(&workspace, args.target.as_deref(), args.seconds),
         Task::Readme => readme::run(&workspace),
+        Task::NicTest(args) => nic_test::run(&workspace, args.device),
+        Task::NicTestInside(args) => nic_test::inside(args.device, &args.directory),
         Task::Bindings => bindings::run(&workspace),
     }
 }

@@ -71,6 +71,43 @@ fn dpdk() -> Dpdk {
     }
 }
 
+/// Sees to it that programs are there, each named with its package: installs what is missing, or says what to install.
+pub(crate) fn programs(wanted: &[(&str, &str)]) -> Result<(), String> {
+    let missing = || wanted.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package);
+    let packages: Vec<&str> = missing().collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let install = format!("apt-get install {}", packages.join(" "));
+    if !may_install() {
+        return Err(format!("{} is missing: as root, {install}", packages.join(", ")));
+    }
+    println!("installing {}", packages.join(", "));
+    run(&mut command("apt-get", &["update", "-qq"]));
+    run(command("apt-get", &["install", "-y", "-qq", "--no-install-recommends"]).args(&packages));
+    if missing().next().is_none() { Ok(()) } else { Err(format!("`{install}` fails here")) }
+}
+
+/// Sees to it that DPDK is there.
+pub(crate) fn require_dpdk() -> Result<(), String> {
+    let there = match dpdk() {
+        Dpdk::Installed => true,
+        Dpdk::Installable(commands) => commands.into_iter().all(|mut command| run(&mut command)),
+        Dpdk::Missing => false,
+    };
+    let lacking = || "DPDK 22.11 is missing: as root, apt-get install libdpdk-dev pkg-config".to_owned();
+    there.then_some(()).ok_or_else(lacking)
+}
+
+fn is_there(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|directory| directory.join(program).is_file())
+}
+
+fn run(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
 fn may_install() -> bool {
     rustix::process::geteuid().is_root() && works("apt-get", &["--version"])
 }

@@ -7,6 +7,10 @@
 pub const DPDK_SHIM_BURST: u32 = 64;
 pub const DPDK_SHIM_MBUF_BYTES: u32 = 2176;
 pub const DPDK_SHIM_FRAME_MIN_BYTES: u32 = 60;
+pub const DPDK_SHIM_CHECKSUM_UNKNOWN: u32 = 0;
+pub const DPDK_SHIM_CHECKSUM_GOOD: u32 = 1;
+pub const DPDK_SHIM_CHECKSUM_BAD: u32 = 2;
+pub const DPDK_SHIM_CHECKSUM_FILL: u32 = 3;
 pub const DPDK_SHIM_MBPS_UNKNOWN: u32 = 4294967295;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -66,26 +70,6 @@ const _: () = {
     ["Alignment of rte_eth_txconf"][::core::mem::align_of::<rte_eth_txconf>() - 8usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct rte_eth_desc_lim {
-    pub nb_max: u16,
-    pub nb_min: u16,
-    pub nb_align: u16,
-    pub nb_seg_max: u16,
-    pub nb_mtu_seg_max: u16,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of rte_eth_desc_lim"][::core::mem::size_of::<rte_eth_desc_lim>() - 10usize];
-    ["Alignment of rte_eth_desc_lim"][::core::mem::align_of::<rte_eth_desc_lim>() - 2usize];
-    ["Offset of field: rte_eth_desc_lim::nb_max"][::core::mem::offset_of!(rte_eth_desc_lim, nb_max) - 0usize];
-    ["Offset of field: rte_eth_desc_lim::nb_min"][::core::mem::offset_of!(rte_eth_desc_lim, nb_min) - 2usize];
-    ["Offset of field: rte_eth_desc_lim::nb_align"][::core::mem::offset_of!(rte_eth_desc_lim, nb_align) - 4usize];
-    ["Offset of field: rte_eth_desc_lim::nb_seg_max"][::core::mem::offset_of!(rte_eth_desc_lim, nb_seg_max) - 6usize];
-    ["Offset of field: rte_eth_desc_lim::nb_mtu_seg_max"]
-        [::core::mem::offset_of!(rte_eth_desc_lim, nb_mtu_seg_max) - 8usize];
-};
-#[repr(C)]
 #[repr(align(2))]
 #[derive(Debug, Copy, Clone)]
 pub struct rte_ether_addr {
@@ -96,172 +80,6 @@ const _: () = {
     ["Size of rte_ether_addr"][::core::mem::size_of::<rte_ether_addr>() - 6usize];
     ["Alignment of rte_ether_addr"][::core::mem::align_of::<rte_ether_addr>() - 2usize];
     ["Offset of field: rte_ether_addr::addr_bytes"][::core::mem::offset_of!(rte_ether_addr, addr_bytes) - 0usize];
-};
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct rte_eth_dev_portconf {
-    pub burst_size: u16,
-    pub ring_size: u16,
-    pub nb_queues: u16,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of rte_eth_dev_portconf"][::core::mem::size_of::<rte_eth_dev_portconf>() - 6usize];
-    ["Alignment of rte_eth_dev_portconf"][::core::mem::align_of::<rte_eth_dev_portconf>() - 2usize];
-    ["Offset of field: rte_eth_dev_portconf::burst_size"]
-        [::core::mem::offset_of!(rte_eth_dev_portconf, burst_size) - 0usize];
-    ["Offset of field: rte_eth_dev_portconf::ring_size"]
-        [::core::mem::offset_of!(rte_eth_dev_portconf, ring_size) - 2usize];
-    ["Offset of field: rte_eth_dev_portconf::nb_queues"]
-        [::core::mem::offset_of!(rte_eth_dev_portconf, nb_queues) - 4usize];
-};
-#[repr(C)]
-#[repr(align(8))]
-#[derive(Debug, Copy, Clone)]
-pub struct rte_eth_switch_info {
-    pub _bindgen_opaque_blob: [u64; 2usize],
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of rte_eth_switch_info"][::core::mem::size_of::<rte_eth_switch_info>() - 16usize];
-    ["Alignment of rte_eth_switch_info"][::core::mem::align_of::<rte_eth_switch_info>() - 8usize];
-};
-#[repr(C)]
-#[repr(align(4))]
-#[derive(Debug, Copy, Clone)]
-pub struct rte_eth_rxseg_capa {
-    pub _bindgen_opaque_blob: [u32; 2usize],
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of rte_eth_rxseg_capa"][::core::mem::size_of::<rte_eth_rxseg_capa>() - 8usize];
-    ["Alignment of rte_eth_rxseg_capa"][::core::mem::align_of::<rte_eth_rxseg_capa>() - 4usize];
-};
-pub const rte_eth_err_handle_mode_RTE_ETH_ERROR_HANDLE_MODE_NONE: rte_eth_err_handle_mode = 0;
-pub const rte_eth_err_handle_mode_RTE_ETH_ERROR_HANDLE_MODE_PASSIVE: rte_eth_err_handle_mode = 1;
-pub const rte_eth_err_handle_mode_RTE_ETH_ERROR_HANDLE_MODE_PROACTIVE: rte_eth_err_handle_mode = 2;
-pub type rte_eth_err_handle_mode = ::core::ffi::c_uint;
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct rte_eth_dev_info {
-    pub device: *mut rte_device,
-    pub driver_name: *const ::core::ffi::c_char,
-    pub if_index: ::core::ffi::c_uint,
-    pub min_mtu: u16,
-    pub max_mtu: u16,
-    pub dev_flags: *const u32,
-    pub min_rx_bufsize: u32,
-    pub max_rx_pktlen: u32,
-    pub max_lro_pkt_size: u32,
-    pub max_rx_queues: u16,
-    pub max_tx_queues: u16,
-    pub max_mac_addrs: u32,
-    pub max_hash_mac_addrs: u32,
-    pub max_vfs: u16,
-    pub max_vmdq_pools: u16,
-    pub rx_seg_capa: rte_eth_rxseg_capa,
-    pub rx_offload_capa: u64,
-    pub tx_offload_capa: u64,
-    pub rx_queue_offload_capa: u64,
-    pub tx_queue_offload_capa: u64,
-    pub reta_size: u16,
-    pub hash_key_size: u8,
-    pub flow_type_rss_offloads: u64,
-    pub default_rxconf: rte_eth_rxconf,
-    pub default_txconf: rte_eth_txconf,
-    pub vmdq_queue_base: u16,
-    pub vmdq_queue_num: u16,
-    pub vmdq_pool_base: u16,
-    pub rx_desc_lim: rte_eth_desc_lim,
-    pub tx_desc_lim: rte_eth_desc_lim,
-    pub speed_capa: u32,
-    pub nb_rx_queues: u16,
-    pub nb_tx_queues: u16,
-    pub max_rx_mempools: u16,
-    pub default_rxportconf: rte_eth_dev_portconf,
-    pub default_txportconf: rte_eth_dev_portconf,
-    pub dev_capa: u64,
-    pub switch_info: rte_eth_switch_info,
-    pub err_handle_mode: rte_eth_err_handle_mode,
-    pub reserved_64s: [u64; 2usize],
-    pub reserved_ptrs: [*mut ::core::ffi::c_void; 2usize],
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of rte_eth_dev_info"][::core::mem::size_of::<rte_eth_dev_info>() - 376usize];
-    ["Alignment of rte_eth_dev_info"][::core::mem::align_of::<rte_eth_dev_info>() - 8usize];
-    ["Offset of field: rte_eth_dev_info::device"][::core::mem::offset_of!(rte_eth_dev_info, device) - 0usize];
-    ["Offset of field: rte_eth_dev_info::driver_name"][::core::mem::offset_of!(rte_eth_dev_info, driver_name) - 8usize];
-    ["Offset of field: rte_eth_dev_info::if_index"][::core::mem::offset_of!(rte_eth_dev_info, if_index) - 16usize];
-    ["Offset of field: rte_eth_dev_info::min_mtu"][::core::mem::offset_of!(rte_eth_dev_info, min_mtu) - 20usize];
-    ["Offset of field: rte_eth_dev_info::max_mtu"][::core::mem::offset_of!(rte_eth_dev_info, max_mtu) - 22usize];
-    ["Offset of field: rte_eth_dev_info::dev_flags"][::core::mem::offset_of!(rte_eth_dev_info, dev_flags) - 24usize];
-    ["Offset of field: rte_eth_dev_info::min_rx_bufsize"]
-        [::core::mem::offset_of!(rte_eth_dev_info, min_rx_bufsize) - 32usize];
-    ["Offset of field: rte_eth_dev_info::max_rx_pktlen"]
-        [::core::mem::offset_of!(rte_eth_dev_info, max_rx_pktlen) - 36usize];
-    ["Offset of field: rte_eth_dev_info::max_lro_pkt_size"]
-        [::core::mem::offset_of!(rte_eth_dev_info, max_lro_pkt_size) - 40usize];
-    ["Offset of field: rte_eth_dev_info::max_rx_queues"]
-        [::core::mem::offset_of!(rte_eth_dev_info, max_rx_queues) - 44usize];
-    ["Offset of field: rte_eth_dev_info::max_tx_queues"]
-        [::core::mem::offset_of!(rte_eth_dev_info, max_tx_queues) - 46usize];
-    ["Offset of field: rte_eth_dev_info::max_mac_addrs"]
-        [::core::mem::offset_of!(rte_eth_dev_info, max_mac_addrs) - 48usize];
-    ["Offset of field: rte_eth_dev_info::max_hash_mac_addrs"]
-        [::core::mem::offset_of!(rte_eth_dev_info, max_hash_mac_addrs) - 52usize];
-    ["Offset of field: rte_eth_dev_info::max_vfs"][::core::mem::offset_of!(rte_eth_dev_info, max_vfs) - 56usize];
-    ["Offset of field: rte_eth_dev_info::max_vmdq_pools"]
-        [::core::mem::offset_of!(rte_eth_dev_info, max_vmdq_pools) - 58usize];
-    ["Offset of field: rte_eth_dev_info::rx_seg_capa"]
-        [::core::mem::offset_of!(rte_eth_dev_info, rx_seg_capa) - 60usize];
-    ["Offset of field: rte_eth_dev_info::rx_offload_capa"]
-        [::core::mem::offset_of!(rte_eth_dev_info, rx_offload_capa) - 72usize];
-    ["Offset of field: rte_eth_dev_info::tx_offload_capa"]
-        [::core::mem::offset_of!(rte_eth_dev_info, tx_offload_capa) - 80usize];
-    ["Offset of field: rte_eth_dev_info::rx_queue_offload_capa"]
-        [::core::mem::offset_of!(rte_eth_dev_info, rx_queue_offload_capa) - 88usize];
-    ["Offset of field: rte_eth_dev_info::tx_queue_offload_capa"]
-        [::core::mem::offset_of!(rte_eth_dev_info, tx_queue_offload_capa) - 96usize];
-    ["Offset of field: rte_eth_dev_info::reta_size"][::core::mem::offset_of!(rte_eth_dev_info, reta_size) - 104usize];
-    ["Offset of field: rte_eth_dev_info::hash_key_size"]
-        [::core::mem::offset_of!(rte_eth_dev_info, hash_key_size) - 106usize];
-    ["Offset of field: rte_eth_dev_info::flow_type_rss_offloads"]
-        [::core::mem::offset_of!(rte_eth_dev_info, flow_type_rss_offloads) - 112usize];
-    ["Offset of field: rte_eth_dev_info::default_rxconf"]
-        [::core::mem::offset_of!(rte_eth_dev_info, default_rxconf) - 120usize];
-    ["Offset of field: rte_eth_dev_info::default_txconf"]
-        [::core::mem::offset_of!(rte_eth_dev_info, default_txconf) - 200usize];
-    ["Offset of field: rte_eth_dev_info::vmdq_queue_base"]
-        [::core::mem::offset_of!(rte_eth_dev_info, vmdq_queue_base) - 256usize];
-    ["Offset of field: rte_eth_dev_info::vmdq_queue_num"]
-        [::core::mem::offset_of!(rte_eth_dev_info, vmdq_queue_num) - 258usize];
-    ["Offset of field: rte_eth_dev_info::vmdq_pool_base"]
-        [::core::mem::offset_of!(rte_eth_dev_info, vmdq_pool_base) - 260usize];
-    ["Offset of field: rte_eth_dev_info::rx_desc_lim"]
-        [::core::mem::offset_of!(rte_eth_dev_info, rx_desc_lim) - 262usize];
-    ["Offset of field: rte_eth_dev_info::tx_desc_lim"]
-        [::core::mem::offset_of!(rte_eth_dev_info, tx_desc_lim) - 272usize];
-    ["Offset of field: rte_eth_dev_info::speed_capa"][::core::mem::offset_of!(rte_eth_dev_info, speed_capa) - 284usize];
-    ["Offset of field: rte_eth_dev_info::nb_rx_queues"]
-        [::core::mem::offset_of!(rte_eth_dev_info, nb_rx_queues) - 288usize];
-    ["Offset of field: rte_eth_dev_info::nb_tx_queues"]
-        [::core::mem::offset_of!(rte_eth_dev_info, nb_tx_queues) - 290usize];
-    ["Offset of field: rte_eth_dev_info::max_rx_mempools"]
-        [::core::mem::offset_of!(rte_eth_dev_info, max_rx_mempools) - 292usize];
-    ["Offset of field: rte_eth_dev_info::default_rxportconf"]
-        [::core::mem::offset_of!(rte_eth_dev_info, default_rxportconf) - 294usize];
-    ["Offset of field: rte_eth_dev_info::default_txportconf"]
-        [::core::mem::offset_of!(rte_eth_dev_info, default_txportconf) - 300usize];
-    ["Offset of field: rte_eth_dev_info::dev_capa"][::core::mem::offset_of!(rte_eth_dev_info, dev_capa) - 312usize];
-    ["Offset of field: rte_eth_dev_info::switch_info"]
-        [::core::mem::offset_of!(rte_eth_dev_info, switch_info) - 320usize];
-    ["Offset of field: rte_eth_dev_info::err_handle_mode"]
-        [::core::mem::offset_of!(rte_eth_dev_info, err_handle_mode) - 336usize];
-    ["Offset of field: rte_eth_dev_info::reserved_64s"]
-        [::core::mem::offset_of!(rte_eth_dev_info, reserved_64s) - 344usize];
-    ["Offset of field: rte_eth_dev_info::reserved_ptrs"]
-        [::core::mem::offset_of!(rte_eth_dev_info, reserved_ptrs) - 360usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -294,6 +112,8 @@ pub struct dpdk_shim_frame {
     pub buffer: *mut u8,
     pub head: u16,
     pub len: u16,
+    pub ipv4_checksum: u8,
+    pub udp_checksum: u8,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -303,6 +123,52 @@ const _: () = {
     ["Offset of field: dpdk_shim_frame::buffer"][::core::mem::offset_of!(dpdk_shim_frame, buffer) - 8usize];
     ["Offset of field: dpdk_shim_frame::head"][::core::mem::offset_of!(dpdk_shim_frame, head) - 16usize];
     ["Offset of field: dpdk_shim_frame::len"][::core::mem::offset_of!(dpdk_shim_frame, len) - 18usize];
+    ["Offset of field: dpdk_shim_frame::ipv4_checksum"]
+        [::core::mem::offset_of!(dpdk_shim_frame, ipv4_checksum) - 20usize];
+    ["Offset of field: dpdk_shim_frame::udp_checksum"]
+        [::core::mem::offset_of!(dpdk_shim_frame, udp_checksum) - 21usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpdk_shim_info {
+    pub driver: [::core::ffi::c_char; 32usize],
+    pub queues: u16,
+    pub mtu_max: u16,
+    pub spreads: u8,
+    pub checks: u8,
+    pub fills_ipv4: u8,
+    pub fills_udp: u8,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpdk_shim_info"][::core::mem::size_of::<dpdk_shim_info>() - 40usize];
+    ["Alignment of dpdk_shim_info"][::core::mem::align_of::<dpdk_shim_info>() - 2usize];
+    ["Offset of field: dpdk_shim_info::driver"][::core::mem::offset_of!(dpdk_shim_info, driver) - 0usize];
+    ["Offset of field: dpdk_shim_info::queues"][::core::mem::offset_of!(dpdk_shim_info, queues) - 32usize];
+    ["Offset of field: dpdk_shim_info::mtu_max"][::core::mem::offset_of!(dpdk_shim_info, mtu_max) - 34usize];
+    ["Offset of field: dpdk_shim_info::spreads"][::core::mem::offset_of!(dpdk_shim_info, spreads) - 36usize];
+    ["Offset of field: dpdk_shim_info::checks"][::core::mem::offset_of!(dpdk_shim_info, checks) - 37usize];
+    ["Offset of field: dpdk_shim_info::fills_ipv4"][::core::mem::offset_of!(dpdk_shim_info, fills_ipv4) - 38usize];
+    ["Offset of field: dpdk_shim_info::fills_udp"][::core::mem::offset_of!(dpdk_shim_info, fills_udp) - 39usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct dpdk_shim_config {
+    pub queues: u16,
+    pub mtu: u16,
+    pub spread: u8,
+    pub checksums: u8,
+    pub interrupts: u8,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of dpdk_shim_config"][::core::mem::size_of::<dpdk_shim_config>() - 8usize];
+    ["Alignment of dpdk_shim_config"][::core::mem::align_of::<dpdk_shim_config>() - 2usize];
+    ["Offset of field: dpdk_shim_config::queues"][::core::mem::offset_of!(dpdk_shim_config, queues) - 0usize];
+    ["Offset of field: dpdk_shim_config::mtu"][::core::mem::offset_of!(dpdk_shim_config, mtu) - 2usize];
+    ["Offset of field: dpdk_shim_config::spread"][::core::mem::offset_of!(dpdk_shim_config, spread) - 4usize];
+    ["Offset of field: dpdk_shim_config::checksums"][::core::mem::offset_of!(dpdk_shim_config, checksums) - 5usize];
+    ["Offset of field: dpdk_shim_config::interrupts"][::core::mem::offset_of!(dpdk_shim_config, interrupts) - 6usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -372,9 +238,10 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn rte_eth_xstats_get(port_id: u16, xstats: *mut rte_eth_xstat, n: ::core::ffi::c_uint) -> ::core::ffi::c_int;
     pub fn rte_eth_macaddr_get(port_id: u16, mac_addr: *mut rte_ether_addr) -> ::core::ffi::c_int;
-    pub fn rte_eth_dev_info_get(port_id: u16, dev_info: *mut rte_eth_dev_info) -> ::core::ffi::c_int;
     pub fn rte_eth_dev_get_mtu(port_id: u16, mtu: *mut u16) -> ::core::ffi::c_int;
-    pub fn rte_eth_dev_set_mtu(port_id: u16, mtu: u16) -> ::core::ffi::c_int;
+    pub fn rte_eth_dev_rx_intr_enable(port_id: u16, queue_id: u16) -> ::core::ffi::c_int;
+    pub fn rte_eth_dev_rx_intr_disable(port_id: u16, queue_id: u16) -> ::core::ffi::c_int;
+    pub fn rte_eth_dev_rx_intr_ctl_q_get_fd(port_id: u16, queue_id: u16) -> ::core::ffi::c_int;
     pub fn rte_eth_dev_get_port_by_name(name: *const ::core::ffi::c_char, port_id: *mut u16) -> ::core::ffi::c_int;
     pub fn rte_eth_dev_adjust_nb_rx_tx_desc(
         port_id: u16,
@@ -383,7 +250,9 @@ unsafe extern "C" {
     ) -> ::core::ffi::c_int;
     pub fn rte_version() -> *const ::core::ffi::c_char;
     pub fn dpdk_shim_errno() -> ::core::ffi::c_int;
-    pub fn dpdk_shim_configure(port: u16, rx_queues: u16, tx_queues: u16) -> ::core::ffi::c_int;
+    pub fn dpdk_shim_info(port: u16, info: *mut dpdk_shim_info) -> ::core::ffi::c_int;
+    pub fn dpdk_shim_configure(port: u16, config: *const dpdk_shim_config) -> ::core::ffi::c_int;
+    pub fn dpdk_shim_steer_udp(port: u16, udp_port: u16, queue: u16) -> ::core::ffi::c_int;
     pub fn dpdk_shim_link_up(port: u16) -> ::core::ffi::c_int;
     pub fn dpdk_shim_link(port: u16, mbps: *mut u32) -> ::core::ffi::c_int;
     pub fn dpdk_shim_receive_groups(port: u16) -> ::core::ffi::c_int;

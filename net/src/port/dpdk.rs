@@ -9,9 +9,10 @@
 //! * [`preflight`]: what the machine lacks, with the command that mends it, before DPDK is asked
 //! * [`eal`]: DPDK itself, started once in the life of a process
 //! * [`mempool`], `mbuf`: packets whose bytes the device reads and writes in place
-//! * [`device`], [`queue`]: a device, and the pair of queues by which one core uses it
+//! * [`device`], `opened`, [`queue`]: a device, and the pair of queues by which one core uses it
+//! * [`info`]: what it is and can do, and the rules it can be given
 //! * [`status`]: its link, and the driver's own statistics
-//! * [`sleep`]: what wakes a core whose queue is empty
+//! * [`sleep`], `interrupt`: what wakes a core whose queue is empty
 //!
 //! A [`FrameQueue`] is a [`FramePort`](crate::FramePort): the addresses of its packets mean nothing, and the payload begins with the
 //! Ethernet header. [`DpdkPort`] puts the stack on top, so that sockets can use it.
@@ -21,9 +22,12 @@
 
 pub mod device;
 pub mod eal;
+pub mod info;
 mod interface;
+mod interrupt;
 pub(crate) mod mbuf;
 pub mod mempool;
+mod opened;
 pub mod preflight;
 pub mod queue;
 pub mod setup;
@@ -35,6 +39,7 @@ mod thread;
 
 pub use device::{Device, DeviceConfig, DeviceStats, SocketRole, Vdev};
 pub use eal::{Eal, EalOptions, Memory};
+pub use info::DeviceInfo;
 pub use mempool::Mempool;
 pub use preflight::Lack;
 pub use queue::FrameQueue;
@@ -102,6 +107,16 @@ pub enum DpdkError {
         /// Asked for; none at all is also wrong.
         wanted: u16,
         /// What it has.
+        limit: u16,
+    },
+    /// More than the device carries, or than fits into a packet's buffer.
+    #[error("{device} carries {limit} bytes in a frame at most, not {wanted}: lower the MTU")]
+    MtuTooLarge {
+        /// The device's name.
+        device: String,
+        /// Asked for, in bytes.
+        wanted: u16,
+        /// The largest there is, in bytes.
         limit: u16,
     },
     /// DPDK refused for a reason of its own.

@@ -32,7 +32,8 @@ pub struct Framed<P: FramePort> {
 impl<P: FramePort> Framed<P> {
     /// A stack over `device`.
     pub fn new(device: P, config: StackConfig) -> Self {
-        let stack = Stack::new(config, device.mac(), device.frame_bytes());
+        let mut stack = Stack::new(config, device.mac(), device.frame_bytes());
+        stack.leave_to_device(device.offloads());
         Framed {
             device,
             stack,

@@ -1,5 +1,6 @@
 //! IPv4 without fragments and without options: both cost state or time that only an attacker would make use of here.
 
+use crate::offload::Checksum;
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use std::net::Ipv4Addr;
 
@@ -41,8 +42,8 @@ pub(super) enum Defect {
     Fragment,
 }
 
-/// Reads the header and checks lengths, checksum, and that it is whole and plain.
-pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
+/// Reads the header and checks lengths, checksum unless the device did, and that it is whole and plain.
+pub(super) fn parse(bytes: &[u8], said: Checksum) -> Result<Header, Defect> {
     let packet = Ipv4Packet::new_checked(bytes).map_err(|_| Defect::Malformed)?;
     let header_bytes = usize::from(packet.header_len());
     if packet.version() != 4 || header_bytes < HEADER_BYTES {
@@ -58,7 +59,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
     if header_bytes != HEADER_BYTES && !alert {
         return Err(Defect::Options);
     }
-    if !packet.verify_checksum() {
+    let good = match said {
+        Checksum::Good => true,
+        Checksum::Bad => false,
+        _ => packet.verify_checksum(),
+    };
+    if !good {
         return Err(Defect::Checksum);
     }
     if packet.more_frags() || packet.frag_offset() != 0 {
@@ -74,8 +80,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Header, Defect> {
 }
 
 /// Writes a header in front of a payload that already fills the rest of `bytes`. IGMP gets its option and one hop, as
-/// every group of the local link does. `bytes` is longer than the header and no longer than a packet buffer.
-pub(super) fn emit(bytes: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, carries: Carries) {
+/// every group of the local link does. `bytes` is longer than the header and no longer than a packet buffer. Where the device
+/// `fills` in the checksum, it is left at zero.
+pub(super) fn emit(bytes: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, carries: Carries, fills: bool) {
     let alert = carries == Carries::Igmp;
     let header_bytes = if alert { ALERT_HEADER_BYTES } else { HEADER_BYTES };
     let total_bytes = bytes.len();
@@ -105,7 +112,11 @@ pub(super) fn emit(bytes: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, carries: Carr
     });
     packet.set_src_addr(src);
     packet.set_dst_addr(dst);
-    packet.fill_checksum();
+    if fills {
+        packet.set_checksum(0);
+    } else {
+        packet.fill_checksum();
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +130,10 @@ mod tests {
         0x45, 0, 0, 31, 0, 0, 0x40, 0, 64, 17, 0x26, 0xCC, 10, 0, 0, 1, 10, 0, 0, 2, // header
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
     ];
+
+    fn parse(bytes: &[u8]) -> Result<Header, Defect> {
+        super::parse(bytes, Checksum::Unknown)
+    }
 
     /// `bytes` with the checksum that its header asks for.
     fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -139,7 +154,7 @@ mod tests {
         assert_eq!(parse(&[&UDP[..], &[0; 15]].concat()), Ok(header), "padding of the link");
         let mut written = UDP;
         written[..20].fill(0xAA);
-        emit(&mut written, ONE, TWO, Carries::Udp);
+        emit(&mut written, ONE, TWO, Carries::Udp, false);
         assert_eq!(written, UDP);
     }
 
@@ -147,7 +162,7 @@ mod tests {
     fn the_option_of_igmp_byte_by_byte() {
         let group = Ipv4Addr::new(239, 0, 0, 1);
         let mut written = [0; 32];
-        emit(&mut written, ONE, group, Carries::Igmp);
+        emit(&mut written, ONE, group, Carries::Igmp, false);
         // 0x4600 + 0x0020 + 0x4000 + 0x0102 + 0x0A00 + 0x0001 + 0xEF00 + 0x0001 + 0x9404 = 0x21428 -> 0x142A.
         let expected = [0x46, 0, 0, 32, 0, 0, 0x40, 0, 1, 2, 0xEB, 0xD5, 10, 0, 0, 1, 239, 0, 0, 1, 0x94, 4, 0, 0];
         assert_eq!(written[..24], expected);
@@ -167,6 +182,8 @@ mod tests {
         assert_eq!(parse(&summed(changed(3, 19))), Err(Defect::Malformed), "shorter than its header");
         assert_eq!(parse(&summed(changed(0, 0x46))), Err(Defect::Options));
         assert_eq!(parse(&changed(8, 63)), Err(Defect::Checksum));
+        assert!(super::parse(&changed(8, 63), Checksum::Good).is_ok(), "the device has checked it");
+        assert_eq!(super::parse(&UDP, Checksum::Bad), Err(Defect::Checksum), "the device knows better");
         assert_eq!(parse(&summed(changed(6, 0x20))), Err(Defect::Fragment), "the first");
         assert_eq!(parse(&summed(changed(7, 1))), Err(Defect::Fragment), "the last");
     }

@@ -1,5 +1,6 @@
 //! UDP: ports, length, checksum over the pseudo header.
 
+use crate::offload::Checksum;
 use smoltcp::wire::{IpAddress, UdpPacket};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -22,13 +23,18 @@ pub(super) enum Defect {
     Checksum,
 }
 
-/// Reads the header and checks its length and the checksum, if the sender made one.
-pub(super) fn parse(bytes: &[u8], src: Ipv4Addr, dst: Ipv4Addr) -> Result<Header, Defect> {
+/// Reads the header and checks its length and the checksum, if the sender made one and the device has not checked it.
+pub(super) fn parse(bytes: &[u8], src: Ipv4Addr, dst: Ipv4Addr, said: Checksum) -> Result<Header, Defect> {
     let datagram = UdpPacket::new_checked(bytes).map_err(|_| Defect::Malformed)?;
     if datagram.src_port() == 0 || datagram.dst_port() == 0 {
         return Err(Defect::Malformed);
     }
-    if !datagram.verify_checksum(&IpAddress::Ipv4(src), &IpAddress::Ipv4(dst)) {
+    let good = match said {
+        Checksum::Good => true,
+        Checksum::Bad => false,
+        _ => datagram.verify_checksum(&IpAddress::Ipv4(src), &IpAddress::Ipv4(dst)),
+    };
+    if !good {
         return Err(Defect::Checksum);
     }
     Ok(Header {
@@ -39,8 +45,8 @@ pub(super) fn parse(bytes: &[u8], src: Ipv4Addr, dst: Ipv4Addr) -> Result<Header
 }
 
 /// Writes the header in front of a payload that fills the rest of `bytes`, which is longer than the header and no
-/// longer than a packet buffer.
-pub(super) fn emit(bytes: &mut [u8], src: SocketAddrV4, dst: SocketAddrV4) {
+/// longer than a packet buffer. Where the device `fills` in the checksum, it is left the sum of the pseudo header.
+pub(super) fn emit(bytes: &mut [u8], src: SocketAddrV4, dst: SocketAddrV4, fills: bool) {
     let total_bytes = bytes.len();
     if total_bytes < HEADER_BYTES {
         return;
@@ -49,7 +55,20 @@ pub(super) fn emit(bytes: &mut [u8], src: SocketAddrV4, dst: SocketAddrV4) {
     datagram.set_src_port(src.port());
     datagram.set_dst_port(dst.port());
     datagram.set_len(total_bytes as u16);
-    datagram.fill_checksum(&IpAddress::Ipv4(*src.ip()), &IpAddress::Ipv4(*dst.ip()));
+    if fills {
+        datagram.set_checksum(pseudo_header_sum(*src.ip(), *dst.ip(), total_bytes as u16));
+    } else {
+        datagram.fill_checksum(&IpAddress::Ipv4(*src.ip()), &IpAddress::Ipv4(*dst.ip()));
+    }
+}
+
+/// The sum of the words that UDP adds to its own for the checksum, not complemented.
+fn pseudo_header_sum(src: Ipv4Addr, dst: Ipv4Addr, total_bytes: u16) -> u16 {
+    const UDP: u32 = 17;
+    let words = |ip: Ipv4Addr| (ip.to_bits() >> 16) + (ip.to_bits() & 0xFFFF);
+    let sum = words(src) + words(dst) + UDP + u32::from(total_bytes);
+    let folded = (sum >> 16) + (sum & 0xFFFF);
+    (folded + (folded >> 16)) as u16
 }
 
 #[cfg(test)]
@@ -65,30 +84,44 @@ mod tests {
     fn a_datagram_byte_by_byte() {
         let mut written = HEY;
         written[..8].fill(0xAA);
-        emit(&mut written, SocketAddrV4::new(ONE, 8000), SocketAddrV4::new(TWO, 9000));
+        emit(&mut written, SocketAddrV4::new(ONE, 8000), SocketAddrV4::new(TWO, 9000), false);
         assert_eq!(written, HEY);
+        // What is left of the sum above: 0x0A00 + 0x0001 + 0x0A00 + 0x0002 + 17 + 11.
+        emit(&mut written, SocketAddrV4::new(ONE, 8000), SocketAddrV4::new(TWO, 9000), true);
+        assert_eq!(written[6..8], [0x14, 0x1F], "the device adds the rest");
+        assert_eq!(pseudo_header_sum(Ipv4Addr::BROADCAST, Ipv4Addr::BROADCAST, 0xFFFF), 17, "carries twice");
         let header = Header { src_port: 8000, dst_port: 9000, total_bytes: 11 };
-        assert_eq!(parse(&HEY, ONE, TWO), Ok(header));
-        assert_eq!(parse(&[&HEY[..], &[9; 4]].concat(), ONE, TWO), Ok(header), "bytes that are nobody's");
+        assert_eq!(parse(&HEY, ONE, TWO, Checksum::Unknown), Ok(header));
+        assert_eq!(
+            parse(&[&HEY[..], &[9; 4]].concat(), ONE, TWO, Checksum::Unknown),
+            Ok(header),
+            "bytes that are nobody's"
+        );
     }
 
     #[test]
     fn every_defect() {
         for cut in 0..HEY.len() {
-            assert_eq!(parse(&HEY[..cut], ONE, TWO), Err(Defect::Malformed), "{cut} bytes");
+            assert_eq!(parse(&HEY[..cut], ONE, TWO, Checksum::Unknown), Err(Defect::Malformed), "{cut} bytes");
         }
         let changed = |at: usize, value: u8| {
             let mut bytes = HEY;
             bytes[at] = value;
             bytes
         };
-        assert_eq!(parse(&changed(5, 7), ONE, TWO), Err(Defect::Malformed), "shorter than its header");
-        assert_eq!(parse(&changed(10, b'x'), ONE, TWO), Err(Defect::Checksum));
-        assert_eq!(parse(&HEY, ONE, ONE), Err(Defect::Checksum), "addresses count too");
+        assert_eq!(
+            parse(&changed(5, 7), ONE, TWO, Checksum::Unknown),
+            Err(Defect::Malformed),
+            "shorter than its header"
+        );
+        assert_eq!(parse(&changed(10, b'x'), ONE, TWO, Checksum::Unknown), Err(Defect::Checksum));
+        assert_eq!(parse(&HEY, ONE, ONE, Checksum::Unknown), Err(Defect::Checksum), "addresses count too");
+        assert_eq!(parse(&HEY, ONE, TWO, Checksum::Bad), Err(Defect::Checksum), "the device knows better");
+        assert!(parse(&changed(6, 0x55), ONE, TWO, Checksum::Good).is_ok(), "left unfinished on this machine");
         let mut unsummed = changed(6, 0);
         unsummed[7] = 0;
-        assert!(parse(&unsummed, ONE, ONE).is_ok());
+        assert!(parse(&unsummed, ONE, ONE, Checksum::Unknown).is_ok());
         unsummed[..2].fill(0);
-        assert_eq!(parse(&unsummed, ONE, TWO), Err(Defect::Malformed), "no port to answer to");
+        assert_eq!(parse(&unsummed, ONE, TWO, Checksum::Unknown), Err(Defect::Malformed), "no port to answer to");
     }
 }

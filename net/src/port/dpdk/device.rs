@@ -1,19 +1,18 @@
 //! A device of DPDK's, from its making to its end.
 
-use super::mempool::{Mempool, no_frames};
+use super::mempool::Mempool;
+use super::opened::Opened;
 use super::preflight::{self, ThisMachine};
 use super::sleep::Sleeper;
 use super::sockets::QueueSocket;
-use super::{DpdkError, Eal, FrameQueue, checked, checked_name, control, interface, sockets};
+use super::{DpdkError, Eal, FrameQueue, PciAddress, checked, checked_name, interface, sockets};
 use crate::stack::MacAddr;
-use dpdk_sys::{dpdk_shim_received, rte_eth_dev_info, rte_eth_stats, rte_ether_addr};
-use std::ffi::{CStr, CString};
+use dpdk_sys::rte_ether_addr;
+use std::ffi::CString;
 use std::fs::File;
-use std::mem::MaybeUninit;
-use std::ptr;
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-const BUS: &CStr = c"vdev";
 /// With the driver's name in front, what the shortest of DPDK's own limits leaves.
 const NAME_BYTES_MAX: usize = 15;
 /// The kernel takes 107 bytes, of which abstract names lose one.
@@ -21,9 +20,7 @@ const SOCKET_BYTES_MAX: usize = 100;
 /// Of a capture's path: two fit what DPDK takes as one device's arguments.
 const FILE_BYTES_MAX: usize = 200;
 /// Bytes of Ethernet's header.
-const HEADER_BYTES: usize = 14;
-/// Bursts taken from a queue before its device is closed: more than any queue holds.
-const DRAIN_BURSTS: usize = 2048;
+pub(super) const HEADER_BYTES: usize = 14;
 
 /// A virtual device, made when it is opened and gone when it is closed. Names are unique in a process: 1 to 15 letters, digits, `_`, `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,12 +187,24 @@ pub struct DeviceConfig {
     pub tx_descriptors: u16,
     /// Receive frames for other stations, too.
     pub promiscuous: bool,
+    /// Largest payload of a frame, in bytes: without Ethernet's header. `None` leaves a card at 1500 and a virtual device at what is
+    /// behind it. At most 1948, which a packet's buffer holds; what the kernel has behind a virtual device is told, too.
+    pub mtu_bytes: Option<u16>,
+    /// Let a card check and fill in checksums, as far as it can; the stack does the rest, and all of it for virtual devices.
+    pub card_checksums: bool,
 }
 
 impl Default for DeviceConfig {
-    /// One pair of queues of 1024, own frames only.
+    /// One pair of queues of 1024, own frames only, the usual MTU, checksums by the card.
     fn default() -> Self {
-        DeviceConfig { queues: 1, rx_descriptors: 1024, tx_descriptors: 1024, promiscuous: false }
+        DeviceConfig {
+            queues: 1,
+            rx_descriptors: 1024,
+            tx_descriptors: 1024,
+            promiscuous: false,
+            mtu_bytes: None,
+            card_checksums: true,
+        }
     }
 }
 
@@ -226,16 +235,6 @@ pub struct Device {
     opened: Arc<Opened>,
 }
 
-/// What closes the device when it is dropped.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) name: CString,
-    pub(super) port: u16,
-    pub(super) pool: Mempool,
-    queues: u16,
-    running: bool,
-}
-
 impl Device {
     /// Makes the device and starts it. Gives one [`FrameQueue`] for each pair of queues, in order, to be moved to their cores.
     ///
@@ -249,46 +248,63 @@ impl Device {
         let _: Eal = eal; // the proof that the calls below may be made
         let (name, arguments) = vdev.description(config.queues)?;
         preflight::check_device(vdev, &ThisMachine)?;
-        let full_name = name.to_string_lossy().into_owned();
-        let mut opened = Opened { name, port: 0, pool: pool.clone(), queues: config.queues, running: false };
+        let mut opened = Opened::new(name, pool, config);
         // One device at a time, so that the sockets found below are this one's.
         static OPENING: Mutex<()> = Mutex::new(());
         let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let before = sockets::open_descriptors();
-        {
-            let _control = control();
-            let mut port = 0;
-            // DPDK would take the device of somebody else for the new one.
-            // SAFETY: the EAL runs, and the call fills one number.
-            if unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(opened.name.as_ptr(), &mut port) } == 0 {
-                std::mem::forget(opened); // there is nothing of ours to close
-                return Err(DpdkError::NameInUse { name: full_name });
-            }
-            // SAFETY: the EAL runs and the strings outlive the call, which copies them.
-            let added =
-                unsafe { dpdk_sys::rte_eal_hotplug_add(BUS.as_ptr(), opened.name.as_ptr(), arguments.as_ptr()) };
-            if let Err(error) = checked("make the device", added) {
-                std::mem::forget(opened); // there is nothing of ours to close
-                return Err(error);
-            }
+        if let Err(error) = opened.make(&arguments) {
+            std::mem::forget(opened); // there is nothing of ours to close
+            return Err(error);
         }
         // From here on dropping `opened` removes the device, whatever fails.
         opened.start(config)?;
         let sockets = sockets::opened_since(&before);
         // Where the sockets are not one for each queue, nobody knows whose is whose.
-        let socket_of = |queue: u16| sockets.get(usize::from(queue)).filter(|_| sockets.len() == config.queues.into());
-        let device = Device { opened: Arc::new(opened) };
-        let mac = MacAddr(device.mac()?);
-        let mtu_bytes = vdev.interface().and_then(interface::mtu_bytes).unwrap_or(usize::MAX);
-        let frame_bytes = HEADER_BYTES + mtu_bytes.min(device.mtu_bytes()?.into());
-        let queue = |number| -> Result<FrameQueue, DpdkError> {
+        let sockets = if sockets.len() == usize::from(config.queues) { sockets } else { Vec::new() };
+        Device { opened: Arc::new(opened) }.with_queues(vdev.interface().and_then(interface::mtu_bytes), &sockets)
+    }
+
+    /// Opens a card, which must be among [`EalOptions::cards`](super::EalOptions::cards). Like [`Device::open`] otherwise, but that
+    /// nothing is looked at beforehand: [`preflight::check_card`] does that before DPDK starts, as [`open`](super::open) has it.
+    pub fn open_card(
+        eal: Eal,
+        address: PciAddress,
+        config: &DeviceConfig,
+        pool: &Mempool,
+    ) -> Result<(Device, Vec<FrameQueue>), DpdkError> {
+        let _: Eal = eal; // the proof that the calls below may be made
+        let name = checked_text(&address.to_string())?;
+        // From here on dropping `opened` gives the card back, whatever fails.
+        let mut opened = Opened::of_card(address, name, pool, config)?;
+        if opened.find().is_err() {
+            // DPDK finds cards as it starts; this one was closed since then, or is not what it can use.
+            opened.make(c"")?;
+        }
+        opened.start(config)?;
+        Device { opened: Arc::new(opened) }.with_queues(None, &[])
+    }
+
+    /// The queues of a device that runs, which `sockets` serve where they are known. What is behind it may carry less than it says.
+    fn with_queues(
+        self,
+        behind_bytes: Option<usize>,
+        sockets: &[RawFd],
+    ) -> Result<(Device, Vec<FrameQueue>), DpdkError> {
+        let mac = MacAddr(self.mac()?);
+        let frame_bytes = HEADER_BYTES + behind_bytes.unwrap_or(usize::MAX).min(self.mtu_bytes()?.into());
+        let queue = |number: u16| -> Result<FrameQueue, DpdkError> {
             // SAFETY: the driver keeps the socket open until the device closes, which the queue prevents.
-            let socket = socket_of(number).map(|fd| unsafe { QueueSocket::new(*fd) });
+            let socket = sockets.get(usize::from(number)).map(|fd| unsafe { QueueSocket::new(*fd) });
             socket.iter().for_each(QueueSocket::widen);
-            Ok(FrameQueue::new(Arc::clone(&device.opened), number, mac, frame_bytes, Sleeper::new(socket)?))
+            let sleeper = match self.opened.interrupt(number) {
+                Some(interrupt) => Sleeper::with_interrupt(interrupt)?,
+                None => Sleeper::new(socket)?,
+            };
+            Ok(FrameQueue::new(Arc::clone(&self.opened), number, mac, frame_bytes, sleeper))
         };
-        let queues = (0..config.queues).map(queue).collect::<Result<_, _>>()?;
-        Ok((device, queues))
+        let queues = (0..self.opened.queues()).map(queue).collect::<Result<_, _>>()?;
+        Ok((self, queues))
     }
 
     /// DPDK's number of it.
@@ -326,125 +342,6 @@ impl Device {
     /// The device's own counters.
     pub fn stats(&self) -> Result<DeviceStats, DpdkError> {
         self.opened.stats()
-    }
-}
-
-impl Opened {
-    /// The device's own counters.
-    pub(super) fn stats(&self) -> Result<DeviceStats, DpdkError> {
-        let mut stats = MaybeUninit::<rte_eth_stats>::zeroed();
-        // SAFETY: the port is open, and the call fills one struct of numbers, for which zeroes are valid, too.
-        let (result, stats) = unsafe {
-            let result = dpdk_sys::rte_eth_stats_get(self.port, stats.as_mut_ptr());
-            (result, stats.assume_init())
-        };
-        checked("read the device's counters", result)?;
-        Ok(DeviceStats {
-            rx_frames: stats.ipackets,
-            rx_bytes: stats.ibytes,
-            rx_missed: stats.imissed,
-            rx_errors: stats.ierrors,
-            rx_no_mbuf: stats.rx_nombuf,
-            tx_frames: stats.opackets,
-            tx_bytes: stats.obytes,
-            tx_errors: stats.oerrors,
-        })
-    }
-
-    fn start(&mut self, config: &DeviceConfig) -> Result<(), DpdkError> {
-        let _control = control();
-        // SAFETY: the device of this name was just made; the call fills one number.
-        let found = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(self.name.as_ptr(), &mut self.port) };
-        checked("find the device", found)?;
-        let port = self.port;
-        let limit = self.queue_limit()?;
-        if config.queues == 0 || config.queues > limit {
-            let device = self.name.to_string_lossy().into_owned();
-            return Err(DpdkError::TooManyQueues { device, wanted: config.queues, limit });
-        }
-        // SAFETY: the port exists and is stopped.
-        let configured = unsafe { dpdk_sys::dpdk_shim_configure(port, config.queues, config.queues) };
-        checked("configure the device", configured)?;
-        let (mut rx, mut tx) = (config.rx_descriptors, config.tx_descriptors);
-        // SAFETY: the port is configured, and the call changes two numbers.
-        let adjusted = unsafe { dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(port, &mut rx, &mut tx) };
-        checked("size the device's queues", adjusted)?;
-        for queue in 0..config.queues {
-            // SAFETY: the port is configured for these queues, null stands for the driver's own settings, and the pool is never freed.
-            let (receive, transmit) = unsafe {
-                (
-                    dpdk_sys::rte_eth_rx_queue_setup(port, queue, rx, 0, ptr::null(), self.pool.as_ptr()),
-                    dpdk_sys::rte_eth_tx_queue_setup(port, queue, tx, 0, ptr::null()),
-                )
-            };
-            checked("set up a receive queue", receive)?;
-            checked("set up a transmit queue", transmit)?;
-        }
-        // SAFETY: all queues are set up.
-        checked("start the device", unsafe { dpdk_sys::rte_eth_dev_start(port) })?;
-        self.running = true;
-        // SAFETY: the port is open.
-        if let Err(error) = checked("receive groups", unsafe { dpdk_sys::dpdk_shim_receive_groups(port) }) {
-            // Drivers that receive everything have nothing to turn on, af_packet's is told by its socket.
-            tracing::debug!(%error, name = ?self.name, "no filter for groups");
-        }
-        if config.promiscuous {
-            // SAFETY: the port is open.
-            checked("receive all frames", unsafe { dpdk_sys::rte_eth_promiscuous_enable(port) })?;
-        }
-        Ok(())
-    }
-
-    /// Pairs of queues that the device can have.
-    fn queue_limit(&self) -> Result<u16, DpdkError> {
-        let mut info = MaybeUninit::<rte_eth_dev_info>::zeroed();
-        // SAFETY: the port exists, and the call fills one struct of numbers and pointers, for which zeroes are valid, too.
-        let (result, info) = unsafe {
-            let result = dpdk_sys::rte_eth_dev_info_get(self.port, info.as_mut_ptr());
-            (result, info.assume_init())
-        };
-        checked("ask for the device's limits", result)?;
-        Ok(info.max_rx_queues.min(info.max_tx_queues))
-    }
-
-    /// Frees what waits in the receive queues: some drivers forget it when they close.
-    fn drain(&self) {
-        let mut frames = no_frames();
-        for queue in 0..self.queues {
-            for _ in 0..DRAIN_BURSTS {
-                let mut also = dpdk_shim_received { free_mbufs: 0, odd: 0 };
-                // SAFETY: the port runs, nobody else has its queues any more, and the array holds a burst of frames that are freed once.
-                let taken = unsafe {
-                    let (pool, max) = (self.pool.as_ptr(), frames.len() as u16);
-                    let frames = frames.as_mut_ptr();
-                    let taken = dpdk_sys::dpdk_shim_rx_burst(self.port, queue, pool, frames, max, &mut also);
-                    dpdk_sys::dpdk_shim_free(frames, taken);
-                    taken
-                };
-                if taken + also.odd == 0 {
-                    break;
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        let _control = control();
-        if self.running {
-            self.drain();
-            // SAFETY: the port runs, and no queue of it is left to be used.
-            let stopped = unsafe { dpdk_sys::rte_eth_dev_stop(self.port) };
-            if let Err(error) = checked("stop the device", stopped) {
-                tracing::warn!(%error, name = ?self.name, "a device of DPDK's stays behind");
-            }
-        }
-        // SAFETY: the device of this name was made by `Device::open` and is stopped; removing closes it.
-        let removed = unsafe { dpdk_sys::rte_eal_hotplug_remove(BUS.as_ptr(), self.name.as_ptr()) };
-        if let Err(error) = checked("remove the device", removed) {
-            tracing::warn!(%error, name = ?self.name, "a device of DPDK's stays behind");
-        }
     }
 }
 

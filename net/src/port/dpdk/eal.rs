@@ -1,7 +1,7 @@
 //! DPDK itself: its environment, started once in the life of a process and never taken down.
 
 use super::preflight::{self, ThisMachine};
-use super::{DpdkError, checked_name, last_refusal};
+use super::{DpdkError, PciAddress, checked_name, last_refusal};
 use rustix::process::getuid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::ffi::{CString, c_char, c_int};
@@ -31,26 +31,34 @@ pub struct EalOptions {
     pub file_prefix: String,
     /// Its memory.
     pub memory: Memory,
+    /// The cards that it may use. It leaves all others alone; without any it does not look at the PCI bus.
+    pub cards: Vec<PciAddress>,
 }
 
 impl EalOptions {
-    /// 64 MiB of ordinary memory.
+    /// 64 MiB of ordinary memory, no card.
     pub fn new(file_prefix: &str) -> Self {
-        EalOptions { file_prefix: file_prefix.to_owned(), memory: Memory::Ordinary { mib: 64 } }
+        EalOptions { file_prefix: file_prefix.to_owned(), memory: Memory::Ordinary { mib: 64 }, cards: Vec::new() }
     }
 
-    /// The command line that DPDK wants. The machine's own cards are left alone, other processes are not let in, and one thread,
-    /// ours, on processor `cpu`, is all that DPDK shall count on.
+    /// The command line that DPDK wants. Cards that are not named are left alone, other processes are not let in, huge pages are
+    /// free again when the process has ended, however it did, and one thread, ours, on processor `cpu`, is all that DPDK shall count
+    /// on. It chooses itself whether cards are told virtual addresses (behind an IOMMU) or physical ones.
     fn arguments(&self, cpu: usize) -> Result<Vec<CString>, DpdkError> {
         checked_name(&self.file_prefix)?;
         let mib = match self.memory {
             Memory::Ordinary { mib } | Memory::Huge { mib } => mib,
         };
         let mut words: Vec<String> = vec!["trimaran".to_owned()];
-        if matches!(self.memory, Memory::Ordinary { .. }) {
-            words.push("--no-huge".to_owned());
+        words.push(match self.memory {
+            Memory::Ordinary { .. } => "--no-huge".to_owned(),
+            Memory::Huge { .. } => "--huge-unlink".to_owned(),
+        });
+        if self.cards.is_empty() {
+            words.push("--no-pci".to_owned());
         }
-        words.extend(["--no-pci", "--no-telemetry", "--no-shconf", "--log-level=error"].map(str::to_owned));
+        words.extend(self.cards.iter().map(|card| format!("--allow={card}")));
+        words.extend(["--no-telemetry", "--no-shconf", "--log-level=error"].map(str::to_owned));
         words.extend(["-m".to_owned(), mib.to_string(), format!("--lcores=0@{cpu}")]);
         words.push(format!("--file-prefix={}", self.file_prefix));
         // Checked above, and the rest is ours: no word holds a zero byte.
@@ -122,7 +130,11 @@ mod tests {
         assert!(ordinary.contains("--no-huge --no-pci"), "{ordinary}");
         assert!(ordinary.ends_with("-m 64 --lcores=0@3 --file-prefix=kv-1"), "{ordinary}");
         options.memory = Memory::Huge { mib: 8 };
-        assert!(!line(&options).contains("--no-huge"));
+        let huge = line(&options);
+        assert!(!huge.contains("--no-huge") && huge.contains("--huge-unlink --no-pci"), "{huge}");
+        options.cards = ["0000:03:00.0", "04:1f.7"].map(|card| card.parse().expect("an address")).to_vec();
+        let cards = line(&options);
+        assert!(!cards.contains("--no-pci") && cards.contains("--allow=0000:03:00.0 --allow=0000:04:1f.7"), "{cards}");
         for bad in ["", "a/b", "a b", "a\0b", "a,b", "a234567890123456789012345"] {
             options.file_prefix = bad.to_owned();
             assert!(matches!(options.arguments(0), Err(DpdkError::BadName { .. })), "{bad:?}");

@@ -1,7 +1,8 @@
 //! The buffer of a packet that lives in DPDK's memory.
 
+use crate::offload::{Checksum, Checksums};
 use dpdk_sys::{DPDK_SHIM_FRAME_MIN_BYTES, DPDK_SHIM_MBUF_BYTES, dpdk_shim_frame, rte_mbuf};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 /// Bytes of such a buffer: 128 more than a heap packet's, since cards want 2048 behind the head room.
 pub(crate) const MBUF_BYTES: usize = DPDK_SHIM_MBUF_BYTES as usize;
@@ -32,8 +33,9 @@ impl MbufBuffer {
     }
 
     /// The frame `head..head + len` of this buffer, for the shim.
-    pub(crate) fn frame(&self, head: u16, len: u16) -> dpdk_shim_frame {
-        dpdk_shim_frame { mbuf: self.mbuf.as_ptr(), buffer: self.bytes.as_ptr().cast(), head, len }
+    pub(crate) fn frame(&self, head: u16, len: u16, checksums: Checksums) -> dpdk_shim_frame {
+        let (mbuf, buffer) = (self.mbuf.as_ptr(), self.bytes.as_ptr().cast());
+        dpdk_shim_frame { mbuf, head, ..borrowed_frame(buffer, len, checksums) }
     }
 
     /// A frame that begins at `head` can be made as long as Ethernet's shortest without leaving the buffer.
@@ -52,9 +54,41 @@ impl MbufBuffer {
     }
 }
 
+/// A frame of `len` bytes that are in no mbuf, for the shim to copy. Valid as long as they are.
+pub(crate) fn borrowed_frame(bytes: *const u8, len: u16, checksums: Checksums) -> dpdk_shim_frame {
+    dpdk_shim_frame {
+        mbuf: ptr::null_mut(),
+        buffer: bytes.cast_mut(),
+        head: 0,
+        len,
+        ipv4_checksum: to_shim(checksums.ipv4),
+        udp_checksum: to_shim(checksums.udp),
+    }
+}
+
+/// What the device said of a frame's checksums.
+pub(crate) fn said_of(frame: &dpdk_shim_frame) -> Checksums {
+    Checksums { ipv4: from_shim(frame.ipv4_checksum), udp: from_shim(frame.udp_checksum) }
+}
+
+fn from_shim(checksum: u8) -> Checksum {
+    match u32::from(checksum) {
+        dpdk_sys::DPDK_SHIM_CHECKSUM_GOOD => Checksum::Good,
+        dpdk_sys::DPDK_SHIM_CHECKSUM_BAD => Checksum::Bad,
+        _ => Checksum::Unknown,
+    }
+}
+
+/// Only what is to be done matters on the way out.
+fn to_shim(checksum: Checksum) -> u8 {
+    let fill = checksum == Checksum::Fill;
+    let said = if fill { dpdk_sys::DPDK_SHIM_CHECKSUM_FILL } else { dpdk_sys::DPDK_SHIM_CHECKSUM_UNKNOWN };
+    said as u8 // 0 to 3
+}
+
 impl Drop for MbufBuffer {
     fn drop(&mut self) {
         // SAFETY: the mbuf is ours and is not used again; its pool lives as long as the process.
-        unsafe { dpdk_sys::dpdk_shim_free(&self.frame(0, 0), 1) };
+        unsafe { dpdk_sys::dpdk_shim_free(&self.frame(0, 0, Checksums::default()), 1) };
     }
 }

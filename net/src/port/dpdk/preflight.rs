@@ -1,6 +1,11 @@
 //! Looks at the machine before DPDK does, whose own messages name other causes than the true one.
 
-use super::{EalOptions, Memory, Vdev, interface};
+mod card;
+
+pub use card::{CardState, check_card};
+
+use super::{EalOptions, Memory, PciAddress, Vdev, interface};
+use rustix::thread::{CpuSet, sched_getaffinity};
 use std::fs;
 
 const CAP_NET_RAW: u64 = 1 << 13;
@@ -46,6 +51,86 @@ pub enum Lack {
         /// Its name.
         interface: String,
     },
+    /// There is no device at that address of the PCI bus.
+    #[error("there is no card at {address}: see dpdk-devbind.py --status, or lspci")]
+    Card {
+        /// The address.
+        address: PciAddress,
+    },
+    /// The device at that address is something else.
+    #[error("the device at {address} is no network card: see dpdk-devbind.py --status for those that are")]
+    NotNetwork {
+        /// The address.
+        address: PciAddress,
+    },
+    /// The machine reaches the world by this card.
+    #[error(
+        "the card {address} is {interface}, which has the default route of this machine, and taking it would cut the machine off: choose another (dpdk-devbind.py --status), or first move the route, ip route replace default dev <other>"
+    )]
+    DefaultRoute {
+        /// The card's address.
+        address: PciAddress,
+        /// The kernel's name of it.
+        interface: String,
+    },
+    /// There are fewer processors than queues, each of which has a core of its own.
+    #[error("{queues} queues and {processors} processors that this process may use: ask for fewer queues, or allow it more, taskset -c 0-{last} <program>", last = queues - 1)]
+    Processors {
+        /// Queues asked for.
+        queues: u16,
+        /// Processors that this process may run on.
+        processors: usize,
+    },
+    /// A driver of the kernel's has the card, or none.
+    #[error("{driver} has the card {address}: as root, modprobe {to} && dpdk-devbind.py --bind={to} {address}")]
+    Driver {
+        /// The card's address.
+        address: PciAddress,
+        /// The driver's name.
+        driver: String,
+        /// The driver that it should have.
+        to: &'static str,
+    },
+    /// Bound to vfio-pci, but there is neither an IOMMU nor vfio's consent to do without.
+    #[error(
+        "the card {address} is bound to vfio-pci, and this machine has no IOMMU: turn it on (in the firmware, and intel_iommu=on for the kernel), or trust the card with all memory: as root, echo 1 >/sys/module/vfio/parameters/enable_unsafe_noiommu_mode && dpdk-devbind.py --unbind {address} && dpdk-devbind.py --bind=vfio-pci {address}"
+    )]
+    Iommu {
+        /// The card's address.
+        address: PciAddress,
+    },
+    /// A device that the IOMMU cannot tell from the card is still the kernel's.
+    #[error(
+        "{other} is in the same IOMMU group as the card {address} and still the kernel's: as root, dpdk-devbind.py --bind=vfio-pci {other}"
+    )]
+    SharedGroup {
+        /// The card's address.
+        address: PciAddress,
+        /// The other's.
+        other: String,
+    },
+    /// The file by which the card is handed out may not be opened.
+    #[error("this process may not open {file}: as root, chown $USER {file}; or run as root")]
+    CardFile {
+        /// Its path.
+        file: String,
+    },
+    /// Without an IOMMU DPDK must know physical addresses, which the kernel tells root only.
+    #[error(
+        "the card {address} works with physical addresses, which the kernel tells root only: run as root, or bind it to vfio-pci behind an IOMMU"
+    )]
+    PhysicalAddresses {
+        /// The card's address.
+        address: PciAddress,
+    },
+    /// Physical addresses are stable in huge pages only.
+    #[error(
+        "the card {address} works with physical addresses, and ordinary pages move: take huge pages, or bind it to vfio-pci behind an IOMMU"
+    )]
+    PhysicalMemory {
+        /// The card's address.
+        address: PciAddress,
+    },
     /// The network interface is down.
     #[error("the network interface {interface} is down: as root, ip link set {interface} up")]
     InterfaceDown {
@@ -66,6 +151,12 @@ pub trait Machine {
     fn capabilities(&self) -> u64;
     /// The network interface is up; `None` where there is none of that name.
     fn interface_up(&self, name: &str) -> Option<bool>;
+    /// The card at an address of the PCI bus; `None` where there is nothing.
+    fn card(&self, address: PciAddress) -> Option<CardState>;
+    /// Network interfaces with a default route, and those that such a one consists of.
+    fn default_route_interfaces(&self) -> Vec<String>;
+    /// Processors that this process may run on.
+    fn processors(&self) -> usize;
 }
 
 /// The machine that we run on, by /proc, /sys and its kernel. What cannot be read counts as absent.
@@ -128,6 +219,19 @@ impl Machine for ThisMachine {
     fn interface_up(&self, name: &str) -> Option<bool> {
         interface::is_up(name)
     }
+
+    fn card(&self, address: PciAddress) -> Option<CardState> {
+        card::read(address)
+    }
+
+    fn default_route_interfaces(&self) -> Vec<String> {
+        card::default_route_interfaces()
+    }
+
+    fn processors(&self) -> usize {
+        let count = |set: CpuSet| set.count() as usize; // at most 1024
+        sched_getaffinity(None).map_or(1, count)
+    }
 }
 
 /// The first word after `name` in a file of one field a line.
@@ -174,6 +278,15 @@ mod tests {
         }
         fn interface_up(&self, name: &str) -> Option<bool> {
             if name == "veth1" { self.up } else { None }
+        }
+        fn card(&self, _address: PciAddress) -> Option<CardState> {
+            None
+        }
+        fn default_route_interfaces(&self) -> Vec<String> {
+            Vec::new()
+        }
+        fn processors(&self) -> usize {
+            2
         }
     }
 

@@ -1,12 +1,14 @@
 //! One pair of queues of a device: how one core receives and sends frames.
 
-use super::device::{Device, DeviceStats, Opened};
-use super::mbuf::{MBUF_BYTES, MbufBuffer};
+use super::device::{Device, DeviceStats};
+use super::mbuf::{self, MBUF_BYTES, MbufBuffer};
 use super::mempool::Mempool;
+use super::opened::Opened;
 use super::sleep::{SleepKind, Sleeper};
 use super::sockets::QueueSocket;
 use super::thread;
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
+use crate::offload::Offloads;
 use crate::packet::{HEAD_ROOM_BYTES, Packet, ROOM_BYTES};
 use crate::port::{FramePort, lower_timer_slack};
 use crate::socket::Priority;
@@ -25,7 +27,7 @@ const _: () = assert!(BURST_PACKETS == dpdk_sys::DPDK_SHIM_BURST as usize);
 const LOW_SHARE: u32 = 8;
 
 /// Longest frame that a fresh packet has room for, be it on the heap or in an mbuf, whatever the device could carry.
-const FRAME_MAX_BYTES: usize = {
+pub(super) const FRAME_MAX_BYTES: usize = {
     let (heap, mbuf) = (HEADERS_BYTES + ROOM_BYTES, MBUF_BYTES - HEAD_ROOM_BYTES);
     if heap < mbuf { heap } else { mbuf }
 };
@@ -45,6 +47,8 @@ pub struct FrameQueue {
     low_mbufs: u32,
     /// The last burst was not taken whole.
     full: bool,
+    /// The last time seen.
+    now: Instant,
     stats: PortStats,
 }
 
@@ -59,8 +63,8 @@ impl FrameQueue {
     ) -> FrameQueue {
         let frame_bytes = frame_bytes.min(FRAME_MAX_BYTES);
         let low_mbufs = device.pool.mbufs() / LOW_SHARE;
-        let stats = PortStats::default();
-        FrameQueue { device, number, mac, frame_bytes, sleeper, low_mbufs, full: false, stats }
+        let (now, stats) = (Instant::ZERO, PortStats::default());
+        FrameQueue { device, number, mac, frame_bytes, sleeper, low_mbufs, full: false, now, stats }
     }
 
     /// How its core sleeps.
@@ -91,9 +95,14 @@ impl FramePort for FrameQueue {
         self.frame_bytes
     }
 
+    fn offloads(&self) -> Offloads {
+        self.device.offloads
+    }
+
     /// Frames are not copied while enough mbufs are free. Below that mark they are, as long as there are heap packets to be had, so that
     /// packets which somebody keeps never starve the device. Those of an unknown form are dropped, and counted as truncated.
-    fn rx_burst(&mut self, _now: Instant, max: usize, out: &mut Burst) -> usize {
+    fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
+        self.now = now;
         let max = max.min(out.room());
         if max == 0 {
             return 0;
@@ -106,6 +115,9 @@ impl FramePort for FrameQueue {
             let (port, pool, frames) = (self.device.port, self.pool().as_ptr(), frames.as_mut_ptr().cast());
             dpdk_sys::dpdk_shim_rx_burst(port, self.number, pool, frames, max as u16, &mut also)
         };
+        if received + also.odd > 0 {
+            self.sleeper.rise(now);
+        }
         let is_low = also.free_mbufs < self.low_mbufs;
         // Frames whose mbufs go back at once; they move to the front of the array.
         let mut copied = 0;
@@ -121,6 +133,10 @@ impl FramePort for FrameQueue {
                 let buffer = unsafe { MbufBuffer::from_frame(&frame) };
                 buffer.map(|buffer| Packet::from_mbuf(buffer, frame.head, frame.len))
             };
+            let packet = packet.map(|mut packet| {
+                packet.set_checksums(mbuf::said_of(&frame));
+                packet
+            });
             let pushed = packet.map_or(Ok(()), |packet| out.push(packet));
             debug_assert!(pushed.is_ok(), "no more were asked for than fit");
         }
@@ -168,7 +184,7 @@ impl FramePort for FrameQueue {
     }
 
     fn park(&mut self, timeout: Option<Duration>, wake: Option<BorrowedFd<'_>>) {
-        self.sleeper.sleep(timeout, self.full, wake);
+        self.sleeper.sleep(self.now, timeout, self.full, wake);
     }
 
     /// In frames. `rx_truncated` counts those of an unknown form, `tx_full` bursts of which the device or the pool had no room for all. What

@@ -1,5 +1,6 @@
 //! From a description to queues, in one call.
 
+use super::preflight::{self, ThisMachine};
 use super::{Device, DeviceConfig, DeviceSpec, DpdkError, Eal, EalOptions, FrameQueue, Mempool};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +20,7 @@ pub struct OpenOptions {
 
 impl OpenOptions {
     /// 64 MiB of ordinary memory, 8191 mbufs (20 MiB) of it for a device with one pair of queues. `file_prefix` as in [`EalOptions`].
+    /// A card on uio_pci_generic or igb_uio needs huge pages instead.
     pub fn new(file_prefix: &str, device: DeviceSpec) -> OpenOptions {
         OpenOptions { eal: EalOptions::new(file_prefix), device, config: DeviceConfig::default(), mbufs: 8191 }
     }
@@ -27,17 +29,24 @@ impl OpenOptions {
 /// Opens a device: looks whether the machine has what it takes, starts DPDK, makes a pool and the device. Gives the device and one
 /// queue for each core, as [`Device::open`].
 ///
-/// DPDK starts once in a process: later calls use the one that runs, and must ask for the same [`OpenOptions::eal`]. Each call makes
+/// DPDK starts once in a process: later calls use the one that runs, and must ask for the same [`OpenOptions::eal`]. Whoever opens
+/// several cards names them all in [`EalOptions::cards`]; one alone need not be named there. Each call makes
 /// a pool, which lasts as long as the process; open a device once, not again and again.
 pub fn open(options: &OpenOptions) -> Result<(Device, Vec<FrameQueue>), DpdkError> {
     static POOLS: AtomicU32 = AtomicU32::new(0);
-    let DeviceSpec::Vdev(vdev) = &options.device else {
-        let reason = "only virtual devices can be".to_owned();
-        return Err(DpdkError::Refused { action: "open a card", reason });
-    };
-    let eal = shared_eal(&options.eal)?;
+    let mut eal = options.eal.clone();
+    if let DeviceSpec::Pci(address) = options.device {
+        if !eal.cards.contains(&address) {
+            eal.cards.push(address);
+        }
+        preflight::check_card(address, &eal, &options.config, &ThisMachine)?;
+    }
+    let eal = shared_eal(&eal)?;
     let pool = Mempool::create(eal, &format!("mbufs-{}", POOLS.fetch_add(1, Ordering::Relaxed)), options.mbufs)?;
-    Device::open(eal, vdev, &options.config, &pool)
+    match &options.device {
+        DeviceSpec::Vdev(vdev) => Device::open(eal, vdev, &options.config, &pool),
+        DeviceSpec::Pci(address) => Device::open_card(eal, *address, &options.config, &pool),
+    }
 }
 
 /// DPDK as `options` say, started by the first call.

@@ -1,5 +1,6 @@
 //! How a core sleeps while its queue is empty.
 
+use super::interrupt::RxInterrupt;
 use super::sockets::QueueSocket;
 use super::{DpdkError, refused};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -8,6 +9,7 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
+use trimaran_runtime::Instant;
 
 /// Longest sleep where no descriptor tells of a frame, or of room in a full device. A frame waits half of it on average, and an idle
 /// core spends some tenth of its time in looking.
@@ -15,12 +17,15 @@ const NAP: Duration = Duration::from_micros(50);
 
 const SOCKET_KEY: u64 = 1;
 const WAKE_KEY: u64 = 2;
+const INTERRUPT_KEY: u64 = 3;
 
 /// What ends the sleep of a core when a frame comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SleepKind {
     /// The device's own socket (af_packet, af_xdp). An idle core costs nothing.
     Socket,
+    /// The card's interrupt. An idle core costs nothing.
+    Interrupt,
     /// Nothing: the device has neither a socket nor interrupts, so the core looks every 50 us.
     Naps,
 }
@@ -29,6 +34,7 @@ impl fmt::Display for SleepKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SleepKind::Socket => "until the device's socket wakes it",
+            SleepKind::Interrupt => "until the card's interrupt wakes it",
             SleepKind::Naps => "50 us at a time",
         })
     }
@@ -39,6 +45,7 @@ impl fmt::Display for SleepKind {
 pub(super) struct Sleeper {
     epoll: OwnedFd,
     socket: Option<QueueSocket>,
+    interrupt: Option<RxInterrupt>,
     wake: Option<RawFd>,
 }
 
@@ -50,7 +57,26 @@ impl Sleeper {
         if let Some(socket) = &socket {
             epoll::add(&epoll, socket.as_fd(), EventData::new_u64(SOCKET_KEY), EventFlags::IN).map_err(refuse)?;
         }
-        Ok(Sleeper { epoll, socket, wake: None })
+        Ok(Sleeper { epoll, socket, interrupt: None, wake: None })
+    }
+
+    /// For a queue that has an interrupt. Its port must run for as long as this is used.
+    pub(super) fn with_interrupt(interrupt: RxInterrupt) -> Result<Sleeper, DpdkError> {
+        let mut sleeper = Sleeper::new(None)?;
+        // SAFETY: the port keeps the descriptor open.
+        let fd = unsafe { BorrowedFd::borrow_raw(interrupt.fd()) };
+        let added = epoll::add(&sleeper.epoll, fd, EventData::new_u64(INTERRUPT_KEY), EventFlags::IN);
+        added.map_err(|errno| refused("prepare to sleep", errno.raw_os_error()))?;
+        sleeper.interrupt = Some(interrupt);
+        Ok(sleeper)
+    }
+
+    /// Frames have come: the next sleep must prepare for more of them anew.
+    #[inline]
+    pub(super) fn rise(&mut self, now: Instant) {
+        if let Some(interrupt) = &mut self.interrupt {
+            interrupt.frames_came(now);
+        }
     }
 
     /// What wakes it.
@@ -59,26 +85,40 @@ impl Sleeper {
     }
 
     pub(super) fn kind(&self) -> SleepKind {
-        if self.socket.is_some() { SleepKind::Socket } else { SleepKind::Naps }
+        let interrupt = self.interrupt.as_ref().filter(|interrupt| !interrupt.is_broken());
+        match (&self.socket, interrupt) {
+            (Some(_), _) => SleepKind::Socket,
+            (None, Some(_)) => SleepKind::Interrupt,
+            (None, None) => SleepKind::Naps,
+        }
     }
 
     /// Sleeps until a frame may be there, `wake` is readable, or `timeout` has passed; only for a moment where the device is `full`, since
-    /// no descriptor tells of room. Frames that came before the sleep end it at once: sockets are watched by level.
-    pub(super) fn sleep(&mut self, timeout: Option<Duration>, full: bool, wake: Option<BorrowedFd<'_>>) {
+    /// no descriptor tells of room. Frames that came before the sleep end it at once: sockets are watched by level, and the first sleep after
+    /// frames have come only arms the interrupt and returns, so that the caller looks at the queue once more.
+    pub(super) fn sleep(&mut self, now: Instant, timeout: Option<Duration>, full: bool, wake: Option<BorrowedFd<'_>>) {
         if let Some(wake) = wake {
             self.watch(wake);
         }
-        let brief = full || self.socket.is_none();
+        let is_late = self.interrupt.as_ref().is_some_and(|interrupt| interrupt.is_late(now));
+        if !is_late && self.interrupt.as_mut().is_some_and(RxInterrupt::arm) {
+            return;
+        }
+        let brief = full || is_late || self.kind() == SleepKind::Naps;
         let timeout = if brief { Some(timeout.map_or(NAP, |timeout| timeout.min(NAP))) } else { timeout };
         // A duration that does not fit a timespec is 292 billion years.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut events = [const { MaybeUninit::<Event>::uninit() }; 2];
+        let mut events = [const { MaybeUninit::<Event>::uninit() }; 3];
         // An error (a signal, most likely) looks like a sleep that ended early, which every caller expects.
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()) else { return };
         let failed = |event: &Event| {
             let (key, flags) = (event.data.u64(), event.flags);
             key == SOCKET_KEY && flags.contains(EventFlags::ERR)
         };
+        let interrupted = events.iter().any(|event| event.data.u64() == INTERRUPT_KEY);
+        if let Some(interrupt) = self.interrupt.as_mut().filter(|_| interrupted) {
+            interrupt.take();
+        }
         if let Some(socket) = self.socket.as_ref().filter(|_| events.iter().any(failed)) {
             socket.clear_error();
         }
