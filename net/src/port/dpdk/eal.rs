@@ -1,7 +1,7 @@
 //! DPDK itself: its environment, started once in the life of a process and never taken down.
 
 use super::preflight::{self, ThisMachine};
-use super::{DpdkError, PciAddress, checked_name, last_refusal};
+use super::{DpdkError, PciAddress, checked_name, interrupt, last_refusal};
 use rustix::process::getuid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::ffi::{CString, c_char, c_int};
@@ -81,7 +81,11 @@ impl Eal {
         let affinity = sched_getaffinity(None);
         let first = |set: &CpuSet| (0..CpuSet::MAX_CPU).find(|cpu| set.is_set(*cpu));
         let cpu = affinity.as_ref().ok().and_then(first).unwrap_or(0);
-        let words = options.arguments(cpu)?;
+        let mut words = options.arguments(cpu)?;
+        if options.cards.iter().any(|card| interrupt::is_without_msix(*card)) {
+            // For all cards of this process: one that has only MSI-X's then does without interrupts.
+            words.push(c"--vfio-intr=msi".to_owned());
+        }
         preflight::check_eal(options, &ThisMachine)?;
         if STARTED.swap(true, Ordering::SeqCst) {
             return Err(DpdkError::StartedBefore);

@@ -3,6 +3,7 @@
 //! A frame that came before the interrupt was armed raises none. So whoever arms it looks at the queue again before it sleeps:
 //! [`RxInterrupt::arm`] says when.
 
+use super::PciAddress;
 use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
@@ -13,6 +14,16 @@ use trimaran_runtime::Instant;
 const LINGER: Duration = Duration::from_millis(2);
 /// Drivers that let a card interrupt only every 17 ms, too late for the answer to what was just sent.
 const LATE_DRIVERS: [&str; 1] = ["net_e1000_em"];
+
+/// Vendor and device, as /sys has them, of cards with MSI-X that DPDK's driver does not know how to program (Intel 82574).
+const WITHOUT_MSIX: [(&str, &str); 2] = [("0x8086", "0x10d3"), ("0x8086", "0x10f6")];
+
+/// The card's interrupts come by MSI only.
+pub(super) fn is_without_msix(address: PciAddress) -> bool {
+    let read = |name| std::fs::read_to_string(format!("/sys/bus/pci/devices/{address}/{name}")).unwrap_or_default();
+    let (vendor, device) = (read("vendor"), read("device"));
+    WITHOUT_MSIX.contains(&(vendor.trim(), device.trim()))
+}
 
 /// The interrupt of one queue. Belongs to whoever polls the queue.
 #[derive(Debug)]
