@@ -81,7 +81,10 @@ impl Run<'_> {
         )?;
         // Consensus first: when Raft is broken, every later failure is only an echo. The feature adds the tests that break it
         // on purpose; the next step tests it as it ships.
-        self.test("consensus tests", vec![self.runner(&["-p", "trimaran-raft", "--tests", "--features", "sabotage,trace"])])?;
+        self.test(
+            "consensus tests",
+            vec![self.runner(&["-p", "trimaran-raft", "--tests", "--features", "sabotage,trace"])],
+        )?;
         let selection = self.workspace.tests(|package| package != EXAMPLE);
         self.test("tests", vec![self.runner(&[&ALL[..], &["--lib", "--bins"], &targets(&selection)[..]].concat())])
     }

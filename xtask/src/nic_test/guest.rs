@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn an_answer_ends_with_its_mark() {
-        assert_eq!(split(b"a\nb\n\n@@ 7\nrest"), Some(("a\nb\n".to_owned(), 7, 11)));
+        assert_eq!(split(b"a\nb\n\n@@ 7\nrest"), Some(("a\nb\n".to_owned(), 7, 10)));
         assert_eq!(split(b"\xff\n@@ 0\n"), Some(("\u{fffd}".to_owned(), 0, 7)));
         assert_eq!(split(b"a\n@@ 1"), None, "the code is not complete");
         assert_eq!(split(b"a @@ 1\n"), None, "inside of a line");
