@@ -1,5 +1,7 @@
 //! Who takes part: voters, in transition the old voters too, learners; with addresses, as the body of a log entry.
 
+mod steps;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::id::{Incarnation, Member, NodeId, Slot};
@@ -53,13 +55,6 @@ impl Configuration {
     /// All entries of all lists; a member of both halves comes twice.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.voters.iter().chain(&self.old_voters).chain(&self.learners)
-    }
-
-    /// What follows this joint configuration: the new voters alone, and the learners that did not become one.
-    pub(crate) fn without_the_old(&self) -> Configuration {
-        let voters = self.voters.clone();
-        let learners = self.learners.iter().filter(|learner| !voters.contains(learner)).copied().collect();
-        Configuration { voters, old_voters: Vec::new(), learners }
     }
 
     /// The body of a configuration entry: version, three counts, the members.

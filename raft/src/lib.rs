@@ -25,6 +25,7 @@
 //! | `message` | peer messages as bytes |
 //! | `log` | entries in memory |
 //! | `quorum` | counting, in each half of a joint configuration |
+//! | `config/steps` | from one configuration to the next |
 //! | `machine` | elections, transfers, replication, commit, reads and leases, membership, comparison of states: decisions, without clock or I/O |
 //! | `storage` | making the log durable; `memory` is the volatile mode |
 //! | `shard` | the task that runs a machine; the only file that knows the runtime |

@@ -1,10 +1,10 @@
 //! Counting: what a majority has, and who won. Pure, by exact (slot, incarnation), in each half of a joint
-//! configuration.
+//! configuration. The machine counts with nothing else; public, so that tests and models can.
 
 use smallvec::SmallVec;
 
 use crate::config::{Configuration, LIST_MEMBERS};
-use crate::id::{Member, NodeId};
+use crate::id::{LogIndex, Member, NodeId};
 
 /// Where an election stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +20,12 @@ pub enum VoteResult {
 /// Voters needed of `voters`.
 pub const fn majority(voters: usize) -> usize {
     voters / 2 + 1
+}
+
+/// What is committed where `matched` is what each voter has durable: the largest index that a majority of each half has
+/// reached; 0 without voters. That the entry there is of the leader's own term is for the caller to see to. O(voters log voters).
+pub fn committed(config: &Configuration, matched: impl Fn(NodeId) -> LogIndex) -> LogIndex {
+    reached(config, matched)
 }
 
 /// The largest value that a majority of each half has reached, `T::default()` without voters. O(voters log voters).

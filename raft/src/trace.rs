@@ -25,9 +25,9 @@
 mod line;
 
 #[cfg(feature = "trace")]
-pub use recording::{Sink, record};
-#[cfg(feature = "trace")]
 pub(crate) use recording::{Before, flushed, life, stepped};
+#[cfg(feature = "trace")]
+pub use recording::{Sink, record};
 #[cfg(not(feature = "trace"))]
 pub(crate) use silent::{Before, flushed, life, stepped};
 

@@ -6,8 +6,6 @@
 //! which must be committed before there is a next one: so one change is in flight, and a new leader goes on where the last
 //! one was. Only the target of an operator's change is a leader's own, and forgotten with its leadership.
 
-use smallvec::SmallVec;
-
 use super::{Machine, Peer, PeerState, Role};
 use crate::config::{Configuration, LIST_MEMBERS};
 use crate::entry::{EntryHeader, EntryKind};
@@ -70,16 +68,12 @@ impl Machine {
         Ok(())
     }
 
-    /// Each seat once, each known node where it is known to be, and somebody to vote.
+    /// Well formed, each seat with one node, and each known node where it is known to be.
     fn is_possible(&self, target: &Configuration) -> bool {
-        let mut slots: SmallVec<[u8; LIST_MEMBERS]> = target.members().map(|member| member.id.slot.0).collect();
-        let count = slots.len();
-        slots.sort_unstable();
-        slots.dedup();
-        let seats = slots.len() == count && slots.iter().all(|slot| (1..=LIST_MEMBERS as u8).contains(slot));
         let known = |member: &Member| self.configuration().member(member.id).is_none_or(|known| known == member);
-        let lives = target.members().all(|member| member.id.incarnation.0 != 0 && known(member));
-        !target.voters.is_empty() && !target.is_joint() && seats && lives
+        let alone = |learner: &Member| target.voters.iter().all(|voter| voter.id.slot != learner.id.slot);
+        let seats = target.learners.iter().all(alone);
+        !target.is_joint() && target.is_well_formed() && seats && target.members().all(known)
     }
 
     /// Takes an operator's change back: before anything joint is appended, or while what this leader appended in this term is
@@ -94,8 +88,7 @@ impl Machine {
             if !own {
                 return Err(Error::ChangeInProgress);
             }
-            let learners = config.learners.into_iter().filter(|learner| !config.old_voters.contains(learner)).collect();
-            Configuration { voters: config.old_voters, old_voters: Vec::new(), learners }
+            config.back_to_old().ok_or(Error::ChangeInProgress)?
         } else {
             let Some(goal) = self.goal.take() else { return Err(Error::ChangeInProgress) };
             // Learners count nowhere, so that a second entry about them may be in flight.
@@ -117,7 +110,7 @@ impl Machine {
             return;
         }
         let next = if config.is_joint() {
-            Some(config.without_the_old())
+            config.leave_joint()
         } else if !config.is_voter(self.settings.me.id) {
             // The others have what removed this node, and may elect one of theirs.
             return self.farewell();
@@ -154,7 +147,7 @@ impl Machine {
             return None;
         }
         self.goal = None;
-        Some(Configuration { voters: target.voters, old_voters: config.voters, learners: target.learners })
+        config.enter_joint(&target).ok()
     }
 
     /// A voter that is silent, whose seat has a new life: that one becomes a learner, catches up, and takes the vote over. One
@@ -168,9 +161,8 @@ impl Machine {
             let mut voters = config.voters.clone();
             let seats = voters.iter_mut().filter(|voter| voter.is_earlier_life_of(heir));
             seats.for_each(|seat| *seat = *heir);
-            voters.sort_unstable_by_key(|member| member.id);
             let learners = config.learners.iter().filter(|learner| *learner != heir).copied().collect();
-            return Some(Configuration { voters, old_voters: config.voters.clone(), learners });
+            return config.enter_joint(&Configuration { voters, old_voters: Vec::new(), learners }).ok();
         }
         if heirs.any(|heir| !self.is_silent(heir.id)) {
             return None;
