@@ -26,6 +26,7 @@ mod read;
 mod replication;
 mod snapshot;
 mod stopped;
+mod timeless;
 mod transfer;
 
 use std::net::SocketAddrV4;

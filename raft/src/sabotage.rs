@@ -60,6 +60,12 @@ pub struct Sabotage {
 }
 
 impl Sabotage {
+    /// Breaks nothing.
+    pub const NONE: Sabotage = Sabotage {
+        #[cfg(feature = "sabotage")]
+        faults: 0,
+    };
+
     /// Breaks exactly `fault`.
     #[cfg(feature = "sabotage")]
     pub const fn only(fault: Fault) -> Self {

@@ -233,6 +233,11 @@ impl Peer {
         (measured.max(heartbeat_ns / 16).max(1) << resends).min(heartbeat_ns)
     }
 
+    /// What was measured, and how often in vain something was sent.
+    pub(super) fn forget_round_trips(&mut self) {
+        (self.rtt_ns, self.rtt_deviation_ns, self.sample, self.resends) = (0, 0, None, 0);
+    }
+
     fn measure(&mut self, sample_ns: u64) {
         let sample_ns = sample_ns.max(1);
         if self.rtt_ns == 0 {
