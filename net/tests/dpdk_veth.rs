@@ -14,8 +14,8 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
-use trimaran_net::FramePort;
-use trimaran_net::port::dpdk::SleepKind;
+use trimaran_net::port::dpdk::{DeviceConfig, OpenOptions, SleepKind, open};
+use trimaran_net::{Burst, FramePort};
 use trimaran_runtime::Driver;
 
 /// A size for every number: both ends of what a frame carries, and what is padded.
@@ -183,4 +183,36 @@ fn what_came_too_fast_is_counted() {
     for (name, count) in expected {
         assert_eq!(told.get(name), Some(&count), "{name}");
     }
+}
+
+/// Each queue has its own socket. One that slept on another's would miss its own frames.
+#[test]
+fn each_queue_sleeps_on_its_own_socket() {
+    let Some(far) = Far::new() else { return };
+    let device = "net_af_packet_two,iface=near".parse().unwrap();
+    let config = DeviceConfig { queues: 3, ..DeviceConfig::default() };
+    let options = OpenOptions::new(&format!("veth-{}", std::process::id()), device);
+    let (_device, mut queues) = open(&OpenOptions { config, ..options }).unwrap();
+    let mac = queues[0].mac().0.map(|byte| format!("{byte:02x}")).join(":");
+    far.run(&format!("ip neigh replace {OURS} lladdr {mac} dev far"));
+    let mut burst = Burst::new();
+    let mut used = [0; 3];
+    for _ in 0..32 {
+        let theirs = far.socket();
+        // Which queue a flow belongs to is the kernel's choice, and remains what it is.
+        theirs.send_to(b"whose", addr(OURS, 7)).unwrap();
+        let owner = (0..3).cycle().find(|queue| queues[*queue].rx_burst(now(), 1, &mut burst) > 0).unwrap();
+        theirs.send_to(b"yours", addr(OURS, 7)).unwrap();
+        queues[owner].park(None, None);
+        assert_eq!(queues[owner].rx_burst(now(), 1, &mut burst), 1);
+        used[owner] += 1;
+        // Nobody else is woken: these sleeps last as long as they may.
+        for other in (0..3).filter(|other| *other != owner) {
+            queues[other].park(Some(Duration::from_millis(1)), None);
+            assert_eq!(queues[other].rx_burst(now(), 1, &mut burst), 0);
+        }
+        let payloads: Vec<Vec<u8>> = burst.drain().map(|packet| packet.data()[42..47].to_vec()).collect();
+        assert_eq!(payloads, [b"whose", b"yours"]);
+    }
+    assert!(used.iter().all(|flows| *flows > 0), "{used:?}");
 }
