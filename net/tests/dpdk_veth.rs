@@ -6,11 +6,13 @@
 
 mod common;
 
-use common::netns::{Far, KERNELS, OURS, kernel_address, listen, node, now, queue, receive, run, turn};
+use common::netns::{
+    Far, KERNELS, OURS, enter_namespace, have, kernel_address, listen, node, now, queue, receive, run, turn,
+};
 use common::{addr, drain, packet};
 use rustix::event::{EventfdFlags, eventfd};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
@@ -215,4 +217,39 @@ fn each_queue_sleeps_on_its_own_socket() {
         assert_eq!(payloads, [b"whose", b"yours"]);
     }
     assert!(used.iter().all(|flows| *flows > 0), "{used:?}");
+}
+
+/// The kernel at the other end of a tap, which DPDK makes and takes away.
+#[test]
+fn a_tap_carries_datagrams_and_wakes() {
+    if !rustix::process::geteuid().is_root() || !have(&["ip", "ethtool"]) {
+        return;
+    }
+    enter_namespace();
+    let device = "net_tap0,iface=near".parse().unwrap();
+    let (_device, mut queues) = open(&OpenOptions::new(&format!("tap-{}", std::process::id()), device)).unwrap();
+    assert_eq!(queues[0].sleep_kind(), SleepKind::Socket);
+    // The driver gives the kernel's end its own address; two stations need two.
+    run("ip link set near address 02:00:00:00:00:99");
+    run("ip link set near up");
+    run(&format!("ip addr add {KERNELS}/24 dev near"));
+    run("ethtool -K near tx off");
+    let mut near = node(queues.remove(0), OURS);
+    let (ours, theirs) = (near.bind(addr(OURS, 7)), UdpSocket::bind(addr(KERNELS, 0)).unwrap());
+    theirs.set_nonblocking(true).unwrap();
+    for number in 0..50 {
+        theirs.send_to(&payload(number), addr(OURS, 7)).unwrap();
+        let question = receive(&mut near, &ours);
+        assert_eq!(question.data(), payload(number));
+        let back = question.src();
+        ours.send_to(question, back).unwrap();
+        assert_eq!(listen(&mut near, &theirs), (payload(number), addr(OURS, 7)));
+    }
+    let (mut parks, until) = (0, now() + Duration::from_millis(100));
+    while now() < until {
+        near.driver.park(Some(until.saturating_since(now())), None);
+        turn(&mut near);
+        parks += 1;
+    }
+    assert!(parks < 50, "{parks} sleeps in 100 ms");
 }

@@ -1,4 +1,4 @@
-//! The packet sockets that a driver of DPDK's has opened for a device, found among this process's descriptors.
+//! The packet sockets and tap descriptors that a driver of DPDK's has opened for a device, found among this process's own.
 //!
 //! The driver keeps them to itself, and polls. But a core that wants to sleep needs something that wakes it.
 
@@ -15,9 +15,16 @@ pub(super) fn open_descriptors() -> BTreeSet<RawFd> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The packet and XDP sockets that were opened since `before`, in the order of their queues: the kernel gives out the lowest number.
+/// What was opened since `before` to receive by, in the order of the queues, since the kernel gives out the lowest number: packet sockets,
+/// XDP sockets, or the ends of taps.
 pub(super) fn opened_since(before: &BTreeSet<RawFd>) -> Vec<RawFd> {
-    open_descriptors().difference(before).copied().filter(|fd| is_packet_socket(*fd)).collect()
+    let opened: Vec<RawFd> = open_descriptors().difference(before).copied().collect();
+    let sockets: Vec<RawFd> = opened.iter().copied().filter(|fd| is_packet_socket(*fd)).collect();
+    if !sockets.is_empty() {
+        return sockets;
+    }
+    // The driver duplicates each of them, to send by.
+    opened.into_iter().filter(|fd| is_tap(*fd)).step_by(2).collect()
 }
 
 fn is_packet_socket(fd: RawFd) -> bool {
@@ -25,6 +32,20 @@ fn is_packet_socket(fd: RawFd) -> bool {
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     let Ok(domain) = sockopt::socket_domain(fd) else { return false };
     matches!(i32::from(domain.as_raw()), libc::AF_PACKET | libc::AF_XDP)
+}
+
+/// The end of a tap that carries frames. The driver has another one, by which it keeps the interface, and which is detached.
+fn is_tap(fd: RawFd) -> bool {
+    // SAFETY: a plain C struct of integers and pointers, for which zero bytes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills one such struct with a name and flags, or says that the descriptor is nothing of the kind.
+    let flags = unsafe {
+        if libc::ioctl(fd, libc::TUNGETIFF, &mut request) != 0 {
+            return false;
+        }
+        i32::from(request.ifr_ifru.ifru_flags)
+    };
+    flags & libc::IFF_TAP != 0 && flags & libc::IFF_DETACH_QUEUE == 0
 }
 
 /// The socket of one queue. It belongs to the driver, and is open for as long as the device is.
