@@ -19,7 +19,8 @@ const NOWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 
 /// An owned datagram: payload, source and destination.
 ///
-/// `Send`, because packets cross cores; not `Clone`, because a buffer has one owner. Dropping it returns the buffer to
+/// `Send`, because packets cross cores; not `Clone`, because a buffer has one owner: sharing a payload among receivers was measured,
+/// and saves little or costs more, see ARCHITECTURE.md. Dropping it returns the buffer to
 /// the pool of the thread that drops it, or the device's memory where it came from, so a leak or a double free cannot be
 /// written.
 ///

@@ -245,11 +245,20 @@ fn a_tap_carries_datagrams_and_wakes() {
         ours.send_to(question, back).unwrap();
         assert_eq!(listen(&mut near, &theirs), (payload(number), addr(OURS, 7)));
     }
-    let (mut parks, until) = (0, now() + Duration::from_millis(100));
-    while now() < until {
-        near.driver.park(Some(until.saturating_since(now())), None);
-        turn(&mut near);
-        parks += 1;
-    }
-    assert!(parks < 50, "{parks} sleeps in 100 ms");
+    let mut parks = || {
+        let (mut parks, until) = (0, now() + Duration::from_millis(100));
+        while now() < until {
+            near.driver.park(Some(until.saturating_since(now())), None);
+            turn(&mut near);
+            parks += 1;
+        }
+        parks
+    };
+    let idle = parks();
+    assert!(idle < 50, "{idle} sleeps in 100 ms");
+    // Its descriptor is in error from now on, and the core sleeps as where there is none.
+    run("ip link del near");
+    let gone = parks();
+    assert!(gone <= 2_000, "{gone} sleeps in 100 ms");
+    assert_eq!(near.driver.port_mut().device_mut().sleep_kind(), SleepKind::Naps);
 }

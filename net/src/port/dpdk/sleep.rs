@@ -119,8 +119,9 @@ impl Sleeper {
         if let Some(interrupt) = self.interrupt.as_mut().filter(|_| interrupted) {
             interrupt.take();
         }
-        if let Some(socket) = self.socket.as_ref().filter(|_| events.iter().any(failed)) {
-            socket.clear_error();
+        if let Some(socket) = self.socket.take_if(|socket| events.iter().any(failed) && !socket.clear_error()) {
+            tracing::warn!("a device's descriptor stays in error: the core sleeps {} from now on", SleepKind::Naps);
+            let _ = epoll::delete(&self.epoll, socket.as_fd());
         }
     }
 

@@ -102,10 +102,12 @@ impl QueueSocket {
         set == 0
     }
 
-    /// Takes an error from the socket (its interface went down, say), which would end every later sleep at once.
-    pub(super) fn clear_error(&self) {
+    /// Takes an error from the socket (its interface went down, say), which would end every later sleep at once. `false` where it stays:
+    /// a tap whose interface is gone.
+    pub(super) fn clear_error(&self) -> bool {
         let error = sockopt::socket_error(self.as_fd());
         tracing::warn!(?error, "a device's packet socket reports an error");
+        error.is_ok()
     }
 
     /// Frames that the kernel had no room for since the device was opened; of XDP sockets the driver itself tells. A system call.
