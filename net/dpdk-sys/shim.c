@@ -163,6 +163,9 @@ static uint8_t udp_verdict(uint64_t flags)
 	}
 }
 
+/* The bytes are somebody else's, or not all that came. */
+#define ODD_FLAGS (RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL | RTE_MBUF_F_RX_VLAN_STRIPPED)
+
 uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, const struct rte_mempool *pool, struct dpdk_shim_frame *frames, uint16_t max,
 			    struct dpdk_shim_received *also)
 {
@@ -173,9 +176,8 @@ uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, const struct rte_memp
 	for (uint16_t i = 0; i < received; i++) {
 		struct rte_mbuf *mbuf = mbufs[i];
 
-		if (unlikely(mbuf->nb_segs != 1 || mbuf->buf_len != DPDK_SHIM_MBUF_BYTES || rte_mbuf_refcnt_read(mbuf) != 1 ||
-			     !RTE_MBUF_DIRECT(mbuf) || mbuf->data_off + mbuf->data_len > mbuf->buf_len ||
-			     (mbuf->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) != 0)) {
+		if (unlikely(rte_mbuf_refcnt_read(mbuf) != 1 || mbuf->nb_segs != 1 || (mbuf->ol_flags & ODD_FLAGS) != 0 ||
+			     mbuf->buf_len != DPDK_SHIM_MBUF_BYTES || mbuf->data_off + mbuf->data_len > DPDK_SHIM_MBUF_BYTES)) {
 			rte_pktmbuf_free(mbuf);
 			continue;
 		}
@@ -259,8 +261,13 @@ int dpdk_shim_alloc(struct rte_mempool *pool, struct dpdk_shim_frame *frames, ui
 {
 	struct rte_mbuf *mbufs[DPDK_SHIM_BURST];
 
-	if (count > DPDK_SHIM_BURST || rte_pktmbuf_alloc_bulk(pool, mbufs, count) != 0)
+	if (count == 1) {
+		mbufs[0] = rte_pktmbuf_alloc(pool);
+		if (mbufs[0] == NULL)
+			return -1;
+	} else if (count > DPDK_SHIM_BURST || rte_pktmbuf_alloc_bulk(pool, mbufs, count) != 0) {
 		return -1;
+	}
 	for (uint16_t i = 0; i < count; i++) {
 		frames[i].mbuf = mbufs[i];
 		frames[i].buffer = mbufs[i]->buf_addr;
@@ -276,6 +283,10 @@ void dpdk_shim_free(const struct dpdk_shim_frame *frames, uint16_t count)
 {
 	struct rte_mbuf *mbufs[DPDK_SHIM_BURST];
 
+	if (count == 1) {
+		rte_pktmbuf_free(frames[0].mbuf);
+		return;
+	}
 	count = RTE_MIN(count, DPDK_SHIM_BURST);
 	for (uint16_t i = 0; i < count; i++)
 		mbufs[i] = frames[i].mbuf;

@@ -1,16 +1,21 @@
 //! Groups of packets: what a port hands over in one call, and what waits for it.
 
 use crate::packet::Packet;
-use smallvec::SmallVec;
 use std::collections::VecDeque;
 
 /// Most packets that cross a port in one call.
 pub const BURST_PACKETS: usize = 64;
 
-/// Up to [`BURST_PACKETS`] received packets in the order of their arrival. Reused from turn to turn, never allocates.
-#[derive(Debug, Default)]
+/// Up to [`BURST_PACKETS`] received packets in the order of their arrival. Reused from turn to turn: memory is taken once.
+#[derive(Debug)]
 pub struct Burst {
-    packets: SmallVec<[Packet; BURST_PACKETS]>,
+    packets: Vec<Packet>,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Burst { packets: Vec::with_capacity(BURST_PACKETS) }
+    }
 }
 
 impl Burst {
@@ -20,21 +25,25 @@ impl Burst {
     }
 
     /// Packets in it.
+    #[inline]
     pub fn len(&self) -> usize {
         self.packets.len()
     }
 
     /// Nothing in it.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
     /// Packets that still fit.
+    #[inline]
     pub fn room(&self) -> usize {
         BURST_PACKETS - self.packets.len()
     }
 
     /// Adds a packet, or gives it back where the burst is full.
+    #[inline]
     pub fn push(&mut self, packet: Packet) -> Result<(), Packet> {
         if self.room() == 0 {
             return Err(packet);
@@ -44,6 +53,7 @@ impl Burst {
     }
 
     /// Takes all packets out, oldest first.
+    #[inline]
     pub fn drain(&mut self) -> impl Iterator<Item = Packet> + '_ {
         self.packets.drain(..)
     }
@@ -68,6 +78,7 @@ impl PacketQueue {
     }
 
     /// Appends a packet, or gives it back where the queue is full.
+    #[inline]
     pub fn push(&mut self, packet: Packet) -> Result<(), Packet> {
         if self.is_full() {
             return Err(packet);
@@ -77,6 +88,7 @@ impl PacketQueue {
     }
 
     /// Takes the oldest packet.
+    #[inline]
     pub fn pop(&mut self) -> Option<Packet> {
         self.packets.pop_front()
     }
@@ -92,16 +104,19 @@ impl PacketQueue {
     }
 
     /// Packets in the queue.
+    #[inline]
     pub fn len(&self) -> usize {
         self.packets.len()
     }
 
     /// Nothing waits.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
     /// The next [`PacketQueue::push`] would give its packet back.
+    #[inline]
     pub fn is_full(&self) -> bool {
         self.packets.len() >= self.limit_packets
     }

@@ -45,6 +45,7 @@ impl Demux {
     }
 
     /// The socket bound to `dst`, else the one bound to its port on every address.
+    #[inline]
     pub(crate) fn lookup(&mut self, dst: SocketAddrV4) -> Option<&Rc<SocketState>> {
         let wanted = key(dst);
         let hit = self.sockets.get(self.last).is_some_and(|(key, _)| *key == wanted);

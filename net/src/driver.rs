@@ -47,6 +47,9 @@ impl<P: Port> NetDriver<P> {
 
     /// Sorts the packets of one burst into the queues of their sockets, then wakes those who wait for them.
     fn deliver(&mut self) {
+        if self.burst.is_empty() {
+            return;
+        }
         let shared = &self.shared;
         let mut demux = shared.demux.borrow_mut();
         for packet in self.burst.drain() {
@@ -68,8 +71,11 @@ impl<P: Port> NetDriver<P> {
     /// Transmits for the sockets of one priority in turns of one burst each, at most `limit` packets. Sockets for
     /// which the port has no room step aside and are back in the list afterwards.
     fn transmit(&mut self, now: Instant, priority: Priority, limit: usize) -> usize {
-        let mut port = self.port.borrow_mut();
         let mut sockets = self.shared.to_transmit(priority).borrow_mut();
+        if sockets.is_empty() {
+            return 0;
+        }
+        let mut port = self.port.borrow_mut();
         let mut refused: VecDeque<Rc<SocketState>> = VecDeque::new();
         let mut sent = 0;
         while sent < limit {

@@ -70,6 +70,7 @@ impl Packet {
         })
     }
 
+    #[inline]
     fn buffer(&self) -> &[u8] {
         match &self.storage {
             Storage::Heap(buffer) => buffer.bytes(),
@@ -79,6 +80,7 @@ impl Packet {
         }
     }
 
+    #[inline]
     fn buffer_mut(&mut self) -> &mut [u8] {
         match &mut self.storage {
             Storage::Heap(buffer) => buffer.bytes_mut(),
@@ -88,26 +90,31 @@ impl Packet {
         }
     }
 
+    #[inline]
     fn start(&self) -> usize {
         usize::from(self.head)
     }
 
+    #[inline]
     fn end(&self) -> usize {
         usize::from(self.head) + usize::from(self.len)
     }
 
     /// The payload.
+    #[inline]
     pub fn data(&self) -> &[u8] {
         &self.buffer()[self.start()..self.end()]
     }
 
     /// The payload, to be changed in place.
+    #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
         let (start, end) = (self.start(), self.end());
         &mut self.buffer_mut()[start..end]
     }
 
     /// Bytes of payload.
+    #[inline]
     pub fn len(&self) -> usize {
         usize::from(self.len)
     }
@@ -151,6 +158,7 @@ impl Packet {
     }
 
     /// Adds `bytes` before the payload and returns them, to be written; `None` where the head room is smaller.
+    #[inline]
     pub fn prepend(&mut self, bytes: usize) -> Option<&mut [u8]> {
         let start = self.start().checked_sub(bytes)?;
         self.head = start as u16;
@@ -159,6 +167,7 @@ impl Packet {
     }
 
     /// Drops the first `bytes` of the payload, all of it where there are fewer. They become head room.
+    #[inline]
     pub fn trim_front(&mut self, bytes: usize) {
         let bytes = bytes.min(self.len()) as u16;
         self.head += bytes;
@@ -166,6 +175,7 @@ impl Packet {
     }
 
     /// Keeps the first `bytes` of the payload; nothing changes where there are fewer.
+    #[inline]
     pub fn truncate(&mut self, bytes: usize) {
         self.len = bytes.min(self.len()) as u16;
     }
@@ -177,16 +187,19 @@ impl Packet {
     }
 
     /// Who sent it. On receipt as the network says, which anybody can forge.
+    #[inline]
     pub fn src(&self) -> SocketAddrV4 {
         self.src
     }
 
     /// Where it goes; on receipt the local address of the socket that got it.
+    #[inline]
     pub fn dst(&self) -> SocketAddrV4 {
         self.dst
     }
 
     /// Sets the sender.
+    #[inline]
     pub fn set_src(&mut self, src: SocketAddrV4) {
         self.src = src;
     }
@@ -202,6 +215,7 @@ impl Packet {
     }
 
     /// Sets the receiver.
+    #[inline]
     pub fn set_dst(&mut self, dst: SocketAddrV4) {
         self.dst = dst;
     }
@@ -228,20 +242,22 @@ impl Packet {
     }
 
     /// Ends the packet without returning its mbuf, which a device has taken over. A heap packet's buffer is freed.
-    pub(crate) fn leave_to_device(mut self) {
-        if let Storage::Mbuf(buffer) = mem::replace(&mut self.storage, Storage::Returned) {
-            mem::forget(buffer);
+    pub(crate) fn leave_to_device(self) {
+        if matches!(self.storage, Storage::Mbuf(_)) {
+            // Nothing in it but the mbuf wants to be freed.
+            mem::forget(self);
         }
     }
 }
 
 impl Drop for Packet {
+    #[inline]
     fn drop(&mut self) {
-        match mem::replace(&mut self.storage, Storage::Returned) {
-            Storage::Heap(buffer) => pool::give(buffer),
-            #[cfg(feature = "dpdk")]
-            Storage::Mbuf(buffer) => drop(buffer),
-            Storage::Returned => {}
+        // An mbuf goes back by itself.
+        if matches!(self.storage, Storage::Heap(_))
+            && let Storage::Heap(buffer) = mem::replace(&mut self.storage, Storage::Returned)
+        {
+            pool::give(buffer);
         }
     }
 }

@@ -85,6 +85,7 @@ impl SocketState {
     }
 
     /// Queues a received packet; false where the queue was full and the packet is gone.
+    #[inline]
     pub(crate) fn deliver(&self, packet: Packet) -> bool {
         let queued = self.rx.borrow_mut().push(packet).is_ok();
         let counter = if queued { &self.received } else { &self.dropped_full };
@@ -93,6 +94,7 @@ impl SocketState {
     }
 
     /// The task that waits for a packet, once.
+    #[inline]
     pub(crate) fn take_receiver(&self) -> Option<Waker> {
         self.receiver.take()
     }
@@ -158,12 +160,14 @@ impl UdpSocket {
     }
 
     /// The oldest received packet, if one waits.
+    #[inline]
     pub fn try_recv(&self) -> Option<Packet> {
         self.state.rx.borrow_mut().pop()
     }
 
     /// The oldest received packet. Pending: the task of `cx` is woken when one arrives; an earlier call by another
     /// task is forgotten.
+    #[inline]
     pub fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Packet> {
         if let Some(packet) = self.try_recv() {
             return Poll::Ready(packet);

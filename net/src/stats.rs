@@ -8,6 +8,7 @@ use std::cell::Cell;
 pub(crate) struct Counter(Cell<u64>);
 
 impl Counter {
+    #[inline]
     pub(crate) fn add(&self, more: usize) {
         self.0.set(self.0.get() + more as u64);
     }

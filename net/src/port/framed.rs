@@ -14,6 +14,8 @@ use trimaran_runtime::Instant;
 
 /// First of the ports that are given out where a caller asks for any.
 const FIRST_EPHEMERAL: u16 = 49_152;
+/// Datagrams that become frames before the device is given them: few enough that as many may wait where it is full.
+const FLUSH_PACKETS: usize = 32;
 
 /// Runs a stack over a device that carries frames, so that sockets can use it.
 ///
@@ -128,13 +130,12 @@ impl<P: FramePort> Port for Framed<P> {
         self.flush(now);
         let mut taken = 0;
         // A full device pushes back: what it has no room for stays with the sockets, where Control goes first.
-        while taken < BURST_PACKETS && self.stack.frames().is_empty() {
-            let Some(packet) = queue.pop() else { break };
-            taken += 1;
-            self.stack.send(now, packet);
-            if taken % 8 == 0 || queue.is_empty() {
-                self.flush(now);
+        while taken < BURST_PACKETS && !queue.is_empty() && self.stack.frames().is_empty() {
+            for packet in std::iter::from_fn(|| queue.pop()).take(FLUSH_PACKETS) {
+                self.stack.send(now, packet);
+                taken += 1;
             }
+            self.flush(now);
         }
         taken
     }

@@ -1,6 +1,6 @@
 //! Ethernet II: addresses, the 14 bytes in front, and nothing else. VLAN tags are another protocol's business.
 
-use smoltcp::wire::{EthernetAddress, EthernetFrame, EthernetProtocol};
+use smoltcp::wire::EthernetAddress;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -63,26 +63,32 @@ pub(super) struct Header {
     pub(super) carries: Carries,
 }
 
+/// What the two bytes before the payload say.
+const IPV4: [u8; 2] = [0x08, 0x00];
+const ARP: [u8; 2] = [0x08, 0x06];
+
 /// Reads the header; `None` where the frame is shorter.
+#[inline]
 pub(super) fn parse(frame: &[u8]) -> Option<Header> {
-    let frame = EthernetFrame::new_checked(frame).ok()?;
-    let carries = match frame.ethertype() {
-        EthernetProtocol::Arp => Carries::Arp,
-        EthernetProtocol::Ipv4 => Carries::Ipv4,
+    let [a, b, c, d, e, f, g, h, i, j, k, l, carries @ ..] = *frame.first_chunk::<HEADER_BYTES>()?;
+    let carries = match carries {
+        ARP => Carries::Arp,
+        IPV4 => Carries::Ipv4,
         _ => Carries::Other,
     };
-    Some(Header { dst: MacAddr(frame.dst_addr().0), src: MacAddr(frame.src_addr().0), carries })
+    Some(Header { dst: MacAddr([a, b, c, d, e, f]), src: MacAddr([g, h, i, j, k, l]), carries })
 }
 
 /// Writes the header at the start of `frame`, which is longer.
+#[inline]
 pub(super) fn emit(frame: &mut [u8], header: Header) {
-    let Ok(mut frame) = EthernetFrame::new_checked(frame) else { return };
-    frame.set_dst_addr(EthernetAddress(header.dst.0));
-    frame.set_src_addr(EthernetAddress(header.src.0));
-    frame.set_ethertype(match header.carries {
-        Carries::Arp => EthernetProtocol::Arp,
-        Carries::Ipv4 => EthernetProtocol::Ipv4,
-        Carries::Other => EthernetProtocol::Unknown(0),
+    let Some(bytes) = frame.first_chunk_mut::<HEADER_BYTES>() else { return };
+    bytes[..6].copy_from_slice(&header.dst.0);
+    bytes[6..12].copy_from_slice(&header.src.0);
+    bytes[12..].copy_from_slice(match header.carries {
+        Carries::Arp => &ARP,
+        Carries::Ipv4 => &IPV4,
+        Carries::Other => &[0; 2],
     });
 }
 

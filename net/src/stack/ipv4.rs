@@ -1,7 +1,7 @@
 //! IPv4 without fragments and without options: both cost state or time that only an attacker would make use of here.
 
+use super::checksum::Sum;
 use crate::offload::Checksum;
-use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use std::net::Ipv4Addr;
 
 /// Bytes of a header without options.
@@ -12,6 +12,14 @@ const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];
 pub(super) const ALERT_HEADER_BYTES: usize = HEADER_BYTES + ROUTER_ALERT.len();
 /// Hops of what this stack sends to one receiver.
 const HOPS: u8 = 64;
+/// Numbers of what it carries.
+const ICMP: u8 = 1;
+const IGMP: u8 = 2;
+const UDP: u8 = 17;
+/// Bits of the word about fragments: two that must be zero, and, in its first byte, one that is always sent.
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1FFF;
+const DO_NOT_FRAGMENT: u8 = 0x40;
 
 /// Which protocol's payload it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +51,20 @@ pub(super) enum Defect {
 }
 
 /// Reads the header and checks lengths, checksum unless the device did, and that it is whole and plain.
+#[inline]
 pub(super) fn parse(bytes: &[u8], said: Checksum) -> Result<Header, Defect> {
-    let packet = Ipv4Packet::new_checked(bytes).map_err(|_| Defect::Malformed)?;
-    let header_bytes = usize::from(packet.header_len());
-    if packet.version() != 4 || header_bytes < HEADER_BYTES {
+    let header = bytes.first_chunk::<HEADER_BYTES>().ok_or(Defect::Malformed)?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let header_bytes = usize::from(header[0] & 0x0F) * 4;
+    let total_bytes = usize::from(word(2));
+    let fits = HEADER_BYTES <= header_bytes && header_bytes <= total_bytes && total_bytes <= bytes.len();
+    if header[0] >> 4 != 4 || !fits {
         return Err(Defect::Malformed);
     }
-    let carries = match packet.next_header() {
-        IpProtocol::Icmp => Carries::Icmp,
-        IpProtocol::Igmp => Carries::Igmp,
-        IpProtocol::Udp => Carries::Udp,
+    let carries = match header[9] {
+        ICMP => Carries::Icmp,
+        IGMP => Carries::Igmp,
+        UDP => Carries::Udp,
         _ => Carries::Other,
     };
     let alert = carries == Carries::Igmp && bytes[HEADER_BYTES..header_bytes] == ROUTER_ALERT;
@@ -62,60 +74,44 @@ pub(super) fn parse(bytes: &[u8], said: Checksum) -> Result<Header, Defect> {
     let good = match said {
         Checksum::Good => true,
         Checksum::Bad => false,
-        _ => packet.verify_checksum(),
+        _ => Sum::default().add(&bytes[..header_bytes]).is_good(),
     };
     if !good {
         return Err(Defect::Checksum);
     }
-    if packet.more_frags() || packet.frag_offset() != 0 {
+    if word(6) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
         return Err(Defect::Fragment);
     }
-    Ok(Header {
-        src: packet.src_addr(),
-        dst: packet.dst_addr(),
-        carries,
-        header_bytes,
-        total_bytes: usize::from(packet.total_len()),
-    })
+    let [.., a, b, c, d, e, f, g, h] = *header;
+    let (src, dst) = (Ipv4Addr::new(a, b, c, d), Ipv4Addr::new(e, f, g, h));
+    Ok(Header { src, dst, carries, header_bytes, total_bytes })
 }
 
 /// Writes a header in front of a payload that already fills the rest of `bytes`. IGMP gets its option and one hop, as
 /// every group of the local link does. `bytes` is longer than the header and no longer than a packet buffer. Where the device
 /// `fills` in the checksum, it is left at zero.
+#[inline]
 pub(super) fn emit(bytes: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, carries: Carries, fills: bool) {
     let alert = carries == Carries::Igmp;
-    let header_bytes = if alert { ALERT_HEADER_BYTES } else { HEADER_BYTES };
-    let total_bytes = bytes.len();
-    if total_bytes < header_bytes {
-        return;
-    }
+    let (header_bytes, hops) = if alert { (ALERT_HEADER_BYTES, 1) } else { (HEADER_BYTES, HOPS) };
+    let [high, low] = (bytes.len() as u16).to_be_bytes(); // as the caller promises
+    let Some(header) = bytes.get_mut(..header_bytes) else { return };
+    let protocol = match carries {
+        Carries::Icmp => ICMP,
+        Carries::Igmp => IGMP,
+        Carries::Udp => UDP,
+        Carries::Other => 0xFF,
+    };
+    let first = 0x40 | (header_bytes / 4) as u8;
+    header[..12].copy_from_slice(&[first, 0, high, low, 0, 0, DO_NOT_FRAGMENT, 0, hops, protocol, 0, 0]);
+    header[12..16].copy_from_slice(&src.octets());
+    header[16..20].copy_from_slice(&dst.octets());
     if alert {
-        bytes[HEADER_BYTES..ALERT_HEADER_BYTES].copy_from_slice(&ROUTER_ALERT);
+        header[HEADER_BYTES..].copy_from_slice(&ROUTER_ALERT);
     }
-    let mut packet = Ipv4Packet::new_unchecked(bytes);
-    packet.set_version(4);
-    packet.set_header_len(header_bytes as u8);
-    packet.set_dscp(0);
-    packet.set_ecn(0);
-    packet.set_total_len(total_bytes as u16);
-    packet.set_ident(0);
-    packet.clear_flags();
-    packet.set_more_frags(false);
-    packet.set_frag_offset(0);
-    packet.set_dont_frag(true);
-    packet.set_hop_limit(if alert { 1 } else { HOPS });
-    packet.set_next_header(match carries {
-        Carries::Icmp => IpProtocol::Icmp,
-        Carries::Igmp => IpProtocol::Igmp,
-        Carries::Udp => IpProtocol::Udp,
-        Carries::Other => IpProtocol::Unknown(0xFF),
-    });
-    packet.set_src_addr(src);
-    packet.set_dst_addr(dst);
-    if fills {
-        packet.set_checksum(0);
-    } else {
-        packet.fill_checksum();
+    if !fills {
+        let checksum = Sum::default().add(header).checksum();
+        header[10..12].copy_from_slice(&checksum);
     }
 }
 
@@ -137,6 +133,7 @@ mod tests {
 
     /// `bytes` with the checksum that its header asks for.
     fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
+        use smoltcp::wire::Ipv4Packet;
         Ipv4Packet::new_unchecked(&mut bytes[..]).fill_checksum();
         bytes
     }

@@ -117,6 +117,17 @@ impl Table {
         self.evicted
     }
 
+    /// The address for `ip` where nothing has to be asked. A short cut to what [`Table::resolve`] would say.
+    #[inline]
+    pub(super) fn known(&mut self, now: Instant, ip: Ipv4Addr) -> Option<MacAddr> {
+        let row = self.rows.get_mut(&ip)?;
+        if !row.fixed && row.asking.is_none() && row.fresh_until <= now {
+            return None;
+        }
+        row.used_at = now;
+        row.mac
+    }
+
     /// Where to send a packet for `ip`, or keeps it and makes the question due at once. An address that was confirmed
     /// a while ago is used and asked for again.
     pub(super) fn resolve(&mut self, now: Instant, ip: Ipv4Addr, packet: Packet) -> Resolved {

@@ -1,7 +1,7 @@
 //! UDP: ports, length, checksum over the pseudo header.
 
+use super::checksum::Sum;
 use crate::offload::Checksum;
-use smoltcp::wire::{IpAddress, UdpPacket};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Bytes of the header.
@@ -23,52 +23,51 @@ pub(super) enum Defect {
     Checksum,
 }
 
+/// IPv4's number for UDP.
+const PROTOCOL: u8 = 17;
+
 /// Reads the header and checks its length and the checksum, if the sender made one and the device has not checked it.
+#[inline]
 pub(super) fn parse(bytes: &[u8], src: Ipv4Addr, dst: Ipv4Addr, said: Checksum) -> Result<Header, Defect> {
-    let datagram = UdpPacket::new_checked(bytes).map_err(|_| Defect::Malformed)?;
-    if datagram.src_port() == 0 || datagram.dst_port() == 0 {
+    let header = bytes.first_chunk::<HEADER_BYTES>().ok_or(Defect::Malformed)?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let (src_port, dst_port, length) = (word(0), word(2), word(4));
+    let total_bytes = usize::from(length);
+    let datagram = bytes.get(..total_bytes).filter(|datagram| datagram.len() >= HEADER_BYTES);
+    let datagram = datagram.ok_or(Defect::Malformed)?;
+    if src_port == 0 || dst_port == 0 {
         return Err(Defect::Malformed);
     }
     let good = match said {
         Checksum::Good => true,
         Checksum::Bad => false,
-        _ => datagram.verify_checksum(&IpAddress::Ipv4(src), &IpAddress::Ipv4(dst)),
+        _ => word(6) == 0 || Sum::pseudo_header(src, dst, PROTOCOL, length).add(datagram).is_good(),
     };
     if !good {
         return Err(Defect::Checksum);
     }
-    Ok(Header {
-        src_port: datagram.src_port(),
-        dst_port: datagram.dst_port(),
-        total_bytes: usize::from(datagram.len()),
-    })
+    Ok(Header { src_port, dst_port, total_bytes })
 }
 
 /// Writes the header in front of a payload that fills the rest of `bytes`, which is longer than the header and no
 /// longer than a packet buffer. Where the device `fills` in the checksum, it is left the sum of the pseudo header.
+#[inline]
 pub(super) fn emit(bytes: &mut [u8], src: SocketAddrV4, dst: SocketAddrV4, fills: bool) {
-    let total_bytes = bytes.len();
-    if total_bytes < HEADER_BYTES {
-        return;
-    }
-    let mut datagram = UdpPacket::new_unchecked(bytes);
-    datagram.set_src_port(src.port());
-    datagram.set_dst_port(dst.port());
-    datagram.set_len(total_bytes as u16);
-    if fills {
-        datagram.set_checksum(pseudo_header_sum(*src.ip(), *dst.ip(), total_bytes as u16));
+    let length = bytes.len() as u16; // as the caller promises
+    let Some(header) = bytes.first_chunk_mut::<HEADER_BYTES>() else { return };
+    header[..2].copy_from_slice(&src.port().to_be_bytes());
+    header[2..4].copy_from_slice(&dst.port().to_be_bytes());
+    header[4..6].copy_from_slice(&length.to_be_bytes());
+    header[6..].fill(0);
+    let pseudo_header = Sum::pseudo_header(*src.ip(), *dst.ip(), PROTOCOL, length);
+    let checksum = if fills {
+        pseudo_header.sum()
     } else {
-        datagram.fill_checksum(&IpAddress::Ipv4(*src.ip()), &IpAddress::Ipv4(*dst.ip()));
-    }
-}
-
-/// The sum of the words that UDP adds to its own for the checksum, not complemented.
-fn pseudo_header_sum(src: Ipv4Addr, dst: Ipv4Addr, total_bytes: u16) -> u16 {
-    const UDP: u32 = 17;
-    let words = |ip: Ipv4Addr| (ip.to_bits() >> 16) + (ip.to_bits() & 0xFFFF);
-    let sum = words(src) + words(dst) + UDP + u32::from(total_bytes);
-    let folded = (sum >> 16) + (sum & 0xFFFF);
-    (folded + (folded >> 16)) as u16
+        // Zero would mean that there is none; the other zero of ones' complement is as good.
+        let checksum = pseudo_header.add(bytes).checksum();
+        if checksum == [0; 2] { [0xFF; 2] } else { checksum }
+    };
+    bytes[6..HEADER_BYTES].copy_from_slice(&checksum);
 }
 
 #[cfg(test)]

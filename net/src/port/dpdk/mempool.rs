@@ -3,7 +3,7 @@
 use super::mbuf::MbufBuffer;
 use super::{DpdkError, Eal, checked_name, control, last_refusal};
 use crate::packet::Packet;
-use dpdk_sys::{DPDK_SHIM_BURST, DPDK_SHIM_MBUF_BYTES, dpdk_shim_frame, rte_mempool};
+use dpdk_sys::{DPDK_SHIM_MBUF_BYTES, dpdk_shim_frame, rte_mempool};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
@@ -11,9 +11,6 @@ use std::ptr::NonNull;
 const CACHE_MBUFS: u32 = 256;
 /// DPDK's name for: wherever.
 const ANY_NUMA_NODE: i32 = -1;
-const BURST: usize = DPDK_SHIM_BURST as usize;
-
-pub(super) type Frames = [dpdk_shim_frame; BURST];
 
 /// A pool with a fixed number of mbufs, in which devices receive and which any thread may use. Clones are handles.
 ///
@@ -47,13 +44,17 @@ impl Mempool {
 
     /// An empty packet over an mbuf: 128 bytes of head room and 2048 of room. `None` where all mbufs are in use.
     pub fn alloc(&self) -> Option<Packet> {
-        let mut frames = no_frames();
-        if !self.alloc_frames(&mut frames, 1) {
-            return None;
-        }
+        let mut frame = MaybeUninit::<dpdk_shim_frame>::uninit();
+        // SAFETY: the pool is valid, and the shim writes the one frame where it answers zero.
+        let frame = unsafe {
+            if dpdk_sys::dpdk_shim_alloc(self.pool.as_ptr(), frame.as_mut_ptr(), 1) != 0 {
+                return None;
+            }
+            frame.assume_init()
+        };
         // SAFETY: the frame has just been allocated and is taken over here only.
-        let buffer = unsafe { MbufBuffer::from_frame(&frames[0]) }?;
-        Some(Packet::from_mbuf(buffer, frames[0].head, 0))
+        let buffer = unsafe { MbufBuffer::from_frame(&frame) }?;
+        Some(Packet::from_mbuf(buffer, frame.head, 0))
     }
 
     /// Mbufs that it has, used or not.
@@ -67,19 +68,7 @@ impl Mempool {
         unsafe { dpdk_sys::rte_mempool_in_use_count(self.pool.as_ptr()) }
     }
 
-    /// Fills the first `count` frames, at most a burst, with fresh mbufs: all, or `false`.
-    pub(super) fn alloc_frames(&self, frames: &mut Frames, count: usize) -> bool {
-        // SAFETY: the pool is valid, and the shim writes at most BURST frames.
-        unsafe { dpdk_sys::dpdk_shim_alloc(self.pool.as_ptr(), frames.as_mut_ptr(), count as u16) == 0 }
-    }
-
     pub(super) fn as_ptr(&self) -> *mut rte_mempool {
         self.pool.as_ptr()
     }
-}
-
-/// A burst of frames that holds none.
-pub(super) fn no_frames() -> Frames {
-    // SAFETY: frames are pointers and integers, for which zero bytes are valid.
-    unsafe { MaybeUninit::zeroed().assume_init() }
 }

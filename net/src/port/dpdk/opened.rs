@@ -3,11 +3,12 @@
 use super::device::{DeviceConfig, DeviceStats, HEADER_BYTES};
 use super::info::{self, DeviceInfo};
 use super::interrupt::RxInterrupt;
-use super::mempool::{Mempool, no_frames};
+use super::mempool::Mempool;
 use super::queue::FRAME_MAX_BYTES;
 use super::{DpdkError, PciAddress, checked, control};
+use crate::burst::BURST_PACKETS;
 use crate::offload::Offloads;
-use dpdk_sys::{dpdk_shim_config, dpdk_shim_received, rte_eth_stats};
+use dpdk_sys::{dpdk_shim_config, dpdk_shim_frame, dpdk_shim_received, rte_eth_stats};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
@@ -202,14 +203,14 @@ impl Opened {
 
     /// Frees what waits in the receive queues: some drivers forget it when they close.
     fn drain(&self) {
-        let mut frames = no_frames();
+        let mut frames = [const { MaybeUninit::<dpdk_shim_frame>::uninit() }; BURST_PACKETS];
         for queue in 0..self.queues {
             for _ in 0..DRAIN_BURSTS {
                 let mut also = dpdk_shim_received { free_mbufs: 0, odd: 0 };
                 // SAFETY: the port runs, nobody else has its queues any more, and the array holds a burst of frames that are freed once.
                 let taken = unsafe {
                     let (pool, max) = (self.pool.as_ptr(), frames.len() as u16);
-                    let frames = frames.as_mut_ptr();
+                    let frames = frames.as_mut_ptr().cast();
                     let taken = dpdk_sys::dpdk_shim_rx_burst(self.port, queue, pool, frames, max, &mut also);
                     dpdk_sys::dpdk_shim_free(frames, taken);
                     taken
