@@ -2,13 +2,15 @@
 //!
 //! | part | what is measured | what is good |
 //! |---|---|---|
-//! | `macswap` | frames of 64 bytes that one core turns round over memif, beside `dpdk-testpmd` in the same place: five rounds, each role once | median ratio of 0.8 and more |
+//! | `macswap` | frames of 64 bytes that one core turns round over memif, by a bare loop over the port's queue and by a core of the runtime, beside `dpdk-testpmd` in the same place: five rounds, each role once | median ratio of 0.8 and more |
 //! | `echo` | UDP datagrams that a task of a core answers through the whole stack, in the same place, beside testpmd's `5tswap` | none yet; a ratio to follow |
 //! | `counts` | instructions for each frame, turn and timer, by callgrind, in memory only | none yet; repeats to the instruction |
 //!
 //! Without arguments all of them; `-- macswap` and so on for one. The generator of frames is testpmd in every case, on the other
-//! processor, with 512 frames on the way. Rates are meant to be compared within one run; a busy machine makes all of them small.
-//! Needs neither root nor huge pages, but two processors, and `dpdk-testpmd` and `valgrind` where it says so.
+//! processor, with 512 frames on the way. Rates are those of the best 20 ms, and meant to be compared within one run. Two loops that
+//! poll need both processors at once: where others use them, give the bench a session of its own that goes first, as root
+//! `setsid -w sh -c 'echo -19 > /proc/self/autogroup; exec cargo xtask bench dpdk'`.
+//! Needs neither root nor huge pages else, but two processors, and `dpdk-testpmd` and `valgrind` where it says so.
 
 mod counts;
 mod here;

@@ -45,22 +45,28 @@ impl Testpmd {
         writeln!(self.orders, "{what}").map_err(|error| format!("testpmd takes no orders: {error}"))
     }
 
-    /// Lets 512 frames go, and returns how many a second come back within `span`. Ends it.
-    pub(crate) fn rate(mut self, span: Duration) -> Result<f64, String> {
-        const WARM_UP: Duration = Duration::from_millis(150);
+    /// Lets 512 frames go, and returns how many a second come back in the best of `windows`, each so long that no sum of frames on the
+    /// way matters. The best, because whoever else uses the processors can only make it less. Ends testpmd.
+    pub(crate) fn best_rate(mut self, windows: u32) -> Result<f64, String> {
+        const WARM_UP: Duration = Duration::from_millis(100);
+        const WINDOW: Duration = Duration::from_millis(20);
         self.order("start tx_first 16")?;
         pause(WARM_UP);
-        // It counts from one showing to the next.
-        self.order("show port stats 0")?;
-        pause(span);
+        for _ in 0..windows {
+            // It counts from one showing to the next.
+            self.order("show port stats 0")?;
+            pause(WINDOW);
+        }
         self.order("show port stats 0")?;
         self.order("quit")?;
         let mut said = String::new();
         let output = self.child.stdout.as_mut().ok_or("testpmd has no output")?;
         output.read_to_string(&mut said).map_err(|error| error.to_string())?;
-        let mut rates = said.lines().filter_map(|line| line.trim_start().strip_prefix("Rx-pps:"));
-        let rate = rates.next_back().and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-        rate.filter(|rate| *rate > 0.0).ok_or_else(|| format!("no frame has come back: {said}"))
+        let rates = said.lines().filter_map(|line| line.trim_start().strip_prefix("Rx-pps:"));
+        let rates = rates.filter_map(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        // The first showing knows no time before it.
+        let best = rates.skip(1).fold(0.0, f64::max);
+        if best > 0.0 { Ok(best) } else { Err(format!("no frame has come back: {said}")) }
     }
 }
 

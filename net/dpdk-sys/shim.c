@@ -185,8 +185,12 @@ uint16_t dpdk_shim_rx_burst(uint16_t port, uint16_t queue, const struct rte_memp
 		frames[kept].buffer = mbuf->buf_addr;
 		frames[kept].head = mbuf->data_off;
 		frames[kept].len = mbuf->data_len;
-		frames[kept].ipv4_checksum = ipv4_verdict(mbuf->ol_flags);
-		frames[kept].udp_checksum = udp_verdict(mbuf->ol_flags);
+		frames[kept].ipv4_checksum = DPDK_SHIM_CHECKSUM_UNKNOWN;
+		frames[kept].udp_checksum = DPDK_SHIM_CHECKSUM_UNKNOWN;
+		if ((mbuf->ol_flags & (RTE_MBUF_F_RX_IP_CKSUM_MASK | RTE_MBUF_F_RX_L4_CKSUM_MASK)) != 0) {
+			frames[kept].ipv4_checksum = ipv4_verdict(mbuf->ol_flags);
+			frames[kept].udp_checksum = udp_verdict(mbuf->ol_flags);
+		}
 		kept++;
 	}
 	also->odd = received - kept;

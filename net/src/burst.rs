@@ -52,6 +52,13 @@ impl Burst {
         Ok(())
     }
 
+    /// Adds packets, at most as many as there is room for.
+    #[cfg(feature = "dpdk")]
+    #[inline]
+    pub(crate) fn extend(&mut self, packets: impl Iterator<Item = Packet>) {
+        self.packets.extend(packets.take(self.room()));
+    }
+
     /// Takes all packets out, oldest first.
     #[inline]
     pub fn drain(&mut self) -> impl Iterator<Item = Packet> + '_ {
@@ -91,6 +98,21 @@ impl PacketQueue {
     #[inline]
     pub fn pop(&mut self) -> Option<Packet> {
         self.packets.pop_front()
+    }
+
+    /// The packets in two parts, oldest first.
+    #[cfg(feature = "dpdk")]
+    #[inline]
+    pub(crate) fn slices(&self) -> (&[Packet], &[Packet]) {
+        self.packets.as_slices()
+    }
+
+    /// [`Packet::leave_to_device`] for the oldest, so many or all: for packets that are all over mbufs.
+    #[cfg(feature = "dpdk")]
+    #[inline]
+    pub(crate) fn leave_to_device(&mut self, packets: usize) {
+        let packets = packets.min(self.packets.len());
+        self.packets.drain(..packets).for_each(Packet::leave_to_device);
     }
 
     /// The oldest packet.

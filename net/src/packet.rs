@@ -205,11 +205,13 @@ impl Packet {
     }
 
     /// What a device says of its checksums, or shall do. Of frames only; sockets neither read nor set it.
+    #[inline]
     pub fn checksums(&self) -> Checksums {
         self.checksums
     }
 
     /// Sets what a device says or shall do.
+    #[inline]
     pub fn set_checksums(&mut self, checksums: Checksums) {
         self.checksums = checksums;
     }
@@ -224,6 +226,7 @@ impl Packet {
 #[cfg(feature = "dpdk")]
 impl Packet {
     /// A packet over an mbuf whose payload is `head..head + len`, cut to what the buffer holds.
+    #[inline]
     pub(crate) fn from_mbuf(buffer: MbufBuffer, head: u16, len: u16) -> Packet {
         let bytes = buffer.bytes().len() as u16; // asserted to fit where it is defined
         let head = head.min(bytes);
@@ -232,6 +235,7 @@ impl Packet {
     }
 
     /// The payload as a device takes it: in its mbuf, or as bytes to be copied. Valid until the packet is changed or dropped.
+    #[inline]
     pub(crate) fn device_frame(&self) -> dpdk_sys::dpdk_shim_frame {
         match &self.storage {
             Storage::Mbuf(buffer) if buffer.can_be_padded(self.head) => {
@@ -242,6 +246,7 @@ impl Packet {
     }
 
     /// Ends the packet without returning its mbuf, which a device has taken over. A heap packet's buffer is freed.
+    #[inline]
     pub(crate) fn leave_to_device(self) {
         if matches!(self.storage, Storage::Mbuf(_)) {
             // Nothing in it but the mbuf wants to be freed.

@@ -88,7 +88,8 @@ mod tests {
         // What is left of the sum above: 0x0A00 + 0x0001 + 0x0A00 + 0x0002 + 17 + 11.
         emit(&mut written, SocketAddrV4::new(ONE, 8000), SocketAddrV4::new(TWO, 9000), true);
         assert_eq!(written[6..8], [0x14, 0x1F], "the device adds the rest");
-        assert_eq!(pseudo_header_sum(Ipv4Addr::BROADCAST, Ipv4Addr::BROADCAST, 0xFFFF), 17, "carries twice");
+        let carries = Sum::pseudo_header(Ipv4Addr::BROADCAST, Ipv4Addr::BROADCAST, PROTOCOL, 0xFFFF);
+        assert_eq!(carries.sum(), [0, 17], "carries twice");
         let header = Header { src_port: 8000, dst_port: 9000, total_bytes: 11 };
         assert_eq!(parse(&HEY, ONE, TWO, Checksum::Unknown), Ok(header));
         assert_eq!(

@@ -10,6 +10,7 @@ pub(crate) const MBUF_BYTES: usize = DPDK_SHIM_MBUF_BYTES as usize;
 // Whatever a heap packet holds fits behind the head room of an mbuf.
 const _: () = assert!(MBUF_BYTES >= crate::pool::BUFFER_BYTES + crate::packet::HEAD_ROOM_BYTES);
 const _: () = assert!(MBUF_BYTES >= crate::pool::BUFFER_BYTES && MBUF_BYTES <= u16::MAX as usize);
+const _: () = assert!(dpdk_sys::DPDK_SHIM_CHECKSUM_UNKNOWN == 0, "`said_of` looks at two at once");
 
 /// An mbuf that nobody else uses, with its buffer. Dropping it gives it back to its pool, on whatever thread: one call and,
 /// outside DPDK's own threads, a few atomic operations.
@@ -22,32 +23,39 @@ pub(crate) struct MbufBuffer {
 unsafe impl Send for MbufBuffer {}
 
 impl MbufBuffer {
-    /// Takes over the mbuf of a frame; `None` where there is none.
+    /// Takes over the mbuf of a frame.
     ///
     /// # Safety
     ///
     /// The frame must come from the shim's receive or allocation, and this must be the only time that it is taken over.
-    pub(crate) unsafe fn from_frame(frame: &dpdk_shim_frame) -> Option<MbufBuffer> {
-        let (mbuf, bytes) = (NonNull::new(frame.mbuf)?, NonNull::new(frame.buffer)?);
-        Some(MbufBuffer { mbuf, bytes: bytes.cast() })
+    #[inline]
+    pub(crate) unsafe fn from_frame(frame: &dpdk_shim_frame) -> MbufBuffer {
+        // SAFETY: what the shim gives is an mbuf, and its buffer.
+        unsafe {
+            MbufBuffer { mbuf: NonNull::new_unchecked(frame.mbuf), bytes: NonNull::new_unchecked(frame.buffer).cast() }
+        }
     }
 
     /// The frame `head..head + len` of this buffer, for the shim.
+    #[inline]
     pub(crate) fn frame(&self, head: u16, len: u16, checksums: Checksums) -> dpdk_shim_frame {
         let (mbuf, buffer) = (self.mbuf.as_ptr(), self.bytes.as_ptr().cast());
         dpdk_shim_frame { mbuf, head, ..borrowed_frame(buffer, len, checksums) }
     }
 
     /// A frame that begins at `head` can be made as long as Ethernet's shortest without leaving the buffer.
+    #[inline]
     pub(crate) fn can_be_padded(&self, head: u16) -> bool {
         usize::from(head) + DPDK_SHIM_FRAME_MIN_BYTES as usize <= MBUF_BYTES
     }
 
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: the shim hands out only unshared mbufs with buffers of MBUF_BYTES in memory that stays mapped; DPDK zeroed it once.
         unsafe { self.bytes.as_ref() }
     }
 
+    #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for `bytes`, and `&mut self` makes this the only reference.
         unsafe { self.bytes.as_mut() }
@@ -55,6 +63,7 @@ impl MbufBuffer {
 }
 
 /// A frame of `len` bytes that are in no mbuf, for the shim to copy. Valid as long as they are.
+#[inline]
 pub(crate) fn borrowed_frame(bytes: *const u8, len: u16, checksums: Checksums) -> dpdk_shim_frame {
     dpdk_shim_frame {
         mbuf: ptr::null_mut(),
@@ -67,7 +76,12 @@ pub(crate) fn borrowed_frame(bytes: *const u8, len: u16, checksums: Checksums) -
 }
 
 /// What the device said of a frame's checksums.
+#[inline]
 pub(crate) fn said_of(frame: &dpdk_shim_frame) -> Checksums {
+    // Devices that check nothing are many.
+    if u32::from(frame.ipv4_checksum | frame.udp_checksum) == dpdk_sys::DPDK_SHIM_CHECKSUM_UNKNOWN {
+        return Checksums::default();
+    }
     Checksums { ipv4: from_shim(frame.ipv4_checksum), udp: from_shim(frame.udp_checksum) }
 }
 

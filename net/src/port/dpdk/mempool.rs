@@ -53,7 +53,7 @@ impl Mempool {
             frame.assume_init()
         };
         // SAFETY: the frame has just been allocated and is taken over here only.
-        let buffer = unsafe { MbufBuffer::from_frame(&frame) }?;
+        let buffer = unsafe { MbufBuffer::from_frame(&frame) };
         Some(Packet::from_mbuf(buffer, frame.head, 0))
     }
 

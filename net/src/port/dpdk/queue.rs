@@ -118,34 +118,19 @@ impl FramePort for FrameQueue {
         if received + also.odd > 0 {
             self.sleeper.rise(now);
         }
-        let is_low = also.free_mbufs < self.low_mbufs;
-        // Frames whose mbufs go back at once; they move to the front of the array.
-        let mut copied = 0;
-        for at in 0..usize::from(received) {
-            // SAFETY: one of the frames that the shim has filled.
-            let frame = unsafe { frames[at].assume_init() };
-            let packet = if is_low && let Some(copy) = copy_out(&frame) {
-                frames[copied].write(frame);
-                copied += 1;
-                Some(copy)
+        // SAFETY: the shim has filled so many.
+        let frames = unsafe { std::slice::from_raw_parts(frames.as_ptr().cast(), usize::from(received)) };
+        // SAFETY: the shim has just received these frames, and here each is taken over once.
+        let copied = unsafe {
+            if also.free_mbufs < self.low_mbufs {
+                take_copies(frames, out)
             } else {
-                // SAFETY: the shim has just received this frame, and it is taken over here only.
-                let buffer = unsafe { MbufBuffer::from_frame(&frame) };
-                buffer.map(|buffer| Packet::from_mbuf(buffer, frame.head, frame.len))
-            };
-            let packet = packet.map(|mut packet| {
-                packet.set_checksums(mbuf::said_of(&frame));
-                packet
-            });
-            let pushed = packet.map_or(Ok(()), |packet| out.push(packet));
-            debug_assert!(pushed.is_ok(), "no more were asked for than fit");
-        }
-        if copied > 0 {
-            // SAFETY: these frames stand in the front of the array, and no packet has taken them over.
-            unsafe { dpdk_sys::dpdk_shim_free(frames.as_ptr().cast(), copied as u16) };
-        }
+                out.extend(frames.iter().map(|frame| packet_over(frame)));
+                0
+            }
+        };
         self.stats.rx_packets += u64::from(received);
-        self.stats.rx_copied += copied as u64;
+        self.stats.rx_copied += copied;
         self.stats.rx_truncated += u64::from(also.odd);
         usize::from(received + also.odd)
     }
@@ -154,9 +139,14 @@ impl FramePort for FrameQueue {
     fn tx_burst(&mut self, _now: Instant, queue: &mut PacketQueue) -> usize {
         let mut frames = [const { MaybeUninit::<dpdk_shim_frame>::uninit() }; BURST_PACKETS];
         let mut count = 0;
-        for packet in queue.iter().take(BURST_PACKETS) {
-            frames[count].write(packet.device_frame());
-            count += 1;
+        let mut on_heap = 0;
+        let (front, back) = queue.slices();
+        for packets in [front, back] {
+            for (packet, frame) in packets.iter().zip(&mut frames[count..]) {
+                let frame = frame.write(packet.device_frame());
+                on_heap += usize::from(frame.mbuf.is_null());
+            }
+            count = BURST_PACKETS.min(count + packets.len());
         }
         if count == 0 {
             self.full = false;
@@ -168,13 +158,15 @@ impl FramePort for FrameQueue {
             let (port, pool, frames) = (self.device.port, self.pool().as_ptr(), frames.as_ptr().cast());
             usize::from(dpdk_sys::dpdk_shim_tx_burst(port, self.number, pool, frames, count as u16))
         };
-        for frame in &frames[..sent] {
-            let Some(packet) = queue.pop() else { break };
-            // SAFETY: `sent` is no more than were filled.
-            if unsafe { frame.assume_init_ref() }.mbuf.is_null() {
-                drop(packet);
-            } else {
-                packet.leave_to_device();
+        if on_heap == 0 {
+            queue.leave_to_device(sent);
+        } else {
+            for frame in &frames[..sent] {
+                let Some(packet) = queue.pop() else { break };
+                // SAFETY: `sent` is no more than were filled.
+                if !unsafe { frame.assume_init_ref() }.mbuf.is_null() {
+                    packet.leave_to_device();
+                }
             }
         }
         self.full = sent < count;
@@ -210,6 +202,36 @@ impl FramePort for FrameQueue {
     }
 }
 
+/// A packet over a received frame, in place.
+///
+/// # Safety
+///
+/// As for [`MbufBuffer::from_frame`].
+unsafe fn packet_over(frame: &dpdk_shim_frame) -> Packet {
+    // SAFETY: as the caller promises.
+    let mut packet = Packet::from_mbuf(unsafe { MbufBuffer::from_frame(frame) }, frame.head, frame.len);
+    packet.set_checksums(mbuf::said_of(frame));
+    packet
+}
+
+/// Copies of received frames, as long as there are heap packets, and how many; their mbufs go back at once.
+///
+/// # Safety
+///
+/// As for [`MbufBuffer::from_frame`], for each.
+unsafe fn take_copies(frames: &[dpdk_shim_frame], out: &mut Burst) -> u64 {
+    let mut copied = 0;
+    for frame in frames {
+        // SAFETY: as the caller promises. Where there is a copy, this packet ends here, and its mbuf with it.
+        let packet = unsafe { packet_over(frame) };
+        let copy = copy_out(frame);
+        copied += u64::from(copy.is_some());
+        let pushed = out.push(copy.unwrap_or(packet));
+        debug_assert!(pushed.is_ok(), "no more were asked for than fit");
+    }
+    copied
+}
+
 /// A heap packet with the bytes of a received frame, laid out as a fresh one once the stack has taken the headers off. `None` where the
 /// pool of the heap is at its limit or the frame is longer than any that is sent.
 fn copy_out(frame: &dpdk_shim_frame) -> Option<Packet> {
@@ -219,5 +241,6 @@ fn copy_out(frame: &dpdk_shim_frame) -> Option<Packet> {
     // SAFETY: the shim has just received this frame: so many bytes of its buffer are its own, and nobody else has the mbuf.
     let bytes = unsafe { std::slice::from_raw_parts(frame.buffer.add(frame.head.into()), frame.len.into()) };
     copy.extend_from_slice(bytes).ok()?;
+    copy.set_checksums(mbuf::said_of(frame));
     Some(copy)
 }
