@@ -51,7 +51,8 @@ async fn fill(connection: &Connection, bench: &Bench) -> Result<(), Error> {
     futures::future::try_join_all(writers).await.map(drop)
 }
 
-async fn measure(connection: Connection, bench: &Bench) -> Result<Rc<RefCell<Measured>>, Panicked> {
+/// Puts the load on and tells what came of it, once it has ended.
+pub(crate) async fn measure(connection: Connection, bench: &Bench) -> Result<Rc<RefCell<Measured>>, Panicked> {
     let pace = match bench.rate {
         Some(per_second) => Pace::Open { per_second },
         None => Pace::Closed { outstanding: bench.outstanding as usize },

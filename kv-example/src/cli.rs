@@ -42,6 +42,8 @@ pub enum Command {
     Size(Size),
     /// Measure throughput and latency
     Bench(Bench),
+    /// Measure a cluster on DPDK's port and on the kernel's sockets, in one run; as root
+    BenchPorts(BenchPorts),
     /// Start a cluster here, load it, kill its leader, and judge what clients were told
     Demo(Demo),
     /// Run simulated clusters under faults, one seed each
@@ -292,6 +294,32 @@ pub struct Bench {
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=3600))]
     pub warmup: u32,
     /// The result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kv bench-ports`
+#[derive(Debug, Clone, Args)]
+pub struct BenchPorts {
+    /// Nodes of each cluster
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes: u8,
+    /// Requests always on their way
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub outstanding: u32,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=262_144))]
+    pub value: u32,
+    /// Times that each port has its turn
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub rounds: u32,
+    /// How long to measure echoes, and puts, in each round
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// How long to measure the idle cluster in each round
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub idle: u32,
+    /// The results as JSON, one object a port
     #[arg(long)]
     pub json: bool,
 }

@@ -30,6 +30,7 @@ pub mod error;
 pub mod group;
 pub mod journal;
 pub mod load;
+pub mod ports;
 pub mod raw;
 pub mod requests;
 pub mod resp;

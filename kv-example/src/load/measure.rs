@@ -61,6 +61,17 @@ impl Measured {
         }
     }
 
+    /// Adds what another run has measured.
+    pub fn add(&mut self, other: &Measured) {
+        // Both have the same bounds.
+        let _ = self.latency_ns.add(&other.latency_ns);
+        self.answered_in_time += other.answered_in_time;
+        self.refused += other.refused;
+        self.not_applied += other.not_applied;
+        self.unknown += other.unknown;
+        self.unsent += other.unsent;
+    }
+
     pub(super) fn left(&mut self, calls: u64) {
         self.unsent += calls;
     }

@@ -26,7 +26,7 @@ pub struct Nodes {
     site: Site,
     directory: PathBuf,
     /// Removes the directory where this process cannot do it any more.
-    _sweeper: Option<Child>,
+    sweeper: Option<Child>,
     arguments: &'static [&'static str],
     keep: bool,
     nodes: Vec<Node>,
@@ -59,7 +59,7 @@ impl Nodes {
         let directory = site::directory(service);
         fs::create_dir(&directory).map_err(|source| Error::io(format!("create {}", directory.display()), source))?;
         let sweeper = if keep { None } else { sweeper(&directory) };
-        let mut nodes = Nodes { site, directory, _sweeper: sweeper, arguments, keep, nodes: Vec::new() };
+        let mut nodes = Nodes { site, directory, sweeper, arguments, keep, nodes: Vec::new() };
         for slot in 1..=count {
             let config = nodes.directory.join(format!("node{slot}.toml"));
             fs::write(&config, config_text(&nodes.site, service, slot, count, first_port))
@@ -145,6 +145,10 @@ impl Drop for Nodes {
         }
         if !self.keep {
             let _ = fs::remove_dir_all(&self.directory);
+        }
+        if let Some(mut sweeper) = self.sweeper.take() {
+            // It ends with its standard input, which waiting closes.
+            let _ = sweeper.wait();
         }
     }
 }

@@ -14,6 +14,9 @@ const CLIENT: u8 = 100;
 /// The last byte of the address of that client on the kernel's sockets: no interface may have both.
 const KERNEL_CLIENT: u8 = 101;
 
+/// Buffers of such a client: few, since each opening of its device takes as many anew.
+const CLIENT_MBUFS: u32 = 2047;
+
 /// A place for nodes.
 #[derive(Debug, Clone)]
 pub enum Site {
@@ -46,6 +49,15 @@ impl Site {
         }
         lab::enter(&directory(service))?;
         Ok(Site::Lab(Rc::new(Lab::build(nodes)?), port))
+    }
+
+    /// The same lab, with nodes on another port; what is no lab stays as it is.
+    #[must_use]
+    pub fn with_port(&self, port: PortKind) -> Site {
+        match self {
+            Site::Loopback => Site::Loopback,
+            Site::Lab(lab, _) => Site::Lab(Rc::clone(lab), port),
+        }
     }
 
     /// The address of a node's host.
@@ -83,6 +95,7 @@ impl Site {
         match self {
             Site::Lab(_, PortKind::Dpdk) => PortPlan::Dpdk(DpdkPlan {
                 device: device(lab::CLIENT),
+                mbufs: CLIENT_MBUFS,
                 prefix_bits: lab::PREFIX_BITS,
                 ..DpdkPlan::new(lab::address(CLIENT))
             }),
