@@ -57,7 +57,6 @@ struct Idle {
 pub fn run(bench: &BenchPorts, program: &Program) -> Result<(), Error> {
     let dpdk = Site::lab(PortKind::Dpdk, program.service, bench.nodes)?;
     let udp = dpdk.with_port(PortKind::Udp);
-    udp.address(bench.nodes)?;
     let sites = [("dpdk, veth and bridge", dpdk), ("udp, veth and bridge", udp), ("udp, loopback", Site::Loopback)];
     let new_row =
         |(name, site)| Row { name, site, echo: Measured::default(), put: Measured::default(), idle: Idle::default() };
@@ -65,7 +64,9 @@ pub fn run(bench: &BenchPorts, program: &Program) -> Result<(), Error> {
     for round in 1..=bench.rounds {
         for row in &mut rows {
             eprintln!("round {round} of {}: {}", bench.rounds, row.name);
+            row.site.address(bench.nodes)?;
             let (echo, put, idle) = measure(&row.site, bench, program.service)?;
+            row.site.unaddress(bench.nodes)?;
             row.echo.add(&echo);
             row.put.add(&put);
             row.idle.nodes += idle.nodes;

@@ -136,6 +136,10 @@ impl Lab {
             script += &format!("link set host{slot} master bridge {up}\n");
         }
         batch(Command::new("ip"), &script)?;
+        // Where the kernel can, it would run every frame through the firewall's rules, of which there are none. Most cannot.
+        for family in ["ip", "ip6", "arp"] {
+            let _ = std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables"), "0");
+        }
         for slot in 1..=lab.hosts.len() as u8 {
             batch(lab.command(slot, "ip"), &format!("link set lo up\nlink set {HOST_INTERFACE} {up}\n"))?;
         }
@@ -157,6 +161,22 @@ impl Lab {
     /// What `ip` says.
     pub fn address_host(&self, slot: u8) -> Result<(), Error> {
         batch(self.command(slot, "ip"), &address_line(slot, HOST_INTERFACE))
+    }
+
+    /// Takes that address away again.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn unaddress_host(&self, slot: u8) -> Result<(), Error> {
+        batch(self.command(slot, "ip"), &format!("address flush dev {HOST_INTERFACE}\n"))
+    }
+
+    /// Takes the address of the interface [`CLIENT`] or [`GUEST`] away again.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn unaddress_own(&self, interface: &str) -> Result<(), Error> {
+        batch(Command::new("ip"), &format!("address flush dev {interface}\n"))
     }
 
     /// Gives the interface [`CLIENT`] or [`GUEST`] an address, so that this process can use the kernel's sockets.

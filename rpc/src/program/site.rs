@@ -114,6 +114,16 @@ impl Site {
         (1..=nodes).try_for_each(|slot| lab.address_host(slot))
     }
 
+    /// Takes the addresses away again: where DPDK's port has an address the kernel must have none, or it answers, too.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn unaddress(&self, nodes: u8) -> Result<(), Error> {
+        let Site::Lab(lab, PortKind::Udp) = self else { return Ok(()) };
+        lab.unaddress_own(lab::GUEST)?;
+        (1..=nodes).try_for_each(|slot| lab.unaddress_host(slot))
+    }
+
     /// What is to be typed from another terminal: in front of a command, and behind its words to name the `servers`.
     pub fn typed(&self, servers: &[SocketAddrV4]) -> (String, String) {
         let list = servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
