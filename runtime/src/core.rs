@@ -287,11 +287,13 @@ impl<D: Driver, C: Clock> Core<D, C> {
             if let Some(output) = main.take_output() {
                 return Some(output);
             }
-            match self.idler.after_turn(turn.worked) {
+            match self.idler.after_turn(self.last_turn, turn.worked) {
                 Rest::None => {}
                 Rest::Yield => {
                     self.local.stats.yields.add(1);
+                    let from = self.clock.now();
                     std::thread::yield_now();
+                    self.idler.yielded(from, self.clock.now());
                 }
                 Rest::Park => self.park(),
             }

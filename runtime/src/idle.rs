@@ -1,15 +1,27 @@
 //! From spinning to sleep, and the bell that ends the sleep.
 
 use crate::handshake::Handshake;
+use crate::time::Instant;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// A yield that took so long gave the processor to somebody who uses his whole share. Cores among themselves give it back
+/// within some microseconds.
+const YIELD_LONG: Duration = Duration::from_micros(200);
+/// After such a yield a core sleeps instead, for so long; again and again for twice as long,
+const SHY_MIN: Duration = Duration::from_millis(20);
+/// up to this.
+const SHY_MAX: Duration = Duration::from_secs(1);
 
 /// What a core does when it has nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idle {
     /// Polls for ever: the shortest reaction, for a core that nothing else uses.
     Spin,
-    /// Polls so many times, then as often with a yield of the thread after each, then sleeps.
+    /// Polls so many times, then as often with a yield of the thread after each, then sleeps. Where a yield turns out to cost
+    /// milliseconds, since a busy program shares the processor, it sleeps without yielding for a while: a sleeper that a packet
+    /// wakes is let in at once, one that has yielded waits for its turn.
     Hybrid {
         /// Empty turns before the first yield.
         polls: u32,
@@ -39,14 +51,18 @@ pub(crate) enum Rest {
 pub(crate) struct Idler {
     policy: Idle,
     empty: u32,
+    /// No yields before this.
+    shy_until: Instant,
+    shy: Duration,
 }
 
 impl Idler {
     pub(crate) fn new(policy: Idle) -> Self {
-        Idler { policy, empty: 0 }
+        Idler { policy, empty: 0, shy_until: Instant::ZERO, shy: SHY_MIN }
     }
 
-    pub(crate) fn after_turn(&mut self, worked: bool) -> Rest {
+    /// What to do after a turn that began at `now`.
+    pub(crate) fn after_turn(&mut self, now: Instant, worked: bool) -> Rest {
         if worked {
             self.empty = 0;
             return Rest::None;
@@ -56,9 +72,22 @@ impl Idler {
             Idle::Spin => Rest::None,
             Idle::Park => Rest::Park,
             Idle::Hybrid { polls, .. } if self.empty <= polls => Rest::None,
-            Idle::Hybrid { polls, yields } if self.empty <= polls.saturating_add(yields) => Rest::Yield,
+            Idle::Hybrid { polls, yields } if self.empty <= polls.saturating_add(yields) && now >= self.shy_until => {
+                Rest::Yield
+            }
             Idle::Hybrid { .. } => Rest::Park,
         }
+    }
+
+    /// A yield began and ended then.
+    pub(crate) fn yielded(&mut self, from: Instant, to: Instant) {
+        if to.saturating_since(from) < YIELD_LONG {
+            return;
+        }
+        // One after a long time of good yields is nobody's habit.
+        let is_habit = from.saturating_since(self.shy_until) < 4 * self.shy;
+        self.shy = if is_habit { (2 * self.shy).min(SHY_MAX) } else { SHY_MIN };
+        self.shy_until = to + self.shy;
     }
 }
 
@@ -130,7 +159,7 @@ mod tests {
         let mut idler = Idler::new(Idle::Hybrid { polls: 2, yields: 1 });
         let rests: Vec<Rest> = [false, false, false, false, false, true, false, false, false]
             .into_iter()
-            .map(|worked| idler.after_turn(worked))
+            .map(|worked| idler.after_turn(Instant::ZERO, worked))
             .collect();
         use Rest::*;
         assert_eq!(rests, [None, None, Yield, Park, Park, None, None, None, Yield]);
@@ -139,8 +168,31 @@ mod tests {
     #[test]
     fn spin_never_rests_and_park_always_does() {
         let mut spin = Idler::new(Idle::Spin);
-        assert!((0..1000).all(|_| spin.after_turn(false) == Rest::None));
-        assert_eq!(Idler::new(Idle::Park).after_turn(false), Rest::Park);
+        assert!((0..1000).all(|_| spin.after_turn(Instant::ZERO, false) == Rest::None));
+        assert_eq!(Idler::new(Idle::Park).after_turn(Instant::ZERO, false), Rest::Park);
+    }
+
+    #[test]
+    fn a_core_beside_a_busy_program_sleeps_instead_of_yielding() {
+        let ms = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let mut idler = Idler::new(Idle::Hybrid { polls: 0, yields: 9 });
+        // Each yield takes 4 ms, as beside a program that only computes: ever fewer of them, and never none for good.
+        let (mut at, mut yields) = (ms(1000), Vec::new());
+        while at < ms(6000) {
+            idler.after_turn(at, true);
+            if idler.after_turn(at, false) == Rest::Yield {
+                yields.push(at.as_nanos() / 1_000_000);
+                idler.yielded(at, at + Duration::from_millis(4));
+            }
+            at = at + Duration::from_millis(1);
+        }
+        assert_eq!(yields[..4], [1000, 1024, 1068, 1152], "{yields:?}");
+        let longest = yields.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert_eq!(longest, Some(1004), "{yields:?}");
+        // One long yield after a long time without any is soon forgotten.
+        idler.yielded(ms(20_000), ms(20_001));
+        idler.after_turn(ms(20_021), true);
+        assert_eq!(idler.after_turn(ms(20_021), false), Rest::Yield);
     }
 
     #[test]

@@ -204,9 +204,11 @@ impl PortPlan {
     }
 }
 
-/// A look at a device's queue costs no system call, and a sleep costs its wake-up: it is worth looking for a while.
+/// A sleep costs its wake-up, so it is worth looking for a while, longer than a round trip of a replicated call takes; but with
+/// yields, almost from the first look on: who has the answer may be waiting for this very processor. Each heartbeat costs an
+/// idle node these looks, too.
 #[cfg(feature = "dpdk")]
-const DPDK_IDLE: Idle = Idle::Hybrid { polls: 50, yields: 100 };
+const DPDK_IDLE: Idle = Idle::Hybrid { polls: 2, yields: 80 };
 
 fn run_over<P, F, T>(port: P, core: CoreConfig, main: impl FnOnce(Net) -> F) -> Result<T, Error>
 where
