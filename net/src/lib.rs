@@ -43,7 +43,7 @@ pub use packet::Packet;
 pub use port::framed::Framed;
 pub use port::sim::{FaultCounters, Link, SimCounters, SimFramePort, SimNet, SimPort};
 pub use port::udp::{UdpConfig, UdpPort, device_payload_bytes};
-pub use port::{Capabilities, FramePort, Port};
+pub use port::{Capabilities, FramePort, Port, PortDescription};
 pub use socket::{Priority, SocketOptions, UdpSocket};
 pub use stack::{MacAddr, Stack, StackConfig, StackCounters};
 pub use stats::{NetStats, PortStats, SocketStats};

@@ -3,7 +3,7 @@
 use crate::demux::Demux;
 use crate::error::NetError;
 use crate::pool;
-use crate::port::Port;
+use crate::port::{Port, PortDescription};
 use crate::socket::{Priority, SocketOptions, SocketState, UdpSocket};
 use crate::stats::{Counter, NetStats};
 use std::cell::RefCell;
@@ -65,6 +65,11 @@ impl Net {
     /// Counters of all sockets of this core, its port and its thread's buffer pool. Costs a walk over the sockets.
     pub fn stats(&self) -> NetStats {
         self.shared.stats()
+    }
+
+    /// What the port is; nothing where it is closed.
+    pub fn describe(&self) -> PortDescription {
+        self.shared.port.upgrade().map(|port| port.borrow().describe()).unwrap_or_default()
     }
 
     /// Tells every count of packets by its name, zeroes too: what [`Net::stats`] has, and what the port knows beyond it. For people and

@@ -25,6 +25,21 @@ pub struct Capabilities {
     pub payload_bytes: usize,
 }
 
+/// What a port is, in words for those who operate it. What a port does not know is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PortDescription {
+    /// `udp` or `dpdk`.
+    pub kind: String,
+    /// The device's name.
+    pub device: String,
+    /// The device's driver.
+    pub driver: String,
+    /// Frames can pass.
+    pub link_up: Option<bool>,
+    /// How a core with nothing to do sleeps, as in "it sleeps ...".
+    pub sleeps: String,
+}
+
 /// A device, or what stands for one. Owned by the [`NetDriver`](crate::NetDriver) of one core and called by it alone.
 ///
 /// No call blocks but [`Port::park`]. Packets lost below this line are counted in [`Port::stats`].
@@ -60,6 +75,11 @@ pub trait Port {
     /// Tells what it has counted beyond that, each with a name of its own. May be slow.
     fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
         let _ = tell;
+    }
+
+    /// What it is, for those who operate it. May be slow.
+    fn describe(&self) -> PortDescription {
+        PortDescription::default()
     }
 
     /// When the next packet arrives, where that can be known.
@@ -104,6 +124,11 @@ pub trait FramePort {
     /// As [`Port::counters`].
     fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
         let _ = tell;
+    }
+
+    /// As [`Port::describe`].
+    fn describe(&self) -> PortDescription {
+        PortDescription::default()
     }
 
     /// As [`Port::next_arrival`].

@@ -10,7 +10,7 @@ pub use pcap::PcapWriter;
 
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
 use crate::error::NetError;
-use crate::port::{Capabilities, Port};
+use crate::port::{Capabilities, Port, PortDescription};
 use crate::socket::SocketOptions;
 use crate::stats::PortStats;
 use std::io::Write;
@@ -82,6 +82,10 @@ impl<P: Port, W: Write> Port for Tap<P, W> {
 
     fn stats(&self) -> PortStats {
         self.port.stats()
+    }
+
+    fn describe(&self) -> PortDescription {
+        self.port.describe()
     }
 
     fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {

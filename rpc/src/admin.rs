@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_net::Net;
+use trimaran_net::{Net, PortDescription};
 use trimaran_raft::{ClusterId, DropReason, Incarnation, Member, NodeId, PeerState, Role, Slot, Status};
 use trimaran_runtime::channel::{Notify, oneshot};
 
@@ -114,6 +114,27 @@ pub struct PeerInfo {
     pub out_of_reach: bool,
 }
 
+/// What carries a node's packets. What it does not know is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortInfo {
+    /// `udp` or `dpdk`.
+    pub kind: String,
+    /// The device's name.
+    pub device: String,
+    /// The device's driver.
+    pub driver: String,
+    /// Frames can pass.
+    pub link_up: Option<bool>,
+    /// How the node's core sleeps when it has nothing to do.
+    pub sleeps: String,
+}
+
+impl From<PortDescription> for PortInfo {
+    fn from(PortDescription { kind, device, driver, link_up, sleeps }: PortDescription) -> Self {
+        PortInfo { kind, device, driver, link_up, sleeps }
+    }
+}
+
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -151,6 +172,9 @@ pub struct NodeStatus {
     pub halted: Option<Halt>,
     /// The leader's view of the others.
     pub peers: Vec<PeerInfo>,
+    /// What carries its packets.
+    #[serde(default)]
+    pub port: PortInfo,
     /// Every counter that is not 0: of this node's requests and consensus, its sockets, its port and its device.
     pub counters: BTreeMap<String, u64>,
 }
@@ -302,6 +326,7 @@ impl Admin {
                     out_of_reach: peer.state == PeerState::OutOfReach,
                 })
                 .collect(),
+            port: self.net.describe().into(),
             counters,
         }
     }

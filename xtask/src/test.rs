@@ -126,7 +126,17 @@ impl Run<'_> {
         // A node that answers a capture, whole.
         let replay = ["-p", "trimaran-rpc", "--features", "dpdk", "--test", "pcap_replay"];
         let replay_lints = [&["clippy"], &replay[..], &["--", "-D", "warnings"]].concat();
-        let commands = vec![self.cargo(&lints), self.runner(&tests), self.cargo(&replay_lints), self.runner(&replay)];
+        // Nodes and clients as processes; most of it needs root.
+        let processes = ["-p", EXAMPLE, "--features", "dpdk", "--test", "dpdk"];
+        let processes_lints = [&["clippy"], &processes[..], &["--bins", "--", "-D", "warnings"]].concat();
+        let commands = vec![
+            self.cargo(&lints),
+            self.runner(&tests),
+            self.cargo(&replay_lints),
+            self.runner(&replay),
+            self.cargo(&processes_lints),
+            self.runner(&processes),
+        ];
         self.test("dpdk", commands)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
 use crate::error::NetError;
-use crate::port::{Capabilities, FramePort, Port};
+use crate::port::{Capabilities, FramePort, Port, PortDescription};
 use crate::socket::SocketOptions;
 use crate::stack::{Stack, StackConfig};
 use crate::stats::PortStats;
@@ -157,6 +157,10 @@ impl<P: FramePort> Port for Framed<P> {
     fn stats(&self) -> PortStats {
         let stats = self.device.stats();
         PortStats { tx_refused: stats.tx_refused + self.stack.counters().tx_dropped(), ..stats }
+    }
+
+    fn describe(&self) -> PortDescription {
+        self.device.describe()
     }
 
     fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {

@@ -7,7 +7,7 @@ mod socket;
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
 use crate::error::NetError;
 use crate::packet::{Packet, ROOM_BYTES};
-use crate::port::{Capabilities, Port, lower_timer_slack};
+use crate::port::{Capabilities, Port, PortDescription, lower_timer_slack};
 use crate::socket::{Priority, SocketOptions};
 use crate::stats::PortStats;
 use mmsg::Mmsg;
@@ -191,6 +191,11 @@ impl UdpPort {
 }
 
 impl Port for UdpPort {
+    fn describe(&self) -> PortDescription {
+        let (kind, sleeps) = ("udp".to_owned(), "until one of its sockets wakes it".to_owned());
+        PortDescription { kind, sleeps, ..PortDescription::default() }
+    }
+
     fn start(&mut self) {
         lower_timer_slack();
     }

@@ -4,7 +4,7 @@ use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
 use crate::error::NetError;
 use crate::packet::Packet;
 use crate::port::sim::{Emission, FaultCounters, Link, Odds};
-use crate::port::{Capabilities, Port};
+use crate::port::{Capabilities, Port, PortDescription};
 use crate::socket::SocketOptions;
 use crate::stats::PortStats;
 use rand_pcg::Pcg64Mcg;
@@ -155,6 +155,10 @@ impl<P: Port> Port for FaultInjector<P> {
 
     fn stats(&self) -> PortStats {
         self.port.stats()
+    }
+
+    fn describe(&self) -> PortDescription {
+        self.port.describe()
     }
 
     fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {

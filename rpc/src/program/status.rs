@@ -1,15 +1,34 @@
 //! `status`: how each node is.
 
-use crate::admin::{NodeStatus, PeerInfo};
+use crate::admin::{NodeStatus, PeerInfo, PortInfo};
 use crate::program::cli::Status;
 use crate::program::connect;
 use crate::program::error::Error;
 use crate::program::say;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 
 /// A peer that has not answered the leader for so long is worth a line.
 const SILENT_MS: u64 = 1000;
+
+/// Whose counters are about packets.
+const LAYERS: [&str; 4] = ["net.", "port.", "stack.", "device."];
+/// Parts of the names of counters of lost packets.
+const LOSSES: [&str; 12] = [
+    "dropped",
+    "truncated",
+    "no_buffer",
+    "overrun",
+    "errors",
+    "refused",
+    "missed",
+    "malformed",
+    "checksum",
+    "unresolved",
+    "no_route",
+    "queue_full",
+];
 
 /// Asks every node and prints a line about each, or all it says as JSON. Fails where none answers.
 pub fn run(status: &Status, program: &str) -> Result<(), Error> {
@@ -74,6 +93,7 @@ fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
             halt.index, halt.code, halt.message, halt.method, halt.request_hash
         );
     }
+    out += &port_lines(&node.port, &node.counters);
     // Only a leader hears from the others.
     for PeerInfo { slot, matched, silent_ms, out_of_reach } in node.peers.iter().filter(|_| role == "leader") {
         let why = match silent_ms {
@@ -85,4 +105,55 @@ fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
         out += &format!("    node {slot} {why}; it holds entries up to {matched}\n");
     }
     out
+}
+
+/// What carries the packets, and which it lost: counters of the port, its stack and its device that speak of a loss.
+fn port_lines(port: &PortInfo, counters: &BTreeMap<String, u64>) -> String {
+    let PortInfo { kind, device, driver, link_up, sleeps } = port;
+    if kind.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("    over {kind}");
+    if !device.is_empty() {
+        out += &format!(": {device}");
+    }
+    if !driver.is_empty() {
+        out += &format!(" ({driver})");
+    }
+    if let Some(up) = link_up {
+        out += if *up { ", link up" } else { ", LINK DOWN" };
+    }
+    if !sleeps.is_empty() {
+        out += &format!("; sleeps {sleeps}");
+    }
+    out += "\n";
+    let lost = counters.iter().filter(|(name, _)| LOSSES.iter().any(|loss| name.contains(loss)));
+    let lost = lost.filter(|(name, _)| LAYERS.iter().any(|layer| name.starts_with(layer)));
+    let lost: Vec<_> = lost.map(|(name, count)| format!("{name} {count}")).collect();
+    if !lost.is_empty() {
+        out += &format!("    lost: {}\n", lost.join(", "));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_a_line_and_what_it_lost_another() {
+        let counters = [("port.rx_packets", 9), ("port.rx_overrun", 2), ("stack.udp_checksum", 1), ("refused", 3)];
+        let counters = counters.map(|(name, count)| (name.to_owned(), count)).into();
+        let port = PortInfo {
+            kind: "dpdk".into(),
+            device: "net_af_packet_0".into(),
+            driver: "net_af_packet".into(),
+            link_up: Some(false),
+            sleeps: "50 us at a time".into(),
+        };
+        let expected = "    over dpdk: net_af_packet_0 (net_af_packet), LINK DOWN; sleeps 50 us at a time\n    \
+                        lost: port.rx_overrun 2, stack.udp_checksum 1\n";
+        assert_eq!(port_lines(&port, &counters), expected);
+        assert_eq!(port_lines(&PortInfo::default(), &counters), "", "an older node says nothing of it");
+    }
 }

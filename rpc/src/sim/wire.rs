@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 use trimaran_net::port::sim::{SimFramePort, SimNet, SimPort};
-use trimaran_net::{Burst, Capabilities, Framed, NetError, PacketQueue, Port, PortStats, SocketOptions, StackConfig};
+use trimaran_net::{
+    Burst, Capabilities, Framed, NetError, PacketQueue, Port, PortDescription, PortStats, SocketOptions, StackConfig,
+};
 use trimaran_runtime::Instant;
 
 /// All machines of a cluster have addresses that begin with 10.
@@ -74,6 +76,10 @@ impl Port for Wire {
 
     fn stats(&self) -> PortStats {
         self.port().stats()
+    }
+
+    fn describe(&self) -> PortDescription {
+        self.port().describe()
     }
 
     fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {

@@ -10,7 +10,7 @@ use super::thread;
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
 use crate::offload::Offloads;
 use crate::packet::{HEAD_ROOM_BYTES, Packet, ROOM_BYTES};
-use crate::port::{FramePort, lower_timer_slack};
+use crate::port::{FramePort, PortDescription, lower_timer_slack};
 use crate::socket::Priority;
 use crate::stack::{HEADERS_BYTES, MacAddr};
 use crate::stats::PortStats;
@@ -190,6 +190,17 @@ impl FramePort for FrameQueue {
             rx_errors: device.rx_errors,
             tx_refused: device.tx_errors,
             ..self.stats
+        }
+    }
+
+    fn describe(&self) -> PortDescription {
+        let device = Device::of(&self.device);
+        PortDescription {
+            kind: "dpdk".to_owned(),
+            device: self.device.name.to_string_lossy().into_owned(),
+            driver: String::new(),
+            link_up: device.link().ok().map(|link| link.up),
+            sleeps: self.sleep_kind().to_string(),
         }
     }
 

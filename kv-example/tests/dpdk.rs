@@ -1,0 +1,295 @@
+//! Nodes and clients over DPDK, as processes: the demo in its lab, what it leaves behind, and both ports talking to each other.
+//!
+//! All but one need root, for namespaces of the network; without it they say so and pass. What they start ends with them.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use trimaran_rpc::program::lab::{self, Lab};
+
+const KV: &str = env!("CARGO_BIN_EXE_kv");
+/// Set in a test that runs in a network namespace of its own.
+const INSIDE: &str = "KV_TEST_LAB";
+
+/// Whether the test may go on; it says why not.
+fn is_root() -> bool {
+    let is_root = geteuid().is_root();
+    if !is_root {
+        println!("skipped: only root makes network namespaces");
+    }
+    is_root
+}
+
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").stdin(Stdio::null()).output().is_ok();
+    if !found {
+        println!("skipped: `{program}` is not here");
+    }
+    found
+}
+
+/// Runs the test `name` again in a network namespace of its own; `true` there.
+fn is_inside(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    if is_root() {
+        let this = std::env::current_exe().expect("this test's own file");
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--"]).arg(this).args(["--exact", name, "--nocapture"]).env(INSIDE, "1");
+        assert!(command.status().expect("unshare runs").success(), "the test failed in its namespace");
+    }
+    false
+}
+
+#[test]
+fn the_demo_kills_its_leader_over_dpdk_and_loses_nothing() {
+    if !is_root() {
+        return;
+    }
+    let interfaces = || fs::read_to_string("/proc/net/dev").map(|text| text.lines().count()).expect("/proc");
+    let before = interfaces();
+    let child = Command::new(KV)
+        .args(["demo", "--port", "dpdk", "--seconds", "7", "--outstanding", "4"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let child = child.expect("kv runs");
+    let pid = child.id();
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("it ends");
+    let (said, complaint) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{said}\n{complaint}");
+    assert_eq!(complaint, "", "DPDK keeps to itself");
+    let value = |name: &str| {
+        let line = said.lines().find_map(|line| line.trim_start().strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().next().unwrap_or_default().to_owned()
+    };
+    let found = ["lost", "doubled", "linearizable"].map(value);
+    assert_eq!(found, ["0", "0", "yes"], "{said}");
+    assert!(value("answered").parse::<u64>().is_ok_and(|answered| answered > 500), "{said}");
+    assert!(said.contains("the leader, is killed") && said.contains("is started again"), "{said}");
+    assert_eq!(interfaces(), before);
+    assert_nothing_left(pid, &BTreeSet::new());
+}
+
+/// The processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<Pid> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let list = fs::read_to_string(path).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+}
+
+/// The network namespace of a process, `net:[...]`.
+fn namespace(pid: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+/// No process is in one of the namespaces, no mount holds one, and the demo's files are gone. An interface is in a namespace,
+/// and a namespace that nobody is in and nothing holds does not exist.
+fn assert_nothing_left(demo: u32, namespaces: &BTreeSet<PathBuf>) {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let inside = processes.filter_map(|process| {
+        let pid = process.file_name().into_string().ok()?;
+        namespace(&pid).filter(|space| namespaces.contains(space)).map(|_| pid)
+    });
+    assert_eq!(inside.collect::<Vec<_>>(), Vec::<String>::new(), "still in a namespace of the demo");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc");
+    let held = |space: &PathBuf| mounts.contains(&*space.to_string_lossy());
+    assert!(!namespaces.iter().any(held), "{mounts}");
+    let files = std::env::temp_dir().join(format!("kv-demo-{demo}"));
+    assert!(!files.exists(), "{} is left", files.display());
+    for runtime in ["/var/run/dpdk", "/run/dpdk"] {
+        assert!(!Path::new(runtime).join(format!("trimaran-{demo}")).exists(), "a directory in {runtime} is left");
+    }
+}
+
+/// However a demo ends: here by SIGKILL, which it cannot notice, and by Ctrl-C.
+#[test]
+fn a_killed_demo_leaves_nothing_of_its_lab() {
+    if !is_root() {
+        return;
+    }
+    for signal in ["-KILL", "-INT"] {
+        let mut demo = Command::new(KV);
+        demo.args(["demo", "--port", "dpdk", "--idle", "60"]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut demo = demo.spawn().expect("kv runs");
+        let mut lines = BufReader::new(demo.stdout.take().expect("piped")).lines();
+        let said = lines.next().and_then(Result::ok).unwrap_or_default();
+        assert!(said.starts_with("3 nodes run"), "{said}");
+        let pids = children(demo.id());
+        // Three nodes, three holders of namespaces, and the one who removes the directory when nobody else can.
+        assert_eq!(pids.len(), 7);
+        let all = pids.iter().map(|pid| pid.as_raw_nonzero().to_string()).chain([demo.id().to_string()]);
+        let own = namespace("self").expect("/proc");
+        let spaces: BTreeSet<PathBuf> = all.filter_map(|pid| namespace(&pid)).filter(|space| *space != own).collect();
+        assert_eq!(spaces.len(), 4, "one for each node, one for the bridge: {spaces:?}");
+        let watched: Vec<_> = pids.iter().map(|pid| pidfd_open(*pid, PidfdFlags::empty()).expect("it runs")).collect();
+        let kill = Command::new("kill").args([signal, &demo.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+        demo.wait().expect("it ends");
+        for process in &watched {
+            let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+            let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)).expect("poll works");
+            assert_eq!(ended, 1, "a process outlives a demo ended by {signal}");
+        }
+        assert_nothing_left(demo.id(), &spaces);
+    }
+}
+
+/// A configuration whose one member is on DPDK's port.
+fn write_config(path: &Path, slot: u8, slots: &[u8], port: &str) {
+    let mut text = format!("cluster = \"t\"\nslot = {slot}\ndurability = \"volatile\"\n[net]\nport = \"{port}\"\n");
+    if port == "dpdk" {
+        text += "[dpdk]\ndevice = \"net_af_packet0,iface=eth0\"\n";
+    }
+    for slot in slots {
+        let ip = lab::address(*slot);
+        text += &format!("[[member]]\nslot = {slot}\nclient = \"{ip}:8000\"\npeer = \"{ip}:8100\"\n");
+    }
+    fs::write(path, text).expect("the temporary directory is writable");
+}
+
+#[test]
+fn an_ordinary_user_is_told_once_what_is_missing() {
+    let config = std::env::temp_dir().join(format!("kv-test-{}-dpdk.toml", std::process::id()));
+    write_config(&config, 1, &[1], "dpdk");
+    let config = config.to_string_lossy().into_owned();
+    let kv = |args: &[&str]| {
+        let mut command = Command::new(if geteuid().is_root() { "setpriv" } else { KV });
+        if geteuid().is_root() {
+            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--", KV]);
+        }
+        command.args(args).output().expect("it runs")
+    };
+    let sockets = "error[E0110]: net_af_packet needs the right to open packet sockets\n  = help: ";
+    let demo = "error[E0110]: only root may make the network namespaces that this needs\n  = help: `sudo ";
+    let device = ["--device", "net_af_packet0,iface=lo", "--address", "10.0.0.9/24"];
+    let cases: [(&[&str], &str); 3] = [
+        (&["demo", "--port", "dpdk"], demo),
+        (&["serve", "--config", &config], sockets),
+        (&[&["get", "k"], &device[..]].concat(), sockets),
+    ];
+    for (args, expected) in cases {
+        let Output { status, stdout, stderr } = kv(args);
+        let stderr = String::from_utf8_lossy(&stderr);
+        if matches!(status.code(), Some(126 | 127)) {
+            println!("skipped: an ordinary user cannot reach {KV}");
+            break;
+        }
+        assert!(stderr.starts_with(expected) && stderr.lines().count() == 2, "{args:?}: {stderr}");
+        assert_eq!((status.code(), stdout.len()), (Some(3), 0), "{args:?}");
+    }
+    fs::remove_file(config).expect("just made");
+}
+
+/// Three nodes in a lab that this process is in; killed at the end.
+struct Cluster {
+    dir: PathBuf,
+    nodes: Vec<Child>,
+    lab: Lab,
+}
+
+impl Cluster {
+    /// Nodes on `port`, and interfaces whose kernels leave no checksum to a card.
+    fn start(port: &str) -> Self {
+        let lab = Lab::build(3).expect("a lab");
+        let dir = std::env::temp_dir().join(format!("kv-dpdk-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("the temporary directory is writable");
+        let mut cluster = Cluster { dir, nodes: Vec::new(), lab };
+        for slot in [1, 2, 3] {
+            let config = cluster.config(slot);
+            write_config(&config, slot, &[1, 2, 3], port);
+            if port == "udp" {
+                cluster.lab.address_host(slot).expect("an address");
+                checksums(cluster.lab.command(slot, "ethtool"), lab::HOST_INTERFACE);
+            }
+            let mut command = cluster.lab.command(slot, KV);
+            command.args(["serve", "--log", "warn", "--config"]).arg(config).stdin(Stdio::null());
+            command.env("RUNTIME_DIRECTORY", &cluster.dir);
+            cluster.nodes.push(command.spawn().expect("kv runs"));
+        }
+        cluster
+    }
+
+    fn config(&self, slot: u8) -> PathBuf {
+        self.dir.join(format!("node{slot}.toml"))
+    }
+
+    /// Runs `kv` here with a client on `port` until it succeeds: nodes take a moment to start. Returns what it said.
+    fn kv(&self, args: &[&str], port: &[&str]) -> String {
+        let mut last = String::new();
+        for _ in 0..20 {
+            let output = Command::new(KV).args(args).arg("--config").arg(self.config(1)).args(port).output();
+            let Output { status, stdout, stderr } = output.expect("kv runs");
+            if status.success() {
+                return String::from_utf8_lossy(&stdout).into_owned();
+            }
+            last = String::from_utf8_lossy(&stderr).into_owned();
+        }
+        panic!("{args:?} {port:?}: {last}");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Lets the kernel compute the checksums of what it sends by an interface.
+fn checksums(mut ethtool: Command, interface: &str) {
+    let output = ethtool.args(["-K", interface, "tx", "off"]).output().expect("ethtool runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A client's options for DPDK's port on an interface of this namespace.
+const DPDK_CLIENT: [&str; 4] = ["--device", "net_af_packet0,iface=client", "--address", "10.0.0.100/24"];
+
+#[test]
+fn clients_of_the_kernels_sockets_talk_to_nodes_over_dpdk() {
+    if !is_inside("clients_of_the_kernels_sockets_talk_to_nodes_over_dpdk") || !has("ethtool") || !has("python3") {
+        return;
+    }
+    let cluster = Cluster::start("dpdk");
+    cluster.lab.address_own(lab::GUEST, 101).expect("an address");
+    checksums(Command::new("ethtool"), lab::GUEST);
+    let formed = cluster.kv(&["init"], &[]);
+    assert!(formed.starts_with("formed cluster "), "{formed}");
+    assert_eq!(cluster.kv(&["put", "ship", "trimaran"], &[]), "version 1\n");
+    assert_eq!(cluster.kv(&["get", "ship"], &DPDK_CLIENT), "trimaran\n", "and so does one over DPDK");
+    let status = cluster.kv(&["status"], &[]);
+    assert!(status.contains("over dpdk: net_af_packet"), "{status}");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/r2p2_client.py");
+    let mut client = Command::new("python3");
+    client.arg(script);
+    for slot in [1, 2, 3] {
+        client.args(["--server", &format!("{}:8000", lab::address(slot))]);
+    }
+    let output = client.arg("suite").output().expect("python3 runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_client_over_dpdk_talks_to_nodes_of_the_kernels_sockets() {
+    if !is_inside("a_client_over_dpdk_talks_to_nodes_of_the_kernels_sockets") || !has("ethtool") {
+        return;
+    }
+    let cluster = Cluster::start("udp");
+    let formed = cluster.kv(&["init"], &DPDK_CLIENT);
+    assert!(formed.starts_with("formed cluster "), "{formed}");
+    assert_eq!(cluster.kv(&["put", "ship", "trimaran"], &DPDK_CLIENT), "version 1\n");
+    // More than a packet, there and back.
+    let large = "x".repeat(100_000);
+    assert_eq!(cluster.kv(&["put", "large", &large], &DPDK_CLIENT), "version 2\n");
+    assert_eq!(cluster.kv(&["get", "large"], &DPDK_CLIENT), format!("{large}\n"));
+}
