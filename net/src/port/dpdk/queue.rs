@@ -198,7 +198,7 @@ impl FramePort for FrameQueue {
         PortDescription {
             kind: "dpdk".to_owned(),
             device: self.device.name.to_string_lossy().into_owned(),
-            driver: String::new(),
+            driver: device.info().map(|info| info.driver).unwrap_or_default(),
             link_up: device.link().ok().map(|link| link.up),
             sleeps: self.sleep_kind().to_string(),
         }
