@@ -74,6 +74,8 @@ pub struct StackConfig {
     pub groups: usize,
     /// Frames that wait for a full device.
     pub queued_frames: usize,
+    /// Largest payload of a datagram to be sent, in bytes; no more than the link carries in any case.
+    pub payload_bytes: usize,
 }
 
 impl StackConfig {
@@ -95,6 +97,7 @@ impl StackConfig {
             icmp_answers_per_s: 100,
             groups: 32,
             queued_frames: 512,
+            payload_bytes: usize::MAX,
         }
     }
 }
@@ -133,7 +136,7 @@ impl Stack {
             mac,
             frame_bytes,
             left: Checksums::default(),
-            datagram_bytes: frame_bytes.saturating_sub(HEADERS_BYTES),
+            datagram_bytes: frame_bytes.saturating_sub(HEADERS_BYTES).min(config.payload_bytes),
             neighbors: Table::new(limits),
             groups: igmp::Groups::new(config.groups),
             arp_asks: even(config.arp_asks_per_s),

@@ -88,6 +88,7 @@ impl Jobs {
     }
 
     /// Queues a job, or gives it back where the queue is full.
+    #[allow(clippy::result_large_err, reason = "a refused job comes back without an allocation")]
     pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
         let mut queue = self.queue.borrow_mut();
         if queue.len() >= self.limit {

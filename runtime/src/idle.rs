@@ -184,7 +184,7 @@ mod tests {
                 yields.push(at.as_nanos() / 1_000_000);
                 idler.yielded(at, at + Duration::from_millis(4));
             }
-            at = at + Duration::from_millis(1);
+            at += Duration::from_millis(1);
         }
         assert_eq!(yields[..4], [1000, 1024, 1068, 1152], "{yields:?}");
         let longest = yields.windows(2).map(|pair| pair[1] - pair[0]).max();

@@ -20,8 +20,6 @@ use trimaran_runtime::Idle;
 pub const IS_DPDK_BUILT: bool = cfg!(feature = "dpdk");
 /// Leading bits of an address that name its network, where nobody says otherwise.
 pub const PREFIX_BITS: u8 = 24;
-/// Most queues of a device.
-pub const QUEUES_MAX: u16 = 16;
 /// Memory that DPDK takes at its start.
 pub const MEMORY_MIB: u32 = 64;
 /// Buffers of a device, one less than a power of two, which wastes least.
@@ -65,8 +63,8 @@ pub struct DpdkPlan {
     pub prefix_bits: u8,
     /// Who takes packets for other networks.
     pub gateway: Option<Ipv4Addr>,
-    /// Pairs of queues.
-    pub queues: u16,
+    /// Largest payload of a datagram; lowered to what the device carries.
+    pub payload_bytes: usize,
     /// The processor on which the core's thread stays.
     pub core: Option<usize>,
     /// Memory that DPDK takes at its start.
@@ -87,7 +85,7 @@ impl DpdkPlan {
             ip,
             prefix_bits: PREFIX_BITS,
             gateway: None,
-            queues: 1,
+            payload_bytes: UdpConfig::default().payload_bytes,
             core: None,
             memory_mib: MEMORY_MIB,
             huge_pages: false,

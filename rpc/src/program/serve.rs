@@ -7,7 +7,7 @@ use crate::program::config::{Config, Durability, Profile};
 use crate::program::connect::{net_error, random_u128};
 use crate::program::error::Error;
 use crate::program::machine;
-use crate::program::port::{PortKind, PortPlan};
+use crate::program::port::{DpdkPlan, PortKind, PortPlan};
 use crate::program::report;
 use crate::program::signals::Signals;
 use crate::r2p2::reassembly;
@@ -69,7 +69,9 @@ fn port_plan(config: &Config) -> Result<PortPlan, Error> {
             let payload_bytes = config.net.payload_bytes;
             Ok(PortPlan::Udp { payload_bytes: carried.map_or(payload_bytes, |carried| payload_bytes.min(carried)) })
         }
-        (PortKind::Dpdk, Some(plan)) => Ok(PortPlan::Dpdk(plan.clone())),
+        (PortKind::Dpdk, Some(plan)) => {
+            Ok(PortPlan::Dpdk(DpdkPlan { payload_bytes: config.net.payload_bytes, ..plan.clone() }))
+        }
         (PortKind::Dpdk, None) => Err(Error::Usage {
             problem: "--port dpdk needs a [dpdk] section in the configuration, which names a device".into(),
             help: "add [dpdk] with `device = \"net_af_packet0,iface=eth0\"`, or a card's PCI address".into(),

@@ -32,7 +32,6 @@ pub(super) fn read(
         device: device_text(&device)?,
         prefix_bits: section.integer_or("prefix_bits", port::PREFIX_BITS.into(), 1, 32)? as u8,
         gateway: section.find("gateway").map(|found| found.host()).transpose()?,
-        queues: section.integer_or("queues", 1, 1, port::QUEUES_MAX.into())? as u16,
         core: section.find("core").map(|found| found.integer(0, 1023)).transpose()?.map(|core| core as usize),
         memory_mib: section.integer_or("memory_mib", port::MEMORY_MIB as usize, 16, 1 << 20)? as u32,
         huge_pages: section.find("huge_pages").map_or(Ok(false), |found| found.boolean())?,
@@ -46,6 +45,12 @@ pub(super) fn read(
     let contradicts = |problem: String, help: &str, place: Box<Place>| {
         Err(Error::PortContradicts { problem, help: help.into(), place })
     };
+    if let Some(queues) = section.find("queues")
+        && queues.integer(1, 1024)? > 1
+    {
+        let problem = "a node serves on one core, which uses one pair of queues".to_owned();
+        return contradicts(problem, "write `queues = 1`, or leave it out", queues.place());
+    }
     if me.peer.ip() != me.client.ip() {
         let problem =
             format!("on the DPDK port a node has one address, and member {slot} has {ip} and {}", me.peer.ip());

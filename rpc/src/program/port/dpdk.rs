@@ -19,14 +19,19 @@ pub(super) fn open(plan: &DpdkPlan) -> Result<DpdkPort, Error> {
             problem: format!("`{}` is no device of DPDK's", plan.device),
             help: format!("write {expected}"),
         })?,
-        config: DeviceConfig { queues: plan.queues, ..DeviceConfig::default() },
+        // One core, one pair of queues.
+        config: DeviceConfig { queues: 1, ..DeviceConfig::default() },
         mbufs: plan.mbufs,
     };
     let (_device, queues) = open_device(&options).map_err(|error| dpdk_error(&error))?;
     let Some(queue) = queues.into_iter().next() else {
         return Err(Error::DpdkRefused { problem: "the device has no queue".into(), help: "name another".into() });
     };
-    let stack = StackConfig { gateway: plan.gateway, ..StackConfig::new(plan.ip, plan.prefix_bits) };
+    let stack = StackConfig {
+        gateway: plan.gateway,
+        payload_bytes: plan.payload_bytes,
+        ..StackConfig::new(plan.ip, plan.prefix_bits)
+    };
     Ok(DpdkPort::new(queue, stack))
 }
 

@@ -55,7 +55,7 @@ fn the_address_is_the_members_own() {
         ip: plan.ip,
         prefix_bits: 16,
         gateway: "10.0.9.9".parse().ok(),
-        queues: 1,
+        payload_bytes: 1472,
         core: Some(3),
         memory_mib: 256,
         huge_pages: true,
@@ -96,6 +96,7 @@ error[E0216]: member 1, 10.0.0.1, is not in 10.0.0.2/31, and there is no gateway
     assert!(far.starts_with("error[E0216]: the gateway 10.0.1.1 is not in 10.0.0.2/24\n  --> n.toml:20:11\n"), "{far}");
     let two = complaint(&with("").replace("10.0.0.2:8100", "10.0.9.2:8100"));
     assert!(two.contains("has one address, and member 2 has 10.0.0.2 and 10.0.9.2\n  --> n.toml:11:8\n"), "{two}");
+    assert!(complaint(&with("queues = 2\n")).starts_with("error[E0216]: a node serves on one core"));
     let loopback = complaint(&with("").replace("10.0.0.", "127.0.0."));
     assert!(loopback.starts_with("error[E0216]: 127.0.0.2 is on no network that"), "{loopback}");
 }
