@@ -315,3 +315,61 @@ fn what_a_card_does_about_checksums_is_left_to_it_and_no_more() {
         assert_eq!(counters(&mut b).udp_checksum + counters(&mut b).ipv4_checksum, 0);
     }
 }
+
+/// A device that takes `room` frames, and notes how many it was offered at each call.
+struct Narrow {
+    room: usize,
+    offers: Rc<Cell<Vec<usize>>>,
+}
+
+impl FramePort for Narrow {
+    fn mac(&self) -> MacAddr {
+        MacAddr::derived(A)
+    }
+
+    fn frame_bytes(&self) -> usize {
+        1_514
+    }
+
+    fn rx_burst(&mut self, _: Instant, _: usize, _: &mut Burst) -> usize {
+        0
+    }
+
+    fn tx_burst(&mut self, _: Instant, queue: &mut PacketQueue) -> usize {
+        let mut offers = self.offers.take();
+        offers.push(queue.len());
+        self.offers.set(offers);
+        let taken = queue.len().min(self.room);
+        (0..taken).for_each(|_| drop(queue.pop()));
+        self.room -= taken;
+        taken
+    }
+
+    fn park(&mut self, _: Option<Duration>, _: Option<BorrowedFd<'_>>) {}
+
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+#[test]
+fn a_burst_reaches_the_device_in_few_calls_and_waits_in_the_socket_where_it_is_full() {
+    let offers = Rc::new(Cell::new(Vec::new()));
+    let mut a = Node::new(Framed::new(Narrow { room: 60, offers: offers.clone() }, StackConfig::new(A, 8)));
+    assert!(a.driver.port_mut().stack_mut().pin(B, Some(MacAddr::derived(B))));
+    let socket = a.bind(addr(A, 1));
+    for _ in 0..40 {
+        socket.send_to(packet(b"burst"), addr(B, 1)).unwrap();
+    }
+    assert_eq!(a.flush(at(0)), 40);
+    assert_eq!(offers.take(), [32, 8]);
+    for _ in 0..100 {
+        socket.send_to(packet(b"burst"), addr(B, 1)).unwrap();
+    }
+    // Twenty more fit; the rest of a call's 32 wait for the device, and all others where Control overtakes them.
+    assert_eq!(a.flush(at(0)), 32);
+    assert_eq!((offers.take(), a.net.stats().queued), (vec![32, 12, 12], 68));
+    a.driver.port_mut().device_mut().room = 100;
+    assert_eq!(a.flush(at(0)), 68);
+    assert_eq!(offers.take(), [12, 32, 32, 4]);
+}
