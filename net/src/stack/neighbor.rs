@@ -253,7 +253,11 @@ mod tests {
         Instant::from_nanos(ms * 1_000_000)
     }
 
+    /// As the stack does it.
     fn send(table: &mut Table, ms: u64, host: u8) -> Result<MacAddr, usize> {
+        if let Some(mac) = table.known(at(ms), ip(host)) {
+            return Ok(mac);
+        }
         match table.resolve(at(ms), ip(host), Packet::alloc(Priority::Normal).unwrap()) {
             Resolved::Known(mac, _) => Ok(mac),
             Resolved::Waits { lost } => Err(lost),
