@@ -262,3 +262,45 @@ fn a_tap_carries_datagrams_and_wakes() {
     assert!(gone <= 2_000, "{gone} sleeps in 100 ms");
     assert_eq!(near.driver.port_mut().device_mut().sleep_kind(), SleepKind::Naps);
 }
+
+/// Frames that nobody can carry must not hold the core up, though the driver polls its socket for room, without a limit of time.
+#[test]
+fn a_dead_link_does_not_block_senders() {
+    let Some(far) = Far::new() else { return };
+    for down in ["near", "far"] {
+        let mut near = node(queue("near"), OURS);
+        let (ours, theirs) = (near.bind(addr(OURS, 7)), far.socket());
+        theirs.send_to(b"first", addr(OURS, 7)).unwrap();
+        let back = receive(&mut near, &ours).src();
+        ours.send_to(packet(b"first"), back).unwrap();
+        listen(&mut near, &theirs);
+        if down == "near" {
+            run("ip link set near down")
+        } else {
+            far.run("ip link set far down")
+        }
+        for number in 0..2000 {
+            let _ = ours.send_to(packet(&payload(number)), back);
+            turn(&mut near);
+            if number % 100 == 0 {
+                near.driver.park(Some(Duration::from_micros(10)), None);
+            }
+        }
+        if down == "near" {
+            run("ip link set near up")
+        } else {
+            far.run("ip link set far up")
+        }
+        // What was sent long ago may still come, and more of it at once than the kernel's socket holds.
+        let mut bytes = [0; 2048];
+        let mut came = false;
+        while !came {
+            let _ = ours.send_to(packet(b"again"), back);
+            turn(&mut near);
+            near.driver.park(Some(Duration::from_millis(1)), None);
+            while let Ok(len) = theirs.recv(&mut bytes) {
+                came |= bytes[..len] == *b"again";
+            }
+        }
+    }
+}
