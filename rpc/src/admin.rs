@@ -3,6 +3,8 @@
 //! Requests are ordinary calls with an own-client block, bodies are JSON: these paths are cold, and a newer tool must
 //! understand an older node.
 
+mod members;
+
 use crate::apply::{Halt, Job, StateDigest};
 use crate::client::{CallError, Client, MethodCall, NotApplied};
 use crate::endpoint::drop_counters;
@@ -13,6 +15,8 @@ use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::Answer;
 pub use crate::service::method_key;
+pub(crate) use members::MEMBERS;
+pub use members::{Change, ChangeError, Members, change, members, members_of};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +24,7 @@ use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, PortDescription};
-use trimaran_raft::{ClusterId, DropReason, Incarnation, Member, NodeId, PeerState, Role, Slot, Status};
+use trimaran_raft::{ClusterId, DropReason, Incarnation, Member, NodeId, PeerState, PeerStatus, Role, Slot, Status};
 use trimaran_runtime::channel::{Notify, oneshot};
 
 /// Log time at which every cluster begins: equal for all members, whoever tells them and when.
@@ -35,6 +39,8 @@ struct Methods {
     probe: u32,
     init: u32,
     status: u32,
+    members: u32,
+    change: u32,
 }
 
 impl Methods {
@@ -43,6 +49,8 @@ impl Methods {
             probe: method_key("trimaran.probe/1"),
             init: method_key("trimaran.init/1"),
             status: method_key("trimaran.status/1"),
+            members: method_key(members::MEMBERS),
+            change: method_key(members::CHANGE),
         }
     }
 }
@@ -135,6 +143,17 @@ impl From<PortDescription> for PortInfo {
     }
 }
 
+impl PeerInfo {
+    fn of(peer: &PeerStatus) -> Self {
+        PeerInfo {
+            slot: peer.member.id.slot.0,
+            matched: peer.matched.0,
+            silent_ms: peer.silent_ns.map(|silent| silent / 1_000_000),
+            out_of_reach: peer.state == PeerState::OutOfReach,
+        }
+    }
+}
+
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -212,7 +231,8 @@ impl Admin {
     }
 
     pub(crate) fn serves(&self, method: u32) -> bool {
-        [self.methods.probe, self.methods.init, self.methods.status].contains(&method)
+        let Methods { probe, init, status, members, change } = self.methods;
+        [probe, init, status, members, change].contains(&method)
     }
 
     pub(crate) fn submit(&self, request: Request) {
@@ -224,6 +244,13 @@ impl Admin {
         } else if method == self.methods.init {
             match serde_json::from_slice::<InitRequest>(request.body.bytes()) {
                 Ok(init) => self.answer(&request, &InitReply { error: self.init(&init).err() }),
+                Err(_) => self.node.refuse(&request, Refusal::BadArguments),
+            }
+        } else if method == self.methods.members {
+            self.answer(&request, &self.members());
+        } else if method == self.methods.change {
+            match serde_json::from_slice::<Change>(request.body.bytes()) {
+                Ok(change) => self.answer(&request, &self.change(change)),
                 Err(_) => self.node.refuse(&request, Refusal::BadArguments),
             }
         } else if self.asking.borrow().len() >= STATUS_WAITING {
@@ -316,16 +343,7 @@ impl Admin {
             quorum: status.quorum as u8,
             digest,
             halted,
-            peers: status
-                .peers
-                .iter()
-                .map(|peer| PeerInfo {
-                    slot: peer.member.id.slot.0,
-                    matched: peer.matched.0,
-                    silent_ms: peer.silent_ns.map(|silent| silent / 1_000_000),
-                    out_of_reach: peer.state == PeerState::OutOfReach,
-                })
-                .collect(),
+            peers: status.peers.iter().map(PeerInfo::of).collect(),
             port: self.net.describe().into(),
             counters,
         }

@@ -23,6 +23,7 @@
 mod connect;
 mod error;
 mod exchange;
+mod follow;
 mod pool;
 mod registration;
 mod remote;
@@ -155,8 +156,9 @@ pub struct Client {
 
 struct Core {
     shared: Rc<Shared>,
-    /// Cancelled when dropped, as is the other.
+    /// Cancelled when dropped, as are the others.
     _receive: Task<()>,
+    _follow: Task<()>,
     registering: RefCell<Option<Task<()>>>,
 }
 
@@ -182,7 +184,10 @@ impl Client {
         let shared = Rc::new(Shared::new(config, socket, segmenter, Route::new(servers), nonce));
         let receiving = Rc::clone(&shared);
         let receive = spawn_in(Lane::Normal, "client receive", async move { receiving.receive().await });
-        Ok(Client { core: Rc::new(Core { shared, _receive: receive, registering: RefCell::default() }) })
+        let following = Rc::clone(&shared);
+        let follow = spawn_in(Lane::Normal, "client members", async move { follow::follow(&following).await });
+        let core = Core { shared, _receive: receive, _follow: follow, registering: RefCell::default() };
+        Ok(Client { core: Rc::new(core) })
     }
 
     /// The address that servers answer to.

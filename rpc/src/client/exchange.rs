@@ -32,6 +32,8 @@ pub(super) struct Shared {
     waiting: RefCell<BTreeMap<Rid, Sender<Event>>>,
     /// The route has changed: for the writes that look for the leader.
     changed: Notify,
+    /// The members shall be asked for: for the task that follows them.
+    pub(super) members_wanted: Notify,
     pub(super) pool: RefCell<Pool>,
     /// A session has been opened or has room again, or a registration has ended: for the calls that wait for one.
     pub(super) pool_changed: Notify,
@@ -69,6 +71,7 @@ impl Shared {
             route: RefCell::new(route),
             waiting: RefCell::default(),
             changed: Notify::new(),
+            members_wanted: Notify::new(),
             pool: RefCell::new(Pool::new(config.sessions_max(), nonce)),
             pool_changed: Notify::new(),
             config,
@@ -78,13 +81,20 @@ impl Shared {
     /// As [`Route::learn`], for all calls.
     pub(super) fn learn(&self, from: SocketAddrV4, policy: Policy, block: &ResponseBlock) {
         self.route.borrow_mut().learn(from, policy, block, now());
-        self.changed.notify();
+        self.route_changed();
     }
 
     /// As [`Route::answered`], for all calls.
     pub(super) fn answered(&self, from: SocketAddrV4) {
         self.route.borrow_mut().answered(from);
+        self.route_changed();
+    }
+
+    fn route_changed(&self) {
         self.changed.notify();
+        if self.route.borrow().asks_members() {
+            self.members_wanted.notify();
+        }
     }
 
     /// Ends once the leader is known or more than `since` probes have been answered.

@@ -10,10 +10,18 @@ const SLOTS: usize = 10;
 /// The servers of a cluster, and what is known of their leader.
 #[derive(Debug)]
 pub(super) struct Route {
-    /// In slot order as far as the caller knows it; corrected by `slots`.
+    /// As the caller named them, in slot order as far as he knows it.
+    given: Vec<SocketAddrV4>,
+    /// All to be asked: the members as far as known, and those given.
     servers: Vec<SocketAddrV4>,
-    /// Addresses from which a slot's node is known to answer.
+    /// Addresses of the slots' nodes, as members or from their answers.
     slots: [Option<SocketAddrV4>; SLOTS],
+    /// The slots are those of members that a node has named.
+    named: bool,
+    /// Who shall be asked for the members: the term is new, or the leader is none that is known.
+    ask_members: Option<SocketAddrV4>,
+    /// The leader was silent: perhaps the members are others by now. Whoever answers next is asked.
+    in_doubt: bool,
     leader: Option<SocketAddrV4>,
     /// When it was first learned who leads in `named_term`.
     named_at: Instant,
@@ -31,8 +39,12 @@ pub(super) struct Route {
 impl Route {
     pub(super) fn new(servers: Vec<SocketAddrV4>) -> Route {
         Route {
+            given: servers.clone(),
             servers,
             slots: [None; SLOTS],
+            named: false,
+            ask_members: None,
+            in_doubt: false,
             leader: None,
             named_at: Instant::ZERO,
             named_term: 0,
@@ -82,6 +94,9 @@ impl Route {
     /// `server` has answered a probe: where no leader is known, it is asked first, for it is there.
     pub(super) fn answered(&mut self, server: SocketAddrV4) {
         self.answers += 1;
+        if std::mem::take(&mut self.in_doubt) {
+            self.ask_members = Some(server);
+        }
         if let Some(place) = self.servers.iter().position(|listed| *listed == server) {
             self.next = place;
         }
@@ -91,6 +106,7 @@ impl Route {
     pub(super) fn avoid(&mut self, server: SocketAddrV4) {
         if self.leader == Some(server) {
             self.leader = None;
+            self.in_doubt = true;
         }
         if self.servers.get(self.next) == Some(&server) {
             self.next = (self.next + 1) % self.servers.len();
@@ -112,10 +128,47 @@ impl Route {
         }
     }
 
+    /// Whether somebody is to be asked for the members.
+    pub(super) fn asks_members(&self) -> bool {
+        self.ask_members.is_some()
+    }
+
+    /// Who is to be asked for the members, told once.
+    pub(super) fn take_ask_members(&mut self) -> Option<SocketAddrV4> {
+        self.ask_members.take()
+    }
+
+    /// A node has named the members, by slot and address. Those that the caller named are asked after them: all members may
+    /// be others one day.
+    pub(super) fn set_members(&mut self, members: impl Iterator<Item = (u8, SocketAddrV4)>) {
+        let mut slots = [None; SLOTS];
+        for (slot, address) in members {
+            if let Some(place) = slots.get_mut(usize::from(slot)).filter(|_| slot != 0) {
+                *place = Some(address);
+            }
+        }
+        let known: Vec<SocketAddrV4> = slots.iter().copied().flatten().collect();
+        if known.is_empty() {
+            return;
+        }
+        let others = self.given.iter().filter(|given| !known.contains(given)).copied();
+        self.servers = known.iter().copied().chain(others).collect();
+        self.slots = slots;
+        self.named = true;
+        self.next %= self.servers.len();
+        self.next_probe %= self.servers.len();
+        // Nobody who is no member leads.
+        self.leader = self.leader.filter(|leader| known.contains(leader));
+    }
+
     /// Learns from a response block. Hints of an older term than the newest seen are stale and change nothing.
     pub(super) fn learn(&mut self, from: SocketAddrV4, policy: Policy, block: &ResponseBlock, now: Instant) {
         if block.term < self.term {
             return;
+        }
+        if block.term > self.term {
+            // The members may be others since.
+            self.ask_members = Some(from);
         }
         self.term = block.term;
         let slot = usize::from(block.leader);
@@ -127,8 +180,11 @@ impl Route {
                 *address = Some(from);
             }
         } else if slot != 0 {
-            let listed = || self.servers.get(slot - 1).copied();
+            let listed = || self.given.get(slot - 1).copied().filter(|_| !self.named);
             self.leader = self.slots.get(slot).copied().flatten().or_else(listed);
+            if self.leader.is_none() {
+                self.ask_members = Some(from);
+            }
         } else if self.leader == Some(from) {
             self.leader = None;
         }
@@ -238,6 +294,39 @@ mod tests {
         route.learn(server(3), Policy::FixedRoute, &block(1, 2, Status::NotApplied), Instant::ZERO);
         route.answered(server(3));
         assert_eq!(route.pick(), Some(server(2)), "the leader goes before it");
+    }
+
+    #[test]
+    fn a_leader_that_nobody_knows_is_looked_for_among_the_members() {
+        let mut route = route();
+        route.learn(server(2), Policy::FixedRoute, &block(5, 4, Status::NotApplied), Instant::ZERO);
+        assert_eq!((route.leader(), route.take_ask_members()), (None, Some(server(2))));
+        assert_eq!(route.take_ask_members(), None, "told once");
+        // Seat 1 is empty now, and seat 3 moved.
+        route.set_members([(2, server(2)), (3, server(7)), (4, server(4))].into_iter());
+        route.learn(server(2), Policy::FixedRoute, &block(5, 4, Status::NotApplied), Instant::ZERO);
+        assert_eq!(route.leader(), Some(server(4)));
+        route.learn(server(2), Policy::FixedRoute, &block(6, 3, Status::NotApplied), Instant::ZERO);
+        assert_eq!(route.leader(), Some(server(7)));
+        assert_eq!(route.servers, [server(2), server(7), server(4), server(1), server(3)]);
+        route.take_ask_members();
+        route.learn(server(2), Policy::FixedRoute, &block(6, 1, Status::NotApplied), Instant::ZERO);
+        assert_eq!((route.leader(), route.take_ask_members()), (None, Some(server(2))), "seat 1 is taken again");
+    }
+
+    #[test]
+    fn a_silent_leader_puts_the_members_in_doubt() {
+        let mut route = route();
+        route.learn(server(1), Policy::FixedRoute, &block(5, 1, Status::NotApplied), Instant::ZERO);
+        assert_eq!(route.take_ask_members(), Some(server(1)), "the term is new");
+        route.avoid(server(1));
+        assert_eq!(route.take_ask_members(), None, "nobody has answered yet");
+        route.answered(server(3));
+        assert_eq!(route.take_ask_members(), Some(server(3)));
+        route.answered(server(3));
+        assert_eq!(route.take_ask_members(), None);
+        route.set_members(std::iter::empty());
+        assert_eq!(route.servers(), 3, "a node without a cluster knows nobody");
     }
 
     /// No block, however wild, takes the route outside its list.

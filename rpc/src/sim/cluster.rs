@@ -49,6 +49,8 @@ impl std::fmt::Display for NodeIndex {
 pub struct ClusterConfig {
     /// Nodes, 1 to 9.
     pub nodes: usize,
+    /// How many of them, the first, form the cluster; the others ask to be taken in. `None`: all.
+    pub voters: Option<usize>,
     /// Heartbeats and election timeouts.
     pub timing: Timing,
     /// Budgets of the log.
@@ -63,6 +65,7 @@ impl Default for ClusterConfig {
     fn default() -> Self {
         ClusterConfig {
             nodes: 3,
+            voters: None,
             timing: Timing::SHARED,
             log_limits: Limits::default(),
             request_limits: reassembly::Limits::default(),
@@ -165,7 +168,8 @@ impl<S: Service> Cluster<S> {
     }
 
     fn form(&mut self) {
-        let addresses: Vec<_> = self.addresses();
+        let voters = self.config.voters.unwrap_or(self.config.nodes);
+        let addresses: Vec<_> = self.addresses().into_iter().take(voters).collect();
         let cluster = ClusterId(self.world.rng().random::<u128>() | 1);
         let outcome = Rc::new(RefCell::new(None));
         let told = outcome.clone();

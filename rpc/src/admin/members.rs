@@ -1,0 +1,294 @@
+//! Who takes part in a cluster, and changing it: what `member list`, `add`, `promote`, `remove` and `transfer` ask.
+//!
+//! Any node tells the members that it knows. A change is for the leader, which begins it and answers at once; whoever asked
+//! looks at the members until it is done. Nodes that are to be taken in ask for it themselves, so that a change names seats
+//! only, never addresses.
+
+use super::{Admin, MemberInfo, PeerInfo, ask};
+use crate::client::{CallError, Client};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddrV4;
+use std::time::Duration;
+use trimaran_raft::{Configuration, Member, Slot, Status};
+use trimaran_runtime::{Instant, now, sleep};
+
+pub(crate) const MEMBERS: &str = "trimaran.members/1";
+pub(super) const CHANGE: &str = "trimaran.change/1";
+/// Between two looks at a change that is under way.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A last look is not cut shorter than this.
+const LOOK_WITHIN: Duration = Duration::from_millis(100);
+
+/// A change of the members, for the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Takes the node in that asks for this seat: first to learn the log, then, unless it is to learn only, as a voter.
+    Add {
+        /// The seat, 1 to 9, which must be empty.
+        slot: u8,
+        /// Whether it stays a learner, which has all data and no vote.
+        learner: bool,
+    },
+    /// Makes a learner a voter once it has caught up.
+    Promote {
+        /// Its seat.
+        slot: u8,
+    },
+    /// Takes a voter or learner out, dead or alive. A leader that is taken out hands over first.
+    Remove {
+        /// Its seat.
+        slot: u8,
+    },
+    /// Hands leadership over.
+    Transfer {
+        /// To the voter in this seat; `None`: to the one that has most of the log.
+        to: Option<u8>,
+    },
+    /// Takes back a change that is under way, where that is still possible.
+    Cancel,
+}
+
+/// The members of a cluster, in the eyes of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// That node's seat.
+    pub seen_by: u8,
+    /// The id of its cluster, hexadecimal; `None` before `init`.
+    pub cluster: Option<String>,
+    /// The term that it is in.
+    pub term: u64,
+    /// The leader's seat, 0 for none known.
+    pub leader: u8,
+    /// Voters; those to come, while there are `leaving` ones.
+    pub voters: Vec<MemberInfo>,
+    /// The voters of before, which also decide until the change is done.
+    pub leaving: Vec<MemberInfo>,
+    /// Members without a vote.
+    pub learners: Vec<MemberInfo>,
+    /// Nodes that ask to be taken in; known to a leader.
+    pub asking: Vec<MemberInfo>,
+    /// Whether a change is under way.
+    pub changing: bool,
+    /// To whose seat leadership is being handed over.
+    pub transferring_to: Option<u8>,
+    /// The newest entry of the log.
+    pub last: u64,
+    /// How the others stand; known to a leader.
+    pub peers: Vec<PeerInfo>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ChangeReply {
+    error: Option<String>,
+    /// Set where another node leads.
+    leader: Option<SocketAddrV4>,
+}
+
+/// Why the members were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// None of the servers answers, or none knows a leader.
+    #[error("no leader was found")]
+    NoLeader,
+    /// The leader refuses.
+    #[error("{0}")]
+    Refused(String),
+    /// It was begun, and is not done yet. It goes on; look at the members.
+    #[error("the change has begun and is not done yet")]
+    Pending(Box<Members>),
+    /// The leader's answer did not come: the change may have begun.
+    #[error(transparent)]
+    Call(CallError),
+}
+
+impl Members {
+    fn of(status: &Status) -> Members {
+        let list = |members: &[Member]| members.iter().map(MemberInfo::of).collect();
+        let configuration = &status.configuration;
+        Members {
+            seen_by: status.id.slot.0,
+            cluster: status.cluster.map(|cluster| cluster.to_string()),
+            term: status.term.0,
+            leader: status.leader.map_or(0, |leader| leader.id.slot.0),
+            voters: list(&configuration.voters),
+            leaving: list(&configuration.old_voters),
+            learners: list(&configuration.learners),
+            asking: list(&status.joiners),
+            changing: status.changing,
+            transferring_to: status.transferring.map(|to| to.slot.0),
+            last: status.last.0,
+            peers: status.peers.iter().map(PeerInfo::of).collect(),
+        }
+    }
+
+    /// Everybody in a list of members, a voter of both halves once.
+    pub fn all(&self) -> impl Iterator<Item = &MemberInfo> {
+        let leaving = self.leaving.iter().filter(|member| !self.voters.contains(member));
+        self.voters.iter().chain(leaving).chain(&self.learners)
+    }
+
+    /// Where the leader serves clients, if one is known.
+    pub fn leader_address(&self) -> Option<SocketAddrV4> {
+        self.all().find(|member| member.slot == self.leader).map(|member| member.client)
+    }
+
+    /// Whether it has come to what was asked for.
+    fn shows(&self, change: Change, before: &Members) -> bool {
+        let sits = |list: &[MemberInfo], slot| list.iter().any(|member| member.slot == slot);
+        let settled = !self.changing && self.leaving.is_empty();
+        match change {
+            Change::Add { slot, learner: true } => settled && sits(&self.learners, slot),
+            Change::Add { slot, .. } | Change::Promote { slot } => settled && sits(&self.voters, slot),
+            Change::Remove { slot } => settled && !self.all().any(|member| member.slot == slot),
+            Change::Transfer { to } => {
+                let moved = self.leader != 0 && self.leader != before.leader;
+                self.transferring_to.is_none() && to.map_or(moved, |to| to == self.leader)
+            }
+            Change::Cancel => settled,
+        }
+    }
+}
+
+impl Admin {
+    pub(super) fn members(&self) -> Members {
+        Members::of(&self.node.shard.status())
+    }
+
+    pub(super) fn change(&self, change: Change) -> ChangeReply {
+        let shard = &self.node.shard;
+        if !shard.is_leader() {
+            let leader = shard.leader().map(|leader| leader.client);
+            return ChangeReply { error: Some("another node leads".into()), leader };
+        }
+        let status = shard.status();
+        let done = match change {
+            Change::Transfer { to } => shard.transfer(to.map(Slot)).map_err(|error| error.to_string()),
+            Change::Cancel => shard.cancel_change().map_err(|error| error.to_string()),
+            change => target(&status, change)
+                .and_then(|target| shard.change_members(&target).map_err(|error| error.to_string())),
+        };
+        ChangeReply { error: done.err(), leader: None }
+    }
+}
+
+/// The configuration that a change of it leads to.
+fn target(status: &Status, change: Change) -> Result<Configuration, String> {
+    let mut target = status.configuration.clone();
+    if target.is_joint() {
+        return Err("another change is under way".into());
+    }
+    let in_seat = |slot: u8| move |member: &Member| member.id.slot == Slot(slot);
+    match change {
+        Change::Add { slot, learner } => {
+            if let Some(member) = target.occupant(Slot(slot)) {
+                let what = if target.voters.contains(member) { "a voter" } else { "a learner" };
+                return Err(format!("slot {slot} is taken: {what} at {} sits there", member.client));
+            }
+            let Some(joiner) = status.joiners.iter().copied().find(in_seat(slot)) else {
+                return Err(format!(
+                    "no node of slot {slot} asks to be taken in: start it first, with the present members in its configuration"
+                ));
+            };
+            if learner { target.learners.push(joiner) } else { target.voters.push(joiner) }
+        }
+        Change::Promote { slot } => {
+            let Some(at) = target.learners.iter().position(in_seat(slot)) else {
+                return Err(format!("no learner sits in slot {slot}"));
+            };
+            let learner = target.learners.remove(at);
+            target.voters.push(learner);
+        }
+        Change::Remove { slot } => {
+            if target.occupant(Slot(slot)).is_none() {
+                return Err(format!("no member sits in slot {slot}"));
+            }
+            target.voters.retain(|member| member.id.slot != Slot(slot));
+            target.learners.retain(|member| member.id.slot != Slot(slot));
+            if target.voters.is_empty() {
+                return Err("the last voter cannot be removed".into());
+            }
+        }
+        Change::Transfer { .. } | Change::Cancel => {}
+    }
+    Ok(target)
+}
+
+/// Asks a node for the members that it knows.
+///
+/// # Errors
+/// Those of the call.
+pub async fn members(client: &Client, node: SocketAddrV4, within: Duration) -> Result<Members, CallError> {
+    ask(client, node, MEMBERS, &[], within).await
+}
+
+/// The members as the leader knows them, or where none is found as the node of the newest term does. `servers` are some nodes of
+/// the cluster; the leader need not be among them.
+///
+/// # Errors
+/// [`ChangeError::NoLeader`] where nobody answers.
+pub async fn members_of(client: &Client, servers: &[SocketAddrV4], within: Duration) -> Result<Members, ChangeError> {
+    let asked = servers.iter().map(|&server| members(client, server, within));
+    let answers = futures::future::join_all(asked).await.into_iter().flatten();
+    let newest = answers.max_by_key(|members| (members.term, members.leader != 0, members.leader == members.seen_by));
+    let newest = newest.ok_or(ChangeError::NoLeader)?;
+    match newest.leader_address().filter(|_| newest.leader != newest.seen_by) {
+        None => Ok(newest),
+        Some(leader) => Ok(members(client, leader, within).await.unwrap_or(newest)),
+    }
+}
+
+/// Changes the members and waits until that is done, at most `within`; returns how they are then. `servers` as for
+/// [`members_of`]. A leader that is to be removed hands over first, so that nobody has to wait for an election.
+///
+/// Asked again after a failure it does no harm: what is there already is refused, or done.
+///
+/// # Errors
+/// [`ChangeError`].
+pub async fn change(
+    client: &Client,
+    servers: &[SocketAddrV4],
+    change: Change,
+    within: Duration,
+) -> Result<Members, ChangeError> {
+    let deadline = now() + within;
+    let before = members_of(client, servers, within / 4).await?;
+    if change == (Change::Remove { slot: before.leader }) && before.voters.len() > 1 {
+        // Where nobody is fit to take over, it steps down when it is out.
+        let _ = apply(client, servers, Change::Transfer { to: None }, deadline).await;
+    }
+    apply(client, servers, change, deadline).await
+}
+
+/// Has the leader begin the change, and watches it.
+async fn apply(
+    client: &Client,
+    servers: &[SocketAddrV4],
+    change: Change,
+    deadline: Instant,
+) -> Result<Members, ChangeError> {
+    let each = || deadline.saturating_since(now()) / 4;
+    let before = members_of(client, servers, each()).await?;
+    let mut to = before.leader_address().ok_or(ChangeError::NoLeader)?;
+    let body = serde_json::to_vec(&change).unwrap_or_default();
+    loop {
+        let reply: ChangeReply = ask(client, to, CHANGE, &body, each()).await.map_err(ChangeError::Call)?;
+        match (reply.error, reply.leader) {
+            (None, _) => break,
+            // Leadership has just moved.
+            (Some(_), Some(leader)) if leader != to && now() < deadline => to = leader,
+            (Some(error), _) => return Err(ChangeError::Refused(error)),
+        }
+    }
+    loop {
+        let seen = members_of(client, servers, each().max(LOOK_WITHIN)).await;
+        match seen {
+            Ok(members) if members.shows(change, &before) => return Ok(members),
+            Ok(members) if now() >= deadline => return Err(ChangeError::Pending(Box::new(members))),
+            Err(error) if now() >= deadline => return Err(error),
+            _ => {
+                sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+}
