@@ -29,6 +29,7 @@ pub mod error;
 pub mod init;
 pub mod lab;
 pub mod machine;
+pub mod member;
 pub mod methods;
 pub mod nodes;
 pub mod port;

@@ -3,7 +3,7 @@
 mod cluster_support;
 
 use cluster_support::{SECOND, agreed, ask, cluster};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_rpc::admin::{self, Change, ChangeError, Members};
@@ -143,6 +143,55 @@ fn leadership_is_handed_to_whom_the_operator_names() {
     calls.borrow_mut().stop = true;
     assert!(cluster.run_until(SECOND * 5, |_| calls.borrow().stopped));
     agreed(&mut cluster);
+}
+
+/// One node after the other is stopped as a signal would stop it, and started again with an empty memory.
+#[test]
+fn every_node_is_replaced_in_turn_and_nobody_waits_for_an_election() {
+    for seed in 20..25 {
+        let mut cluster = of(3, 3, seed);
+        let calls = Rc::new(RefCell::new(Calls::default()));
+        let (told, servers) = (calls.clone(), cluster.addresses());
+        cluster.client(servers, move |client| work(client, told));
+        cluster.run_for(SECOND / 10);
+        for node in [0, 1, 2, 0, 1, 2].map(NodeIndex) {
+            let ended = Rc::new(Cell::new(false));
+            let (told, core) = (ended.clone(), cluster.core(node));
+            let leaving = cluster.node(node).expect("it runs").hand_over(SECOND / 2);
+            cluster.world().enter(core, || {
+                let task = trimaran_runtime::spawn(async move {
+                    leaving.await;
+                    told.set(true);
+                });
+                task.detach();
+            });
+            assert!(cluster.run_until(SECOND, |_| ended.get()), "seed {seed}");
+            cluster.kill(node);
+            cluster.restart(node);
+            let incarnations =
+                |members: &Members| members.voters.iter().map(|v| v.incarnation.clone()).collect::<Vec<_>>();
+            let is_back = |cluster: &mut Cluster<Counter>| {
+                let servers = cluster.addresses();
+                ask(cluster, move |client| async move {
+                    let all = admin::members_of(&client, &servers, SECOND).await.expect("members");
+                    let me = admin::probe(&client, servers[node.0], SECOND).await.expect("it answers");
+                    incarnations(&all).contains(&me.node.incarnation) && me.members.contains(&me.node)
+                })
+            };
+            assert!(
+                (0..100).any(|_| {
+                    cluster.run_for(SECOND / 20);
+                    is_back(&mut cluster)
+                }),
+                "seed {seed}: never healed"
+            );
+        }
+        let longest = calls.borrow().longest;
+        assert!(longest < Duration::from_millis(50), "seed {seed}: {longest:?}: as long as an election");
+        calls.borrow_mut().stop = true;
+        assert!(cluster.run_until(SECOND * 5, |_| calls.borrow().stopped), "seed {seed}");
+        agreed(&mut cluster);
+    }
 }
 
 #[test]

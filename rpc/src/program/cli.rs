@@ -4,6 +4,7 @@ use crate::program::call::{self, Call};
 use crate::program::config::{self, Config};
 use crate::program::connect::Target;
 use crate::program::error::Error;
+use crate::program::member::{self, Member};
 use crate::program::methods::{self, Methods};
 use crate::program::port::{self, DpdkPlan, HostAddress, PortKind, PortPlan};
 use crate::program::{LINTS, Program, init, say, status};
@@ -31,6 +32,8 @@ pub enum Common {
     Init(Init),
     /// Show each node's role, log and digest
     Status(Status),
+    /// Show or change who takes part
+    Member(Member),
     /// List the service's methods
     Methods(Methods),
     /// Call a method of the service
@@ -50,6 +53,7 @@ impl Common {
         match self {
             Common::Init(init) => init::run(init),
             Common::Status(status) => status::run(status, &program.name),
+            Common::Member(member) => member::run(member, &program.name),
             Common::Methods(methods) => methods::run::<S>(methods),
             Common::Call(call) => call::run::<S>(call),
             Common::ExampleConfig => say(&config::example(&program.name, program.service)),

@@ -91,6 +91,12 @@ pub enum Error {
     BadAnswer { what: String },
     #[error("the cluster that was asked first is gone: another was formed in its place")]
     ClusterReplaced,
+    #[error("none of {servers} knows a leader")]
+    NoLeader { servers: String },
+    #[error("the members were not changed: {why}")]
+    ChangeRefused { why: String },
+    #[error("the change has begun and is not done yet; it goes on")]
+    ChangePending,
     #[error("the demo failed: {what}")]
     DemoFailed { what: String },
     #[error("the simulation found a fault: {what}")]
@@ -159,6 +165,9 @@ impl Error {
             Error::Refused { .. } => "E0308",
             Error::BadAnswer { .. } => "E0309",
             Error::ClusterReplaced => "E0310",
+            Error::NoLeader { .. } => "E0316",
+            Error::ChangeRefused { .. } => "E0317",
+            Error::ChangePending => "E0318",
             Error::DemoFailed { .. } => "E0320",
             Error::SimulationFailed { .. } => "E0321",
         }
@@ -279,6 +288,10 @@ impl Error {
             Error::Refused { .. } => "correct the command; nothing was changed".into(),
             Error::BadAnswer { .. } => "check that --servers names nodes of this program and version".into(),
             Error::ClusterReplaced => "run it again: it then talks to the new cluster, which began empty".into(),
+            Error::NoLeader { .. } => format!("`{program} status` shows who is there; a change needs a majority of the voters"),
+            Error::ChangeRefused { .. } | Error::ChangePending => {
+                format!("`{program} member list` shows who takes part now")
+            }
             Error::DemoFailed { .. } => {
                 format!("that is a bug of this program: `{program} demo --keep` leaves the nodes' logs")
             }

@@ -23,6 +23,8 @@ const QUEUED_READS: usize = 65_536;
 /// For the kernel's sockets. Each look at them is a system call: looking for long after every heartbeat would cost an idle node more than
 /// a sleep's wake-up costs a busy one.
 const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
+/// How long a leader that is told to end may take to find a successor.
+const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
 /// Between two looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -51,11 +53,12 @@ pub fn run<S: Service>(serve: &Serve, service: impl FnOnce() -> S + 'static) -> 
             let bytes = net.payload_bytes();
             tracing::info!("datagrams carry {bytes} bytes at most: the device's MTU allows no more");
         }
-        let _node = start(&net, node, service(), config.durability)?;
+        let node = start(&net, node, service(), config.durability)?;
         while signals.check().is_ok() {
             sleep(LOOK_EVERY).await;
         }
         tracing::info!("ending: a signal came");
+        node.hand_over(HAND_OVER_WITHIN).await;
         Ok(())
     })
 }
