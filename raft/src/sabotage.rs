@@ -48,6 +48,22 @@ pub enum Fault {
     VoteAfterNewTerm,
     /// What an append says of its age counts from its arrival.
     AgeFromArrival,
+    /// A voter that is heard is replaced by another life of its seat.
+    ReplaceTheLiving,
+    /// Messages from outside the own configuration are dropped.
+    ShutStrangersOut,
+    /// A leader takes a joint configuration back that it inherited.
+    InheritorCancels,
+    /// Anyone's farewell is believed.
+    BelieveAnyFarewell,
+    /// No room is kept for what a leader cannot do without.
+    NoReservedRoom,
+    /// Whether an entry has room is asked before what it replaces is gone.
+    RoomBeforeTruncation,
+    /// A replica whose state is wrong stands for election.
+    FencedStands,
+    /// What was lost is sent again with the next heartbeat only.
+    ResendAtHeartbeat,
     /// A message for an earlier life of this node is taken for this one, and counted by slot.
     IgnoreIncarnation,
 }

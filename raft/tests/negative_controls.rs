@@ -1,4 +1,32 @@
-//! Does the suite bite? Each rule of `Fault` is broken on purpose, and the random walk's invariants must notice.
+//! Does the suite bite? Each rule of `Fault` is broken on purpose, and the random walk's invariants must notice, or the history
+//! that was written for it. The design's numbered rules, and the control of each part (`the_table_is_true` keeps it so):
+//!
+//! | rule | control |
+//! |---|---|
+//! | 1 exact counting by (slot, incarnation) | `a_new_life_taken_for_the_old` `lives_mixed_up_while_members_change` |
+//! | 1 a sender outside the configuration is heard | `strangers_shut_out` |
+//! | 1 only a silent voter is swapped | `a_living_voter_replaced` |
+//! | 2 who may cancel a joint entry | `an_inherited_change_taken_back` |
+//! | 2 an inheritor finishes it under both halves | `a_joint_configuration_left_early` `joint_configurations_left_early_at_random` |
+//! | 3 a read needs a round of its own | `a_read_without_a_round` `reads_before_the_terms_first_commit` |
+//! | 3 acknowledgements answer no read | `a_delayed_acknowledgement_answers_a_read` |
+//! | 3 boot nonce of a follower's read | `an_answer_to_another_run` |
+//! | 4 a lease runs from the send time of its round | `a_lease_from_the_arrival_of_an_echo` |
+//! | 4 no vote for one lease after a start | `a_vote_right_after_the_start` |
+//! | 4 no vote for one lease after the leader was heard | `a_vote_right_after_a_newer_term` |
+//! | 4 TimeoutNow ends leasing | `a_lease_that_goes_on_in_a_transfer` |
+//! | 4 whose death notice counts | `a_strangers_farewell_believed` |
+//! | 4 the clock is read again | `an_answer_that_leaves_without_a_second_look_at_the_clock` |
+//! | 5 acknowledgements cover what is durable, without a gap | `an_acknowledgement_before_it_is_durable` `persisted_by_index_only` |
+//! | 6 reserved room | `no_room_reserved` |
+//! | 6 conflict truncated before checking room | `room_asked_for_before_the_truncation` |
+//! | 7 a majority of states decides | `states_not_compared` |
+//! | 7 a fenced replica does not stand | `a_wrong_state_that_stands` |
+//! | 8 a snapshot is one frozen point | `chunks_of_two_snapshots_mixed` |
+//! | 11 a lost last append is resent early | `a_lost_append_that_waits_for_the_heartbeat` |
+//! | 11 the age of the leader's last quorum round | `an_age_from_the_arrival` |
+//!
+//! Of rule 5 the holes on a disk, of 6 a disk's reserve, and 10, need a `Storage` with a disk; 9, and the sessions of 11, are rpc's.
 
 mod harness;
 
@@ -6,7 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use harness::churn::{Churn, churn};
 use harness::walk::{Walk, walk};
-use harness::{reads, staged};
+use harness::{reads, rules, staged};
 use trimaran_raft::{Fault, Sabotage};
 
 /// The words with which `history` breaks, if it does.
@@ -182,6 +210,64 @@ fn an_age_from_the_arrival() {
     assert_stale(Fault::AgeFromArrival, reads::paused_follower);
 }
 
+/// A history of `harness::rules`, with the fault on, must go wrong in these words.
+#[track_caller]
+fn assert_goes_wrong(fault: Fault, history: fn(Sabotage), expected: &str) {
+    let words = broken(|| history(Sabotage::only(fault)));
+    println!("{fault:?}: {words:?}");
+    assert!(words.is_some_and(|words| words.contains(expected)), "{fault:?} is not noticed");
+}
+
+#[test]
+fn a_living_voter_replaced() {
+    assert_goes_wrong(Fault::ReplaceTheLiving, rules::second_node_in_a_seat, "a living voter is replaced");
+}
+
+#[test]
+fn strangers_shut_out() {
+    assert_goes_wrong(Fault::ShutStrangersOut, rules::the_complete_log_is_outside, "is not heard");
+}
+
+#[test]
+fn an_inherited_change_taken_back() {
+    assert_goes_wrong(Fault::InheritorCancels, rules::inherited_joint_configuration, "is taken back");
+}
+
+#[test]
+fn a_strangers_farewell_believed() {
+    assert_goes_wrong(Fault::BelieveAnyFarewell, rules::a_strangers_farewell, "stale read");
+}
+
+#[test]
+fn no_room_reserved() {
+    assert_goes_wrong(Fault::NoReservedRoom, rules::full_log_inherited, "a full log stops its new leader");
+}
+
+#[test]
+fn room_asked_for_before_the_truncation() {
+    assert_goes_wrong(Fault::RoomBeforeTruncation, rules::full_of_what_is_replaced, "takes nothing in");
+}
+
+#[test]
+fn a_wrong_state_that_stands() {
+    assert_goes_wrong(Fault::FencedStands, rules::fenced_and_alone, "a replica whose state is wrong leads");
+}
+
+#[test]
+fn a_lost_append_that_waits_for_the_heartbeat() {
+    assert_goes_wrong(Fault::ResendAtHeartbeat, rules::lost_last_append, "waits for the next heartbeat");
+}
+
+#[test]
+fn the_table_is_true() {
+    let rows = harness::table::rows(include_str!("negative_controls.rs"));
+    assert!(rows.len() > 20, "{} rows", rows.len());
+    for (rule, tests) in rows {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/negative_controls.rs");
+        assert!(tests.iter().all(|test| harness::table::has_test(path, test)), "{rule}: {tests:?}");
+    }
+}
+
 /// The walk with the very same plan and nothing broken passes: the controls fail for their fault alone.
 #[test]
 fn nothing_broken_nothing_caught() {
@@ -208,4 +294,12 @@ fn nothing_broken_nothing_caught() {
     assert!(ended.iter().all(Result::is_err));
     assert!(reads::restarted_voter(none).is_ok() && reads::newer_term_meanwhile(none).is_ok());
     assert!(reads::paused_follower(none).is_err());
+    rules::second_node_in_a_seat(none);
+    rules::the_complete_log_is_outside(none);
+    rules::inherited_joint_configuration(none);
+    rules::a_strangers_farewell(none);
+    rules::full_log_inherited(none);
+    rules::full_of_what_is_replaced(none);
+    rules::fenced_and_alone(none);
+    rules::lost_last_append(none);
 }

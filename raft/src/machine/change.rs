@@ -83,7 +83,8 @@ impl Machine {
             return Err(self.not_leader());
         }
         let (index, config) = (self.history.newest_at(), self.configuration().clone());
-        let own = log.term_at(index) == Some(self.hard.term) && index > self.commit;
+        let inherits = self.sabotaged(Fault::InheritorCancels);
+        let own = (log.term_at(index) == Some(self.hard.term) || inherits) && index > self.commit;
         let back = if config.is_joint() {
             if !own {
                 return Err(Error::ChangeInProgress);
@@ -154,8 +155,8 @@ impl Machine {
     /// at a time, so that a majority of those that remember decides each.
     fn next_to_heal(&self, log: &Log) -> Option<Configuration> {
         let config = self.configuration();
-        let lost =
-            |new: &Member| config.voters.iter().any(|voter| voter.is_earlier_life_of(new) && self.is_silent(voter.id));
+        let gone = |id| self.is_silent(id) || self.sabotaged(Fault::ReplaceTheLiving);
+        let lost = |new: &Member| config.voters.iter().any(|voter| voter.is_earlier_life_of(new) && gone(voter.id));
         let mut heirs = config.learners.iter().filter(|learner| lost(learner));
         if let Some(heir) = heirs.clone().find(|heir| self.has_caught_up(heir.id, log)) {
             let mut voters = config.voters.clone();

@@ -42,7 +42,8 @@ impl Machine {
         let me = self.settings.me.id;
         self.join_due |= !self.history.at(self.commit).is_some_and(|config| config.is_voter(me));
         // One that a change leaves out may be the only one that has the entry which says so, until it is known to be committed.
-        if !self.history.may_need(me, self.commit) || self.failed || self.stalled || self.fenced.is_some() {
+        let fenced = self.fenced.is_some() && !self.sabotaged(Fault::FencedStands);
+        if !self.history.may_need(me, self.commit) || self.failed || self.stalled || fenced {
             return;
         }
         self.role = Role::PreCandidate;

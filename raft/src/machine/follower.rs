@@ -123,6 +123,9 @@ impl Machine {
         if entry.term > self.hard.term || entry.term < before || replaces_verified {
             return Err(DropReason::Contradiction);
         }
+        if self.sabotaged(Fault::RoomBeforeTruncation) && !self.has_room(entry, log) {
+            return Ok(false);
+        }
         if index <= log.last() {
             self.truncate(index, log);
         }
@@ -204,7 +207,8 @@ impl Machine {
 
     /// Whether an entry fits the log, this node's own or its leader's.
     pub(super) fn has_room(&self, header: &EntryHeader, log: &Log) -> bool {
-        let budget = if header.kind.is_reserved() { self.settings.limits.log_bytes } else { self.plain_bytes() };
+        let reserved = header.kind.is_reserved() && !self.sabotaged(Fault::NoReservedRoom);
+        let budget = if reserved { self.settings.limits.log_bytes } else { self.plain_bytes() };
         log.bytes() + header.cost_bytes() <= budget
     }
 

@@ -180,6 +180,10 @@ impl Machine {
         if !mine {
             return Err(DropReason::WrongDestination);
         }
+        let stranger = self.cluster.is_some() && self.configuration().member(header.from).is_none();
+        if stranger && self.sabotaged(Fault::ShutStrangersOut) {
+            return Err(DropReason::NotMember);
+        }
         if header.term.0.saturating_sub(self.hard.term.0) > MAX_TERM_JUMP {
             return Err(DropReason::AbsurdTerm);
         }

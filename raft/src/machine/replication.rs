@@ -7,6 +7,7 @@ use crate::id::{LogIndex, Nanos};
 use crate::log::Log;
 use crate::message::{Ack, AppendHead, Conflict, Envelope};
 use crate::quorum;
+use crate::sabotage::Fault;
 
 /// Bytes that one flush sends to one peer; a single larger entry passes whole. The rest follows in the next flush, after
 /// the transport has been looked at again.
@@ -29,6 +30,9 @@ impl Machine {
         self.end_handover();
         self.judge();
         let now = self.now;
+        if self.sabotaged(Fault::ResendAtHeartbeat) {
+            self.peers.iter_mut().for_each(|peer| peer.resend_at = Nanos::FAR);
+        }
         self.peers.iter_mut().filter(|peer| now >= peer.resend_at).for_each(Peer::resend);
         let transfers = self.peers.iter_mut().filter_map(|peer| peer.transfer.as_mut());
         transfers.filter(|transfer| now >= transfer.deadline()).for_each(Transfer::resend);

@@ -8,7 +8,9 @@ pub(crate) mod clocks;
 pub(crate) mod disk;
 pub(crate) mod invariants;
 pub(crate) mod reads;
+pub(crate) mod rules;
 pub(crate) mod staged;
+pub(crate) mod table;
 pub(crate) mod walk;
 
 use std::collections::BTreeSet;

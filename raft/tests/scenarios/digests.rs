@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::harness::{Cluster, MS, staged};
+use crate::harness::{Cluster, MS, rules, staged};
 use trimaran_raft::{Ack, Body, DropReason, Error, Fence, LogIndex, Sabotage, Verdict};
 
 /// Has the states of these nodes go wrong at the next entry, each in the way given with it.
@@ -243,4 +243,9 @@ fn a_fenced_replica_does_not_hold_the_log_up() {
     cluster.run_for(100 * MS);
     assert_eq!(cluster.machine(2).commit(), cluster.log(0).last());
     assert!(cluster.log(2).first() > LogIndex(300));
+}
+
+#[test]
+fn a_fenced_replica_does_not_stand_even_where_nobody_else_can_win() {
+    rules::fenced_and_alone(Sabotage::default());
 }

@@ -1,7 +1,7 @@
 //! Nodes that lost their memory: they come back as voters by themselves, one at a time, as long as a majority remembers.
 
-use crate::harness::{Cluster, LATENCY_NS, MS, member};
-use trimaran_raft::{LogIndex, Role};
+use crate::harness::{Cluster, LATENCY_NS, MS, member, rules};
+use trimaran_raft::{LogIndex, Role, Sabotage};
 
 /// Proposes for a while, whoever leads; returns how many were taken.
 fn load(cluster: &mut Cluster, rounds: usize) -> usize {
@@ -183,18 +183,7 @@ fn with_the_leader_gone_too_the_rest_waits_for_one_that_remembers() {
 
 #[test]
 fn a_voter_that_is_heard_is_not_replaced_by_another_life_of_its_seat() {
-    let mut cluster = Cluster::new(4);
-    cluster.elect(0);
-    // Somebody starts a second node in seat 3.
-    cluster.crash(3);
-    cluster.restart_empty(3, 1);
-    let mut config = cluster.nodes[3].config.clone();
-    config.me = trimaran_raft::Member { id: member(2, 9).id, ..member(3, 9) };
-    cluster.replace(3, config);
-    cluster.run_for(3000 * MS);
-    assert!(cluster.machine(0).joiners().any(|joiner| joiner.id == member(2, 9).id), "it asks");
-    assert_eq!(cluster.voters(0), [(0, 1), (1, 1), (2, 1), (3, 1)]);
-    assert!(cluster.machine(0).configuration().learners.is_empty());
+    rules::second_node_in_a_seat(Sabotage::default());
 }
 
 /// The entry that took a joiner in is lost with its leader: the joiner, which has entered the cluster, asks again.

@@ -179,9 +179,9 @@ fn one_alone_needs_nobody() {
 /// As slow and as fast as the bound allows, wherever in the round of heartbeats the leader is cut off.
 #[test]
 fn clocks_that_differ_as_much_as_is_allowed() {
-    for hold in 0..10 {
-        for ppm in [-50_000, -1000, 0, 1000, 50_000] {
-            let (served, refused) = clocks_apart(ppm, 50_000, (30 + 2 * hold) * MS);
+    for hold in 0..4 {
+        for ppm in [-50_000, 0, 50_000] {
+            let (served, refused) = clocks_apart(ppm, 50_000, (30 + 5 * hold) * MS);
             assert!(served > 100 && refused > 100, "{ppm}: {served} {refused}");
         }
     }
@@ -213,4 +213,9 @@ fn a_clock_that_jumps_ends_the_lease() {
     let (term, _) = cluster.machine(0).lease_read(stamp).expect("held");
     assert!(!cluster.machine(0).lease_holds(before, term));
     assert!(!cluster.machine(0).lease_holds(later(stamp, 200 * MS), term));
+}
+
+#[test]
+fn a_farewell_of_one_that_does_not_lead_frees_no_vote() {
+    crate::harness::rules::a_strangers_farewell(Sabotage::default());
 }

@@ -1,7 +1,7 @@
 //! Every budget has an end, and something defined happens there.
 
-use crate::harness::{Cluster, LATENCY_NS, MS, member};
-use trimaran_raft::{Body, EntryKind, Error, Input, LogIndex, PeerState, Proposal};
+use crate::harness::{Cluster, LATENCY_NS, MS, member, rules};
+use trimaran_raft::{Body, Error, LogIndex, PeerState, Sabotage};
 
 #[test]
 fn the_window_closes_by_messages_and_opens_by_acknowledgements() {
@@ -143,16 +143,7 @@ fn a_full_log_refuses_proposals_and_never_grows() {
 /// A new leader that inherits a full log must be able to commit, or nothing would ever be applied and forgotten.
 #[test]
 fn a_new_leader_of_a_full_log_commits_its_first_entry() {
-    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 16 << 10);
-    cluster.elect(0);
-    fill(&mut cluster);
-    cluster.crash(0);
-    cluster.elect(1);
-    cluster.run_for(50 * MS);
-    assert_eq!(cluster.machine(1).commit(), cluster.log(1).last());
-    assert_eq!(cluster.log(2).header(cluster.log(1).last()).map(|header| header.kind), Some(EntryKind::Noop));
-    let tick = Proposal { kind: EntryKind::Tick, ..Proposal::default() };
-    assert!(cluster.step(1, Input::Propose(&tick)).is_ok(), "log time can go on");
+    rules::full_log_inherited(Sabotage::default());
 }
 
 #[test]
@@ -237,4 +228,88 @@ fn what_all_have_applied_leaves_early_and_what_one_lacks_stays() {
     cluster.heal();
     cluster.run_for(1000 * MS);
     assert_eq!(cluster.log(2).last(), cluster.log(0).last());
+}
+
+#[test]
+fn a_log_full_of_what_is_replaced_takes_in_what_replaces_it() {
+    rules::full_of_what_is_replaced(Sabotage::default());
+}
+
+/// However long a member stays away, what it costs the others does not grow.
+#[test]
+fn a_member_that_is_down_for_long_costs_a_cursor() {
+    let budget = 64 << 10;
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = budget);
+    cluster.elect(0);
+    cluster.crash(2);
+    let mut most = 0;
+    let mut taken = 0u64;
+    for round in 0..100_000u64 {
+        taken += u64::from(cluster.propose(0, &round.to_le_bytes()).is_ok());
+        cluster.run_for(4 * LATENCY_NS);
+        if round > 20_000 {
+            most = most.max(cluster.log(0).bytes()).max(cluster.log(1).bytes());
+        }
+        assert!(cluster.flights.len() < 20);
+    }
+    assert!(taken > 90_000, "{taken}");
+    assert!(most < budget / 2, "{most} bytes are kept for one that is away");
+    cluster.restart(2);
+    cluster.flush(2);
+    cluster.run_for(500 * MS);
+    assert_eq!(cluster.machine(2).commit(), cluster.log(0).last());
+}
+
+/// A state machine that applies slowly makes its own log fill, and then the leader refuses: nothing is lost, nothing grows.
+#[test]
+fn a_slow_apply_task_refuses_early_and_recovers() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 32 << 10);
+    cluster.elect(0);
+    cluster.nodes.iter_mut().for_each(|node| node.applies = false);
+    let (mut taken, mut refused) = (0, 0);
+    for round in 0..500u64 {
+        match cluster.propose(0, &[round as u8; 200]) {
+            Ok(_) => taken += 1,
+            Err(error) => {
+                assert_eq!(error, Error::Overloaded);
+                refused += 1;
+            }
+        }
+        cluster.run_for(MS);
+        for node in 0..3 {
+            let next = cluster.machine(node).applied_index().next();
+            if round % 4 == 0 && next <= cluster.machine(node).commit() {
+                cluster.apply(node, next);
+                cluster.flush(node);
+            }
+        }
+    }
+    assert!(taken > 100 && refused > 100, "{taken} {refused}");
+    assert_eq!(cluster.leader(), Some(0), "and it costs no election");
+    for node in 0..3 {
+        cluster.nodes[node].applies = true;
+        let commit = cluster.machine(node).commit();
+        cluster.apply(node, commit);
+        cluster.flush(node);
+    }
+    cluster.run_for(100 * MS);
+    assert!(cluster.propose(0, b"room again").is_ok());
+}
+
+/// One slow follower holds neither the other nor the service up.
+#[test]
+fn a_slow_follower_costs_no_commit() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.nodes[2].disk.holds = true;
+    for round in 0..200u64 {
+        let index = cluster.propose(0, &[round as u8; 100]).expect("two are fast");
+        cluster.run_for(4 * LATENCY_NS);
+        assert_eq!(cluster.machine(0).commit(), index);
+    }
+    cluster.nodes[2].disk.holds = false;
+    cluster.complete(2, true);
+    cluster.flush(2);
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.machine(2).commit(), cluster.log(0).last());
 }

@@ -1,6 +1,6 @@
 //! Changing the members: step by step, through crashes, and never without a majority of both.
 
-use crate::harness::{Cluster, LATENCY_NS, MS, member, staged};
+use crate::harness::{Cluster, LATENCY_NS, MS, member, rules, staged};
 use trimaran_raft::{Body, Configuration, Error, Input, LogIndex, Refused, Role, Sabotage};
 
 /// Proposes for a while, whoever leads; returns how many were taken.
@@ -224,30 +224,7 @@ fn an_inherited_joint_configuration_is_finished_under_both_halves() {
 /// The only copy of the last configuration is with a node that it leaves out: it must stand once more, or nobody could win.
 #[test]
 fn a_node_that_is_left_out_stands_until_that_is_committed() {
-    let mut cluster = Cluster::of_some(3, 2);
-    cluster.elect(0);
-    cluster.change(0, &of(&[2])).expect("possible");
-    for _ in 0..1000 {
-        if cluster.voters(0) == of(&[2]) {
-            break;
-        }
-        match cluster.flights.is_empty() {
-            true => cluster.run_for(LATENCY_NS),
-            false => {
-                let flight = cluster.flights.remove(0);
-                cluster.deliver(&flight);
-            }
-        }
-    }
-    assert_eq!((cluster.voters(0), cluster.voters(1)), (of(&[2]), vec![]));
-    cluster.flights.clear();
-    cluster.crash(0);
-    cluster.run_for(1000 * MS);
-    assert_eq!(cluster.leader(), None, "of two old voters both are needed");
-    cluster.restart(0);
-    cluster.flush(0);
-    cluster.run_for(2000 * MS);
-    assert_eq!((cluster.leader(), cluster.voters(2)), (Some(2), of(&[2])));
+    rules::the_complete_log_is_outside(Sabotage::default());
 }
 
 #[test]
@@ -318,20 +295,7 @@ fn a_joint_configuration_is_taken_back_before_it_is_committed_and_not_by_another
 
 #[test]
 fn an_inheritor_does_not_take_a_joint_configuration_back() {
-    let mut cluster = Cluster::new(5);
-    cluster.elect(0);
-    cluster.run_for(30 * MS);
-    cluster.filter = Some(Box::new(|_, to, message| to != 0 || !matches!(message.body, Body::Ack(_))));
-    cluster.change(0, &of(&[0, 1, 2])).expect("possible");
-    cluster.settle();
-    cluster.crash(0);
-    cluster.filter = Some(Box::new(|_, _, message| !matches!(message.body, Body::Ack(_))));
-    cluster.elect(1);
-    assert!(cluster.machine(1).configuration().is_joint());
-    assert_eq!(cluster.step(1, Input::CancelChange), Err(Refused::Request(Error::ChangeInProgress)));
-    cluster.filter = None;
-    cluster.run_for(100 * MS);
-    assert_eq!(cluster.voters(1), of(&[0, 1, 2]));
+    rules::inherited_joint_configuration(Sabotage::default());
 }
 
 #[test]
@@ -379,4 +343,50 @@ fn the_configuration_in_a_snapshot_is_the_one_of_its_entry() {
     cluster.run_for(300 * MS);
     assert_eq!((&cluster.nodes[2].installed, &cluster.nodes[3].installed), (&vec![applied], &vec![applied]));
     assert_eq!((cluster.voters(2), cluster.log(2).last()), (of(&[0, 1, 2, 3]), cluster.log(0).last()));
+}
+
+/// A learner that is far behind does not get its vote before it has caught up.
+#[test]
+fn a_learner_is_promoted_once_it_has_caught_up() {
+    let mut cluster = Cluster::of_some_with(4, 3, |config| config.limits.window_bytes = 4000);
+    cluster.elect(0);
+    load(&mut cluster, 300);
+    cluster.change(0, &of(&[0, 1, 2, 3])).expect("possible");
+    let mut learnt = 0;
+    while cluster.voters(0) != of(&[0, 1, 2, 3]) {
+        cluster.run_for(LATENCY_NS);
+        let config = cluster.machine(0).configuration();
+        if config.learners.contains(&member(3, 1)) {
+            learnt += 1;
+        } else if config.is_joint() {
+            let peer = cluster.machine(0).peers().iter().find(|peer| peer.id() == member(3, 1).id).expect("a peer");
+            let lacks = cluster.log(0).bytes_between(peer.matched, cluster.log(0).last());
+            assert!(lacks <= 4000 + 1000, "a voter that lacks {lacks} bytes");
+        }
+    }
+    assert!(learnt > 2, "it was a learner first");
+}
+
+/// etcd #11284, #7280, #12133: not when it is applied, and not when it is committed either.
+#[test]
+fn a_configuration_counts_from_the_moment_it_is_appended() {
+    let mut cluster = Cluster::of_some(5, 3);
+    cluster.elect(0);
+    cluster.run_for(100 * MS);
+    cluster.nodes.iter_mut().for_each(|node| node.applies = false);
+    cluster.change(0, &of(&[0, 3, 4])).expect("possible");
+    while !cluster.machine(0).configuration().is_joint() {
+        cluster.run_for(LATENCY_NS);
+    }
+    assert!(cluster.machine(0).configuration_index() > cluster.machine(0).commit());
+    // The old voters alone commit nothing any more.
+    cluster.flights.clear();
+    cluster.isolate(&[0, 1, 2]);
+    let commit = cluster.machine(0).commit();
+    cluster.run_for(90 * MS);
+    assert_eq!(cluster.machine(0).commit(), commit);
+    cluster.heal();
+    cluster.run_for(500 * MS);
+    assert_eq!(cluster.voters(0), of(&[0, 3, 4]), "and nothing of it was applied");
+    assert!(cluster.machine(0).applied_index() < cluster.machine(0).configuration_index());
 }

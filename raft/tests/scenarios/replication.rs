@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::harness::{Cluster, LATENCY_NS, MS, staged};
+use crate::harness::{Cluster, LATENCY_NS, MS, rules, staged};
 use trimaran_raft::{AppendHead, Body, Entries, Input, LogIndex, Proposal, Sabotage, Term};
 
 #[test]
@@ -121,14 +121,7 @@ fn the_commit_index_needs_no_further_round_trip() {
 
 #[test]
 fn a_lost_last_append_is_sent_again_after_a_few_round_trips() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect(0);
-    cluster.run_for(100 * MS);
-    let index = cluster.propose(0, b"x").expect("leads");
-    cluster.flights.clear();
-    let heartbeat = cluster.nodes[0].config.timing.heartbeat.as_nanos() as u64;
-    cluster.run_for(heartbeat / 4);
-    assert_eq!(cluster.machine(0).commit(), index);
+    rules::lost_last_append(Sabotage::default());
 }
 
 #[test]
@@ -219,4 +212,22 @@ fn log_time_goes_on_from_the_newest_entry() {
     cluster.elect(1);
     let header = *cluster.log(1).last_header().expect("an entry");
     assert!(header.log_time > before && header.term == cluster.machine(1).term());
+}
+
+/// qdrant #1172: whatever the apply task says, nothing counts as applied that is not known to be committed, after a restart
+/// least of all.
+#[test]
+fn nothing_is_applied_before_it_is_known_to_be_committed() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.propose(0, b"x").expect("leads");
+    cluster.settle();
+    cluster.crash(2);
+    cluster.restart(2);
+    let before = cluster.machine(2).commit();
+    let _ = cluster.step(2, Input::Applied(cluster.log(0).last(), 7));
+    assert_eq!((cluster.machine(2).applied_index(), cluster.machine(2).commit()), (before, before));
+    assert!(before < cluster.log(2).last());
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.machine(2).applied_index(), cluster.log(0).last());
 }

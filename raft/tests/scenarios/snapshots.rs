@@ -343,3 +343,27 @@ fn a_replica_whose_state_is_wrong_gets_no_snapshot() {
     cluster.run_for(500 * MS);
     assert_eq!((peer_state(&cluster, 0), cluster.nodes[2].installed.len()), (PeerState::OutOfReach, 1));
 }
+
+/// willemt/raft #118: appends of before the snapshot come again after it.
+#[test]
+fn a_repeated_append_after_a_snapshot_changes_nothing() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 64 << 10);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.propose(0, b"old").expect("leads");
+    let old = cluster.take(|_, to, body| to == 2 && matches!(body, Body::Append(..)));
+    staged::leave_behind(&mut cluster, 2);
+    cluster.heal();
+    cluster.run_for(500 * MS);
+    assert_eq!(cluster.nodes[2].installed.len(), 1);
+    let (last, commit) = (cluster.log(2).last(), cluster.machine(2).commit());
+    let header = cluster.log(2).header(last).copied();
+    for append in old.iter().chain(&old) {
+        cluster.deliver(append);
+    }
+    assert_eq!((cluster.log(2).last(), cluster.machine(2).commit()), (last, commit));
+    assert_eq!(cluster.log(2).header(last).copied(), header);
+    let index = cluster.propose(0, b"x").expect("leads");
+    cluster.run_for(50 * MS);
+    assert_eq!(cluster.machine(2).commit(), index);
+}

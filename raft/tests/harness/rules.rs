@@ -1,0 +1,177 @@
+//! Histories in which something would go wrong if one rule were broken: scenarios, and negative controls with a fault on.
+//! Each says in words what went wrong.
+
+use super::{Cluster, LATENCY_NS, MS, member, reads};
+use trimaran_raft::{Ask, Body, EntryKind, Input, LogIndex, Proposal, Sabotage, ShardConfig};
+
+fn of(nodes: &[usize]) -> Vec<(usize, u64)> {
+    nodes.iter().map(|index| (*index, 1)).collect()
+}
+
+fn sabotaged(sabotage: Sabotage) -> impl Fn(&mut ShardConfig) {
+    move |config| config.sabotage = sabotage
+}
+
+/// Somebody starts a second node in the seat of a voter that is there.
+pub(crate) fn second_node_in_a_seat(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(4, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.crash(3);
+    cluster.restart_empty(3, 1);
+    let mut config = cluster.nodes[3].config.clone();
+    config.me = trimaran_raft::Member { id: member(2, 9).id, ..member(3, 9) };
+    cluster.replace(3, config);
+    cluster.run_for(3000 * MS);
+    assert_eq!(cluster.voters(0), of(&[0, 1, 2, 3]), "a living voter is replaced");
+    assert!(cluster.machine(0).configuration().learners.is_empty(), "a living voter is replaced");
+    assert!(cluster.machine(0).joiners().any(|joiner| joiner.id == member(2, 9).id), "it asks");
+}
+
+/// The only copy of the last configuration is with a node that it leaves out: it must stand once more, and be heard by one
+/// that does not know it as a member any more, or nobody could win.
+pub(crate) fn the_complete_log_is_outside(sabotage: Sabotage) {
+    let mut cluster = Cluster::of_some_with(3, 2, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.change(0, &of(&[2])).expect("possible");
+    for _ in 0..1000 {
+        if cluster.voters(0) == of(&[2]) {
+            break;
+        }
+        match cluster.flights.is_empty() {
+            true => cluster.run_for(LATENCY_NS),
+            false => {
+                let flight = cluster.flights.remove(0);
+                cluster.deliver(&flight);
+            }
+        }
+    }
+    let left = (cluster.voters(0), cluster.voters(1)) == (of(&[2]), vec![]);
+    assert!(left, "a log outside the configuration is not heard: the change does not get so far");
+    cluster.flights.clear();
+    cluster.crash(0);
+    cluster.run_for(1000 * MS);
+    assert_eq!(cluster.leader(), None, "of two old voters both are needed");
+    cluster.restart(0);
+    cluster.flush(0);
+    cluster.run_for(2000 * MS);
+    let healed = (cluster.leader(), cluster.voters(2)) == (Some(2), of(&[2]));
+    assert!(healed, "a log outside the configuration is not heard: nobody leads");
+}
+
+/// A leader inherits a joint configuration, which its predecessor may have committed.
+pub(crate) fn inherited_joint_configuration(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(5, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(30 * MS);
+    cluster.filter = Some(Box::new(|_, to, message| to != 0 || !matches!(message.body, Body::Ack(_))));
+    cluster.change(0, &of(&[0, 1, 2])).expect("possible");
+    cluster.settle();
+    cluster.crash(0);
+    cluster.filter = Some(Box::new(|_, _, message| !matches!(message.body, Body::Ack(_))));
+    cluster.elect(1);
+    assert!(cluster.machine(1).configuration().is_joint());
+    assert!(cluster.step(1, Input::CancelChange).is_err(), "an inherited change is taken back");
+    cluster.filter = None;
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.voters(1), of(&[0, 1, 2]), "an inherited change is taken back");
+}
+
+/// Somebody who does not lead says farewell, and asks for the vote that this would free.
+pub(crate) fn a_strangers_farewell(sabotage: Sabotage) {
+    let mut cluster = reads::leased(sabotage);
+    let term = cluster.machine(2).term();
+    cluster.inject(1, 2, term, Body::Farewell);
+    let ask = Ask { campaign: term.next(), last: LogIndex(9), last_term: term, told: false };
+    cluster.inject(1, 2, term.next(), Body::Vote(ask));
+    let votes = cluster.take(|from, _, body| from == 2 && matches!(body, Body::VoteReply(a) if a.granted));
+    let now = cluster.local(0);
+    let read = cluster.lease_read(0, now);
+    assert!(votes.is_empty() || read.is_err(), "stale read: a vote is given away while a leader holds a lease");
+}
+
+fn fill(cluster: &mut Cluster) {
+    for node in &mut cluster.nodes {
+        node.applies = false;
+    }
+    for length in [500, 0] {
+        while cluster.propose(0, &[1; 500][..length]).is_ok() {
+            cluster.settle();
+        }
+    }
+}
+
+/// A new leader inherits a full log: it must be able to commit, or nothing would ever be applied and forgotten.
+pub(crate) fn full_log_inherited(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 16 << 10;
+        config.sabotage = sabotage;
+    });
+    cluster.elect(0);
+    fill(&mut cluster);
+    cluster.crash(0);
+    cluster.elect(1);
+    cluster.run_for(50 * MS);
+    assert_eq!(cluster.machine(1).commit(), cluster.log(1).last(), "a full log stops its new leader");
+    assert_eq!(cluster.log(2).header(cluster.log(1).last()).map(|header| header.kind), Some(EntryKind::Noop));
+    let tick = Proposal { kind: EntryKind::Tick, ..Proposal::default() };
+    assert!(cluster.step(1, Input::Propose(&tick)).is_ok(), "log time can go on");
+}
+
+/// A log that is full to the brim with what another leader never committed takes the new leader's entries in its place.
+pub(crate) fn full_of_what_is_replaced(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 16 << 10;
+        config.sabotage = sabotage;
+    });
+    cluster.elect(0);
+    cluster.run_for(30 * MS);
+    cluster.isolate(&[0]);
+    let tick = Proposal { kind: EntryKind::Tick, ..Proposal::default() };
+    for _ in 0..3 {
+        while cluster.propose(0, &[1; 500]).is_ok() {}
+        while cluster.step(0, Input::Propose(&tick)).is_ok() {}
+        // What is applied has been forgotten by now, and makes no room later.
+        let (applied, digest) = (cluster.machine(0).applied_index(), cluster.machine(0).digest());
+        let _ = cluster.step(0, Input::Applied(applied, digest));
+    }
+    cluster.flights.clear();
+    cluster.run_for(1000 * MS);
+    let leader = cluster.leader().expect("the other two elect");
+    let index = cluster.propose(leader, b"x").expect("leads");
+    cluster.heal();
+    cluster.run_for(300 * MS);
+    assert_eq!(cluster.machine(0).commit(), index, "a log full of what is to go takes nothing in");
+}
+
+/// A replica whose state was found wrong is the only one left that could win: it does not stand.
+pub(crate) fn fenced_and_alone(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let at = cluster.propose(0, b"x").expect("leads");
+    cluster.nodes[2].goes_wrong_at = Some((at, 7));
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.machine(2).fenced(), Some(at));
+    cluster.isolate(&[1]);
+    cluster.propose(0, b"only 0 and 2 have it").expect("leads");
+    cluster.run_for(50 * MS);
+    cluster.crash(0);
+    cluster.heal();
+    for _ in 0..3000 {
+        cluster.run_for(MS);
+        assert!(!cluster.machine(2).is_leader(), "a replica whose state is wrong leads");
+    }
+    assert_eq!(cluster.leader(), None, "and the other one lacks an entry");
+}
+
+/// The last append of a burst is lost to both followers.
+pub(crate) fn lost_last_append(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(100 * MS);
+    let index = cluster.propose(0, b"x").expect("leads");
+    cluster.flights.clear();
+    let heartbeat = cluster.nodes[0].config.timing.heartbeat.as_nanos() as u64;
+    cluster.run_for(heartbeat / 4);
+    assert_eq!(cluster.machine(0).commit(), index, "a lost append waits for the next heartbeat");
+}
