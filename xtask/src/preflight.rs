@@ -63,6 +63,11 @@ fn dpdk() -> Dpdk {
         Dpdk::Installable(vec![
             command("apt-get", &["update", "-qq"]),
             command("apt-get", &["install", "-y", "-qq", "--no-install-recommends", "libdpdk-dev", "pkg-config"]),
+            // Namespaces and what tests do in them; a test that lacks one of these says so and passes.
+            command(
+                "apt-get",
+                &["install", "-y", "-qq", "--no-install-recommends", "iproute2", "ethtool", "nftables", "iputils-ping"],
+            ),
             // Another system's DPDK may be of another version.
             command("pkg-config", &["--exists", "libdpdk >= 22.11", "libdpdk < 23.11"]),
         ])

@@ -58,7 +58,7 @@ pub(crate) fn have(programs: &[&str]) -> bool {
 }
 
 /// The hardware address that shows `ip`, as `ip link` wants it.
-fn shown(ip: Ipv4Addr) -> String {
+pub(crate) fn shown(ip: Ipv4Addr) -> String {
     MacAddr::derived(ip).0.map(|byte| format!("{byte:02x}")).join(":")
 }
 
