@@ -24,6 +24,10 @@ mod linked {
         println!("cargo:rerun-if-env-changed=PKG_CONFIG_PATH");
         let mut shim = cc::Build::new();
         shim.file("shim.c").flag("-Wno-deprecated-declarations");
+        // Rust's own runtime of it is linked; see `cargo xtask asan`.
+        if std::env::var("CARGO_CFG_SANITIZE").is_ok_and(|sanitize| sanitize.contains("address")) {
+            shim.flag("-fsanitize=address").flag("-fno-omit-frame-pointer");
+        }
         for flag in pkg_config(&["--cflags"]).split_whitespace() {
             shim.flag(flag);
         }

@@ -5,6 +5,7 @@
 //!   test.rs       the steps that must pass before a change goes in, in order
 //!   step.rs       runs one step: its line, its log file, its limit
 //!   readme.rs     does what the README tells a newcomer to do
+//!   asan.rs       the tests of DPDK's port, under AddressSanitizer
 //!   fuzz.rs       the fuzz targets, under libFuzzer
 //!   nic_test.rs   programs over DPDK on network cards, in machines of QEMU's
 //!   bindings.rs   reads DPDK's headers for net/dpdk-sys
@@ -13,6 +14,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod asan;
 mod bindings;
 mod fuzz;
 mod nic_test;
@@ -55,6 +57,10 @@ enum Task {
     ///
     /// Installs cargo-fuzz where it is missing. Inputs that make a target fail are kept.
     Fuzz(FuzzArgs),
+    /// Run the tests of the port over DPDK under AddressSanitizer, after faults on purpose that it must find.
+    ///
+    /// Needs libdpdk-dev. Builds into a directory of its own under the target directory.
+    Asan,
     /// Do what the README tells a newcomer to do: its service as a crate of its own, tested and run as a cluster.
     Readme,
     /// Run a node on network cards with real drivers, in machines of QEMU's, and drive it from this machine's kernel.
@@ -138,6 +144,7 @@ fn main() -> ExitCode {
         Task::Sim(args) => sim(&workspace, &args),
         Task::Bench(args) => bench(&workspace, &args),
         Task::Fuzz(args) => fuzz::run(&workspace, args.target.as_deref(), args.seconds),
+        Task::Asan => asan::run(&workspace, preflight::look().nextest),
         Task::Readme => readme::run(&workspace),
         Task::NicTest(args) => nic_test::run(&workspace, args.device),
         Task::NicTestInside(args) => nic_test::inside(args.device, &args.directory),

@@ -17,6 +17,14 @@
 //! A [`FrameQueue`] is a [`FramePort`](crate::FramePort): the addresses of its packets mean nothing, and the payload begins with the
 //! Ethernet header. [`DpdkPort`] puts the stack on top, so that sockets can use it.
 //!
+//! [`FrameTap`](crate::FrameTap) around a queue writes down what passes it. DPDK's own dpdk-dumpcap does not work with a process of
+//! ours: it attaches as a second process, for which this one would have to run on huge pages, without `--no-shconf`, and call
+//! `rte_pdump_init` of librte_pdump.
+//!
+//! af_packet asks the kernel to join fragments before it hands frames over (PACKET_FANOUT_FLAG_DEFRAG): a datagram that came in parts arrives
+//! whole there, and may be longer than the link's frames. What a filter of the kernel drops where af_packet puts it out (nftables'
+//! netdev egress), the kernel sends again: to lose frames, drop them behind that.
+//!
 //! A kernel that sends by a virtual interface (veth, tap) leaves UDP's checksum to a card that never comes, and the stack drops what
 //! arrives so. Turn that off where kernel sockets talk to a DPDK port: `ethtool -K <the sender's end> tx off`.
 

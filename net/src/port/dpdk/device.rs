@@ -253,10 +253,7 @@ impl Device {
         static OPENING: Mutex<()> = Mutex::new(());
         let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let before = sockets::open_descriptors();
-        if let Err(error) = opened.make(&arguments) {
-            std::mem::forget(opened); // there is nothing of ours to close
-            return Err(error);
-        }
+        opened.make(&arguments)?;
         // From here on dropping `opened` removes the device, whatever fails.
         opened.start(config)?;
         let sockets = sockets::opened_since(&before);

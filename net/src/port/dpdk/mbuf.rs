@@ -106,3 +106,71 @@ impl Drop for MbufBuffer {
         unsafe { dpdk_sys::dpdk_shim_free(&self.frame(0, 0, Checksums::default()), 1) };
     }
 }
+
+/// Faults made on purpose, each to end with a report of AddressSanitizer's: `cargo xtask asan` runs them one by one. Without it they
+/// would prove nothing.
+#[cfg(test)]
+mod faults {
+    use super::*;
+    use crate::burst::PacketQueue;
+    use crate::port::FramePort;
+    use crate::port::dpdk::{OpenOptions, open};
+    use trimaran_runtime::Instant;
+
+    fn queue() -> crate::port::dpdk::FrameQueue {
+        let options =
+            OpenOptions::new(&format!("fault-{}", std::process::id()), "net_ring0".parse().expect("a device"));
+        open(&options).expect("a ring opens").1.remove(0)
+    }
+
+    /// An mbuf as its owner holds it, and where its bytes are.
+    fn owned(queue: &crate::port::dpdk::FrameQueue) -> (crate::Packet, *const u8) {
+        let mut packet = queue.pool().alloc().expect("the pool is fresh");
+        packet.extend_from_slice(&[7; 100]).expect("there is room");
+        let at = packet.data().as_ptr();
+        (packet, at)
+    }
+
+    /// The fault itself.
+    fn read(at: *const u8) {
+        // SAFETY: the memory stays mapped; that it is another's is what shall be seen.
+        std::hint::black_box(unsafe { at.read_volatile() });
+    }
+
+    #[test]
+    #[ignore = "a fault on purpose, for cargo xtask asan"]
+    fn a_read_after_free() {
+        let (packet, at) = owned(&queue());
+        drop(packet);
+        read(at);
+    }
+
+    #[test]
+    #[ignore = "a fault on purpose, for cargo xtask asan"]
+    fn a_second_free() {
+        let (packet, _) = owned(&queue());
+        let frame = packet.device_frame();
+        // SAFETY: none; two owners are the fault.
+        let twice = unsafe { MbufBuffer::from_frame(&frame) };
+        drop(packet);
+        drop(twice);
+    }
+
+    #[test]
+    #[ignore = "a fault on purpose, for cargo xtask asan"]
+    fn a_read_after_sending() {
+        let mut queue = queue();
+        let (packet, at) = owned(&queue);
+        let mut tx = PacketQueue::new(1);
+        assert!(tx.push(packet).is_ok());
+        assert_eq!(queue.tx_burst(Instant::ZERO, &mut tx), 1);
+        read(at);
+    }
+
+    #[test]
+    #[ignore = "a fault on purpose, for cargo xtask asan"]
+    fn a_read_past_the_room_of_a_heap_packet() {
+        let packet = crate::Packet::alloc(crate::Priority::Normal).expect("the pool is fresh");
+        read(packet.data().as_ptr().wrapping_add(crate::packet::ROOM_BYTES));
+    }
+}

@@ -34,6 +34,8 @@ pub(super) struct Opened {
     /// It is configured to have them.
     interrupts: bool,
     queues: u16,
+    /// There is something to be closed.
+    made: bool,
     running: bool,
 }
 
@@ -48,6 +50,7 @@ impl Opened {
             offloads: Offloads::default(),
             interrupts: false,
             queues: config.queues,
+            made: false,
             running: false,
         }
     }
@@ -63,7 +66,7 @@ impl Opened {
             return Err(DpdkError::NameInUse { name: address.to_string() });
         }
         let mut opened = Opened::new(name, pool, config);
-        opened.card = Some(address);
+        (opened.card, opened.made) = (Some(address), true);
         Ok(opened)
     }
 
@@ -73,7 +76,7 @@ impl Opened {
     }
 
     /// Makes a virtual device, or looks at a card again.
-    pub(super) fn make(&self, arguments: &CStr) -> Result<(), DpdkError> {
+    pub(super) fn make(&mut self, arguments: &CStr) -> Result<(), DpdkError> {
         let _control = control();
         let mut port = 0;
         // DPDK would take the device of somebody else for the new one.
@@ -84,7 +87,9 @@ impl Opened {
         // SAFETY: the EAL runs and the strings outlive the call, which copies them.
         let added =
             unsafe { dpdk_sys::rte_eal_hotplug_add(self.bus().as_ptr(), self.name.as_ptr(), arguments.as_ptr()) };
-        checked("make the device", added).map(drop)
+        checked("make the device", added)?;
+        self.made = true;
+        Ok(())
     }
 
     /// Learns the number of the device that has our name.
@@ -225,6 +230,9 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
+        if !self.made {
+            return;
+        }
         let _control = control();
         if self.running {
             self.drain();
