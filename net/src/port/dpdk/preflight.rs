@@ -4,7 +4,7 @@ mod card;
 
 pub use card::{CardState, check_card};
 
-use super::{EalOptions, Memory, PciAddress, Vdev, interface};
+use super::{EalOptions, Memory, PciAddress, SocketRole, Vdev, interface};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use std::fs;
 
@@ -137,6 +137,20 @@ pub enum Lack {
         /// Its name.
         interface: String,
     },
+    /// There is a file where a device is to make its socket.
+    #[error(
+        "{socket} is there already: where no program uses it any more, one that was killed has left it: rm {socket}"
+    )]
+    SocketTaken {
+        /// Its path.
+        socket: String,
+    },
+    /// There is no socket to connect to.
+    #[error("{socket} is not there: start the other end first, which makes it")]
+    NoSocket {
+        /// Its path.
+        socket: String,
+    },
 }
 
 /// What of a machine matters to DPDK.
@@ -151,6 +165,8 @@ pub trait Machine {
     fn capabilities(&self) -> u64;
     /// The network interface is up; `None` where there is none of that name.
     fn interface_up(&self, name: &str) -> Option<bool>;
+    /// There is a file of this path.
+    fn exists(&self, path: &str) -> bool;
     /// The card at an address of the PCI bus; `None` where there is nothing.
     fn card(&self, address: PciAddress) -> Option<CardState>;
     /// Network interfaces with a default route, and those that such a one consists of.
@@ -182,7 +198,20 @@ pub fn check_eal(options: &EalOptions, machine: &impl Machine) -> Result<(), Lac
 
 /// The first thing that hinders a device, if any.
 pub fn check_device(device: &Vdev, machine: &impl Machine) -> Result<(), Lack> {
-    let Vdev::AfPacket { interface, .. } = device else { return Ok(()) };
+    let interface = match device {
+        Vdev::AfPacket { interface, .. } => interface,
+        Vdev::Vhost { socket, role: SocketRole::Server, .. }
+        | Vdev::VirtioUser { socket, role: SocketRole::Server, .. }
+            if machine.exists(socket) =>
+        {
+            return Err(Lack::SocketTaken { socket: socket.clone() });
+        }
+        // A host that is a client waits for its card's socket; a card does not wait.
+        Vdev::VirtioUser { socket, role: SocketRole::Client, .. } if !machine.exists(socket) => {
+            return Err(Lack::NoSocket { socket: socket.clone() });
+        }
+        _ => return Ok(()),
+    };
     if machine.capabilities() & CAP_NET_RAW == 0 {
         return Err(Lack::PacketSockets);
     }
@@ -218,6 +247,10 @@ impl Machine for ThisMachine {
 
     fn interface_up(&self, name: &str) -> Option<bool> {
         interface::is_up(name)
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        fs::exists(path).unwrap_or(false)
     }
 
     fn card(&self, address: PciAddress) -> Option<CardState> {
@@ -279,6 +312,9 @@ mod tests {
         fn interface_up(&self, name: &str) -> Option<bool> {
             if name == "veth1" { self.up } else { None }
         }
+        fn exists(&self, path: &str) -> bool {
+            path == "/run/old.sock"
+        }
         fn card(&self, _address: PciAddress) -> Option<CardState> {
             None
         }
@@ -320,5 +356,26 @@ mod tests {
             check_device(&device("veth1"), &down).is_err_and(|lack| lack.to_string().contains("ip link set veth1 up"))
         );
         assert_eq!(check_device(&Vdev::Null { name: "n".to_owned() }, &powerless), Ok(()));
+    }
+
+    #[test]
+    fn sockets_are_made_where_nothing_is_and_found_where_something_is() {
+        let (name, socket) = (|| "a".to_owned(), |socket: &str| format!("/run/{socket}.sock"));
+        let vhost = |path: &str, role| check_device(&Vdev::Vhost { name: name(), socket: socket(path), role }, &WELL);
+        let card =
+            |path: &str, role| check_device(&Vdev::VirtioUser { name: name(), socket: socket(path), role }, &WELL);
+        for left in [vhost("old", SocketRole::Server), card("old", SocketRole::Server)] {
+            assert!(left.is_err_and(|lack| lack.to_string().ends_with("rm /run/old.sock")));
+        }
+        assert_eq!(card("new", SocketRole::Client), Err(Lack::NoSocket { socket: socket("new") }));
+        for good in [
+            vhost("new", SocketRole::Server),
+            vhost("new", SocketRole::Client),
+            vhost("old", SocketRole::Client),
+            card("new", SocketRole::Server),
+            card("old", SocketRole::Client),
+        ] {
+            assert_eq!(good, Ok(()));
+        }
     }
 }

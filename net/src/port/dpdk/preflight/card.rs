@@ -214,6 +214,9 @@ mod tests {
         fn interface_up(&self, _name: &str) -> Option<bool> {
             Some(true)
         }
+        fn exists(&self, _path: &str) -> bool {
+            false
+        }
         fn card(&self, address: PciAddress) -> Option<CardState> {
             (address == ADDRESS).then(|| self.card.clone())
         }
