@@ -322,6 +322,7 @@ void dpdk_shim_free(const struct dpdk_shim_frame *frames, uint16_t count)
 	struct rte_mbuf *mbufs[DPDK_SHIM_BURST];
 
 	if (count == 1) {
+		given_away(frames[0].mbuf);
 		rte_pktmbuf_free(frames[0].mbuf);
 		return;
 	}
