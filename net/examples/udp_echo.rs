@@ -1,13 +1,14 @@
 //! Sends every datagram back that comes to port 7000 of a DPDK device, with the number of the queue that received it in front.
 //!
 //! ```text
-//! udp_echo DEVICE IP/BITS QUEUES [huge] [NEIGHBOUR=MAC ..]
+//! udp_echo DEVICE IP/BITS QUEUES [huge] [software] [NEIGHBOUR=MAC ..]
 //! udp_echo net_af_packet0,iface=veth1 10.0.0.2/24 1
 //! ```
 //!
 //! DEVICE is a card's address or a virtual device as DPDK writes it. One core serves each queue, and all are the same host. An answer
-//! to ARP reaches only one of them, so with more than one queue the neighbours must be named. Prints a line that begins with
-//! `ready:` when it serves; ends at SIGTERM and SIGINT and says what is left.
+//! to ARP reaches only one of them, so with more than one queue the neighbours must be named. `huge` takes huge pages, `software`
+//! leaves a card's checksums alone. Prints a line that begins with `ready:` when it serves; ends at SIGTERM and SIGINT and says
+//! what is left.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::cell::RefCell;
@@ -52,16 +53,17 @@ fn main() -> ExitCode {
 
 fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
     let [device, address, queues, more @ ..] = words else {
-        return Err("usage: udp_echo DEVICE IP/BITS QUEUES [huge] [NEIGHBOUR=MAC ..]".into());
+        return Err("usage: udp_echo DEVICE IP/BITS QUEUES [huge] [software] [NEIGHBOUR=MAC ..]".into());
     };
     let (ip, bits) = address.split_once('/').ok_or("an address such as 10.0.0.2/24 is wanted")?;
-    let neighbours = more.iter().filter(|word| *word != "huge").map(|word| neighbour(word));
+    let neighbours = more.iter().filter(|word| word.contains('=')).map(|word| neighbour(word));
     let host = Host { ip: ip.parse()?, bits: bits.parse()?, neighbours: neighbours.collect::<Result<_, _>>()? };
     let mut options = OpenOptions::new(&format!("udp-echo-{}", std::process::id()), device.parse::<DeviceSpec>()?);
     options.config.queues = queues.parse()?;
     if more.iter().any(|word| word == "huge") {
         options.eal.memory = Memory::Huge { mib: MEMORY_MIB };
     }
+    options.config.card_checksums = !more.iter().any(|word| word == "software");
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
@@ -75,7 +77,10 @@ fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
         let core = CoreConfig { name: format!("queue {number}"), ..CoreConfig::default() };
         cores.push(start(core, move || driver(queue, host), move || serve(number as u8, ip_of(PORT), stop))?);
     }
-    println!("ready: {}, {} queues, an idle core sleeps {sleeps}", device.info()?, cores.len());
+    // Each queue would also have a port of its own; without rules whoever receives hands on.
+    let steered = (0..cores.len() as u16).all(|queue| device.steer(PORT + 1 + queue, queue));
+    let rules = if steered { "rules" } else { "no rules" };
+    println!("ready: {}, {rules}; {} in use, an idle core sleeps {sleeps}", device.info()?, cores.len());
     for core in cores {
         println!("echoed: {}", core.join()?);
     }

@@ -5,9 +5,9 @@
 
 use std::sync::OnceLock;
 use trimaran_net::port::dpdk::{
-    Device, DeviceConfig, DpdkError, Eal, EalOptions, FrameQueue, Lack, Memory, Mempool, Vdev,
+    Device, DeviceConfig, DpdkError, Eal, EalOptions, FrameQueue, Lack, Memory, Mempool, OpenOptions, Vdev, open,
 };
-use trimaran_net::{Burst, FramePort, Packet, PacketQueue, Priority};
+use trimaran_net::{Burst, FramePort, Offloads, Packet, PacketQueue, Priority};
 use trimaran_runtime::Instant;
 
 /// Devices do not look at the clock.
@@ -252,4 +252,37 @@ fn dpdk_starts_once_and_says_what_the_machine_lacks() {
     let memory = Memory::Ordinary { mib: u32::MAX };
     let greedy = Eal::start(&EalOptions { memory, ..EalOptions::new("greedy") });
     assert!(matches!(greedy, Err(DpdkError::Lacking(Lack::Memory { .. }))));
+}
+
+#[test]
+fn an_mtu_is_taken_as_far_as_a_packet_holds_it() {
+    let pool = pool("mtu", 127);
+    let open = |mtu_bytes| {
+        let config = DeviceConfig { mtu_bytes, ..DeviceConfig::default() };
+        Device::open(eal(), &Vdev::Null { name: "mtu".to_owned() }, &config, &pool)
+    };
+    for (mtu_bytes, frame_bytes) in [(None, 1514), (Some(1_400), 1414), (Some(1_948), 1962)] {
+        let (device, queues) = open(mtu_bytes).expect("the MTU fits");
+        assert_eq!(usize::from(device.mtu_bytes().unwrap()) + 14, frame_bytes);
+        assert_eq!(queues[0].frame_bytes(), frame_bytes);
+    }
+    assert!(matches!(open(Some(1_949)), Err(DpdkError::MtuTooLarge { wanted: 1_949, limit: 1_948, .. })));
+}
+
+#[test]
+fn a_virtual_device_says_what_it_is_and_leaves_the_rest_to_the_stack() {
+    let pool = pool("info", 127);
+    let (device, queue) = ring("info", &pool);
+    let info = device.info().unwrap();
+    assert_eq!(info.driver, "net_ring");
+    assert!(info.queues >= 1 && !info.fills_udp && !info.checks_udp, "{info}");
+    assert_eq!(queue.offloads(), Offloads::default());
+    assert!(!device.steer(7000, 0), "there are no rules in a ring");
+}
+
+#[test]
+fn a_card_that_is_not_there_is_missed_before_dpdk_starts() {
+    let absent = "ffff:1f:1f.7".parse().expect("an address");
+    let refused = open(&OpenOptions::new("absent", absent)).expect_err("no machine has so many buses");
+    assert!(matches!(refused, DpdkError::Lacking(Lack::Card { .. })), "{refused}");
 }

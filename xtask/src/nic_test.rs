@@ -14,6 +14,7 @@ mod echo;
 mod guest;
 mod image;
 mod lab;
+mod node;
 
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -72,10 +73,24 @@ fn prepare(workspace: &Workspace) -> Result<std::path::PathBuf, String> {
         _ => Err(format!("`cargo {}` fails", args.join(" "))),
     };
     println!("building");
-    build(&["build", "--quiet", "--release", "-p", "trimaran-net", "--features", "dpdk", "--example", "udp_echo"])?;
+    build(&[
+        "build",
+        "--quiet",
+        "--release",
+        "-p",
+        "kv-example",
+        "-p",
+        "trimaran-net",
+        "--features",
+        "kv-example/dpdk,trimaran-net/dpdk",
+        "--bin",
+        "kv",
+        "--example",
+        "udp_echo",
+    ])?;
     let directory = workspace.log_dir().map_err(|error| error.to_string())?.join("nic-test");
     let release = workspace.target().join("release");
-    image::make(&directory, &[&release.join("examples/udp_echo")])?;
+    image::make(&directory, &[&release.join("examples/udp_echo"), &release.join("kv")])?;
     Ok(directory)
 }
 

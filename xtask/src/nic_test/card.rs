@@ -63,6 +63,11 @@ impl Card {
         matches!(self, Card::E1000)
     }
 
+    /// The node has huge pages: where they are needed, and once where ordinary ones would do.
+    pub(crate) fn node_has_huge_pages(self) -> bool {
+        matches!(self, Card::E1000 | Card::VirtioNet)
+    }
+
     /// DPDK's name of its driver.
     pub(crate) fn dpdk_driver(self) -> &'static str {
         match self {

@@ -8,6 +8,10 @@ use super::lab::{CARD_IP, HOST, HOST_MAC, Run, SOON};
 
 const PORT: u16 = 7000;
 const LOG: &str = "/tmp/echo.log";
+const PID: &str = "/tmp/echo.pid";
+const PINGS: u32 = 100;
+/// Of a processor, by a program that nobody talks to: it looks for a signal ten times a second.
+const IDLE_PERCENT_MAX: f64 = 5.0;
 /// Two queues get some of so many senders, unless chance is against it once in 2^63 times.
 const FLOWS: u16 = 64;
 /// Questions of each sender.
@@ -32,24 +36,54 @@ pub(super) fn check(run: &mut Run) -> Result<(), String> {
     }
     run.passed("a card without a driver for user space: one cause, and the command that mends it");
     run.bind()?;
-    run.guest.run(&format!("{start} >{LOG} 2>&1 & echo $! >/tmp/echo.pid"), SOON)?;
-    let ready = run.line(LOG, "ready:")?;
-    if !ready.contains(run.card.dpdk_driver()) {
-        return Err(format!("not the driver {}: {ready}", run.card.dpdk_driver()));
+    serve(run, &start)?;
+    let before = run.interrupts()?;
+    let times = run.ping(PINGS)?;
+    let interrupts = run.interrupts()? - before;
+    if interrupts < u64::from(PINGS) / 2 {
+        return Err(format!("{interrupts} interrupts for {PINGS} pings to an idle core: {times}"));
     }
-    run.passed(&ready);
-    let times = run.ping(100)?;
-    run.passed(&format!("ping: 100 of 100 answered, {times}"));
+    run.passed(&format!("ping: {PINGS} of {PINGS} answered, {interrupts} interrupts, {times}"));
+    let idle = run.cpu_percent(PID)?;
+    if idle > IDLE_PERCENT_MAX {
+        return Err(format!("an idle core takes {idle:.1}% of a processor"));
+    }
+    run.passed(&format!("idle: {idle:.1}% of a processor"));
     flows(run.card)?;
     run.passed("echoes: every flow on one queue, every queue with flows");
     burst()?;
     run.passed(&format!("echoes: {BURST} at once, 1 to {LARGEST} bytes"));
-    run.guest.run("kill -TERM $(cat /tmp/echo.pid)", SOON)?;
+    end(run)?;
+    serve(run, &format!("{start} software"))?;
+    flows(run.card)?;
+    run.ping(20)?;
+    end(run)?;
+    run.passed("the same card again, its checksums by the stack");
+    Ok(())
+}
+
+/// Starts the program and waits until it serves.
+fn serve(run: &mut Run, start: &str) -> Result<(), String> {
+    run.guest.run(&format!("{start} >{LOG} 2>&1 & echo $! >{PID}"), SOON)?;
+    let ready = run.line(LOG, "ready:")?;
+    if !ready.contains(run.card.dpdk_driver()) {
+        return Err(format!("not the driver {}: {ready}", run.card.dpdk_driver()));
+    }
+    // A card may first have to find out about its link.
+    run.ping(3)?;
+    run.passed(&ready);
+    Ok(())
+}
+
+/// Ends the program, which then counts its mbufs.
+fn end(run: &mut Run) -> Result<(), String> {
+    run.guest.run(&format!("kill -TERM $(cat {PID})"), SOON)?;
     let left = run.line(LOG, "mbufs in use:")?;
     if left != "0" {
         return Err(format!("{left} mbufs are in use when the device is closed"));
     }
     run.line(LOG, "ended")?;
+    run.guest.run(&format!("wait $(cat {PID})"), SOON)?;
     run.passed("ends when asked to, with no mbuf in use");
     Ok(())
 }

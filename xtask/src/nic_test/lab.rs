@@ -6,13 +6,17 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use super::guest::Guest;
-use super::{Card, echo, image, output};
+use super::{Card, echo, image, node, output};
 
 const INTERFACE: &str = "nic0";
 /// This machine's kernel, on the tap.
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 /// The program on the card. No kernel owns it.
 pub(super) const CARD_IP: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+/// The other nodes of the cluster, on the same tap.
+pub(super) const NEIGHBOURS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 3), Ipv4Addr::new(10, 9, 0, 4)];
+/// Leading bits of these addresses that name their network.
+pub(super) const PREFIX_BITS: u8 = 24;
 /// The tap's address on the link.
 pub(super) const HOST_MAC: &str = "52:54:00:00:00:01";
 /// How long anything may take that the machine does at once.
@@ -20,7 +24,7 @@ pub(super) const SOON: Duration = Duration::from_secs(60);
 
 /// Boots a machine with the card and tests it. Prints one line for each part.
 pub(crate) fn inside(card: Card, directory: &Path) -> ExitCode {
-    match Run::start(card, directory).and_then(|mut run| run.all()) {
+    match Run::start(card, directory).and_then(|mut run| run.all(directory)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("  {problem}");
@@ -47,11 +51,12 @@ impl Run {
         Ok(run)
     }
 
-    fn all(&mut self) -> Result<(), String> {
+    fn all(&mut self, directory: &Path) -> Result<(), String> {
         for module in image::MODULES {
             self.guest.run(&format!("insmod /modules/{module}.ko"), SOON)?;
         }
-        echo::check(self)
+        echo::check(self)?;
+        node::check(self, directory)
     }
 
     /// Binds the card to its driver for user space, as `dpdk-devbind.py` does.
@@ -90,6 +95,28 @@ impl Run {
         Ok(said.lines().rfind(|line| line.starts_with("rtt")).unwrap_or_default().to_owned())
     }
 
+    /// What the process in the machine whose id is in `file` uses of a processor while nothing happens.
+    pub(super) fn cpu_percent(&mut self, file: &str) -> Result<f64, String> {
+        const SECONDS: u64 = 5;
+        let ticks = format!("cut -d' ' -f14,15 /proc/$(cat {file})/stat");
+        let said = self.guest.run(&format!("{ticks}; sleep {SECONDS}; {ticks}"), SOON)?;
+        let ticks: Vec<u64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        match ticks[..] {
+            // A hundred ticks a second: each is a hundredth of it.
+            [user, system, user_then, system_then] => {
+                Ok((user_then + system_then - user - system) as f64 / SECONDS as f64)
+            }
+            _ => Err(format!("no times of the process in {file}: {said}")),
+        }
+    }
+
+    /// Interrupts that the card has sent to user space.
+    pub(super) fn interrupts(&mut self) -> Result<u64, String> {
+        let lines = self.guest.run("grep -E 'vfio|uio' /proc/interrupts", SOON)?;
+        let numbers = lines.lines().flat_map(|line| line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()));
+        Ok(numbers.sum())
+    }
+
     /// Prints that a part has passed.
     pub(super) fn passed(&self, part: &str) {
         println!("  {:>5.1} s  {part}", self.began.elapsed().as_secs_f64());
@@ -105,6 +132,8 @@ fn make_tap(card: Card) -> Result<(), String> {
     ip(&format!("link set {INTERFACE} address {HOST_MAC}"))?;
     // A kernel without IPv6 has no such file.
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6"), "1");
-    ip(&format!("address add {HOST}/24 dev {INTERFACE}"))?;
+    for address in [HOST, NEIGHBOURS[0], NEIGHBOURS[1]] {
+        ip(&format!("address add {address}/{PREFIX_BITS} dev {INTERFACE}"))?;
+    }
     ip(&format!("link set {INTERFACE} up"))
 }
