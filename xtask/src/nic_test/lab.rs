@@ -113,7 +113,8 @@ impl Run {
     /// Interrupts that the card has sent to user space.
     pub(super) fn interrupts(&mut self) -> Result<u64, String> {
         let lines = self.guest.run("grep -E 'vfio|uio' /proc/interrupts", SOON)?;
-        let numbers = lines.lines().flat_map(|line| line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()));
+        let numbers =
+            lines.lines().flat_map(|line| line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()));
         Ok(numbers.sum())
     }
 

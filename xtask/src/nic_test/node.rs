@@ -106,9 +106,9 @@ impl Cluster {
         for _ in 0..LOAD_ROUNDS {
             let words = ["bench", "--outstanding", "16", "--value", "2000", "--seconds", "2", "--json"];
             let said = self.kv(&words)?;
-            let answered = said.split_once("\"answered\":").and_then(|(_, rest)| {
-                rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
-            });
+            let answered = said
+                .split_once("\"answered\":")
+                .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok());
             calls += answered.ok_or_else(|| format!("no result: {said}"))?;
             if calls >= CALLS_MIN {
                 return Ok(calls);
