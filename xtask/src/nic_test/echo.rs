@@ -69,8 +69,7 @@ fn serve(run: &mut Run, start: &str) -> Result<(), String> {
     if !ready.contains(run.card.dpdk_driver()) {
         return Err(format!("not the driver {}: {ready}", run.card.dpdk_driver()));
     }
-    // A card may first have to find out about its link.
-    run.ping(3)?;
+    run.first_answer()?;
     run.passed(&ready);
     Ok(())
 }

@@ -88,6 +88,19 @@ impl Run {
         }
     }
 
+    /// Waits for the first answer: a card may have to find out about its link, and QEMU about its queues.
+    #[allow(clippy::disallowed_methods, reason = "waits for a process, on no core")]
+    pub(super) fn first_answer(&self) -> Result<(), String> {
+        let end = Instant::now() + SOON;
+        loop {
+            match output(Command::new("ping").args(["-q", "-W", "1", "-c", "1", &CARD_IP.to_string()])) {
+                Ok(_) => return Ok(()),
+                Err(problem) if Instant::now() > end => return Err(problem),
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Every echo of `count` must come back, 50 ms apart, so that each wakes an idle core. How long they took, as ping says it.
     pub(super) fn ping(&mut self, count: u32) -> Result<String, String> {
         let mut ping = Command::new("ping");
