@@ -205,9 +205,10 @@ impl Client {
         self.core.shared.route.borrow().leader()
     }
 
-    /// Calls without an answer yet, over all tasks, each try counted.
+    /// Calls without an answer yet, over all tasks, each try counted; but for the client's own question about the members.
     pub fn waiting(&self) -> usize {
-        self.core.shared.replies.borrow().waiting()
+        let shared = &self.core.shared;
+        shared.replies.borrow().waiting().saturating_sub(usize::from(shared.asks_members.get()))
     }
 
     /// Datagrams that were not used, and why.

@@ -7,7 +7,7 @@ use super::route::Route;
 use crate::r2p2::message::{Segmenter, Segments};
 use crate::r2p2::{Call, Header, Policy, Replies, Reply, ResponseBlock, Rid};
 use smallvec::SmallVec;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     changed: Notify,
     /// The members shall be asked for: for the task that follows them.
     pub(super) members_wanted: Notify,
+    /// A question about the members waits for its answer.
+    pub(super) asks_members: Cell<bool>,
     pub(super) pool: RefCell<Pool>,
     /// A session has been opened or has room again, or a registration has ended: for the calls that wait for one.
     pub(super) pool_changed: Notify,
@@ -72,6 +74,7 @@ impl Shared {
             waiting: RefCell::default(),
             changed: Notify::new(),
             members_wanted: Notify::new(),
+            asks_members: Cell::new(false),
             pool: RefCell::new(Pool::new(config.sessions_max(), nonce)),
             pool_changed: Notify::new(),
             config,

@@ -1,11 +1,11 @@
 //! Follows the members of a cluster as they change, so that a client finds leaders that it was never told of.
 
-use super::MethodCall;
-use super::exchange::Shared;
-use super::running::{Naming, Repeat, Running};
+use super::exchange::{Shared, Tries, What};
+use super::running::own_header;
 use crate::admin::{MEMBERS, Members};
-use crate::r2p2::Policy;
+use crate::r2p2::{Policy, RequestBlock, ResponseBlock};
 use crate::service::method_key;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 use trimaran_runtime::{now, sleep};
 
@@ -22,7 +22,10 @@ pub(super) async fn follow(shared: &Shared) {
             shared.members_wanted.notified().await;
             continue;
         };
-        if let Some(members) = ask(shared, node).await {
+        shared.asks_members.set(true);
+        let answer = ask(shared, node).await;
+        shared.asks_members.set(false);
+        if let Some(members) = answer {
             let addresses = members.all().map(|member| (member.slot, member.client));
             shared.route.borrow_mut().set_members(addresses);
         }
@@ -30,10 +33,13 @@ pub(super) async fn follow(shared: &Shared) {
     }
 }
 
-async fn ask(shared: &Shared, node: std::net::SocketAddrV4) -> Option<Members> {
-    let call =
-        MethodCall { method: method_key(MEMBERS), policy: Policy::FixedRoute, shard: 0, body: &[], server: Some(node) };
-    let running = Running::new(shared, call, Naming::Nothing, Repeat::Never, now() + WITHIN);
-    let reply = running.ok()?.run().await.ok()?;
-    serde_json::from_slice(&reply.body).ok()
+async fn ask(shared: &Shared, node: SocketAddrV4) -> Option<Members> {
+    let block = RequestBlock { method: method_key(MEMBERS), ..RequestBlock::default() }.emit();
+    let segments = shared.segmenter.own_request(block.len()).ok()?;
+    let mut tries = Tries::new(shared);
+    tries.send(node, own_header(Policy::FixedRoute), &segments, &block).ok()?;
+    // Silence says nothing of the node that its other callers do not learn by themselves.
+    let What::Answered(answer) = tries.event(now() + WITHIN).await?.what else { return None };
+    let (_, body) = ResponseBlock::parse(&answer).ok()?;
+    serde_json::from_slice(body).ok()
 }

@@ -397,7 +397,7 @@ impl<'a> Running<'a> {
     }
 }
 
-fn own_header(policy: Policy) -> Header {
+pub(super) fn own_header(policy: Policy) -> Header {
     let flags = Flags { own_block: true, ..Flags::SINGLE };
     Header { flags, ..Header::single(MessageType::Request, policy, Rid(0)) }
 }

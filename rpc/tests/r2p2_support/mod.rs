@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, NetConfig, NetDriver, SimNet, SimPort, SocketOptions, UdpSocket};
-use trimaran_rpc::r2p2::{Header, MessageType, Segmenter, response};
+use trimaran_rpc::admin::method_key;
+use trimaran_rpc::r2p2::{Header, MessageType, Refusal, RequestBlock, ResponseBlock, Segmenter, Status, response};
 use trimaran_runtime::Lane;
 use trimaran_runtime::sim::{CoreIndex, World};
 
@@ -60,7 +61,8 @@ impl Lab {
         output.borrow_mut().take().expect("the task ends within a virtual minute")
     }
 
-    /// Gives each datagram that reaches `machine` on port 8000 to `handle`, and keeps a copy of it.
+    /// Gives each datagram that reaches `machine` on port 8000 to `handle`, and keeps a copy of it; but for questions about the
+    /// members, which clients ask beside their calls and which such a server knows nothing of.
     pub(crate) fn serve(&mut self, machine: &Machine, mut handle: impl FnMut(&UdpSocket, &Seen) + 'static) -> Log {
         let socket = self.bind(machine, 8000);
         let log = Log::default();
@@ -69,6 +71,17 @@ impl Lab {
             loop {
                 let packet = socket.recv().await;
                 let (header, payload) = Header::parse(packet.data()).unwrap();
+                if RequestBlock::parse(payload).is_ok_and(|(block, _)| block.method == method_key("trimaran.members/1"))
+                {
+                    let unknown = ResponseBlock {
+                        status: Status::NotApplied,
+                        reason: Refusal::UnknownMethod,
+                        ..ResponseBlock::default()
+                    };
+                    let seen = Seen { from: packet.src(), header, payload: Vec::new() };
+                    answer(&socket, &seen, true, &unknown.emit());
+                    continue;
+                }
                 let seen = Seen { from: packet.src(), header, payload: payload.to_vec() };
                 kept.borrow_mut().push(seen.clone());
                 handle(&socket, &seen);
