@@ -5,11 +5,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use trimaran_net::port::dpdk::{DpdkPort, FrameQueue, OpenOptions};
+use trimaran_net::port::dpdk::{Device, DpdkPort, FrameQueue, OpenOptions};
 use trimaran_net::{
     Burst, FramePort, MacAddr, NetConfig, NetDriver, Packet, PacketQueue, SocketOptions, StackConfig, UdpSocket,
 };
-use trimaran_runtime::{Core, CoreConfig, Driver, Flushed, Idle, Instant, Monotonic, Polled, spawn};
+use trimaran_runtime::{Clock, Core, CoreConfig, Driver, Flushed, Idle, Instant, Monotonic, Polled, spawn};
 
 /// As many as testpmd takes at once.
 const BURST: usize = 32;
@@ -28,9 +28,9 @@ pub(crate) fn run(variant: &str, device: &str, cpu: &str) -> Result<(), String> 
     rustix::thread::sched_setaffinity(None, &set).map_err(|error| error.to_string())?;
     let device = device.parse().map_err(|error| format!("{error}"))?;
     let options = OpenOptions::new(&format!("bench-{}", std::process::id()), device);
-    let (_device, mut queues) = trimaran_net::port::dpdk::open(&options).map_err(|error| error.to_string())?;
+    let (device, mut queues) = trimaran_net::port::dpdk::open(&options).map_err(|error| error.to_string())?;
     let queue = queues.remove(0);
-    let stop = until_input_ends();
+    let stop = until_input_ends(device);
     println!("ready");
     match variant {
         "bare" => bare(queue, &stop),
@@ -58,12 +58,19 @@ pub(crate) fn run(variant: &str, device: &str, cpu: &str) -> Result<(), String> 
     Ok(())
 }
 
-fn until_input_ends() -> Arc<AtomicBool> {
+/// Answers each line of the input with the frames received a second since the line before; its end is the order to stop.
+fn until_input_ends(device: Device) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = stop.clone();
-    #[allow(clippy::disallowed_methods, reason = "waits for the end of the input while the loop polls")]
+    #[allow(clippy::disallowed_methods, reason = "reads the input while the loop polls")]
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let mut last = None;
+        for _ in std::io::stdin().lines() {
+            let (now, frames) = (Monotonic.now(), device.stats().map_or(0, |stats| stats.rx_frames));
+            if let Some((then, before)) = last.replace((now, frames)) {
+                println!("{}", (frames - before) as f64 / (now - then).as_secs_f64());
+            }
+        }
         told.store(true, Ordering::Relaxed);
     });
     stop

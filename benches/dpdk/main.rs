@@ -3,6 +3,7 @@
 //! | part | what is measured | what is good |
 //! |---|---|---|
 //! | `macswap` | frames of 64 bytes that one core turns round over memif, by a bare loop over the port's queue and by a core of the runtime, beside `dpdk-testpmd` in the same place: five rounds, each role once | median ratio of 0.8 and more |
+//! | `alone` | the same from and to `net_null`: what the loop itself costs, without the memory between two processors | none yet; a ratio to follow |
 //! | `echo` | UDP datagrams that a task of a core answers through the whole stack, in the same place, beside testpmd's `5tswap` | none yet; a ratio to follow |
 //! | `counts` | instructions for each frame, turn and timer, by callgrind, in memory only | none yet; repeats to the instruction |
 //!
@@ -24,14 +25,15 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words[..] {
-        [] => pair::macswap().and_then(|()| pair::echo()).and_then(|()| counts::print()),
+        [] => [pair::macswap, pair::alone, pair::echo, counts::print].iter().try_for_each(|part| part()),
         ["macswap"] => pair::macswap(),
+        ["alone"] => pair::alone(),
         ["echo"] => pair::echo(),
         ["counts"] => counts::print(),
         // The processes that the others start.
         ["here", role, device, cpu] => here::run(role, device, cpu),
         ["counted"] => counts::run(),
-        _ => Err("macswap, echo, counts or nothing".to_owned()),
+        _ => Err("macswap, alone, echo, counts or nothing".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

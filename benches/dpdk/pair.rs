@@ -1,9 +1,9 @@
 //! Rounds of two processes over memif: the generator on one processor, whoever is measured on the other.
 
 use crate::need;
-use crate::testpmd::{Testpmd, pause};
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use crate::testpmd::{Testpmd, WARM_UP, WINDOW, pause};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 const ROUNDS: usize = 5;
@@ -23,7 +23,7 @@ enum Role {
 pub(crate) fn macswap() -> Result<(), String> {
     let roles = [Role::Testpmd("macswap"), Role::Ours("bare"), Role::Ours("core")];
     println!("macswap over memif, 64-byte frames, one core: frames a second in the best 20 ms");
-    let ratios = rounds(&roles, "io")?;
+    let ratios = rounds(&roles, |role, ours, other| measure(role, "io", ours, other))?;
     println!(
         "bare loop {:.2} of testpmd, the runtime's {:.2}: at least 0.80 is the goal of both",
         ratios[1], ratios[2]
@@ -31,17 +31,35 @@ pub(crate) fn macswap() -> Result<(), String> {
     Ok(())
 }
 
+/// The same without a peer, where neither a generator nor the memory between two processors is the limit.
+pub(crate) fn alone() -> Result<(), String> {
+    let roles = [Role::Testpmd("macswap"), Role::Ours("bare"), Role::Ours("core")];
+    println!("macswap from and to net_null, one core: frames a second in the best 20 ms");
+    let ratios = rounds(&roles, |role, ours, _| {
+        let device = "net_null0";
+        match role {
+            Role::Testpmd(mode) => {
+                let prefix = format!("bench-{}-dut", std::process::id());
+                Testpmd::start(ours, &prefix, device, mode, &[])?.best_rate("start", WINDOWS)
+            }
+            Role::Ours(variant) => Ours::start(variant, device, ours)?.best_rate(WINDOWS),
+        }
+    })?;
+    println!("bare loop {:.2} of testpmd, the runtime's {:.2}", ratios[1], ratios[2]);
+    Ok(())
+}
+
 /// Sockets and a task, beside testpmd that only swaps addresses.
 pub(crate) fn echo() -> Result<(), String> {
     let roles = [Role::Testpmd("5tswap"), Role::Ours("echo")];
     println!("UDP echo over memif, 64-byte frames, one core: datagrams a second in the best 20 ms");
-    let ratios = rounds(&roles, "5tswap")?;
+    let ratios = rounds(&roles, |role, ours, other| measure(role, "5tswap", ours, other))?;
     println!("stack, socket and task {:.2} of testpmd's swap of addresses, ports and nothing else", ratios[1]);
     Ok(())
 }
 
 /// The median of each role's rate as a share of the first role's in the same round.
-fn rounds(roles: &[Role], generator: &str) -> Result<Vec<f64>, String> {
+fn rounds(roles: &[Role], measure: impl Fn(Role, usize, usize) -> Result<f64, String>) -> Result<Vec<f64>, String> {
     need("dpdk-testpmd", "dpdk-dev")?;
     let (ours, other) = two_processors()?;
     let mut ratios: Vec<Vec<f64>> = roles.iter().map(|_| Vec::new()).collect();
@@ -50,7 +68,7 @@ fn rounds(roles: &[Role], generator: &str) -> Result<Vec<f64>, String> {
         for turn in 0..roles.len() {
             // Each role is first once, so that a machine that slows down harms no one more.
             let at = (turn + round) % roles.len();
-            rates[at] = measure(roles[at], generator, ours, other)?;
+            rates[at] = measure(roles[at], ours, other)?;
         }
         print!("round {}:", round + 1);
         for ((role, rate), ratios) in roles.iter().zip(&rates).zip(&mut ratios) {
@@ -84,12 +102,12 @@ fn measure(role: Role, mode: &str, ours: usize, other: usize) -> Result<f64, Str
             measured.order("start")?;
             // The two ends meet.
             pause(Duration::from_millis(50));
-            generator.best_rate(WINDOWS)
+            generator.best_rate("start tx_first 16", WINDOWS)
         }
         Role::Ours(variant) => {
             let measured = Ours::start(variant, &client, ours)?;
             pause(Duration::from_millis(50));
-            let rate = generator.best_rate(WINDOWS);
+            let rate = generator.best_rate("start tx_first 16", WINDOWS);
             drop(measured);
             rate
         }
@@ -109,6 +127,7 @@ fn two_processors() -> Result<(usize, usize), String> {
 /// This program in the measured role. Ends when it is dropped.
 struct Ours {
     child: Child,
+    answers: BufReader<ChildStdout>,
 }
 
 impl Ours {
@@ -118,10 +137,25 @@ impl Ours {
         command.args(["here", variant, device, &cpu.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let output = child.stdout.take().ok_or("no output")?;
-        let ours = Ours { child };
+        let mut ours = Ours { child, answers: BufReader::new(output) };
         let mut line = String::new();
-        BufReader::new(output.take(64)).read_line(&mut line).map_err(|error| error.to_string())?;
+        ours.answers.read_line(&mut line).map_err(|error| error.to_string())?;
         if line.trim_end() == "ready" { Ok(ours) } else { Err(format!("the {variant} loop has not started")) }
+    }
+
+    /// As testpmd's: it answers each line with the rate since the line before.
+    fn best_rate(mut self, windows: u32) -> Result<f64, String> {
+        pause(WARM_UP);
+        for _ in 0..=windows {
+            let orders = self.child.stdin.as_mut().ok_or("no input")?;
+            orders.write_all(b"\n").map_err(|error| error.to_string())?;
+            pause(WINDOW);
+        }
+        drop(self.child.stdin.take());
+        let mut said = String::new();
+        self.answers.read_to_string(&mut said).map_err(|error| error.to_string())?;
+        let best = said.lines().filter_map(|rate| rate.parse::<f64>().ok()).fold(0.0, f64::max);
+        if best > 0.0 { Ok(best) } else { Err("no frame was received".to_owned()) }
     }
 }
 

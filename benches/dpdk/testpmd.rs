@@ -5,6 +5,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 const PROMPT: &[u8] = b"testpmd> ";
+/// Before anything is counted.
+pub(crate) const WARM_UP: Duration = Duration::from_millis(100);
+/// What is counted at once.
+pub(crate) const WINDOW: Duration = Duration::from_millis(20);
 
 /// A testpmd that takes orders. Killed when it is dropped.
 pub(crate) struct Testpmd {
@@ -45,12 +49,10 @@ impl Testpmd {
         writeln!(self.orders, "{what}").map_err(|error| format!("testpmd takes no orders: {error}"))
     }
 
-    /// Lets 512 frames go, and returns how many a second come back in the best of `windows`, each so long that no sum of frames on the
-    /// way matters. The best, because whoever else uses the processors can only make it less. Ends testpmd.
-    pub(crate) fn best_rate(mut self, windows: u32) -> Result<f64, String> {
-        const WARM_UP: Duration = Duration::from_millis(100);
-        const WINDOW: Duration = Duration::from_millis(20);
-        self.order("start tx_first 16")?;
+    /// Starts it as `start` says and returns how many frames a second it receives in the best of `windows`, each so long that no sum of
+    /// frames on the way matters. The best, because whoever else uses the processors can only make it less. Ends testpmd.
+    pub(crate) fn best_rate(mut self, start: &str, windows: u32) -> Result<f64, String> {
+        self.order(start)?;
         pause(WARM_UP);
         for _ in 0..windows {
             // It counts from one showing to the next.
