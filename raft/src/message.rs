@@ -17,7 +17,7 @@ use crate::entry::EntryHeader;
 use crate::id::{ClusterId, LogIndex, Member, NodeId, ShardId, Term};
 
 /// Version of the peer protocol: the first byte of each message.
-pub const PEER_VERSION: u8 = 1;
+pub const PEER_VERSION: u8 = 2;
 
 /// What every datagram between peers begins with, Raft's messages and forwarded requests alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -3,7 +3,6 @@
 //! Two deadlocks are avoided by one rule: every refusal carries the voter's term, and the asker adopts it. A node with a
 //! longer log and an older term thus learns the term it must exceed.
 
-use super::lease::Rounds;
 use super::snapshot::Wanted;
 use super::{Machine, ReplyKind, Role, stopped};
 use crate::entry::{EntryHeader, EntryKind};
@@ -124,7 +123,7 @@ impl Machine {
         self.last_entry_at = self.now;
         self.wanted = Wanted::default();
         self.told_to_stand = false;
-        self.rounds = Rounds::default();
+        self.rounds.begin();
         log.append(noop, &[]);
     }
 

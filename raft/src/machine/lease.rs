@@ -30,6 +30,12 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
+    /// A leadership begins. What it will keep is allocated now: leading allocates nothing in steady state.
+    pub(super) fn begin(&mut self) {
+        self.opened.clear();
+        self.opened.reserve_exact(KEPT);
+    }
+
     pub(super) fn opened(&mut self, round: u64, now: Nanos, election_ns: u64) {
         if self.opened.back().is_some_and(|newest| now.since(newest.1) < election_ns / GRAIN) {
             return;
