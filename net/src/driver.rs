@@ -122,8 +122,13 @@ impl<P: Port> Driver for NetDriver<P> {
 
     fn flush(&mut self, now: Instant) -> Flushed {
         self.cut_short = false;
-        let mut packets = self.transmit(now, Priority::Control, usize::MAX);
-        packets += self.transmit(now, Priority::Normal, self.shared.config.flush_packets);
+        let NetConfig { flush_packets, early_packets, .. } = self.shared.config;
+        let mut packets = 0;
+        if early_packets > 0 && self.shared.queued_of(Priority::Normal) <= early_packets {
+            packets += self.transmit(now, Priority::Normal, early_packets);
+        }
+        packets += self.transmit(now, Priority::Control, usize::MAX);
+        packets += self.transmit(now, Priority::Normal, flush_packets);
         self.shared.reap();
         Flushed { packets, left: self.shared.queued() }
     }

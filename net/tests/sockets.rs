@@ -111,6 +111,26 @@ fn control_leaves_before_normal_however_late_it_was_queued() {
 }
 
 #[test]
+fn a_few_replies_may_go_before_control_but_no_more_than_a_few() {
+    let sim = net();
+    let config = NetConfig { early_packets: 2, ..NetConfig::default() };
+    for (replies, first) in [(2, &b"reply"[..]), (3, &b"heartbeat"[..])] {
+        let mut a = Node::configured(sim.port(A), config);
+        let mut b = Node::sim(&sim, B);
+        let to = b.bind(addr(B, 1));
+        let (normal, control) = (a.bind(addr(A, 1)), a.net.bind(addr(A, 2), CONTROL).unwrap());
+        control.send_to(packet(b"heartbeat"), addr(B, 1)).unwrap();
+        for _ in 0..replies {
+            normal.send_to(packet(b"reply"), addr(B, 1)).unwrap();
+        }
+        a.flush(at(0));
+        b.poll(at(10));
+        let order = drain(&to);
+        assert_eq!((order.len(), &order[0][..]), (replies + 1, first), "{replies} replies");
+    }
+}
+
+#[test]
 fn one_flush_sends_all_control_but_only_so_much_normal() {
     let sim = net();
     let mut a = Node::configured(sim.port(A), NetConfig { flush_packets: 64, ..NetConfig::default() });

@@ -208,13 +208,16 @@ impl PortPlan {
 #[cfg(feature = "dpdk")]
 const DPDK_IDLE: Idle = Idle::Hybrid { polls: 2, yields: 80 };
 
+/// A client that waits for one answer gets it before the followers hear that its call is committed.
+const EARLY_PACKETS: usize = 4;
+
 fn run_over<P, F, T>(port: P, core: CoreConfig, main: impl FnOnce(Net) -> F) -> Result<T, Error>
 where
     P: Port + 'static,
     F: Future<Output = Result<T, Error>> + 'static,
     T: 'static,
 {
-    let (driver, net) = NetDriver::new(port, NetConfig::default());
+    let (driver, net) = NetDriver::new(port, NetConfig { early_packets: EARLY_PACKETS, ..NetConfig::default() });
     trimaran_runtime::run(core, move || driver, move || main(net)).map_err(runtime_error)?
 }
 
