@@ -9,6 +9,9 @@ use std::time::Duration;
 const ROUNDS: usize = 5;
 /// Windows of a measurement. Three roles in five rounds, each with two starts of DPDK, stay below 30 s.
 const WINDOWS: u32 = 40;
+/// Always the same: testpmd leaves an empty directory of that name behind.
+const GENERATOR_PREFIX: &str = "trimaran-bench-from";
+const MEASURED_PREFIX: &str = "trimaran-bench-to";
 const GENERATOR_MAC: &str = "02:00:00:00:00:01";
 const OUR_MAC: &str = "02:00:00:00:00:02";
 
@@ -39,8 +42,7 @@ pub(crate) fn alone() -> Result<(), String> {
         let device = "net_null0";
         match role {
             Role::Testpmd(mode) => {
-                let prefix = format!("bench-{}-dut", std::process::id());
-                Testpmd::start(ours, &prefix, device, mode, &[])?.best_rate("start", WINDOWS)
+                Testpmd::start(ours, MEASURED_PREFIX, device, mode, &[])?.best_rate("start", WINDOWS)
             }
             Role::Ours(variant) => Ours::start(variant, device, ours)?.best_rate(WINDOWS),
         }
@@ -94,11 +96,11 @@ fn measure(role: Role, mode: &str, ours: usize, other: usize) -> Result<f64, Str
     let device = |role: &str, mac: &str| format!("net_memif0,role={role},{socket},mac={mac}");
     let addresses = [&format!("--eth-peer=0,{OUR_MAC}")[..], "--tx-ip=10.0.0.1,10.0.0.2", "--tx-udp=9,9"];
     let server = device("server", GENERATOR_MAC);
-    let generator = Testpmd::start(other, &format!("bench-{id}-gen"), &server, mode, &addresses)?;
+    let generator = Testpmd::start(other, GENERATOR_PREFIX, &server, mode, &addresses)?;
     let client = device("client", OUR_MAC);
     match role {
         Role::Testpmd(mode) => {
-            let mut measured = Testpmd::start(ours, &format!("bench-{id}-dut"), &client, mode, &[])?;
+            let mut measured = Testpmd::start(ours, MEASURED_PREFIX, &client, mode, &[])?;
             measured.order("start")?;
             // The two ends meet.
             pause(Duration::from_millis(50));
