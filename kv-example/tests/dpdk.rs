@@ -6,7 +6,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use trimaran_rpc::program::lab::{self, Lab};
@@ -305,4 +305,70 @@ fn a_client_over_dpdk_talks_to_nodes_of_the_kernels_sockets() {
     let large = "x".repeat(100_000);
     assert_eq!(cluster.kv(&["put", "large", &large], &DPDK_CLIENT), "version 2\n");
     assert_eq!(cluster.kv(&["get", "large"], &DPDK_CLIENT), format!("{large}\n"));
+}
+
+/// From now on the bridge drops the frames that one of these rules matches, and no others.
+fn cut(rules: &[String]) {
+    // The first line is for the second: only what is there can be deleted.
+    let mut script = "add table bridge cuts\ndelete table bridge cuts\nadd table bridge cuts\n".to_owned();
+    script += "add chain bridge cuts forwarded { type filter hook forward priority 0; }\n";
+    for rule in rules {
+        script += &format!("add rule bridge cuts forwarded {rule} drop\n");
+    }
+    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft runs");
+    nft.stdin.take().expect("piped").write_all(script.as_bytes()).expect("it reads");
+    assert!(nft.wait().expect("it ends").success(), "{script}");
+}
+
+impl Cluster {
+    /// The nodes that say so, as (slot, role and term, leader), whether all do or not.
+    fn members(&self) -> Vec<(u8, String, String)> {
+        let mut status = Command::new(KV);
+        status.args(["status", "--config"]).arg(self.config(1)).args(DPDK_CLIENT);
+        let said = status.output().expect("kv runs").stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let member = |line: &str| {
+            let (slot, rest) = line.split_once("  node ")?.1.split_once("  ")?;
+            let mut parts = rest.split(", ");
+            let role = format!("{}, {}", parts.next()?, parts.next()?);
+            Some((slot.trim().parse().ok()?, role, parts.next()?.to_owned()))
+        };
+        said.lines().filter_map(member).collect()
+    }
+
+    /// The slot of the leader that `followers` others follow, once there is one.
+    fn leader(&self, followers: usize) -> u8 {
+        let mut last = Vec::new();
+        for _ in 0..60 {
+            last = self.members();
+            let leaders: Vec<u8> =
+                last.iter().filter(|member| member.1.starts_with("leader")).map(|member| member.0).collect();
+            if let [leader] = leaders[..]
+                && last.iter().filter(|member| member.2 == format!("leader {leader}")).count() == followers + 1
+            {
+                return leader;
+            }
+        }
+        panic!("no leader with {followers} followers: {last:?}");
+    }
+}
+
+#[test]
+fn a_leader_that_is_cut_off_one_way_or_both_is_replaced_and_follows_again() {
+    if !is_inside("a_leader_that_is_cut_off_one_way_or_both_is_replaced_and_follows_again") || !has("nft") {
+        return;
+    }
+    let cluster = Cluster::start("dpdk");
+    cluster.kv(&["init"], &DPDK_CLIENT);
+    for (number, ways) in [&["iifname", "oifname"][..], &["oifname"], &["iifname"]].into_iter().enumerate() {
+        let leader = cluster.leader(2);
+        let value = number.to_string();
+        // A leader that is heard but hears nobody must not keep the others from electing another; nor one that only hears.
+        cut(&ways.iter().map(|way| format!("{way} host{leader}")).collect::<Vec<_>>());
+        assert!(cluster.kv(&["put", "ship", &value], &DPDK_CLIENT).starts_with("version "));
+        assert_ne!(cluster.leader(1), leader);
+        cut(&[]);
+        assert_ne!(cluster.leader(2), 0, "all follow one");
+        assert_eq!(cluster.kv(&["get", "ship"], &DPDK_CLIENT), format!("{value}\n"));
+    }
 }
