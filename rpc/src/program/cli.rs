@@ -157,7 +157,7 @@ pub struct Serve {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// What carries its packets, whatever the configuration says in [net]
+    /// What carries its packets, whatever the configuration says
     #[arg(long, value_enum)]
     pub port: Option<PortKind>,
     /// Run the `us` profile on cores that are not isolated
