@@ -6,9 +6,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// A yield that took so long gave the processor to somebody who uses his whole share. Cores among themselves give it back
-/// within some microseconds.
-const YIELD_LONG: Duration = Duration::from_micros(200);
+/// A yield that took so long gave the processor to somebody who uses up his share of it. Cores among themselves give it back
+/// within some microseconds, and what else interrupts a thread is shorter.
+const YIELD_LONG: Duration = Duration::from_millis(1);
+/// After so many others a long yield is an accident, not a neighbour's habit.
+const GOOD_YIELDS: u32 = 1000;
 /// After such a yield a core sleeps instead, for so long; again and again for twice as long,
 const SHY_MIN: Duration = Duration::from_millis(20);
 /// up to this.
@@ -54,11 +56,13 @@ pub(crate) struct Idler {
     /// No yields before this.
     shy_until: Instant,
     shy: Duration,
+    /// Yields since the last long one.
+    good: u32,
 }
 
 impl Idler {
     pub(crate) fn new(policy: Idle) -> Self {
-        Idler { policy, empty: 0, shy_until: Instant::ZERO, shy: SHY_MIN }
+        Idler { policy, empty: 0, shy_until: Instant::ZERO, shy: SHY_MIN, good: GOOD_YIELDS }
     }
 
     /// What to do after a turn that began at `now`.
@@ -82,10 +86,10 @@ impl Idler {
     /// A yield began and ended then.
     pub(crate) fn yielded(&mut self, from: Instant, to: Instant) {
         if to.saturating_since(from) < YIELD_LONG {
+            self.good = self.good.saturating_add(1);
             return;
         }
-        // One after a long time of good yields is nobody's habit.
-        let is_habit = from.saturating_since(self.shy_until) < 4 * self.shy;
+        let is_habit = std::mem::take(&mut self.good) < GOOD_YIELDS;
         self.shy = if is_habit { (2 * self.shy).min(SHY_MAX) } else { SHY_MIN };
         self.shy_until = to + self.shy;
     }
@@ -189,7 +193,10 @@ mod tests {
         assert_eq!(yields[..4], [1000, 1024, 1068, 1152], "{yields:?}");
         let longest = yields.windows(2).map(|pair| pair[1] - pair[0]).max();
         assert_eq!(longest, Some(1004), "{yields:?}");
-        // One long yield after a long time without any is soon forgotten.
+        // One among many short ones is soon forgotten.
+        for _ in 0..1000 {
+            idler.yielded(ms(20_000), ms(20_000));
+        }
         idler.yielded(ms(20_000), ms(20_001));
         idler.after_turn(ms(20_021), true);
         assert_eq!(idler.after_turn(ms(20_021), false), Rest::Yield);
