@@ -7,7 +7,7 @@ use std::rc::Rc;
 use trimaran_raft::{
     Ack, Action, Answer, AppendHead, AppendWriter, Ask, Body, ChunkAck, ChunkHead, ClusterId, Configuration, Conflict,
     EntryHeader, EntryKind, Envelope, Fence, Input, Limits, Log, LogIndex, Machine, Member, Message, More, Nanos,
-    NodeId, Proposal, ShardConfig, ShardId, Snapshot, SnapshotId, Term, Verdict, Write, state_hash,
+    NodeId, Proposal, ReadAsk, ReadReply, ShardConfig, ShardId, Snapshot, SnapshotId, Term, Verdict, Write, state_hash,
 };
 
 const CLUSTER: ClusterId = ClusterId(1);
@@ -20,6 +20,7 @@ const LIMITS: Limits = Limits {
     window_bytes: 4 << 10,
     window_messages: 4,
     waiting_reads: 4,
+    waiting_applies: 4,
 };
 /// More would mean that it never comes to rest.
 const FLUSHES: usize = 64;
@@ -112,6 +113,8 @@ fn head(input: &mut Unstructured<'_>, replica: &Replica) -> Result<AppendHead> {
         commit: LogIndex(number(input, replica.commit.0)?),
         round: number(input, 1)?,
         floor: LogIndex(number(input, replica.commit.0)?),
+        age_ns: number(input, 1_000_000)?,
+        mark: number(input, replica.now)?,
         offset: u32::from(u16::arbitrary(input)?),
         ack_wanted: bool::arbitrary(input)?,
     })
@@ -147,7 +150,7 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
         to: replica.machine.me().id,
         term: Term(number(input, replica.machine.term().0)?),
     };
-    let body = match u8::arbitrary(input)? % 14 {
+    let body = match u8::arbitrary(input)? % 17 {
         0 => Body::PreVote(ask(input, replica)?),
         1 => Body::PreVoteReply(answer(input, replica)?),
         2 => Body::Vote(ask(input, replica)?),
@@ -180,6 +183,7 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
             digest: u64::from(u8::arbitrary(input)? % 3),
             fenced: *input.choose(&[None, None, Some(Verdict::Minority), Some(Verdict::NoMajority)])?,
             stopped: bool::arbitrary(input)?,
+            mark: number(input, replica.now)?,
             conflict: match bool::arbitrary(input)? {
                 false => None,
                 true => Some(Conflict {
@@ -203,6 +207,12 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
             Body::ChunkAck(ChunkAck { id, offset: u32::arbitrary(input)?, gap_end: u32::arbitrary(input)? })
         }
         11 => Body::Farewell,
+        13 => Body::TimeoutNow,
+        14 => Body::ReadAsk(ReadAsk { boot: number(input, 1)?, number: number(input, 1)? }),
+        15 => {
+            let ask = ReadAsk { boot: number(input, 1)?, number: number(input, 1)? };
+            Body::ReadReply(ReadReply { ask, index: LogIndex(number(input, replica.commit.0)?) })
+        }
         12 => {
             let index = LogIndex(number(input, replica.commit.0)?);
             let verdict = *input.choose(&[Verdict::Minority, Verdict::NoMajority])?;
@@ -229,7 +239,7 @@ fn act(input: &mut Unstructured<'_>, replica: &mut Replica) -> Result<()> {
             let body = <&[u8]>::arbitrary(input)?;
             replica.step(Input::Propose(&Proposal { body: &[body], ..Proposal::default() }));
         }
-        4 => replica.step(Input::Read),
+        4 => replica.step(if bool::arbitrary(input)? { Input::Read } else { Input::ReadHere }),
         5 | 6 => {
             let at = usize::from(u8::arbitrary(input)?) % replica.writes.len().max(1);
             if at < replica.writes.len() {

@@ -166,6 +166,12 @@ pub struct Serve {
     /// How much to log: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: tracing::Level,
+    /// Write every packet down, as Wireshark and tcpdump read it
+    #[arg(long, value_name = "FILE")]
+    pub capture: Option<PathBuf>,
+    /// How long that file may become; what comes then is not in it
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size, requires = "capture")]
+    pub capture_bytes: u64,
     /// End when this process, the parent, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub parent: Option<i32>,
@@ -194,6 +200,10 @@ pub struct Status {
     /// One JSON object per node, all that the nodes tell
     #[arg(long)]
     pub json: bool,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    config::units::bytes(text).ok_or_else(|| "a number of bytes, or one with KiB, MiB or GiB".to_owned())
 }
 
 fn parse_device(text: &str) -> Result<String, String> {

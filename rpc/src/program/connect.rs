@@ -80,7 +80,7 @@ where
 {
     let config = CoreConfig { name: "client".into(), ..CoreConfig::default() };
     let Target { servers, deadline, port } = target;
-    port.run(config, move |net| {
+    port.run(config, None, move |net| {
         let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         let client = Client::new(&net, local, servers.clone(), client).map_err(net_error);
         let main = client.map(|client| main(Connection { client, servers: servers.into(), deadline }));

@@ -8,13 +8,17 @@ use crate::client::{ConnectError, Remote};
 use crate::program::connect::{net_error, runtime_error};
 use crate::program::error::Error;
 use clap::ValueEnum;
+use std::fs::File;
 use std::future::Future;
+use std::io::BufWriter;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::str::FromStr;
-use trimaran_net::{Net, NetConfig, NetDriver, Port, UdpConfig, UdpPort};
-use trimaran_runtime::CoreConfig;
+use std::time::{Duration, SystemTime};
+use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter, Port, Tap, UdpConfig, UdpPort};
 #[cfg(feature = "dpdk")]
 use trimaran_runtime::Idle;
+use trimaran_runtime::{Clock, CoreConfig, Monotonic};
 
 /// Whether this build can open devices of DPDK's.
 pub const IS_DPDK_BUILT: bool = cfg!(feature = "dpdk");
@@ -147,6 +151,27 @@ impl Default for PortPlan {
     }
 }
 
+/// Where a node's packets are written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// The pcap file, made anew.
+    pub path: PathBuf,
+    /// It grows no longer than this; what comes then is not in it.
+    pub limit_bytes: u64,
+}
+
+impl Capture {
+    #[allow(clippy::disallowed_methods, reason = "a capture shows the time of day; no task sees it")]
+    fn open(&self) -> Result<PcapWriter<BufWriter<File>>, Error> {
+        let failed = |source| Error::io(format!("write the capture {}", self.path.display()), source);
+        let file = File::create(&self.path).map_err(failed)?;
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let origin = since_1970.saturating_sub(Duration::from_nanos(Monotonic.now().as_nanos()));
+        let pcap = PcapWriter::new(BufWriter::new(file), self.limit_bytes).map_err(failed)?;
+        Ok(pcap.with_origin(origin))
+    }
+}
+
 impl PortPlan {
     /// Which kind it is.
     pub fn kind(&self) -> PortKind {
@@ -179,22 +204,36 @@ impl PortPlan {
         }
     }
 
-    /// Opens the port and runs `main` over it, on a core on this thread.
+    /// Opens the port and runs `main` over it, on a core on this thread. With a capture, writes down every packet.
     ///
     /// # Errors
     /// Those of `main`, and those of the environment, E01xx.
-    pub fn run<F, T>(&self, core: CoreConfig, main: impl FnOnce(Net) -> F) -> Result<T, Error>
+    pub fn run<F, T>(
+        &self,
+        core: CoreConfig,
+        capture: Option<&Capture>,
+        main: impl FnOnce(Net) -> F,
+    ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>> + 'static,
         T: 'static,
     {
+        let pcap = capture.map(Capture::open).transpose()?;
         match self {
             PortPlan::Udp { payload_bytes } => {
-                run_over(UdpPort::new(UdpConfig { payload_bytes: *payload_bytes }).map_err(net_error)?, core, main)
+                let port = UdpPort::new(UdpConfig { payload_bytes: *payload_bytes }).map_err(net_error)?;
+                match pcap {
+                    Some(pcap) => run_over(Tap::new(port, pcap), core, main),
+                    None => run_over(port, core, main),
+                }
             }
             #[cfg(feature = "dpdk")]
             PortPlan::Dpdk(plan) => {
-                run_over(dpdk::open(plan)?, CoreConfig { cpu: plan.core.or(core.cpu), idle: DPDK_IDLE, ..core }, main)
+                let core = CoreConfig { cpu: plan.core.or(core.cpu), idle: DPDK_IDLE, ..core };
+                match pcap {
+                    Some(pcap) => run_over(dpdk::open_captured(plan, pcap)?, core, main),
+                    None => run_over(dpdk::open(plan)?, core, main),
+                }
             }
             #[cfg(not(feature = "dpdk"))]
             PortPlan::Dpdk(_) => Err(Error::DpdkNotBuilt),

@@ -2,13 +2,29 @@
 
 use super::DpdkPlan;
 use crate::program::error::Error;
+use std::io::Write;
 use trimaran_net::port::dpdk::{
-    DeviceConfig, DeviceSpec, DpdkError, DpdkPort, EalOptions, Memory, OpenOptions, open as open_device,
+    DeviceConfig, DeviceSpec, DpdkError, DpdkPort, EalOptions, FrameQueue, Memory, OpenOptions, open as open_device,
 };
 use trimaran_net::stack::StackConfig;
+use trimaran_net::{FrameTap, Framed, PcapWriter};
 
 /// A port over the plan's device. Takes some 0.2 s: DPDK starts.
 pub(super) fn open(plan: &DpdkPlan) -> Result<DpdkPort, Error> {
+    let (queue, stack) = open_queue(plan)?;
+    Ok(DpdkPort::new(queue, stack))
+}
+
+/// The same, with every frame written down.
+pub(super) fn open_captured<W: Write>(
+    plan: &DpdkPlan,
+    pcap: PcapWriter<W>,
+) -> Result<Framed<FrameTap<FrameQueue, W>>, Error> {
+    let (queue, stack) = open_queue(plan)?;
+    Ok(Framed::new(FrameTap::new(queue, pcap), stack))
+}
+
+fn open_queue(plan: &DpdkPlan) -> Result<(FrameQueue, StackConfig), Error> {
     let mib = plan.memory_mib;
     let options = OpenOptions {
         eal: EalOptions {
@@ -32,7 +48,7 @@ pub(super) fn open(plan: &DpdkPlan) -> Result<DpdkPort, Error> {
         payload_bytes: plan.payload_bytes,
         ..StackConfig::new(plan.ip, plan.prefix_bits)
     };
-    Ok(DpdkPort::new(queue, stack))
+    Ok((queue, stack))
 }
 
 /// A device as it is written, or what was expected.
