@@ -295,7 +295,11 @@ impl<D: Driver, C: Clock> Core<D, C> {
                     std::thread::yield_now();
                     self.idler.yielded(from, self.clock.now());
                 }
-                Rest::Park => self.park(),
+                Rest::Park => {
+                    let from = self.clock.now();
+                    self.park();
+                    self.idler.slept(from, self.clock.now());
+                }
             }
         }
         None

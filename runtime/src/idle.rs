@@ -11,6 +11,12 @@ use std::time::Duration;
 const YIELD_LONG: Duration = Duration::from_millis(1);
 /// After so many others a long yield is an accident, not a neighbour's habit.
 const GOOD_YIELDS: u32 = 1000;
+/// Who has slept for so long has little to do: a heartbeat now and then,
+const LONG_SLEEP: Duration = Duration::from_millis(1);
+/// and until so many turns have found work it looks only a part as often before it sleeps again,
+const FEW_TURNS: u32 = 4;
+/// one in so many.
+const BRIEF: u32 = 8;
 /// After such a yield a core sleeps instead, for so long; again and again for twice as long,
 const SHY_MIN: Duration = Duration::from_millis(20);
 /// up to this.
@@ -21,7 +27,8 @@ const SHY_MAX: Duration = Duration::from_secs(1);
 pub enum Idle {
     /// Polls for ever: the shortest reaction, for a core that nothing else uses.
     Spin,
-    /// Polls so many times, then as often with a yield of the thread after each, then sleeps. Where a yield turns out to cost
+    /// Polls so many times, then as often with a yield of the thread after each, then sleeps. After a long sleep it does so less often
+    /// until there is more to do than a heartbeat. Where a yield turns out to cost
     /// milliseconds, since a busy program shares the processor, it sleeps without yielding for a while: a sleeper that a packet
     /// wakes is let in at once, one that has yielded waits for its turn.
     Hybrid {
@@ -58,17 +65,20 @@ pub(crate) struct Idler {
     shy: Duration,
     /// Yields since the last long one.
     good: u32,
+    /// Turns with work since the last long sleep.
+    worked: u32,
 }
 
 impl Idler {
     pub(crate) fn new(policy: Idle) -> Self {
-        Idler { policy, empty: 0, shy_until: Instant::ZERO, shy: SHY_MIN, good: GOOD_YIELDS }
+        Idler { policy, empty: 0, shy_until: Instant::ZERO, shy: SHY_MIN, good: GOOD_YIELDS, worked: FEW_TURNS }
     }
 
     /// What to do after a turn that began at `now`.
     pub(crate) fn after_turn(&mut self, now: Instant, worked: bool) -> Rest {
         if worked {
             self.empty = 0;
+            self.worked = self.worked.saturating_add(1);
             return Rest::None;
         }
         self.empty = self.empty.saturating_add(1);
@@ -76,10 +86,18 @@ impl Idler {
             Idle::Spin => Rest::None,
             Idle::Park => Rest::Park,
             Idle::Hybrid { polls, .. } if self.empty <= polls => Rest::None,
-            Idle::Hybrid { polls, yields } if self.empty <= polls.saturating_add(yields) && now >= self.shy_until => {
-                Rest::Yield
+            Idle::Hybrid { polls, yields } if now >= self.shy_until => {
+                let yields = if self.worked < FEW_TURNS { yields.div_ceil(BRIEF) } else { yields };
+                if self.empty <= polls.saturating_add(yields) { Rest::Yield } else { Rest::Park }
             }
             Idle::Hybrid { .. } => Rest::Park,
+        }
+    }
+
+    /// A sleep has ended that began then.
+    pub(crate) fn slept(&mut self, from: Instant, to: Instant) {
+        if to.saturating_since(from) >= LONG_SLEEP {
+            self.worked = 0;
         }
     }
 
@@ -174,6 +192,23 @@ mod tests {
         let mut spin = Idler::new(Idle::Spin);
         assert!((0..1000).all(|_| spin.after_turn(Instant::ZERO, false) == Rest::None));
         assert_eq!(Idler::new(Idle::Park).after_turn(Instant::ZERO, false), Rest::Park);
+    }
+
+    #[test]
+    fn a_core_that_is_woken_by_a_heartbeat_goes_to_sleep_soon() {
+        let mut idler = Idler::new(Idle::Hybrid { polls: 1, yields: 16 });
+        let looks = |idler: &mut Idler, worked: u32| {
+            for _ in 0..worked {
+                idler.after_turn(Instant::ZERO, true);
+            }
+            (0..).take_while(|_| idler.after_turn(Instant::ZERO, false) != Rest::Park).count()
+        };
+        assert_eq!(looks(&mut idler, 1), 17);
+        idler.slept(Instant::ZERO, Instant::from_nanos(20_000_000));
+        assert_eq!((looks(&mut idler, 1), looks(&mut idler, 1)), (3, 3), "a heartbeat, and another right after it");
+        assert_eq!(looks(&mut idler, 2), 17, "there is more to do");
+        idler.slept(Instant::ZERO, Instant::from_nanos(900_000));
+        assert_eq!(looks(&mut idler, 1), 17, "a short sleep says nothing");
     }
 
     #[test]
