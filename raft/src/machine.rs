@@ -96,6 +96,7 @@ struct Settings {
     chunk_bytes: u32,
     contacts: Vec<SocketAddrV4>,
     heals: bool,
+    commit_notice_ns: u64,
     shard: ShardId,
     /// A lease's length; none where there are no leases.
     lease_ns: Option<u64>,
@@ -167,6 +168,8 @@ pub struct Machine {
     round: u64,
     term_start: LogIndex,
     heartbeat_at: Nanos,
+    /// When the peers are told of the commit without anything else to send.
+    notice_at: Nanos,
     led_since: Nanos,
     /// A time at which a quorum had been heard; the true one may be later.
     quorum_heard_at: Nanos,
@@ -206,6 +209,7 @@ impl Machine {
             chunk_bytes: u32::try_from(payload_bytes.saturating_sub(CHUNK_OVERHEAD_BYTES)).unwrap_or(u32::MAX),
             contacts: config.contacts.clone(),
             heals: config.heals,
+            commit_notice_ns: nanos_of(config.commit_notice),
             shard: config.shard,
             lease_ns: None,
             clock_drift_ppm: config.reads.clock_drift_ppm,
@@ -259,6 +263,7 @@ impl Machine {
             round: 0,
             term_start: LogIndex::ZERO,
             heartbeat_at: Nanos::FAR,
+            notice_at: Nanos::FAR,
             led_since: now,
             quorum_heard_at: now,
             reads: Reads::default(),
@@ -321,6 +326,8 @@ impl Machine {
             Role::PreCandidate | Role::Candidate => self.election_at.min(self.ask_again_at),
             Role::Leader => {
                 let at = self.handover.map_or(self.heartbeat_at, |handover| self.heartbeat_at.min(handover.until));
+                // Once it has come, whatever still holds a notice up is told by an acknowledgement.
+                let at = if self.notice_at > self.now { at.min(self.notice_at) } else { at };
                 self.peers.iter().fold(at, |at, peer| at.min(peer.deadline()))
             }
         }

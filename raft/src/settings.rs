@@ -108,6 +108,9 @@ pub struct ShardConfig {
     pub contacts: Vec<SocketAddrV4>,
     /// Whether a leader replaces a silent voter by a new life of its seat that asks to be taken in.
     pub heals: bool,
+    /// How long a leader with nothing else to send keeps the news of a commit to itself. The next entries usually carry it, and a
+    /// follower that is not woken for it leaves the processor to others. Zero: it is told at once.
+    pub commit_notice: Duration,
     /// Rules broken on purpose; empty without the feature `sabotage`.
     pub sabotage: Sabotage,
 }
@@ -124,6 +127,7 @@ impl ShardConfig {
             seed,
             contacts: Vec::new(),
             heals: true,
+            commit_notice: Duration::ZERO,
             sabotage: Sabotage::default(),
         }
     }

@@ -29,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// For a node's last datagrams to leave.
 const LAST_WORDS: Duration = Duration::from_millis(2);
 
+/// At one call at a time the next one carries the news of the last commit: followers are not woken for it in between.
+const COMMIT_NOTICE: Duration = Duration::from_micros(200);
 /// What a node must be told.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -127,6 +129,7 @@ impl Node {
                 timing: config.timing,
                 limits: config.log_limits,
                 contacts: config.contacts,
+                commit_notice: COMMIT_NOTICE,
                 ..ShardConfig::new(me, config.seed)
             },
             PeerTransport(peers.clone()),

@@ -1,7 +1,7 @@
 //! Commit, apply, and what the log may forget.
 
 use super::{Machine, Role};
-use crate::id::{LogIndex, NodeId};
+use crate::id::{LogIndex, Nanos, NodeId};
 use crate::log::Log;
 use crate::quorum;
 use crate::sabotage::Fault;
@@ -17,6 +17,9 @@ impl Machine {
     pub(super) fn commit_to(&mut self, index: LogIndex) {
         if index > self.commit {
             self.commit = index;
+            if self.role == Role::Leader && self.settings.commit_notice_ns > 0 && self.notice_at == Nanos::FAR {
+                self.notice_at = self.now.after(self.settings.commit_notice_ns);
+            }
             self.history.settled(self.commit.min(self.applied));
         }
     }

@@ -108,6 +108,7 @@ impl Machine {
         self.led_since = self.now;
         self.quorum_heard_at = self.now;
         self.heartbeat_at = self.now.after(self.settings.heartbeat_ns);
+        self.notice_at = Nanos::FAR;
         self.round = 0;
         self.term_start = log.last().next();
         let next = self.term_start;

@@ -142,6 +142,9 @@ impl Machine {
             out.push(Action::Send(peer.member, self.hard.term, Outgoing::Append(head, last)));
             sent = true;
         }
+        if self.peers.iter().all(|peer| peer.commit_sent >= self.commit || peer.state != PeerState::Replicate) {
+            self.notice_at = Nanos::FAR;
+        }
         if sent || self.peers.is_empty() {
             self.round = round;
             self.rounds.opened(round, self.now, self.settings.election_min_ns);
@@ -163,7 +166,9 @@ impl Machine {
             PeerState::Replicate => Some(limits.window_bytes.saturating_sub(peer.in_flight_bytes()).min(FLUSH_BYTES)),
         };
         let last = budget.map_or(prev, |budget| peer.last_within(prev, budget, log));
-        let notice = peer.commit_sent < self.commit && peer.in_flight() == 0 && peer.state == PeerState::Replicate;
+        let is_time = self.settings.commit_notice_ns == 0 || self.now >= self.notice_at;
+        let idle = peer.in_flight() == 0 && peer.state == PeerState::Replicate;
+        let notice = is_time && idle && peer.commit_sent < self.commit;
         let ack_wanted = last > prev || peer.beat_due || peer.probe_due;
         if !ack_wanted && !notice {
             return None;

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::harness::{Cluster, LATENCY_NS, MS, rules, staged};
 use trimaran_raft::{AppendHead, Body, Entries, Input, LogIndex, Proposal, Sabotage, Term};
@@ -230,4 +231,38 @@ fn nothing_is_applied_before_it_is_known_to_be_committed() {
     assert!(before < cluster.log(2).last());
     cluster.run_for(100 * MS);
     assert_eq!(cluster.machine(2).applied_index(), cluster.log(0).last());
+}
+
+/// With a commit notice that waits, the next entry carries the news; without one it comes after the delay, and costs no round trip.
+#[test]
+fn news_of_a_commit_waits_a_little_for_the_next_entry() {
+    const DELAY_NS: u64 = 5 * MS;
+    let mut cluster = Cluster::with(3, |config| config.commit_notice = Duration::from_nanos(DELAY_NS));
+    cluster.elect(0);
+    cluster.run_for(10 * MS);
+    let empty = Rc::new(Cell::new(0));
+    let seen = empty.clone();
+    cluster.filter = Some(Box::new(move |_, _, message| {
+        if let Body::Append(_, entries) = message.body {
+            seen.set(seen.get() + u64::from(entries.remaining() == 0));
+        }
+        true
+    }));
+    let first = cluster.propose(0, b"first").expect("leads");
+    cluster.settle();
+    assert_eq!(cluster.machine(0).commit(), first);
+    assert!(cluster.machine(1).commit() < first && empty.get() == 0, "no follower is woken for the news alone");
+    let second = cluster.propose(0, b"second").expect("leads");
+    cluster.settle();
+    assert_eq!((cluster.machine(1).commit(), empty.get()), (first, 0), "the next entry carries it");
+    cluster.run_for(DELAY_NS - 2 * LATENCY_NS);
+    assert!(cluster.machine(1).commit() < second);
+    cluster.run_for(4 * LATENCY_NS);
+    assert_eq!((cluster.machine(1).commit(), cluster.machine(2).commit()), (second, second));
+    assert_eq!(empty.get(), 2, "one notice each");
+    // A dead member holds nobody's news up, and costs no notices again and again.
+    cluster.isolate(&[2]);
+    let third = cluster.propose(0, b"third").expect("leads");
+    cluster.run_for(DELAY_NS + 4 * LATENCY_NS);
+    assert_eq!(cluster.machine(1).commit(), third);
 }
