@@ -31,6 +31,7 @@ const LAST_WORDS: Duration = Duration::from_millis(2);
 
 /// At one call at a time the next one carries the news of the last commit: followers are not woken for it in between.
 const COMMIT_NOTICE: Duration = Duration::from_micros(200);
+
 /// What a node must be told.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {

@@ -2,46 +2,15 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, agreed, ask, cluster};
+use cluster_support::{Counter, SECOND, agreed, ask, cluster};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_rpc::admin::{self, Change, ChangeError, Members};
 use trimaran_rpc::client::{Client, MethodCall};
 use trimaran_rpc::r2p2::Policy;
-use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
-use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_runtime::sleep;
-
-/// Counts writes.
-#[derive(Default)]
-struct Counter(u64);
-
-impl State for Counter {
-    async fn save(&self, to: &mut Writer) {
-        to.item(&self.0).await;
-    }
-
-    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
-        Ok(Counter(from.item().await?))
-    }
-}
-
-impl Service for Counter {
-    const NAME: &'static str = "counter";
-
-    async fn apply(&mut self, _: &mut Cx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
-        self.0 += 1;
-        reply.extend_from_slice(&self.0.to_le_bytes());
-        Answer::Ok
-    }
-
-    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
-        reply.extend_from_slice(&self.0.to_le_bytes());
-        Answer::Ok
-    }
-}
 
 fn of(nodes: usize, voters: usize, seed: u64) -> Cluster<Counter> {
     cluster(seed, ClusterConfig { nodes, voters: Some(voters), ..ClusterConfig::default() }, Counter::default)

@@ -1,7 +1,9 @@
 //! A cluster that has lost its memory and was formed anew: its old clients must not mistake it for the one that they knew.
 
+mod cluster_support;
 mod r2p2_support;
 
+use cluster_support::Counter;
 use r2p2_support::{Lab, Machine};
 use std::time::Duration;
 use trimaran_net::{NetConfig, NetDriver};
@@ -12,41 +14,11 @@ use trimaran_rpc::client::{
 };
 use trimaran_rpc::node::{Node, NodeConfig};
 use trimaran_rpc::r2p2::Policy;
-use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::session::SessionId;
-use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_runtime::sleep;
 
 const SECOND: Duration = Duration::from_secs(1);
 const METHOD: u32 = 7;
-
-#[derive(Default)]
-struct Count(u64);
-
-impl State for Count {
-    async fn save(&self, to: &mut Writer) {
-        to.item(&self.0).await;
-    }
-
-    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
-        Ok(Count(from.item().await?))
-    }
-}
-
-impl Service for Count {
-    const NAME: &'static str = "count";
-
-    async fn apply(&mut self, _: &mut Cx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
-        self.0 += 1;
-        reply.extend_from_slice(&self.0.to_le_bytes());
-        Answer::Ok
-    }
-
-    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
-        reply.extend_from_slice(&self.0.to_le_bytes());
-        Answer::Ok
-    }
-}
 
 fn config(machine: &Machine, life: u64) -> NodeConfig {
     let (client, peer) = (machine.addr(8000), machine.addr(8100));
@@ -70,7 +42,7 @@ fn config(machine: &Machine, life: u64) -> NodeConfig {
 
 /// Starts the node with no memory, and forms a cluster of it.
 fn form(lab: &mut Lab, machine: &Machine, operator: &Machine, life: u64) -> Node {
-    let start = || Node::start(&machine.net, config(machine, life), Count::default()).expect("a node");
+    let start = || Node::start(&machine.net, config(machine, life), Counter::default()).expect("a node");
     let node = lab.world.enter(machine.core, start);
     let (net, local, server) = (operator.net.clone(), operator.addr(0), machine.addr(8000));
     lab.finish(operator, async move {

@@ -75,7 +75,7 @@ pub struct DpdkPlan {
     pub memory_mib: u32,
     /// That memory is huge pages of 2 MiB.
     pub huge_pages: bool,
-    /// Buffers, about 2.4 KiB each.
+    /// Buffers, about 2.4 KiB each, 4 KiB in ordinary memory.
     pub mbufs: u32,
     /// Sets DPDK's files of this process apart from others'.
     pub file_prefix: String,

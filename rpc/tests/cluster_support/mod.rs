@@ -9,8 +9,38 @@ use std::time::Duration;
 use trimaran_rpc::admin::{self, NodeStatus};
 use trimaran_rpc::client::{CallError, Client, MethodCall};
 use trimaran_rpc::r2p2::Policy;
-use trimaran_rpc::service::Service;
+use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
+use trimaran_rpc::state::{Reader, State, StateError, Writer};
+
+/// Counts writes; a write and a read answer with the sum.
+#[derive(Default)]
+pub(crate) struct Counter(u64);
+
+impl State for Counter {
+    async fn save(&self, to: &mut Writer) {
+        to.item(&self.0).await;
+    }
+
+    async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
+        Ok(Counter(from.item().await?))
+    }
+}
+
+impl Service for Counter {
+    const NAME: &'static str = "counter";
+
+    async fn apply(&mut self, _: &mut Cx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
+        self.0 += 1;
+        reply.extend_from_slice(&self.0.to_le_bytes());
+        Answer::Ok
+    }
+
+    fn query(&self, _: &ReadCx, _: &[u8], reply: &mut Vec<u8>) -> Answer {
+        reply.extend_from_slice(&self.0.to_le_bytes());
+        Answer::Ok
+    }
+}
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 

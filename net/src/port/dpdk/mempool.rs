@@ -27,7 +27,8 @@ unsafe impl Send for Mempool {}
 unsafe impl Sync for Mempool {}
 
 impl Mempool {
-    /// Makes a pool of `mbufs`, which takes some 2.4 KiB of DPDK's memory for each, and a page of 4 KiB where that is ordinary memory. Fails where that is not free, or where the
+    /// Makes a pool of `mbufs`, which takes some 2.4 KiB of DPDK's memory for each, and a page of 4 KiB where that is ordinary memory.
+    /// Fails where that is not free, or where the
     /// name is in use. A number one less than a power of two wastes least.
     pub fn create(_eal: Eal, name: &str, mbufs: u32) -> Result<Mempool, DpdkError> {
         let name = checked_name(name)?;

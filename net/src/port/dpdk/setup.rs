@@ -14,7 +14,8 @@ pub struct OpenOptions {
     pub device: DeviceSpec,
     /// How it is set up.
     pub config: DeviceConfig,
-    /// Mbufs of the device's own pool: frames that wait in its queues and packets that anybody holds. Each takes 2.4 KiB of DPDK's memory.
+    /// Mbufs of the device's own pool: frames that wait in its queues and packets that anybody holds. Each takes 2.4 KiB of DPDK's
+    /// memory, a page of 4 KiB where that is ordinary memory.
     pub mbufs: u32,
 }
 
