@@ -10,7 +10,7 @@ use crate::txn::{self, OpResult, TxnResult};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::time::Duration;
-use trimaran_rpc::client::{CallError, Client, Consistency};
+use trimaran_rpc::client::{CallError, Client, Indexed};
 use trimaran_rpc::program::cli::Servers;
 use trimaran_rpc::program::connect::{Connection, once};
 use trimaran_rpc::program::error::Error;
@@ -19,9 +19,9 @@ use trimaran_rpc::r2p2::policy::Policy;
 
 /// Prints the value of a key.
 pub fn get(get: &Get) -> Result<(), Error> {
-    let (key, consistency) = (get.key.clone().into_bytes(), consistency(get.stale));
+    let (key, reading) = (get.key.clone().into_bytes(), get.reading.clone());
     let found = ask(&get.servers, Policy::ReplicatedRouteNoSideEffects, async move |kv, within| {
-        kv.get(&key).consistency(consistency).deadline(within).await
+        reading.of(kv.get(&key)).deadline(within).await
     })?;
     if get.output.json {
         let found = found.map(|found| {
@@ -37,11 +37,11 @@ pub fn get(get: &Get) -> Result<(), Error> {
 pub fn put(put: &Put) -> Result<(), Error> {
     let (key, value, ttl) = (put.key.clone().into_bytes(), put.value.clone().into_bytes(), put.ttl);
     let expected = put.if_version.map(Expected::Version);
-    let version = ask(&put.servers, Policy::ReplicatedRoute, async move |kv, within| match expected {
-        None => kv.put(&key, &value, ttl).deadline(within).await,
-        Some(expected) => kv.cas(&key, expected, &value, ttl).deadline(within).await,
+    let written = ask(&put.servers, Policy::ReplicatedRoute, async move |kv, within| match expected {
+        None => kv.put(&key, &value, ttl).deadline(within).with_index().await,
+        Some(expected) => kv.cas(&key, expected, &value, ttl).deadline(within).with_index().await,
     })?;
-    stored(put.output, version)
+    stored(put.output, written)
 }
 
 /// Stores a value where the key is as expected, and prints its version.
@@ -52,15 +52,16 @@ pub fn cas(cas: &Cas) -> Result<(), Error> {
         If { if_value: Some(value), .. } => Expected::Value(value.clone().into_bytes()),
         If { .. } => Expected::Absent,
     };
-    let version = ask(&cas.servers, Policy::ReplicatedRoute, async move |kv, within| {
-        kv.cas(&key, expected, &value, ttl).deadline(within).await
+    let written = ask(&cas.servers, Policy::ReplicatedRoute, async move |kv, within| {
+        kv.cas(&key, expected, &value, ttl).deadline(within).with_index().await
     })?;
-    stored(cas.output, version)
+    stored(cas.output, written)
 }
 
-fn stored(output: Output, version: u64) -> Result<(), Error> {
+fn stored(output: Output, written: Indexed<u64>) -> Result<(), Error> {
+    let Indexed { value: version, index } = written;
     if output.json {
-        say(&format!("{}\n", json!({ "version": version })))
+        say(&format!("{}\n", json!({ "version": version, "index": index.0 })))
     } else {
         say(&format!("version {version}\n"))
     }
@@ -90,7 +91,7 @@ pub fn scan(scan: &Scan) -> Result<(), Error> {
         Some(prefix) => (prefix.clone().into_bytes(), prefix_end(prefix.as_bytes())),
         None => (scan.from.clone().into_bytes(), scan.to.clone().map(String::into_bytes)),
     };
-    let (limit, consistency) = (scan.limit, consistency(scan.stale));
+    let (limit, reading) = (scan.limit, scan.reading.clone());
     let (items, next) = ask(&scan.servers, Policy::ReplicatedRouteNoSideEffects, async move |kv, within| {
         let (mut items, mut next) = (Vec::<Item>::new(), Some(from));
         while let Some(from) = next.take() {
@@ -99,7 +100,7 @@ pub fn scan(scan: &Scan) -> Result<(), Error> {
                 return Ok((items, Some(from)));
             }
             let left = u32::try_from(left).unwrap_or(u32::MAX).min(SCAN_ITEMS_MAX);
-            let page = kv.scan(&from, to.clone(), left).consistency(consistency).deadline(within).await?;
+            let page = reading.of(kv.scan(&from, to.clone(), left)).deadline(within).await?;
             items.extend(page.items);
             next = page.next;
         }
@@ -219,10 +220,6 @@ async fn end<T>(connection: &Connection, policy: Policy, result: Result<T, CallE
         Ok(value) => Ok(value),
         Err(error) => Err(connection.failure(policy, error).await),
     }
-}
-
-fn consistency(is_stale: bool) -> Consistency {
-    if is_stale { Consistency::Stale } else { Consistency::Linearizable }
 }
 
 /// Text where the bytes are UTF-8, else a list of numbers.

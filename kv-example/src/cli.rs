@@ -4,7 +4,7 @@ use crate::store::limits::TXN_OPS_MAX;
 use crate::syntax;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::time::Duration;
-use trimaran_rpc::program::cli::{self, Common, Servers};
+use trimaran_rpc::program::cli::{self, Common, Reading, Servers};
 use trimaran_rpc::program::port::PortKind;
 
 /// A replicated key-value store on trimaran.
@@ -70,9 +70,9 @@ pub struct Serve {
 pub struct Get {
     /// The key
     pub key: String,
-    /// Take the answer of any replica, however old
-    #[arg(long)]
-    pub stale: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reading: Reading,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: Output,
@@ -184,9 +184,9 @@ pub struct Scan {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: u64,
-    /// Take the answer of any replica, however old
-    #[arg(long)]
-    pub stale: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reading: Reading,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: Output,

@@ -103,7 +103,19 @@ fn every_call_can_be_made_from_a_terminal() {
 
     assert_eq!(node.says(&["cas", "k", "a", "--if-absent"]), "version 1\n");
     assert_eq!(node.says(&["cas", "k", "b", "--if-value", "a"]), "version 2\n");
-    assert_eq!(json(&["put", "k", "c", "--if-version", "2"]), serde_json::json!({ "version": 3 }));
+    let put = json(&["put", "k", "c", "--if-version", "2"]);
+    assert_eq!(put["version"], 3);
+    let own = format!("at-least={}", put["index"]);
+    for how in [&own, "linearizable", "stale=500ms", "any"] {
+        assert_eq!(node.says(&["get", "k", "--consistency", how, "--replica", "1"]), "c\n", "{how}");
+    }
+    let (code, complaint) = node.refuses(&["get", "k", "--consistency", "lease"]);
+    assert!(code == Some(4) && complaint.contains("[reads]"), "{complaint}");
+    let (code, complaint) = node.refuses(&["get", "k", "--consistency", "at-least=99999999", "--deadline", "200ms"]);
+    assert!(code == Some(4) && complaint.contains("no replica asked has come so far"), "{complaint}");
+    let (code, complaint) = node.refuses(&["get", "k", "--replica", "2"]);
+    assert!(code == Some(4) && complaint.contains("no member in slot 2"), "{complaint}");
+    assert!(node.says(&["status"]).contains("leases off; reads: "));
     assert_eq!(
         node.refuses(&["cas", "k", "d", "--if-version", "2"]),
         (Some(1), "error[E0308]: the service refused: the key has another value, of version 3".to_owned())

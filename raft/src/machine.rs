@@ -375,7 +375,7 @@ impl Machine {
         (z ^ (z >> 31)) % bound.max(1)
     }
 
-    fn sabotaged(&self, fault: Fault) -> bool {
+    pub(crate) fn sabotaged(&self, fault: Fault) -> bool {
         self.settings.sabotage.has(fault)
     }
 

@@ -66,13 +66,17 @@ pub enum Fault {
     ResendAtHeartbeat,
     /// A message for an earlier life of this node is taken for this one, and counted by slot.
     IgnoreIncarnation,
+    /// An answer leaves without a look at the lease, the age and the state that it depends on.
+    ReleaseUnchecked,
+    /// A read looks at the state before that has come far enough.
+    ReadUnapplied,
 }
 
 /// The set of rules broken; always empty without the feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Sabotage {
     #[cfg(feature = "sabotage")]
-    faults: u32,
+    faults: u64,
 }
 
 impl Sabotage {
@@ -85,13 +89,13 @@ impl Sabotage {
     /// Breaks exactly `fault`.
     #[cfg(feature = "sabotage")]
     pub const fn only(fault: Fault) -> Self {
-        Sabotage { faults: 1 << fault as u32 }
+        Sabotage { faults: 1 << fault as u64 }
     }
 
     /// Whether `fault` is switched on.
     #[cfg(feature = "sabotage")]
     pub(crate) const fn has(self, fault: Fault) -> bool {
-        self.faults & (1 << fault as u32) != 0
+        self.faults & (1 << fault as u64) != 0
     }
 
     /// Without the feature nothing is ever broken.

@@ -24,7 +24,9 @@ use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, PortDescription};
-use trimaran_raft::{ClusterId, DropReason, Incarnation, Member, NodeId, PeerState, PeerStatus, Role, Slot, Status};
+use trimaran_raft::{
+    ClusterId, DropReason, Incarnation, Member, Nanos, NodeId, PeerState, PeerStatus, ReadSettings, Role, Slot, Status,
+};
 use trimaran_runtime::channel::{Notify, oneshot};
 
 /// Log time at which every cluster begins: equal for all members, whoever tells them and when.
@@ -137,6 +139,17 @@ pub struct PortInfo {
     pub sleeps: String,
 }
 
+/// Whether and how a node answers reads by a lease when it leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseInfo {
+    /// Whether its configuration allows it.
+    pub enabled: bool,
+    /// Whether it leads and holds one now.
+    pub held: bool,
+    /// The bound on the members' clocks that leases and ages rest on, in millionths.
+    pub clock_drift_ppm: u32,
+}
+
 impl From<PortDescription> for PortInfo {
     fn from(PortDescription { kind, device, driver, link_up, sleeps }: PortDescription) -> Self {
         PortInfo { kind, device, driver, link_up, sleeps }
@@ -191,6 +204,9 @@ pub struct NodeStatus {
     pub halted: Option<Halt>,
     /// The leader's view of the others.
     pub peers: Vec<PeerInfo>,
+    /// How it answers reads by a lease; `None` of a node that says nothing of it.
+    #[serde(default)]
+    pub leases: Option<LeaseInfo>,
     /// What carries its packets.
     #[serde(default)]
     pub port: PortInfo,
@@ -203,6 +219,7 @@ pub(crate) struct Admin {
     methods: Methods,
     name: String,
     me: Member,
+    reads: ReadSettings,
     net: Net,
     node: Rc<Replicated>,
     requests: Rc<RefCell<Requests>>,
@@ -214,6 +231,7 @@ impl Admin {
     pub(crate) fn new(
         name: String,
         me: Member,
+        reads: ReadSettings,
         net: Net,
         node: Rc<Replicated>,
         requests: Rc<RefCell<Requests>>,
@@ -222,6 +240,7 @@ impl Admin {
             methods: Methods::new(),
             name,
             me,
+            reads,
             net,
             node,
             requests,
@@ -302,6 +321,12 @@ impl Admin {
         self.node.shard.bootstrap(ClusterId(cluster), &members, FIRST_LOG_TIME_NS).map_err(|error| error.to_string())
     }
 
+    fn leases(&self) -> LeaseInfo {
+        let now = Nanos(trimaran_runtime::read_clock().as_nanos());
+        let held = self.node.shard.with_machine(|machine| machine.lease(now)).is_some();
+        LeaseInfo { enabled: self.reads.lease, held, clock_drift_ppm: self.reads.clock_drift_ppm }
+    }
+
     async fn status(&self) -> NodeStatus {
         let halted = self.node.halted();
         let digest = match halted {
@@ -344,6 +369,7 @@ impl Admin {
             digest,
             halted,
             peers: status.peers.iter().map(PeerInfo::of).collect(),
+            leases: Some(self.leases()),
             port: self.net.describe().into(),
             counters,
         }

@@ -1,5 +1,6 @@
 //! The apply task: it alone owns the state, executes what Raft has committed, and answers queries in between.
 
+use crate::reads::Sight;
 use crate::replica::{Replica, panic_message};
 use crate::replicated::Replicated;
 use crate::request::Request;
@@ -56,8 +57,8 @@ pub(crate) type Look = Box<dyn FnOnce(&dyn Any)>;
 
 /// Something to do with the state besides applying entries.
 pub(crate) enum Job {
-    /// Answer the request from the state at `at` or later.
-    Query { at: LogIndex, request: Request },
+    /// Answer the request from a state that it may see.
+    Query { sight: Sight, request: Request },
     /// Hash the whole state.
     Digest(OneshotSender<StateDigest>),
     /// Look at the service.
@@ -257,13 +258,13 @@ impl<S: Service> Apply<S> {
             waiting -= 1;
             let Some(job) = self.node.jobs.queue.borrow_mut().pop_front() else { break };
             match job {
-                Job::Query { at, request } if at > self.replica.cx.index => {
+                Job::Query { sight, request } if sight.at > self.replica.cx.index => {
                     // Its index comes with a later entry; the others need not wait for it.
-                    self.node.jobs.queue.borrow_mut().push_back(Job::Query { at, request });
+                    self.node.jobs.queue.borrow_mut().push_back(Job::Query { sight, request });
                 }
-                Job::Query { request, .. } => {
+                Job::Query { sight, request } => {
                     left -= 1;
-                    self.query(&request);
+                    self.query(sight, &request);
                 }
                 Job::Look(look) => {
                     left -= 1;
@@ -288,7 +289,7 @@ impl<S: Service> Apply<S> {
         }
     }
 
-    fn query(&mut self, request: &Request) {
+    fn query(&mut self, sight: Sight, request: &Request) {
         let cx = ReadCx {
             policy: request.policy,
             method: request.method(),
@@ -301,7 +302,11 @@ impl<S: Service> Apply<S> {
         let reply = &mut self.reply;
         let bytes = request.body.bytes();
         match std::panic::catch_unwind(AssertUnwindSafe(|| service.query(&cx, bytes, reply))) {
-            Ok(answer) => self.node.answer(request, cx.applied, answer, &self.reply),
+            // The lease may have ended, or the state have been found to be wrong, since the query was let in.
+            Ok(answer) if self.node.release(request, sight) => {
+                self.node.answer(request, cx.applied, answer, &self.reply);
+            }
+            Ok(_) => {}
             Err(panic) => self.node.handler_panicked(request, &panic_message(panic.as_ref())),
         }
     }

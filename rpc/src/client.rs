@@ -9,7 +9,8 @@
 //! R2P2 neither retransmits nor cancels; what may be sent again is decided here, by what is known about the effect:
 //!
 //! * A read has none. While it is unanswered, another server is asked every [`ClientConfig::probe`], the earlier tries
-//!   staying open.
+//!   staying open. What any replica may answer ([`Consistency`]) goes to the same one as long as it answers, and at once to the
+//!   next where it cannot; clients begin with different ones.
 //! * A write has a name, the number of the call in one of the client's sessions, by which the cluster recognises a copy. It
 //!   is sent to the leader, or to any server where none is known. While it is unanswered, others are asked who leads, at
 //!   the same pace; it is sent again as soon as that is somebody who has not got it, and in any case after a while that
@@ -31,11 +32,16 @@ mod route;
 mod running;
 mod typed;
 
+pub use crate::consistency::{BadConsistency, Consistency};
 pub use crate::session::CallId;
 pub use connect::{BadServer, ConnectError};
 pub use error::{CallError, NotApplied};
 pub use remote::{Remote, RemoteReply};
-pub use typed::{AnyRequest, Call, Caller, Calling, Consistency, Kind, Local, OwnedCall, Read, Replicated, Request};
+pub use trimaran_raft::LogIndex;
+pub use typed::{
+    AnyRequest, Call, Caller, Calling, Indexed, IndexedCall, IndexedCalling, Kind, Local, OwnedCall, Read, Replica,
+    Replicated, Request,
+};
 
 use crate::r2p2::{
     Counters, Header, MessageType, PACKETS_MAX, Policy, ReplyLimits, ResponseBlock, Rid, Segmenter, Status,
@@ -52,7 +58,7 @@ use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, NetError, SocketOptions};
-use trimaran_runtime::{Lane, Task, now, spawn_in};
+use trimaran_runtime::{Instant, Lane, Task, now, spawn_in};
 
 /// Method key of the call that asks a server who leads. No service has it, so that the answer is a refusal whose block
 /// names the leader.
@@ -118,7 +124,7 @@ pub struct MethodCall<'a> {
     pub shard: u16,
     /// The encoded arguments.
     pub body: &'a [u8],
-    /// The server to ask, for [`Policy::FixedRoute`]; else the client chooses.
+    /// The server to ask, for [`Policy::FixedRoute`], and for reads that this one shall answer; else the client chooses.
     pub server: Option<SocketAddrV4>,
 }
 
@@ -131,8 +137,8 @@ struct Manner {
     is_read: bool,
     /// No answer of another cluster will do.
     is_pinned: bool,
-    /// How much of the log an unreplicated read must reflect.
-    at_least: u64,
+    /// What a read must see.
+    consistency: Consistency,
 }
 
 /// What the service answered.
@@ -181,7 +187,13 @@ impl Client {
         let socket = net.bind(local, config.socket)?;
         let segmenter = Segmenter::new(net.payload_bytes(), config.request_packets);
         let nonce = config.nonce.unwrap_or_else(random_nonce);
-        let shared = Rc::new(Shared::new(config, socket, segmenter, Route::new(servers), nonce));
+        let shared = Rc::new(Shared::new(
+            config,
+            socket,
+            segmenter,
+            Route::new(servers, nonce as u64 ^ (nonce >> 64) as u64),
+            nonce,
+        ));
         let receiving = Rc::clone(&shared);
         let receive = spawn_in(Lane::Normal, "client receive", async move { receiving.receive().await });
         let following = Rc::clone(&shared);
@@ -261,11 +273,11 @@ impl Client {
         let is_read = call.policy == Policy::ReplicatedRouteNoSideEffects;
         // Operators' calls go by `FixedRoute`, to any node of any cluster.
         let is_pinned = call.policy != Policy::FixedRoute;
-        self.call_in(call, Manner { call_id: None, is_read, is_pinned, at_least: 0 }, within).await
+        let manner = Manner { call_id: None, is_read, is_pinned, consistency: Consistency::Linearizable };
+        self.call_in(call, manner, now() + within).await
     }
 
-    async fn call_in(&self, call: MethodCall<'_>, manner: Manner, within: Duration) -> Result<Reply, CallError> {
-        let deadline = now() + within;
+    async fn call_in(&self, call: MethodCall<'_>, manner: Manner, deadline: Instant) -> Result<Reply, CallError> {
         let core = &*self.core;
         let is_write = call.policy == Policy::ReplicatedRoute;
         let mut renamings = 0;
@@ -281,10 +293,10 @@ impl Client {
             let (naming, repeat) = match &claim {
                 Some(claim) => (Naming::Call(claim.id), Repeat::Recognised),
                 None if !manner.is_pinned || is_write => (Naming::Nothing, Repeat::Never),
-                None if manner.is_read => (Naming::Cluster { at_least: manner.at_least }, Repeat::Anywhere),
-                None => (Naming::Cluster { at_least: 0 }, Repeat::Never),
+                None if manner.is_read => (Naming::Cluster(manner.consistency), Repeat::Anywhere),
+                None => (Naming::Cluster(Consistency::Linearizable), Repeat::Never),
             };
-            if let Naming::Cluster { .. } = naming {
+            if let Naming::Cluster(_) = naming {
                 core.get_pinned();
             }
             let end = Running::new(&core.shared, call, naming, repeat, deadline)?.run().await;

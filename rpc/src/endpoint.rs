@@ -9,6 +9,7 @@ use crate::r2p2::counters::{Counters, DropReason};
 use crate::r2p2::header::{Header, MessageType, Triple};
 use crate::r2p2::layout::{HEADER_BYTES, REQUEST_BLOCK_BYTES};
 use crate::r2p2::message::PACKETS_MAX;
+use crate::r2p2::policy::Policy;
 use crate::r2p2::reassembly::{GivenUp, Message, Outcome, Requests};
 use crate::replicated::Replicated;
 use crate::request::{Body, Request};
@@ -208,7 +209,13 @@ fn is_first_for_the_leader(header: &Header, payload: &[u8]) -> bool {
         && !header.flags.last
         && header.policy.is_replicated()
         && (2..=PACKETS_MAX).contains(&header.p_order)
-        && (!header.flags.own_block || RequestBlock::parse(payload).is_ok())
+        && (!header.flags.own_block
+            || RequestBlock::parse(payload).is_ok_and(|(block, _)| !is_read_here(header, &block)))
+}
+
+/// This replica answers it, whoever leads.
+fn is_read_here(header: &Header, block: &RequestBlock) -> bool {
+    header.policy == Policy::ReplicatedRouteNoSideEffects && block.is_here()
 }
 
 /// All drop counters of a client port together.

@@ -7,6 +7,7 @@ use crate::flow::FlowConfig;
 use crate::forward::{Forwarder, Joiner};
 use crate::peer::{ForwardQueue, PeerSocket, PeerTransport};
 use crate::r2p2::reassembly::{self, Requests};
+use crate::reads::Reads;
 use crate::replica::Replica;
 use crate::replicated::Replicated;
 use crate::service::{Service, method_key};
@@ -18,7 +19,9 @@ use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, NetError, Priority, SocketOptions};
-use trimaran_raft::{Incarnation, Limits, Member, MemoryStorage, NodeId, Shard, ShardConfig, Slot, Timing};
+use trimaran_raft::{
+    Incarnation, Limits, Member, MemoryStorage, NodeId, ReadSettings, Sabotage, Shard, ShardConfig, Slot, Timing,
+};
 use trimaran_runtime::{Lane, Task, now, sleep};
 
 /// Handlers of one replica that may run at a time; more wait, as many as reads may.
@@ -57,12 +60,17 @@ pub struct NodeConfig {
     pub reply_bytes: usize,
     /// Reads that may wait at a time, for their round of ReadIndex and again for the state.
     pub queued_reads: usize,
+    /// Leases, and the bound on the members' clocks that they and the ages of states rest on. A read waits for this replica to
+    /// apply what it must see for [`ReadSettings::patience`].
+    pub reads: ReadSettings,
     /// Receive buffer of each socket, in bytes.
     pub rcvbuf_bytes: usize,
     /// The R2P2 router that gets a FEEDBACK after each reply.
     pub router: Option<SocketAddrV4>,
     /// Seeds election timeouts.
     pub seed: u64,
+    /// Rules of Raft's broken on purpose, for tests; nothing without the feature `sabotage`.
+    pub sabotage: Sabotage,
 }
 
 /// Why a node could not start.
@@ -129,24 +137,28 @@ impl Node {
             ShardConfig {
                 timing: config.timing,
                 limits: config.log_limits,
+                reads: config.reads,
                 contacts: config.contacts,
                 commit_notice: COMMIT_NOTICE,
+                sabotage: config.sabotage,
                 ..ShardConfig::new(me, config.seed)
             },
             PeerTransport(peers.clone()),
             MemoryStorage::default(),
         );
+        shard.set_clock(trimaran_runtime::read_clock);
         let flow = FlowConfig { reply_bytes: config.reply_bytes, router: config.router, ..FlowConfig::default() };
         let answers = Answers::new(client_socket.clone(), flow, counters.clone());
         // A client address may send as many requests within the memory as the socket brings in a good while.
         let forwarder = Forwarder::new(peers, pending.saturating_mul(16), reassembly, counters.clone());
         let locals = config.queued_reads.min(LOCALS_MAX);
-        let replicated =
-            Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, config.queued_reads, S::mark));
+        let reads = Reads::new(config.queued_reads, config.reads.lease);
+        let replicated = Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, reads, S::mark));
         let replica = Replica::new(service);
         let (timers, outbox) = (replica.cx.timers.clone(), replica.cx.outbox.clone());
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
-        let admin = Admin::new(config.cluster_name, me, net.clone(), replicated.clone(), requests.clone());
+        let admin =
+            Admin::new(config.cluster_name, me, config.reads, net.clone(), replicated.clone(), requests.clone());
         let operators = admin.clone();
         let endpoint = Endpoint {
             socket: client_socket,
@@ -167,6 +179,7 @@ impl Node {
             trimaran_runtime::spawn_in(Lane::Normal, "status", operators.run()),
             trimaran_runtime::spawn_in(Lane::Normal, "replies", replicated.answers.run()),
             trimaran_runtime::spawn_in(Lane::Normal, "reads", replicated.clone().run_reads()),
+            trimaran_runtime::spawn_in(Lane::Normal, "waiting reads", replicated.clone().run_waiting_reads()),
             trimaran_runtime::spawn_in(Lane::Normal, "apply", apply::run(replicated.clone(), replica)),
             trimaran_runtime::spawn_in(Lane::Normal, "ticks", background::run_ticks(replicated.clone(), timers)),
             trimaran_runtime::spawn_in(

@@ -1,7 +1,7 @@
 //! Where a complete request meets Raft: the leader appends it, a follower sends it to the leader, the apply task answers.
 
 use crate::answer::Answers;
-use crate::apply::{Halt, Job, Jobs};
+use crate::apply::{Halt, Jobs};
 use crate::forward::Forwarder;
 use crate::peer::PeerTransport;
 use crate::pending::{Appended, Name, PendingWrites};
@@ -9,6 +9,7 @@ use crate::r2p2::block::{Refusal, RequestBlock, ResponseBlock, Status};
 use crate::r2p2::counters::DropReason;
 use crate::r2p2::header::{Header, Rid, Triple};
 use crate::r2p2::policy::Policy;
+use crate::reads::Reads;
 use crate::replica::{Outcome, status_of};
 use crate::request::Request;
 use crate::service::{Answer, Mark};
@@ -31,12 +32,10 @@ pub(crate) struct Replicated {
     pub(crate) counters: Rc<ServerCounters>,
     forwarder: Forwarder,
     pending: RefCell<PendingWrites>,
-    /// Linearizable reads that wait for the next round of ReadIndex.
-    reads: RefCell<VecDeque<Request>>,
-    reads_limit: usize,
-    reads_added: Notify,
+    pub(crate) reads: Reads,
     /// Requests for local handlers that have not begun.
     locals: RefCell<VecDeque<Request>>,
+    locals_limit: usize,
     locals_added: Notify,
     /// The earliest timer is another one than before.
     pub(crate) timers_moved: Notify,
@@ -53,21 +52,21 @@ impl Replicated {
         answers: Answers,
         forwarder: Forwarder,
         counters: Rc<ServerCounters>,
-        queued_reads: usize,
+        reads: Reads,
         mark: fn(u32) -> Option<Mark>,
     ) -> Self {
+        let limit = reads.limit();
         Replicated {
             shard,
             me,
-            jobs: Jobs::new(queued_reads),
+            jobs: Jobs::new(limit),
             answers,
             counters,
             forwarder,
             pending: RefCell::new(PendingWrites::new(me.incarnation.0)),
-            reads: RefCell::default(),
-            reads_limit: queued_reads,
-            reads_added: Notify::new(),
+            reads,
             locals: RefCell::default(),
+            locals_limit: limit,
             locals_added: Notify::new(),
             timers_moved: Notify::new(),
             effects_added: Notify::new(),
@@ -80,6 +79,12 @@ impl Replicated {
     pub(crate) fn submit(&self, request: Request) {
         if self.halted.borrow().is_some() {
             return self.refuse(&request, Refusal::Stopped);
+        }
+        if request.block.is_some_and(|block| block.consistency != 0)
+            && request.policy != Policy::ReplicatedRouteNoSideEffects
+        {
+            self.counters.drop_for(DropReason::UnknownConsistency);
+            return self.refuse(&request, Refusal::UnknownConsistency);
         }
         // The method's mark decides, whatever the sender's policy says: the two must fit.
         let way = match ((self.mark)(request.method()), request.policy) {
@@ -99,20 +104,9 @@ impl Replicated {
         way(self, request);
     }
 
-    /// A read of this replica's own state, at least as new as the client asks for.
-    fn look(&self, request: Request) {
-        let at = request.block.map_or(0, |block| block.acked);
-        let (applied, last) = self.shard.with_machine(|machine| (machine.applied_index().0, machine.commit().0));
-        // What this node has not even heard of may be far off, and a queue is no place to wait for it.
-        if at > applied.max(last) {
-            return self.refuse(&request, Refusal::Busy);
-        }
-        self.query(LogIndex(at), request);
-    }
-
     fn local(&self, request: Request) {
         let mut locals = self.locals.borrow_mut();
-        if locals.len() >= self.reads_limit {
+        if locals.len() >= self.locals_limit {
             drop(locals);
             return self.refuse(&request, Refusal::Busy);
         }
@@ -220,28 +214,8 @@ impl Replicated {
         self.pending.borrow().len()
     }
 
-    fn read(&self, request: Request) {
-        if !self.shard.is_leader() {
-            let leader = self.shard.leader();
-            return self.to_leader(request, leader);
-        }
-        let mut reads = self.reads.borrow_mut();
-        if reads.len() >= self.reads_limit {
-            drop(reads);
-            return self.refuse(&request, Refusal::Busy);
-        }
-        reads.push_back(request);
-        self.reads_added.notify();
-    }
-
-    fn query(&self, at: LogIndex, request: Request) {
-        if let Err(Job::Query { request, .. }) = self.jobs.push(Job::Query { at, request }) {
-            self.refuse(&request, Refusal::Busy);
-        }
-    }
-
     /// Sends a request on, once; what was already sent on, or came from a follower, stops here.
-    fn to_leader(&self, request: Request, leader: Option<Member>) {
+    pub(crate) fn to_leader(&self, request: Request, leader: Option<Member>) {
         if request.forwarded {
             return self.counters.count(Event::ForwardedAgain);
         }
@@ -288,38 +262,6 @@ impl Replicated {
     fn forward(&self, leader: &Member, client: SocketAddrV4, header: &Header, payload: &[u8]) -> bool {
         let cluster = self.shard.with_machine(|machine| machine.cluster());
         cluster.is_some_and(|cluster| self.forwarder.forward(cluster, leader, client, header, payload))
-    }
-
-    /// The task that asks Raft for a read index once for all the reads that have come in meanwhile.
-    pub(crate) async fn run_reads(self: Rc<Self>) {
-        // Two queues take turns, so that neither has to grow again.
-        let mut batch = VecDeque::new();
-        loop {
-            self.reads_added.notified().await;
-            std::mem::swap(&mut batch, &mut *self.reads.borrow_mut());
-            if batch.is_empty() {
-                continue;
-            }
-            match self.shard.read_barrier().await {
-                Ok(index) => {
-                    for request in batch.drain(..) {
-                        self.query(index, request);
-                    }
-                }
-                Err(error) => {
-                    for request in batch.drain(..) {
-                        self.read_failed(request, &error);
-                    }
-                }
-            }
-        }
-    }
-
-    fn read_failed(&self, request: Request, error: &RaftError) {
-        match error {
-            RaftError::NotLeader { leader } => self.to_leader(request, *leader),
-            _ => self.refuse(&request, Refusal::Busy),
-        }
     }
 
     /// The apply task is past an entry.

@@ -27,6 +27,7 @@ pub mod history;
 pub mod invariants;
 pub mod linearizability;
 mod net;
+mod reading;
 mod rng;
 mod seat;
 mod seeds;

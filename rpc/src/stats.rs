@@ -54,6 +54,22 @@ events! {
     ForeignSession = "foreign_session",
     /// A reply longer than R2P2 can carry was withheld.
     AnswerTooLarge = "answer_too_large",
+    /// A linearizable read was answered after a round to a quorum, or this node's leader has asked for one.
+    ReadLinearizable = "read_linearizable",
+    /// A linearizable read was answered under this leader's lease.
+    ReadUnderLease = "read_under_lease",
+    /// A read of at least an index was answered.
+    ReadAtLeast = "read_at_least",
+    /// A read of a bounded age was answered.
+    ReadStale = "read_stale",
+    /// A read of whatever this node has was answered.
+    ReadAny = "read_any",
+    /// What this node knew was older than a read allowed.
+    ReadTooStale = "read_too_stale",
+    /// This node had not applied in time what a read must see.
+    ReadNotYet = "read_not_yet",
+    /// A lease ended before an answer under it could leave.
+    ReadLeaseEnded = "read_lease_ended",
 }
 
 /// One counter per [`Event`], and one per reason for which a complete request was not used. Written by one core only.

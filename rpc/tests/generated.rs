@@ -395,7 +395,7 @@ async fn call_everything(client: Client) {
     assert_eq!(again.put("b", b"2", Some(Duration::from_millis(500))).await, Ok(2));
     assert_eq!(store.get("b").await.map(|entry| entry.value), Ok(b"2".to_vec()));
     assert_eq!(store.get("z").await, Err(CallError::App(StoreError::NoSuchKey("z".to_owned()))));
-    assert!(store.get("a").consistency(Consistency::Stale).await.is_ok());
+    assert!(store.get("a").consistency(Consistency::Any).await.is_ok());
     assert_eq!(store.put("c", &[], None).await, Ok(3));
     assert_eq!(store.put("d", &[], None).await, Err(CallError::App(StoreError::Full { limit: LIMIT })));
     assert_eq!(store.size(7).await, Ok(7));

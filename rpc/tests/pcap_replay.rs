@@ -255,9 +255,11 @@ fn node_config() -> NodeConfig {
         request_limits: Default::default(),
         reply_bytes: 1 << 20,
         queued_reads: 64,
+        reads: Default::default(),
         rcvbuf_bytes: 1 << 20,
         router: None,
         seed: 1,
+        sabotage: Default::default(),
     }
 }
 

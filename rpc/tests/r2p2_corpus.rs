@@ -205,6 +205,7 @@ fn every_case_raises_its_counter_and_changes_nothing_else() {
         DropReason::Abandoned,
         DropReason::UnknownMethod,
         DropReason::PolicyMismatch,
+        DropReason::UnknownConsistency,
         DropReason::NothingReplicated,
         DropReason::NoLeader,
         DropReason::Overloaded,

@@ -228,11 +228,12 @@ proptest! {
     fn blocks_and_headers_come_back(
         numbers in any::<(u16, u32, u32, u64, u64, u64)>(),
         four in any::<[u8; 4]>(),
-        codes in (0..4_u8, 0..12_u16),
+        consistency in any::<u8>(),
+        codes in (0..4_u8, 0..21_u16),
         flags in any::<(bool, bool)>(),
     ) {
         let (shard, map_version, method, session, seq, acked) = numbers;
-        let block = RequestBlock { flags: four[0], shard, map_version, method, session, seq, acked };
+        let block = RequestBlock { flags: four[0], shard, map_version, method, consistency, session, seq, acked };
         let bytes = block.emit();
         prop_assert_eq!(RequestBlock::parse(&bytes), Ok((block, &[][..])));
         let block = ResponseBlock {

@@ -34,9 +34,11 @@ fn config(machine: &Machine, life: u64) -> NodeConfig {
         request_limits: Default::default(),
         reply_bytes: 32 << 20,
         queued_reads: 4096,
+        reads: Default::default(),
         rcvbuf_bytes: 4 << 20,
         router: None,
         seed: life,
+        sabotage: Default::default(),
     }
 }
 
@@ -73,13 +75,16 @@ fn nothing_of_a_replaced_cluster_is_taken_for_the_old_one() {
         lab.world.enter(user.core, || Client::new(&user.net, user.addr(0), servers.clone(), config).expect("a client"))
     };
     // One writes, some only read or look: each its own way to find out.
-    let clients: Vec<_> = (1..=5u128).map(|number| open(&mut lab, number << 64)).collect();
+    let clients: Vec<_> = (1..=7u128).map(|number| open(&mut lab, number << 64)).collect();
     let write = any(Policy::ReplicatedRoute);
     let read = any(Policy::ReplicatedRouteNoSideEffects);
-    let stale = OwnedCall { consistency: Consistency::Stale, ..read.clone() };
+    let stale = OwnedCall { consistency: Consistency::Any, ..read.clone() };
     let local = any(Policy::LbRoute);
+    // Of the new cluster's log this index means something else.
+    let own = OwnedCall { consistency: Consistency::AtLeast(trimaran_raft::LogIndex(1)), ..read.clone() };
+    let young = OwnedCall { consistency: Consistency::Stale { max: SECOND }, ..read.clone() };
     let old = CallId { session: SessionId::new(ClusterId(1000), trimaran_raft::LogIndex(3)).0, seq: 1 };
-    for (client, first) in clients.iter().zip([&write, &read, &stale, &local, &write]) {
+    for (client, first) in clients.iter().zip([&write, &read, &stale, &local, &write, &write, &read]) {
         call(&mut lab, &user, client, first.clone()).expect("answered");
     }
     lab.world.run_for(SECOND);
@@ -92,15 +97,20 @@ fn nothing_of_a_replaced_cluster_is_taken_for_the_old_one() {
     let _node = form(&mut lab, &machine, &operator, 2);
 
     let replaced = Err(CallError::ClusterReplaced);
-    for (client, then) in clients.iter().zip([&write, &read, &stale, &local]) {
+    let unused = &clients[4];
+    for (client, then) in clients
+        .iter()
+        .filter(|client| !std::ptr::eq(*client, unused))
+        .zip([&write, &read, &stale, &local, &own, &young])
+    {
         assert_eq!(call(&mut lab, &user, client, then.clone()), replaced, "{then:?}");
     }
-    for then in [&write, &read, &stale] {
+    for then in [&write, &read, &stale, &own, &young] {
         assert_eq!(call(&mut lab, &user, &clients[0], then.clone()), replaced, "for good");
     }
     // An old name is nobody's there.
     let again = OwnedCall { call_id: Some(old), ..write.clone() };
-    assert!(matches!(call(&mut lab, &user, &clients[4], again), Err(CallError::Unknown { .. })));
+    assert!(matches!(call(&mut lab, &user, unused, again), Err(CallError::Unknown { .. })));
 
     let fresh = open(&mut lab, 1 << 100);
     let count = call(&mut lab, &user, &fresh, read).expect("a count");

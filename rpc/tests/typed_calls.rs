@@ -127,14 +127,28 @@ async fn the_whole_range<C: Caller>(caller: C, nodes: &[SocketAddrV4]) {
     assert_eq!(register.put(b"one").await, Ok(1));
     assert_eq!(register.put(b"bad").deadline(SECOND).await, Err(CallError::App(Refused::Bad("so it is".into()))));
     assert_eq!(register.get().await, Ok((b"one".to_vec(), 1)));
-    assert!(register.get().consistency(Consistency::Stale).await.is_ok());
-    // What nobody has yet is waited for until the deadline, and then refused.
-    let future = register.get().consistency(Consistency::AtLeast(LogIndex(1 << 40))).deadline(SECOND / 10);
-    assert_eq!(future.await, Err(CallError::NotApplied(NotApplied::Refused(Refusal::Busy))));
-    assert_eq!(register.who().await, Ok("me".to_owned()));
-    for node in nodes {
-        assert_eq!(register.who().replica(*node).await, Ok("me".to_owned()));
+    assert!(register.get().consistency(Consistency::Any).await.is_ok());
+    // What nobody has yet is refused.
+    let refused = |why| Err(CallError::NotApplied(NotApplied::Refused(why)));
+    for far in [LogIndex(1 << 40), LogIndex(u64::MAX)] {
+        let future = register.get().consistency(Consistency::AtLeast(far)).deadline(SECOND / 10);
+        assert_eq!(future.await, refused(Refusal::NotYet));
     }
+    assert_eq!(register.get().consistency(Consistency::Lease).await, refused(Refusal::LeasesOff));
+    assert_eq!(register.who().await, Ok("me".to_owned()));
+    let own = register.put(b"one").with_index().await.expect("applied");
+    assert_eq!(own.value, 2);
+    for (slot, node) in (1..).zip(nodes) {
+        assert_eq!(register.who().replica(*node).await, Ok("me".to_owned()));
+        assert_eq!(register.who().replica(slot).await, Ok("me".to_owned()));
+        for how in [Consistency::Linearizable, Consistency::AtLeast(own.index), Consistency::Stale { max: SECOND }] {
+            let read = register.get().consistency(how).replica(slot).with_index().await.expect("a value");
+            assert!(read.index >= own.index, "{how} at {slot}");
+            assert_eq!(read.value, (b"one".to_vec(), 2));
+        }
+    }
+    let nobody = register.get().replica(9).await;
+    assert_eq!(nobody, Err(CallError::NotApplied(NotApplied::NoReplica(9))));
     assert_eq!(register.lies().await, Err(CallError::BadReply));
     let unknown = Err(CallError::NotApplied(NotApplied::Refused(Refusal::UnknownMethod)));
     assert_eq!(register.missing().await, unknown);
@@ -142,8 +156,8 @@ async fn the_whole_range<C: Caller>(caller: C, nodes: &[SocketAddrV4]) {
     assert_eq!(bad.await, Err(CallError::NotApplied(NotApplied::Refused(Refusal::BadArguments))));
     let too_large = register.put(&vec![0; 400_000]).await;
     assert!(matches!(too_large, Err(CallError::NotApplied(NotApplied::TooLarge(_)))), "{too_large:?}");
-    assert_eq!(register.put(&big()).deadline(SECOND * 5).await, Ok(2));
-    assert_eq!(register.get().deadline(SECOND * 5).await, Ok((big(), 2)));
+    assert_eq!(register.put(&big()).deadline(SECOND * 5).await, Ok(3));
+    assert_eq!(register.get().deadline(SECOND * 5).await, Ok((big(), 3)));
     // No time at all: nothing is sent, which is certain.
     let late = register.put(b"late").deadline(Duration::ZERO).await;
     assert!(matches!(late, Err(CallError::NotApplied(_))), "{late:?}");
@@ -163,10 +177,9 @@ fn a_read_at_least_as_new_as_a_write_sees_it() {
     ask(&mut cluster, |client: Client| async move {
         let register = RegisterClient(client.clone());
         for number in 1..=50u64 {
-            let request =
-                Request::<Replicated, u64, Refused>::encode(PUT, &number.to_le_bytes().to_vec(), None).erase();
-            let written = client.submit(trimaran_rpc::client::OwnedCall::new(request)).await.expect("applied");
-            let at_least = Consistency::AtLeast(LogIndex(written.block.index));
+            let request = Request::<Replicated, u64, Refused>::encode(PUT, &number.to_le_bytes().to_vec(), None);
+            let written = request.on(client.clone()).with_index().await.expect("applied");
+            let at_least = Consistency::AtLeast(written.index);
             let (_, writes) = register.get().consistency(at_least).await.expect("read");
             assert!(writes >= number, "{writes} of {number}");
         }
@@ -201,9 +214,11 @@ fn node(last: u8) -> SocketAddrV4 {
         request_limits: Default::default(),
         reply_bytes: 32 << 20,
         queued_reads: 4096,
+        reads: Default::default(),
         rcvbuf_bytes: 4 << 20,
         router: None,
         seed: 1,
+        sabotage: Default::default(),
     };
     let driver = || {
         let (driver, net) = NetDriver::new(UdpPort::new(UdpConfig::default()).expect("a port"), NetConfig::default());

@@ -91,9 +91,9 @@ pub struct Turn {
 }
 
 /// An executor, its timers and its driver, all polled in turns by one thread. Several can share a thread.
-pub struct Core<D: Driver, C: Clock = Monotonic> {
+pub struct Core<D: Driver, C: Clock + 'static = Monotonic> {
     local: Rc<Local>,
-    clock: C,
+    clock: Rc<C>,
     driver: D,
     config: CoreConfig,
     idler: Idler,
@@ -103,7 +103,7 @@ pub struct Core<D: Driver, C: Clock = Monotonic> {
     left: bool,
 }
 
-impl<D: Driver, C: Clock> Core<D, C> {
+impl<D: Driver, C: Clock + 'static> Core<D, C> {
     /// A core without tasks. It takes an eventfd unless its idle policy never sleeps; failing that, it sleeps for at
     /// most a millisecond at a time.
     pub fn new(config: CoreConfig, clock: C, driver: D) -> Self {
@@ -113,9 +113,9 @@ impl<D: Driver, C: Clock> Core<D, C> {
             eventfd: config.idle != Idle::Spin,
             control_panic: config.control_panic,
         };
-        let now = clock.now();
+        let (now, clock) = (clock.now(), Rc::new(clock));
         Core {
-            local: Local::new(now, parts),
+            local: Local::new(now, clock.clone(), parts),
             idler: Idler::new(config.idle),
             stalls: StallWatch::new(Duration::from_micros(config.slow_poll_us)),
             last_turn: now,
@@ -234,7 +234,7 @@ impl<D: Driver, C: Clock> Core<D, C> {
     }
 }
 
-impl<D: Driver, C: Clock> Core<D, C> {
+impl<D: Driver, C: Clock + 'static> Core<D, C> {
     /// Whether a turn now would find a task to run.
     pub fn has_work(&self) -> bool {
         !self.local.lanes.borrow().is_empty() || self.local.inbox.bell.is_ready()
@@ -373,7 +373,7 @@ impl<D: Driver, C: Clock> Core<D, C> {
     }
 }
 
-impl<D: Driver, C: Clock> Drop for Core<D, C> {
+impl<D: Driver, C: Clock + 'static> Drop for Core<D, C> {
     fn drop(&mut self) {
         self.end();
     }

@@ -49,6 +49,6 @@ pub use run::{CoreHandle, run, start};
 pub use stats::{Counter, Stats};
 pub use task::{ControlPanic, Lane, Panicked, Task, TaskGroup, YieldNow, spawn, spawn_in, yield_now};
 pub use time::{
-    Elapsed, Instant, Interval, RecvOrDeadline, Sleep, Timeout, interval, now, recv_or_deadline, sleep, sleep_until,
-    timeout, timeout_at,
+    Elapsed, Instant, Interval, RecvOrDeadline, Sleep, Timeout, interval, now, read_clock, recv_or_deadline, sleep,
+    sleep_until, timeout, timeout_at,
 };

@@ -1,5 +1,6 @@
 //! What the tasks of a core can reach of it, and how they find it: the core that is current on this thread.
 
+use crate::clock::Clock;
 use crate::idle::Bell;
 use crate::stats::Stats;
 use crate::task::{ControlPanic, Lane, Runnable, Tasks};
@@ -32,6 +33,7 @@ impl CoreKey {
 pub(crate) struct Local {
     pub(crate) key: CoreKey,
     pub(crate) timers: Rc<Timers>,
+    pub(crate) clock: Rc<dyn Clock>,
     pub(crate) lanes: RefCell<Lanes>,
     pub(crate) tasks: RefCell<Tasks>,
     pub(crate) inbox: Arc<Inbox>,
@@ -46,10 +48,11 @@ pub(crate) struct Timers {
 }
 
 impl Local {
-    pub(crate) fn new(now: Instant, parts: LocalParts) -> Rc<Self> {
+    pub(crate) fn new(now: Instant, clock: Rc<dyn Clock>, parts: LocalParts) -> Rc<Self> {
         Rc::new(Local {
             key: CoreKey::next(),
             timers: Rc::new(Timers { now: Cell::new(now), wheel: RefCell::new(Wheel::new(now)) }),
+            clock,
             lanes: RefCell::new(Lanes::new(parts.permute)),
             tasks: RefCell::new(Tasks::new(parts.tasks_max)),
             inbox: Arc::new(Inbox { queue: Mutex::default(), bell: Bell::new(parts.eventfd) }),
@@ -229,7 +232,8 @@ mod tests {
 
     fn local() -> Rc<Local> {
         let control_panic = ControlPanic::Propagate;
-        Local::new(Instant::ZERO, LocalParts { permute: None, tasks_max: 8, eventfd: false, control_panic })
+        let parts = LocalParts { permute: None, tasks_max: 8, eventfd: false, control_panic };
+        Local::new(Instant::ZERO, Rc::new(crate::Monotonic), parts)
     }
 
     /// A wake after the end: the Runnable must be leaked, because dropping it drops the future, on the wrong thread.

@@ -85,6 +85,9 @@ impl Run<'_> {
             "consensus tests",
             vec![self.runner(&["-p", "trimaran-raft", "--tests", "--features", "sabotage,trace"])],
         )?;
+        // The same for the checks that rpc rests its reads on.
+        let controls = ["-p", "trimaran-rpc", "--features", "sabotage", "--test", "reads_controls"];
+        self.test("controls of reads", vec![self.runner(&controls)])?;
         let selection = self.workspace.tests(|package| package != EXAMPLE);
         self.test("tests", vec![self.runner(&[&ALL[..], &["--lib", "--bins"], &targets(&selection)[..]].concat())])
     }

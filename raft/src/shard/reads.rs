@@ -23,6 +23,7 @@ use super::{Inner, Instant, Shard, now, sleep_until, stamp};
 use crate::error::{Error, ReadError};
 use crate::id::{LogIndex, Nanos, Term, nanos_of};
 use crate::machine::{Accepted, Input};
+use crate::sabotage::Fault;
 use crate::storage::{MemoryStorage, Storage};
 use crate::transport::Transport;
 
@@ -70,6 +71,11 @@ impl<T: Transport, S: Storage> ReadPermit<T, S> {
         self.index
     }
 
+    /// Whether nobody was asked, because of a lease.
+    pub fn is_under_lease(&self) -> bool {
+        matches!(self.basis, Basis::Lease(_))
+    }
+
     /// Gives the answer back if it may leave, with the clock read anew. Costs a reading of the clock; asks nobody.
     ///
     /// # Errors
@@ -78,6 +84,9 @@ impl<T: Transport, S: Storage> ReadPermit<T, S> {
     pub fn release<R>(self, answer: R) -> Result<R, ReadError> {
         let inner = self.shard.inner.borrow();
         let (machine, now) = (&inner.machine, inner.clock());
+        if machine.sabotaged(Fault::ReleaseUnchecked) {
+            return Ok(answer);
+        }
         inner.check_serving()?;
         match self.basis {
             Basis::Settled => Ok(answer),
@@ -105,21 +114,37 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// it does not get far enough within [`crate::ReadSettings::patience`]; too many wait. Nothing has happened, and the read may be
     /// tried again, here or elsewhere.
     pub async fn read(&self, how: Consistency) -> Result<ReadPermit<T, S>, ReadError> {
-        let (basis, index) = match how {
-            Consistency::Linearizable => (Basis::Settled, self.read_anywhere().await?),
-            Consistency::Lease => match self.under_lease() {
-                Some((term, index)) => (Basis::Lease(term), index),
-                None => (Basis::Settled, self.read_anywhere().await?),
-            },
-            Consistency::AtLeast(index) => (Basis::Settled, index),
-            Consistency::Stale { max } => {
-                let (inner, max_ns) = (self.inner.borrow(), nanos_of(max));
-                let (at, index) = inner.machine.stale_read(inner.clock(), max_ns)?;
-                (Basis::Age(at, max_ns), index)
-            }
+        let (basis, index) = match self.without_asking(how) {
+            Some(known) => known?,
+            None => (Basis::Settled, self.read_anywhere().await?),
         };
         self.applied_soon(index).await?;
         Ok(ReadPermit { shard: self.clone(), basis, index })
+    }
+
+    /// As [`Shard::read`], where that is decided at once: nobody is asked, nothing is waited for, and nothing allocated. `None`: it
+    /// takes more, and nothing has begun.
+    pub fn try_read(&self, how: Consistency) -> Option<Result<ReadPermit<T, S>, ReadError>> {
+        let (basis, index) = match self.without_asking(how)? {
+            Ok(known) => known,
+            Err(error) => return Some(Err(error)),
+        };
+        let applied = self.inner.borrow().has_applied(index)?;
+        Some(applied.map(|()| ReadPermit { shard: self.clone(), basis, index }))
+    }
+
+    /// What a read depends on, and what must be applied for it, where this node knows both by itself.
+    fn without_asking(&self, how: Consistency) -> Option<Result<(Basis, LogIndex), ReadError>> {
+        match how {
+            Consistency::Linearizable => None,
+            Consistency::Lease => self.under_lease().map(|(term, index)| Ok((Basis::Lease(term), index))),
+            Consistency::AtLeast(index) => Some(Ok((Basis::Settled, index))),
+            Consistency::Stale { max } => {
+                let (inner, max_ns) = (self.inner.borrow(), nanos_of(max));
+                let known = inner.machine.stale_read(inner.clock(), max_ns);
+                Some(known.map(|(at, index)| (Basis::Age(at, max_ns), index)))
+            }
+        }
     }
 
     fn under_lease(&self) -> Option<(Term, LogIndex)> {
@@ -151,9 +176,8 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     async fn applied_soon(&self, index: LogIndex) -> Result<(), ReadError> {
         let _place = {
             let inner = &mut *self.inner.borrow_mut();
-            inner.check_serving()?;
-            if inner.machine.applied_index() >= index {
-                return Ok(());
+            if let Some(applied) = inner.has_applied(index) {
+                return applied;
             }
             if inner.waiting_applies >= inner.machine.limits().waiting_applies {
                 inner.counters.overloaded += 1;
@@ -163,11 +187,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             Place { shard: self }
         };
         let mut wait = Wait { shard: self, list: |inner| &mut inner.applied, key: None };
-        let reached = |inner: &mut Inner<T, S>| match inner.check_serving() {
-            Err(error) => Ok(Err(error)),
-            Ok(()) if inner.machine.applied_index() >= index => Ok(Ok(())),
-            Ok(()) => Err(index),
-        };
+        let reached = |inner: &mut Inner<T, S>| inner.has_applied(index).ok_or(index);
         let mut patience = pin!(sleep_until(now() + self.inner.borrow().read_patience));
         poll_fn(|cx| match wait.poll(cx, reached) {
             Poll::Ready(result) => Poll::Ready(result),
@@ -195,6 +215,15 @@ impl<T, S> Inner<T, S> {
     /// The clock as it is now, or as it was when the turn began.
     fn clock(&self) -> Nanos {
         self.clock.as_ref().map_or_else(stamp, |clock| Nanos(clock().as_nanos()))
+    }
+
+    /// Whether the state may be looked at for what was known at `index`; `None`: not yet.
+    fn has_applied(&self, index: LogIndex) -> Option<Result<(), Error>> {
+        let there = self.machine.applied_index() >= index || self.machine.sabotaged(Fault::ReadUnapplied);
+        match self.check_serving() {
+            Ok(()) => there.then_some(Ok(())),
+            refused => Some(refused),
+        }
     }
 
     fn check_serving(&self) -> Result<(), Error> {

@@ -98,6 +98,9 @@ pub enum NotApplied {
     /// The client was given no server to ask.
     #[error("no servers configured")]
     NoServers,
+    /// The cluster has no member in this seat.
+    #[error("the cluster has no member in slot {0}")]
+    NoReplica(u8),
     /// The client's background thread has ended.
     #[error("the client's thread has ended")]
     Ended,

@@ -7,7 +7,7 @@
 //! ```
 
 use super::connect::{ConnectError, parse_servers};
-use super::typed::{Call, Caller, Kind, OwnedCall};
+use super::typed::{Call, Caller, Indexed, IndexedCall, Kind, OwnedCall};
 use super::{CallError, Client, ClientConfig, NotApplied, Reply};
 use crate::r2p2::ReplyLimits;
 use crate::r2p2::replies::TooManyCalls;
@@ -262,14 +262,28 @@ impl<K: Kind, T: DeserializeOwned, E> Call<Remote, K, T, E> {
     /// # Errors
     /// [`CallError`].
     pub fn wait(self) -> Result<T, CallError<E>> {
-        let mut calling = pin!(self.into_future());
-        let waker = Arc::new(Unpark(std::thread::current())).into();
-        let mut cx = Context::from_waker(&waker);
-        loop {
-            match calling.as_mut().poll(&mut cx) {
-                Poll::Ready(end) => return end,
-                Poll::Pending => std::thread::park(),
-            }
+        block_on(self.into_future())
+    }
+}
+
+impl<K: Kind, T: DeserializeOwned, E> IndexedCall<Remote, K, T, E> {
+    /// As [`Call::wait`].
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn wait(self) -> Result<Indexed<T>, CallError<E>> {
+        block_on(self.into_future())
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(end) => return end,
+            Poll::Pending => std::thread::park(),
         }
     }
 }

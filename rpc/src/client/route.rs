@@ -31,13 +31,17 @@ pub(super) struct Route {
     heard_at: Instant,
     term: u64,
     next: usize,
+    /// Whose turn it is to answer what any replica may.
+    next_any: usize,
     next_probe: usize,
     probe_at: Instant,
     answers: u64,
 }
 
 impl Route {
-    pub(super) fn new(servers: Vec<SocketAddrV4>) -> Route {
+    /// `spread` says which server begins with what any replica may answer: clients that differ in it share the work.
+    pub(super) fn new(servers: Vec<SocketAddrV4>, spread: u64) -> Route {
+        let next_any = spread as usize % servers.len().max(1);
         Route {
             given: servers.clone(),
             servers,
@@ -51,6 +55,7 @@ impl Route {
             heard_at: Instant::ZERO,
             term: 0,
             next: 0,
+            next_any,
             next_probe: 0,
             probe_at: Instant::ZERO,
             answers: 0,
@@ -64,6 +69,29 @@ impl Route {
 
     pub(super) fn leader(&self) -> Option<SocketAddrV4> {
         self.leader
+    }
+
+    /// Who answers what any replica may: always the same one, as long as it does. `None` without servers.
+    pub(super) fn pick_any(&self) -> Option<SocketAddrV4> {
+        self.servers.get(self.next_any).copied()
+    }
+
+    /// `server` did not answer what any replica may: the next one is asked from now on.
+    pub(super) fn avoid_any(&mut self, server: SocketAddrV4) {
+        if self.pick_any() == Some(server) {
+            self.next_any = (self.next_any + 1) % self.servers.len();
+        }
+    }
+
+    /// The address of the member in this seat, where a node has named it.
+    pub(super) fn member(&self, slot: u8) -> Option<SocketAddrV4> {
+        self.slots.get(usize::from(slot)).copied().flatten().filter(|_| self.named)
+    }
+
+    /// The server to ask at the `turn`th try, from 0 on: the leader, if one is known, then each in turn.
+    pub(super) fn server(&self, turn: usize) -> Option<SocketAddrV4> {
+        let first = self.leader.filter(|_| turn == 0);
+        first.or_else(|| self.servers.get(turn.checked_rem(self.servers.len())?).copied())
     }
 
     /// The leader has begun to lead since `asked`, as far as is known: what it was asked before it may have missed.
@@ -152,9 +180,12 @@ impl Route {
             return;
         }
         let others = self.given.iter().filter(|given| !known.contains(given)).copied();
-        self.servers = known.iter().copied().chain(others).collect();
+        let servers = known.iter().copied().chain(others).collect();
         self.slots = slots;
         self.named = true;
+        let any = self.pick_any();
+        self.servers = servers;
+        self.next_any = self.servers.iter().position(|server| Some(*server) == any).unwrap_or(0);
         self.next %= self.servers.len();
         self.next_probe %= self.servers.len();
         // Nobody who is no member leads.
@@ -211,7 +242,7 @@ mod tests {
     }
 
     fn route() -> Route {
-        Route::new(vec![server(1), server(2), server(3)])
+        Route::new(vec![server(1), server(2), server(3)], 0)
     }
 
     #[test]
@@ -271,7 +302,33 @@ mod tests {
             })
             .collect();
         assert_eq!(asked, [server(1), server(2), server(3), server(1)]);
-        assert_eq!(Route::new(Vec::new()).pick(), None);
+        assert_eq!(Route::new(Vec::new(), 7).pick(), None);
+    }
+
+    /// What any replica may answer stays with one that does: its reads do not go back in time, and a dead one costs one pause.
+    #[test]
+    fn what_any_may_answer_moves_on_only_from_who_does_not() {
+        let mut route = Route::new(vec![server(1), server(2), server(3)], 5);
+        assert_eq!(route.pick_any(), Some(server(3)));
+        route.learn(server(1), Policy::FixedRoute, &block(5, 1, Status::NotApplied), Instant::ZERO);
+        route.avoid_any(server(1));
+        assert_eq!(route.pick_any(), Some(server(3)), "whoever leads, and whoever else is silent");
+        route.set_members([(3, server(3)), (4, server(4))].into_iter());
+        assert_eq!(route.pick_any(), Some(server(3)));
+        route.avoid_any(server(3));
+        assert_eq!(route.pick_any(), Some(server(4)));
+        assert_eq!((route.member(4), route.member(1), route.member(200)), (Some(server(4)), None, None));
+        assert_eq!(Route::new(Vec::new(), 7).pick_any(), None);
+    }
+
+    #[test]
+    fn a_seat_is_known_once_the_members_are_named() {
+        let mut route = route();
+        route.learn(server(2), Policy::FixedRoute, &block(5, 2, Status::NotApplied), Instant::ZERO);
+        assert_eq!(route.member(2), None, "the list may be in any order");
+        let asked: Vec<_> = (0..4).filter_map(|turn| route.server(turn)).collect();
+        assert_eq!(asked, [server(2), server(2), server(3), server(1)], "the leader, then everybody");
+        assert_eq!(Route::new(Vec::new(), 0).server(0), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::error::{is_passing, of_block};
 use super::exchange::{Event, Shared, Tries, What};
-use super::{CallError, MethodCall, NotApplied, PROBE_METHOD, Reply, too_large};
+use super::{CallError, Consistency, MethodCall, NotApplied, PROBE_METHOD, Reply, too_large};
 use crate::r2p2::layout::REQUEST_BLOCK_BYTES;
 use crate::r2p2::{Flags, Header, MessageType, Policy, Refusal, RequestBlock, ResponseBlock, Rid, Segments, Status};
 use crate::session::CallId;
@@ -39,8 +39,8 @@ pub(super) enum Naming {
     Nothing,
     /// Nothing: the call opens a session, and the body names it.
     Registration,
-    /// The cluster that must answer, and how much of its log the answer must reflect.
-    Cluster { at_least: u64 },
+    /// The cluster that must answer, and what a read must see there.
+    Cluster(Consistency),
     /// The call's name.
     Call(CallId),
 }
@@ -173,7 +173,7 @@ impl<'a> Running<'a> {
         if let Some(silent) = self.tries.last_asked() {
             match self.repeat {
                 Repeat::Recognised => self.shared.route.borrow_mut().avoid_if_silent(silent, self.sent_at),
-                Repeat::Anywhere | Repeat::Never => self.shared.route.borrow_mut().avoid(silent),
+                Repeat::Anywhere | Repeat::Never => self.avoid(silent),
             }
             if self.segments.packets() > 1 && self.repeat == Repeat::Never {
                 // Only the first packet is out, so nothing can have been applied.
@@ -189,7 +189,10 @@ impl<'a> Running<'a> {
         if self.go_on_searching(pause)? {
             return Ok(());
         }
-        let picked = self.call.server.or_else(|| self.shared.route.borrow().pick());
+        let picked = self.call.server.or_else(|| {
+            let route = self.shared.route.borrow();
+            if self.is_for_any() { route.pick_any() } else { route.pick() }
+        });
         let Some(to) = picked else { return Err(CallError::NotApplied(NotApplied::NoServers)) };
         self.asked += 1;
         self.sent_at = now();
@@ -229,14 +232,39 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// Whether any replica may answer.
+    fn is_for_any(&self) -> bool {
+        self.call.server.is_none() && matches!(self.naming, Naming::Cluster(wanted) if wanted.is_for_any_replica())
+    }
+
+    /// Whether the replica that is asked shall answer a read itself.
+    fn is_here(&self) -> bool {
+        let is_read = self.call.policy == Policy::ReplicatedRouteNoSideEffects;
+        is_read && (self.call.server.is_some() || self.is_for_any())
+    }
+
+    /// A server was silent, or could not help.
+    fn avoid(&self, server: SocketAddrV4) {
+        let mut route = self.shared.route.borrow_mut();
+        match self.is_for_any() {
+            // It may well lead all the same.
+            true => route.avoid_any(server),
+            false => route.avoid(server),
+        }
+    }
+
     fn write_block(&mut self) {
-        let (session, seq, acked) = match self.naming {
-            Naming::Nothing | Naming::Registration => (0, 0, 0),
-            Naming::Cluster { at_least } => (self.shared.pool.borrow().pin(), 0, at_least),
-            Naming::Call(id) => (id.session, id.seq, self.shared.pool.borrow().acked(id)),
+        let block = RequestBlock { shard: self.call.shard, method: self.call.method, ..RequestBlock::default() };
+        let pool = self.shared.pool.borrow();
+        let block = match self.naming {
+            Naming::Nothing | Naming::Registration => block,
+            Naming::Cluster(wanted) => {
+                let (consistency, seq) = wanted.to_wire();
+                let flags = if self.is_here() { RequestBlock::HERE } else { 0 };
+                RequestBlock { flags, consistency, session: pool.pin(), seq, ..block }
+            }
+            Naming::Call(id) => RequestBlock { session: id.session, seq: id.seq, acked: pool.acked(id), ..block },
         };
-        let (shard, method) = (self.call.shard, self.call.method);
-        let block = RequestBlock { shard, method, session, seq, acked, ..RequestBlock::default() };
         self.body[..REQUEST_BLOCK_BYTES].copy_from_slice(&block.emit());
     }
 
@@ -324,8 +352,8 @@ impl<'a> Running<'a> {
             }
             What::Refused => {
                 let asked = self.tries.close(event.rid);
-                self.shared.route.borrow_mut().avoid(asked.unwrap_or(event.from));
-                self.go_on(CallError::NotApplied(NotApplied::Dropped), None)?;
+                self.avoid(asked.unwrap_or(event.from));
+                self.go_on(CallError::NotApplied(NotApplied::Dropped), false)?;
                 return Ok(None);
             }
             What::Answered(answer) => answer,
@@ -340,7 +368,7 @@ impl<'a> Running<'a> {
             let reply = Reply { status: block.status, body: body.to_vec(), block, from: event.from };
             return Ok(Some(reply));
         };
-        if block.status == Status::SessionExpired && matches!(self.naming, Naming::Cluster { .. } | Naming::Call(_)) {
+        if block.status == Status::SessionExpired && matches!(self.naming, Naming::Cluster(_) | Naming::Call(_)) {
             // Forgotten is what was known once.
             let untouched = block.reason != Refusal::Forgotten && self.all_refused();
             return Err(Failure::SessionExpired { untouched });
@@ -351,15 +379,20 @@ impl<'a> Running<'a> {
         }
         let leader = route.borrow().leader().filter(|leader| Some(*leader) != asked && *leader != event.from);
         let redirected = block.status == Status::NotApplied && block.reason == Refusal::NotLeader;
-        if leader.is_none() && block.reason != Refusal::Busy {
-            route.borrow_mut().avoid(asked.unwrap_or(event.from));
+        if self.is_for_any() || leader.is_none() && block.reason != Refusal::Busy {
+            self.avoid(asked.unwrap_or(event.from));
         }
-        self.go_on(error, leader.filter(|_| redirected))?;
+        // Of others that may know more one is asked at once, too.
+        let is_elsewhere = match self.is_for_any() {
+            true => route.borrow().servers() > 1,
+            false => redirected && leader.is_some() && self.call.server.is_none(),
+        };
+        self.go_on(error, is_elsewhere)?;
         Ok(None)
     }
 
-    /// After a refusal: tries again, at once where it named a leader, unless the refusal is final.
-    fn go_on(&mut self, refusal: CallError, leader: Option<SocketAddrV4>) -> Result<(), CallError> {
+    /// After a refusal: tries again, at once where somebody else may do better, unless the refusal is final.
+    fn go_on(&mut self, refusal: CallError, is_elsewhere: bool) -> Result<(), CallError> {
         if !is_passing(&refusal) {
             return Err(refusal);
         }
@@ -367,7 +400,7 @@ impl<'a> Running<'a> {
         if self.naming == Naming::Registration {
             self.shared.pool.borrow_mut().refusal = Some(refusal);
         }
-        if leader.is_some() && self.redirects < REDIRECTS_MAX {
+        if is_elsewhere && self.redirects < REDIRECTS_MAX {
             self.redirects += 1;
             self.next_at = now();
         } else {

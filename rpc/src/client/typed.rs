@@ -1,6 +1,6 @@
 //! Calls as generated clients make them: typed arguments in, a typed reply or error out, options by name, and `.await`.
 
-use super::{CallError, Client, Manner, MethodCall, NotApplied, Reply};
+use super::{CallError, Client, Consistency, Manner, MethodCall, NotApplied, Reply, follow};
 use crate::codec;
 use crate::r2p2::{Policy, Status};
 use crate::service::Answer;
@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use trimaran_raft::LogIndex;
+use trimaran_runtime::now;
 
 /// The mark of a method, at the client: what its calls may be asked for.
 pub trait Kind: sealed::Sealed + 'static {
@@ -54,16 +55,34 @@ mod sealed {
     impl Sealed for super::Local {}
 }
 
-/// How new the state must be that a read sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Consistency {
-    /// It reflects every write that was answered before the read was sent. Costs the leader a round to a majority.
-    #[default]
-    Linearizable,
-    /// It reflects the log up to this index, for instance that of a write's reply. Any replica that has come so far answers.
-    AtLeast(LogIndex),
-    /// Whatever the replica that is asked has, however old.
-    Stale,
+/// Which replica answers a call, where not any may: by its seat, or by its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replica {
+    /// The member in this seat, 1 to 9, whose address the cluster names.
+    Slot(u8),
+    /// Whoever serves clients at this address.
+    At(SocketAddrV4),
+}
+
+impl From<u8> for Replica {
+    fn from(slot: u8) -> Replica {
+        Replica::Slot(slot)
+    }
+}
+
+impl From<SocketAddrV4> for Replica {
+    fn from(address: SocketAddrV4) -> Replica {
+        Replica::At(address)
+    }
+}
+
+/// What a call has returned, and where in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Indexed<T> {
+    /// What it returned.
+    pub value: T,
+    /// Of a write, the entry that it was; of a read, the newest one that it saw. [`Consistency::AtLeast`] of it sees as much.
+    pub index: LogIndex,
 }
 
 type DecodeError<E> = fn(&[u8]) -> Option<E>;
@@ -180,8 +199,8 @@ pub struct OwnedCall {
     pub call_id: Option<CallId>,
     /// For reads.
     pub consistency: Consistency,
-    /// For local calls: who is asked. `None`: any replica.
-    pub replica: Option<SocketAddrV4>,
+    /// For reads and local calls: who answers. `None`: whoever can.
+    pub replica: Option<Replica>,
 }
 
 impl OwnedCall {
@@ -199,13 +218,14 @@ impl OwnedCall {
 
     fn manner(&self) -> (Policy, Manner) {
         let is_read = self.request.policy == Policy::ReplicatedRouteNoSideEffects;
-        let (policy, at_least) = match (is_read, self.consistency) {
-            (true, Consistency::AtLeast(index)) => (Policy::LbRoute, index.0),
-            (true, Consistency::Stale) => (Policy::LbRoute, 0),
-            _ if self.replica.is_some() => (Policy::FixedRoute, 0),
-            _ => (self.request.policy, 0),
+        let policy = match self.request.policy {
+            _ if is_read && self.consistency != Consistency::Any => self.request.policy,
+            _ if self.replica.is_some() => Policy::FixedRoute,
+            _ if is_read => Policy::LbRoute,
+            policy => policy,
         };
-        (policy, Manner { call_id: self.call_id, is_read, is_pinned: true, at_least })
+        let consistency = if is_read { self.consistency } else { Consistency::Linearizable };
+        (policy, Manner { call_id: self.call_id, is_read, is_pinned: true, consistency })
     }
 }
 
@@ -234,8 +254,13 @@ impl Client {
         }
         let (policy, manner) = call.manner();
         let (method, body) = (call.request.method, &call.request.body);
-        let request = MethodCall { method, policy, shard: 0, body, server: call.replica };
-        self.call_in(request, manner, call.within.unwrap_or(self.config().deadline)).await
+        let deadline = now() + call.within.unwrap_or(self.config().deadline);
+        let server = match call.replica {
+            None => None,
+            Some(Replica::At(server)) => Some(server),
+            Some(Replica::Slot(slot)) => Some(follow::find(&self.core.shared, slot, deadline).await?),
+        };
+        self.call_in(MethodCall { method, policy, shard: 0, body, server }, manner, deadline).await
     }
 }
 
@@ -261,6 +286,16 @@ impl<C: Caller, K: Kind, T, E> Call<C, K, T, E> {
         self.call.within = Some(within);
         self
     }
+
+    /// Has the call tell the log index, too, at which it was applied or read. Comes last, after the other options.
+    ///
+    /// ```ignore
+    /// let put = kv.put("user:1", b"ada", None).with_index().await?;
+    /// let own = kv.get("user:1").consistency(Consistency::AtLeast(put.index)).replica(2).await?; // it is there
+    /// ```
+    pub fn with_index(self) -> IndexedCall<C, K, T, E> {
+        IndexedCall(self)
+    }
 }
 
 impl<C, T, E> Call<C, Replicated, T, E> {
@@ -278,12 +313,18 @@ impl<C, T, E> Call<C, Read, T, E> {
         self.call.consistency = consistency;
         self
     }
+
+    /// The replica that answers, and no other: by default the leader where the consistency needs one, else any.
+    pub fn replica(mut self, replica: impl Into<Replica>) -> Self {
+        self.call.replica = Some(replica.into());
+        self
+    }
 }
 
 impl<C, T, E> Call<C, Local, T, E> {
     /// The replica to ask; by default any.
-    pub fn replica(mut self, replica: SocketAddrV4) -> Self {
-        self.call.replica = Some(replica);
+    pub fn replica(mut self, replica: impl Into<Replica>) -> Self {
+        self.call.replica = Some(replica.into());
         self
     }
 }
@@ -311,6 +352,25 @@ pub struct Calling<R, T, E> {
     _type: PhantomData<fn() -> T>,
 }
 
+impl<R, T, E> Calling<R, T, E>
+where
+    R: Future<Output = Result<Reply, CallError>> + Unpin,
+    T: DeserializeOwned,
+{
+    fn poll_indexed(&mut self, cx: &mut Context<'_>) -> Poll<Result<Indexed<T>, CallError<E>>> {
+        Pin::new(&mut self.reply).poll(cx).map(|end| match end {
+            Err(error) => Err(error.widen()),
+            Ok(reply) if reply.status == Status::App => {
+                Err((self.decode_error)(&reply.body).map_or(CallError::BadReply, CallError::App))
+            }
+            Ok(reply) => {
+                let value = decode(&reply.body).ok_or(CallError::BadReply)?;
+                Ok(Indexed { value, index: LogIndex(reply.block.index) })
+            }
+        })
+    }
+}
+
 impl<R, T, E> Future for Calling<R, T, E>
 where
     R: Future<Output = Result<Reply, CallError>> + Unpin,
@@ -319,19 +379,48 @@ where
     type Output = Result<T, CallError<E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Poll::Ready(end) = Pin::new(&mut self.reply).poll(cx) else { return Poll::Pending };
-        Poll::Ready(match end {
-            Err(error) => Err(error.widen()),
-            Ok(reply) if reply.status == Status::App => {
-                Err((self.decode_error)(&reply.body).map_or(CallError::BadReply, CallError::App))
-            }
-            Ok(reply) => decode(&reply.body).ok_or(CallError::BadReply),
-        })
+        self.poll_indexed(cx).map(|end| end.map(|indexed| indexed.value))
     }
 }
 
 impl<R, T, E> fmt::Debug for Calling<R, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Calling").finish_non_exhaustive()
+    }
+}
+
+/// A [`Call`] that tells the log index as well, see [`Call::with_index`].
+#[must_use = "calls do nothing unless awaited"]
+pub struct IndexedCall<C, K, T, E>(pub(super) Call<C, K, T, E>);
+
+impl<C: Caller, K: Kind, T: DeserializeOwned, E> IntoFuture for IndexedCall<C, K, T, E> {
+    type Output = Result<Indexed<T>, CallError<E>>;
+    type IntoFuture = IndexedCalling<C::Reply, T, E>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        IndexedCalling(self.0.into_future())
+    }
+}
+
+impl<C, K, T, E> fmt::Debug for IndexedCall<C, K, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IndexedCall").field(&self.0).finish()
+    }
+}
+
+/// An [`IndexedCall`] on its way.
+#[must_use = "futures do nothing unless awaited"]
+#[derive(Debug)]
+pub struct IndexedCalling<R, T, E>(Calling<R, T, E>);
+
+impl<R, T, E> Future for IndexedCalling<R, T, E>
+where
+    R: Future<Output = Result<Reply, CallError>> + Unpin,
+    T: DeserializeOwned,
+{
+    type Output = Result<Indexed<T>, CallError<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll_indexed(cx)
     }
 }

@@ -1,7 +1,7 @@
 //! `call`: one method of the service, its arguments from the command line, its reply as JSON.
 
-use crate::client;
-use crate::program::cli::Servers;
+use crate::client::{AnyRequest, OwnedCall, Replica};
+use crate::program::cli::{Reading, Servers};
 use crate::program::error::Error;
 use crate::program::{arguments, connect, methods, say};
 use crate::r2p2::Status;
@@ -9,7 +9,6 @@ use crate::r2p2::policy::Policy;
 use crate::service::{Answer, Mark, Method, Service};
 use clap::Args;
 use serde_json::Value;
-use std::net::SocketAddrV4;
 
 /// `call`
 #[derive(Debug, Args)]
@@ -19,12 +18,12 @@ pub struct Call {
     /// Its arguments in their order, or one JSON object of all of them
     #[arg(allow_negative_numbers = true)]
     pub arguments: Vec<String>,
-    /// Reads: take the answer of any replica, however old
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reading: Reading,
+    /// Print an object of the reply and the log index at which the call was applied or read
     #[arg(long)]
-    pub stale: bool,
-    /// Local methods: the replica to ask
-    #[arg(long, value_name = "IP:PORT")]
-    pub replica: Option<SocketAddrV4>,
+    pub index: bool,
     /// Show bytes that are text as text, not as a list of numbers
     #[arg(long)]
     pub text: bool,
@@ -46,21 +45,24 @@ pub fn run<S: Service>(call: &Call) -> Result<(), Error> {
         problem: format!("{} does not take these arguments: {problem}", method.name),
         help: format!("write {}, or an object of them", takes()),
     })?;
-    let policy = policy(method, call)?;
-    let replica = call.replica;
+    let request = AnyRequest { method: method.key, policy: policy(method, call)?, body };
+    let reading = call.reading.clone();
     let reply = connect::once(call.servers.target()?, move |connection| async move {
-        let server = match policy {
-            Policy::FixedRoute => replica.or_else(|| connection.servers().first().copied()),
-            _ => None,
+        let replica = match request.policy {
+            Policy::FixedRoute => reading.replica.or_else(|| connection.servers().first().copied().map(Replica::At)),
+            _ => reading.replica,
         };
-        connection.call(client::MethodCall { method: method.key, policy, shard: 0, body: &body, server }).await
+        let consistency = reading.consistency();
+        connection.submit(OwnedCall { consistency, replica, ..OwnedCall::new(request) }).await
     })?;
     let shown = |answer| (method.decode_json)(answer, &reply.body).map_err(|what| Error::BadAnswer { what });
     match reply.status {
         Status::App => Err(Error::Refused { message: shown(Answer::App)? }),
         _ => {
             let json = shown(Answer::Ok)?;
-            say(&format!("{}\n", if call.text { as_text(&json) } else { json }))
+            let json = if call.text { as_text(&json) } else { json };
+            let index = reply.block.index;
+            say(&if call.index { format!("{{\"index\":{index},\"value\":{json}}}\n") } else { format!("{json}\n") })
         }
     }
 }
@@ -76,15 +78,14 @@ fn policy(method: &Method, call: &Call) -> Result<Policy, Error> {
         problem: format!("{option} is for {of}, and `{}` is none", method.name),
         help: format!("leave {option} out"),
     };
-    if call.stale && method.mark != Mark::Read {
-        return Err(misplaced("--stale", "reads"));
+    if method.mark != Mark::Read && (call.reading.stale || call.reading.consistency.is_some()) {
+        return Err(misplaced(if call.reading.stale { "--stale" } else { "--consistency" }, "reads"));
     }
-    if call.replica.is_some() && method.mark != Mark::Local {
-        return Err(misplaced("--replica", "local methods"));
+    if call.reading.replica.is_some() && !matches!(method.mark, Mark::Read | Mark::Local) {
+        return Err(misplaced("--replica", "reads and local methods"));
     }
     Ok(match method.mark {
         Mark::Replicated => Policy::ReplicatedRoute,
-        Mark::Read if call.stale => Policy::LbRoute,
         Mark::Read => Policy::ReplicatedRouteNoSideEffects,
         // Timers and effects are not found by name, and bytes have no arguments to write.
         Mark::Local | Mark::Timer | Mark::Effect | Mark::Raw => Policy::FixedRoute,
@@ -94,6 +95,7 @@ fn policy(method: &Method, call: &Call) -> Result<Policy, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Consistency;
     use crate::program::methods::tests::{GET, Idle, PUT};
     use clap::Parser;
 
@@ -111,9 +113,28 @@ mod tests {
     fn marks_choose_the_policy() {
         assert_eq!(policy(&PUT, &call("call put k v")).ok(), Some(Policy::ReplicatedRoute));
         assert_eq!(policy(&GET, &call("call get k")).ok(), Some(Policy::ReplicatedRouteNoSideEffects));
-        assert_eq!(policy(&GET, &call("call get k --stale")).ok(), Some(Policy::LbRoute));
-        assert_eq!(policy(&PUT, &call("call put k v --stale")).map_err(|error| error.code()), Err("E0215"));
-        assert!(policy(&GET, &call("call get k --replica 127.0.0.1:8000")).is_err());
+        for line in ["call get k --stale", "call get k --replica 2 --consistency stale=50ms"] {
+            assert_eq!(policy(&GET, &call(line)).ok(), Some(Policy::ReplicatedRouteNoSideEffects), "{line}");
+        }
+        for line in ["call put k v --stale", "call put k v --consistency lease", "call put k v --replica 1"] {
+            assert_eq!(policy(&PUT, &call(line)).map_err(|error| error.code()), Err("E0215"), "{line}");
+        }
+    }
+
+    #[test]
+    fn consistencies_are_read() {
+        let of = |line: &str| call(line).reading.consistency();
+        assert_eq!(of("call get k"), Consistency::Linearizable);
+        assert_eq!(
+            (of("call get k --stale"), of("call get k --consistency any")),
+            (Consistency::Any, Consistency::Any)
+        );
+        assert_eq!(of("call get k --consistency at-least=7"), Consistency::AtLeast(trimaran_raft::LogIndex(7)));
+        for wrong in
+            ["call get k --consistency fresh", "call get k --stale --consistency any", "call get k --replica 0"]
+        {
+            assert!(Cli::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What may be typed to any service's program. A program with commands of its own flattens [`Common`] into them.
 
-use crate::program::call::{self, Call};
+use crate::client::{Call, Consistency, Read, Replica};
+use crate::program::call;
 use crate::program::config::{self, Config};
 use crate::program::connect::Target;
 use crate::program::error::Error;
@@ -37,7 +38,7 @@ pub enum Common {
     /// List the service's methods
     Methods(Methods),
     /// Call a method of the service
-    Call(Call),
+    Call(call::Call),
     /// Print a configuration to begin with
     ExampleConfig,
     /// Print a clippy.toml that keeps clocks, randomness and threads out of the service
@@ -151,6 +152,37 @@ impl Servers {
     }
 }
 
+/// What a read must see, and who answers it.
+#[derive(Debug, Clone, Default, Args)]
+#[group(skip)]
+pub struct Reading {
+    /// Reads: what they must see: linearizable, lease, at-least=INDEX, stale=50ms, any
+    #[arg(long, value_name = "KIND", conflicts_with = "stale")]
+    pub consistency: Option<Consistency>,
+    /// Reads: take the answer of any replica, however old; the same as --consistency any
+    #[arg(long)]
+    pub stale: bool,
+    /// The replica that answers, by its slot or its client address
+    #[arg(long, value_name = "SLOT|IP:PORT", value_parser = parse_replica)]
+    pub replica: Option<Replica>,
+}
+
+impl Reading {
+    /// What the read must see.
+    pub fn consistency(&self) -> Consistency {
+        self.consistency.unwrap_or(if self.stale { Consistency::Any } else { Consistency::Linearizable })
+    }
+
+    /// `call` with these options.
+    pub fn of<C, T, E>(&self, call: Call<C, Read, T, E>) -> Call<C, Read, T, E> {
+        let call = call.consistency(self.consistency());
+        match self.replica {
+            Some(replica) => call.replica(replica),
+            None => call,
+        }
+    }
+}
+
 /// `serve`
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -206,6 +238,16 @@ fn parse_size(text: &str) -> Result<u64, String> {
     config::units::bytes(text).ok_or_else(|| "a number of bytes, or one with KiB, MiB or GiB".to_owned())
 }
 
+fn parse_replica(text: &str) -> Result<Replica, String> {
+    match text.parse::<u8>() {
+        Ok(slot) if (1..=SERVERS_MAX).contains(&usize::from(slot)) => Ok(Replica::Slot(slot)),
+        _ => text
+            .parse()
+            .map(Replica::At)
+            .map_err(|_| "a slot from 1 to 9, or an address such as 10.0.0.1:8000".to_owned()),
+    }
+}
+
 fn parse_device(text: &str) -> Result<String, String> {
     port::check_device(text).map(|()| text.to_owned())
 }
@@ -249,6 +291,15 @@ mod tests {
         let Status { servers, json } = status("kv status --servers 127.0.0.1:8000,127.0.0.2:8000 --deadline 50ms");
         assert_eq!((servers.addresses().map(|servers| servers.len()).ok(), json), (Some(2), false));
         assert_eq!(servers.deadline, Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_replica_is_a_slot_or_an_address() {
+        assert_eq!(parse_replica("3"), Ok(Replica::Slot(3)));
+        assert_eq!(parse_replica("127.0.0.1:8000").ok(), "127.0.0.1:8000".parse().ok().map(Replica::At));
+        for wrong in ["0", "10", "300", "-1", "localhost", "10.0.0.1"] {
+            assert!(parse_replica(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub fn example(program: &str, service: &str) -> String {
 /// An election timeout shorter than so many heartbeats is refused: a lost packet or two must not look like a dead leader.
 pub const ELECTION_HEARTBEATS_MIN: u32 = 4;
 
+/// A clock that drifts by more than a tenth is broken: no lease would be left of an election timeout.
+const CLOCK_DRIFT_PPM_MAX: u64 = 100_000;
+
 /// Ports reserved from the first one: shard `n` uses port `first + n`.
 pub const SHARD_PORTS: u16 = 64;
 
@@ -57,6 +60,8 @@ pub struct Config {
     pub dpdk: Option<DpdkPlan>,
     /// All members in the order of the file.
     pub members: Vec<Member>,
+    /// How reads are answered.
+    pub reads: Reads,
     /// Budgets, in bytes and counts.
     pub limits: Limits,
 }
@@ -134,6 +139,15 @@ pub struct Net {
     pub router: Option<SocketAddrV4>,
 }
 
+/// The `[reads]` section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reads {
+    /// Whether this node, when it leads, may answer without asking anyone while its lease lasts.
+    pub lease: bool,
+    /// How much any member's clock may run faster or slower than true time, in millionths.
+    pub clock_drift_ppm: u32,
+}
+
 /// One member of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
@@ -204,6 +218,7 @@ impl Config {
             net,
             dpdk,
             members: members.iter().map(|(member, _)| *member).collect(),
+            reads: reads(&document, &root)?,
             limits: limits(&document, &root)?,
         };
         Ok((config, warnings))
@@ -292,6 +307,15 @@ fn net(document: &Document<'_>, root: &Section<'_>) -> Result<(Net, Box<Place>),
         router: section.find("router").map(|router| router.address()).transpose()?,
     };
     Ok((net, port.map_or_else(|| section.place(), |found| found.place())))
+}
+
+fn reads(document: &Document<'_>, root: &Section<'_>) -> Result<Reads, Error> {
+    let (found, empty) = (root.find("reads"), Spanned::new(0..0, DeTable::new()));
+    let section = subsection(document, &found, &empty, "[reads]", section::READS)?;
+    Ok(Reads {
+        lease: section.find("lease").map_or(Ok(false), |found| found.boolean())?,
+        clock_drift_ppm: section.integer_or("clock_drift_ppm", 1000, 1, CLOCK_DRIFT_PPM_MAX)? as u32,
+    })
 }
 
 fn limits(document: &Document<'_>, root: &Section<'_>) -> Result<Limits, Error> {

@@ -1,7 +1,7 @@
 //! The client's side of the wiring: a core of this thread, a socket, and the client on it, whose failures it explains.
 
 use crate::admin::{self, InitError, NodeStatus};
-use crate::client::{CallError, Client, ClientConfig, MethodCall, NotApplied, Reply};
+use crate::client::{CallError, Caller, Client, ClientConfig, MethodCall, NotApplied, OwnedCall, Reply};
 use crate::program::error::Error;
 use crate::program::machine;
 use crate::program::port::PortPlan;
@@ -115,6 +115,19 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::call`], for a call with options. It gets this connection's deadline, unless it has one.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn submit(&self, call: OwnedCall) -> Result<Reply, Error> {
+        let policy = call.request.policy;
+        let within = call.within.or(Some(self.deadline));
+        match self.client.submit(OwnedCall { within, ..call }).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.failure(policy, error).await),
+        }
+    }
+
     /// What the user can do about a call of this connection's client that failed. Where nobody has answered it, the nodes
     /// are asked how they are.
     pub async fn failure<E: Display>(&self, policy: Policy, error: CallError<E>) -> Error {
@@ -178,12 +191,33 @@ impl Connection {
                 let who = self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 Error::Uninitialised { who }
             }
+            CallError::NotApplied(NotApplied::Refused(why)) => Error::NotApplied { reason: refused(why) },
             CallError::NotApplied(reason) => Error::NotApplied { reason: reason.to_string() },
             CallError::Internal => Error::ServiceFailed,
             CallError::ClusterReplaced => Error::ClusterReplaced,
             _ => Error::Unknown { within: self.deadline, cluster: None },
         }
     }
+}
+
+/// Why a server refused a call, and what may be done about it.
+fn refused(why: Refusal) -> String {
+    let text = match why {
+        Refusal::LeasesOff => {
+            "reads by a lease are not enabled there: write `lease = true` into [reads] of the nodes' configurations, or ask for `linearizable`"
+        }
+        Refusal::UnknownConsistency => {
+            "the node does not know this consistency: it is of an older version, or the method is no read"
+        }
+        Refusal::TooStale => {
+            "no replica asked knows a state so new: allow for more than two heartbeats, 40 ms in the profile `shared`"
+        }
+        Refusal::NotYet => {
+            "no replica asked has come so far in the log: the index is of another cluster, or replicas are behind"
+        }
+        why => return NotApplied::Refused(why).to_string(),
+    };
+    text.to_owned()
 }
 
 fn client_config(sessions: bool) -> ClientConfig {

@@ -15,7 +15,7 @@ use crate::service::Service;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::time::Duration;
 use trimaran_net::{Net, device_payload_bytes};
-use trimaran_raft::{Incarnation, Limits, Slot, Timing};
+use trimaran_raft::{Incarnation, Limits, ReadSettings, Sabotage, Slot, Timing};
 use trimaran_runtime::{CoreConfig, Idle, sleep};
 
 /// Reads that may wait at a time.
@@ -142,8 +142,15 @@ fn node_config(config: &Config) -> Result<NodeConfig, Error> {
         },
         reply_bytes: limits.reply_bytes,
         queued_reads: QUEUED_READS,
+        reads: ReadSettings {
+            lease: config.reads.lease,
+            clock_drift_ppm: config.reads.clock_drift_ppm,
+            // By then another leads, or nobody does.
+            patience: config.timing.election_max,
+        },
         rcvbuf_bytes: config.net.rcvbuf_bytes,
         router: config.net.router,
         seed: random as u64,
+        sabotage: Sabotage::NONE,
     })
 }

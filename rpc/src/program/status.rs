@@ -1,6 +1,6 @@
 //! `status`: how each node is.
 
-use crate::admin::{NodeStatus, PeerInfo, PortInfo};
+use crate::admin::{LeaseInfo, NodeStatus, PeerInfo, PortInfo};
 use crate::program::cli::Status;
 use crate::program::connect;
 use crate::program::error::Error;
@@ -93,6 +93,7 @@ fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
             halt.index, halt.code, halt.message, halt.method, halt.request_hash
         );
     }
+    out += &read_line(node.leases, &node.counters);
     out += &port_lines(&node.port, &node.counters);
     // Only a leader hears from the others.
     for PeerInfo { slot, matched, silent_ms, out_of_reach } in node.peers.iter().filter(|_| role == "leader") {
@@ -105,6 +106,22 @@ fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
         out += &format!("    node {slot} {why}; it holds entries up to {matched}\n");
     }
     out
+}
+
+/// Whether there are leases, and how many reads of each kind were answered here.
+fn read_line(leases: Option<LeaseInfo>, counters: &BTreeMap<String, u64>) -> String {
+    let Some(LeaseInfo { enabled, held, clock_drift_ppm }) = leases else { return String::new() };
+    let mut out = match (enabled, held) {
+        (false, _) => "    leases off".to_owned(),
+        (true, false) => format!("    leases on (clocks within {clock_drift_ppm} ppm)"),
+        (true, true) => format!("    leases on (clocks within {clock_drift_ppm} ppm), held now"),
+    };
+    let counts = counters.iter().filter_map(|(name, count)| Some((name.strip_prefix("server.read_")?, count)));
+    let counts: Vec<_> = counts.map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
+    if !counts.is_empty() {
+        out += &format!("; reads: {}", counts.join(", "));
+    }
+    out + "\n"
 }
 
 /// What carries the packets, and which it lost: counters of the port, its stack and its device that speak of a loss.
@@ -139,6 +156,18 @@ fn port_lines(port: &PortInfo, counters: &BTreeMap<String, u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leases_and_reads_are_a_line() {
+        let counters = [("server.read_stale", 3), ("server.read_under_lease", 20), ("server.refused", 1)];
+        let counters = counters.map(|(name, count)| (name.to_owned(), count)).into();
+        let leases = |enabled, held| Some(LeaseInfo { enabled, held, clock_drift_ppm: 1000 });
+        let expected = "    leases on (clocks within 1000 ppm), held now; reads: stale 3, under lease 20\n";
+        assert_eq!(read_line(leases(true, true), &counters), expected);
+        assert_eq!(read_line(leases(true, false), &BTreeMap::new()), "    leases on (clocks within 1000 ppm)\n");
+        assert_eq!(read_line(leases(false, false), &BTreeMap::new()), "    leases off\n");
+        assert_eq!(read_line(None, &counters), "", "an older node says nothing of it");
+    }
 
     #[test]
     fn the_port_is_a_line_and_what_it_lost_another() {

@@ -11,7 +11,7 @@ pub const BLOCK_VERSION: u8 = 1;
 /// What our own clients say in front of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RequestBlock {
-    /// No bit has a meaning yet; sent as 0, ignored on receive.
+    /// [`RequestBlock::HERE`]; the other bits are sent as 0 and ignored on receive.
     pub flags: u8,
     /// The shard that the client believes to be responsible.
     pub shard: u16,
@@ -19,15 +19,27 @@ pub struct RequestBlock {
     pub map_version: u32,
     /// First 4 bytes of the method's hash.
     pub method: u32,
+    /// What a read under policy 3 must see: 0 linearizable, 1 the same by a lease, 2 at least the entry at index `seq`, 3 a state at
+    /// most `seq` nanoseconds old. A server refuses every other number. 0 for other calls.
+    pub consistency: u8,
     /// Session id, 0 for a call without a session.
     pub session: u64,
-    /// The call's number in its session.
+    /// The call's number in its session; of a read, what its consistency is about.
     pub seq: u64,
     /// Every call of the session up to this number has been answered to the client.
     pub acked: u64,
 }
 
 impl RequestBlock {
+    /// A flag of reads under policy 3: the replica that is asked answers, and asks its leader where it must. Without it a follower
+    /// sends the read on.
+    pub const HERE: u8 = 1;
+
+    /// Whether the replica that was asked shall answer, whoever leads.
+    pub const fn is_here(&self) -> bool {
+        self.flags & RequestBlock::HERE != 0
+    }
+
     /// The block's bytes, every one of them written.
     pub fn emit(&self) -> [u8; REQUEST_BLOCK_BYTES] {
         use request_block::*;
@@ -37,6 +49,7 @@ impl RequestBlock {
         bytes[SHARD].copy_from_slice(&self.shard.to_le_bytes());
         bytes[MAP_VERSION].copy_from_slice(&self.map_version.to_le_bytes());
         bytes[METHOD].copy_from_slice(&self.method.to_le_bytes());
+        bytes[CONSISTENCY] = self.consistency;
         bytes[SESSION].copy_from_slice(&self.session.to_le_bytes());
         bytes[SEQ].copy_from_slice(&self.seq.to_le_bytes());
         bytes[ACKED].copy_from_slice(&self.acked.to_le_bytes());
@@ -55,7 +68,7 @@ impl RequestBlock {
         if bytes[VERSION] != BLOCK_VERSION {
             return Err(DropReason::BlockVersion);
         }
-        if field(bytes, RESERVED) != [0; 4] {
+        if field(bytes, RESERVED) != [0; 3] {
             return Err(DropReason::BlockReserved);
         }
         let block = RequestBlock {
@@ -63,6 +76,7 @@ impl RequestBlock {
             shard: u16::from_le_bytes(field(bytes, SHARD)),
             map_version: u32::from_le_bytes(field(bytes, MAP_VERSION)),
             method: u32::from_le_bytes(field(bytes, METHOD)),
+            consistency: bytes[CONSISTENCY],
             session: u64::from_le_bytes(field(bytes, SESSION)),
             seq: u64::from_le_bytes(field(bytes, SEQ)),
             acked: u64::from_le_bytes(field(bytes, ACKED)),
@@ -144,6 +158,16 @@ pub enum Refusal {
     Forgotten = 14,
     /// As many sessions are open as may be.
     SessionsFull = 15,
+    /// The server does not know this consistency, or the call is no read.
+    UnknownConsistency = 16,
+    /// Reads by a lease are not enabled where they were asked for.
+    LeasesOff = 17,
+    /// What the replica knows is older than the read allows.
+    TooStale = 18,
+    /// The replica has not applied in time what the read must see.
+    NotYet = 19,
+    /// The lease under which the state was read ended before the answer could leave.
+    LeaseEnded = 20,
 }
 
 impl Refusal {
@@ -158,6 +182,9 @@ impl Refusal {
                 | Refusal::LeadershipLost
                 | Refusal::Incomplete
                 | Refusal::Stopped
+                | Refusal::TooStale
+                | Refusal::NotYet
+                | Refusal::LeaseEnded
         )
     }
 
@@ -184,6 +211,11 @@ impl Refusal {
             13 => Refusal::CallIdReused,
             14 => Refusal::Forgotten,
             15 => Refusal::SessionsFull,
+            16 => Refusal::UnknownConsistency,
+            17 => Refusal::LeasesOff,
+            18 => Refusal::TooStale,
+            19 => Refusal::NotYet,
+            20 => Refusal::LeaseEnded,
             _ => Refusal::Unspecified,
         }
     }
@@ -264,6 +296,7 @@ mod tests {
             shard: 0x0102,
             map_version: 3,
             method: 0xA1B2_C3D4,
+            consistency: 2,
             session: 5,
             seq: 6,
             acked: 0x0807_0605_0403_0201,
@@ -271,7 +304,7 @@ mod tests {
         let bytes = block.emit();
         assert_eq!(
             &bytes[..],
-            b"\x01\x00\x02\x01\x03\0\0\0\xD4\xC3\xB2\xA1\0\0\0\0\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08"
+            b"\x01\x00\x02\x01\x03\0\0\0\xD4\xC3\xB2\xA1\x02\0\0\0\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08"
         );
         assert_eq!(RequestBlock::parse(&bytes), Ok((block, &[][..])));
         assert_eq!(RequestBlock::parse(&bytes[..39]), Err(DropReason::BlockTooShort));
@@ -281,8 +314,11 @@ mod tests {
             RequestBlock::parse(&bytes).map(|_| ())
         };
         assert_eq!(with(0), Err(DropReason::BlockVersion));
-        assert_eq!(with(15), Err(DropReason::BlockReserved));
-        assert_eq!(with(1), Ok(()));
+        for reserved in 13..16 {
+            assert_eq!(with(reserved), Err(DropReason::BlockReserved));
+        }
+        // What is not known there is refused by who understands the method, with a block.
+        assert_eq!((with(1), with(12)), (Ok(()), Ok(())));
     }
 
     #[test]
@@ -318,5 +354,6 @@ mod tests {
             }
         }
         assert_eq!(Refusal::from_wire(11), Refusal::Stopped);
+        assert_eq!(Refusal::from_wire(20), Refusal::LeaseEnded);
     }
 }

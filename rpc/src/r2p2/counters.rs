@@ -122,6 +122,8 @@ reasons! {
     UnknownMethod = "unknown_method",
     /// A policy that the method's mark does not allow.
     PolicyMismatch = "policy_mismatch",
+    /// A block that asks for a consistency that the server does not know, or for one of a call that is no read.
+    UnknownConsistency = "unknown_consistency",
     /// A replicated policy at a server that serves nothing replicated.
     NothingReplicated = "nothing_replicated",
     /// A replicated request while no leader is known.

@@ -4,8 +4,8 @@ use super::calls::CallHistory;
 use super::cluster::CLIENTS_MAX;
 use super::handle::{Drive, Sim};
 use super::rng::SimRng;
-use super::seat::{ClientSeat, sleep, submit};
-use crate::client::{AnyRequest, Client, ClientConfig};
+use super::seat::{ClientSeat, sleep};
+use crate::client::{AnyRequest, Caller, Client, ClientConfig, Consistency, OwnedCall};
 use crate::service::Service;
 use futures::FutureExt;
 use std::any::Any;
@@ -14,6 +14,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
+use trimaran_runtime::now;
 
 /// Time for each call, unless the test says otherwise.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -60,12 +61,13 @@ pub struct Clients<S: Service> {
     deadline: Duration,
     pace: Duration,
     limit: Duration,
+    mixes_reads: bool,
 }
 
 impl<S: Service> Clients<S> {
     pub(super) fn new(sim: Sim<S>, count: u32) -> Self {
         assert!(count <= u32::from(CLIENTS_MAX), "a simulation has at most {CLIENTS_MAX} clients");
-        Clients { sim, count, deadline: DEADLINE, pace: PACE, limit: LIMIT }
+        Clients { sim, count, deadline: DEADLINE, pace: PACE, limit: LIMIT, mixes_reads: false }
     }
 
     /// Time for each call that names none; 1 s at first. A shorter one leaves more calls of unknown outcome behind.
@@ -87,6 +89,14 @@ impl<S: Service> Clients<S> {
         self
     }
 
+    /// Each read of [`Clients::run`] gets a consistency drawn by the seed (a lease where [`Sim::leases`] allows it), and half of them a
+    /// replica that must answer, whoever leads. Those that must be linearizable are recorded as ever. Of the others the log index of
+    /// the answer is checked: at least what was asked for, and no older than what was allowed.
+    pub fn mixed_reads(mut self) -> Self {
+        self.mixes_reads = true;
+        self
+    }
+
     /// Each client issues its share of the workload, one call after the other, and records what it asked and was told. Calls
     /// that are neither linearizable reads nor go through the log are made, but not recorded: no order of operations binds them.
     ///
@@ -102,17 +112,31 @@ impl<S: Service> Clients<S> {
         let Workload { count, next } = workload;
         let (next, pace, deadline) = (Rc::new(RefCell::new(next)), self.pace, self.deadline);
         let clients = u64::from(self.count.max(1));
+        let (mixes_reads, replicas, leases, acknowledged) = {
+            let mut inner = self.sim.inner();
+            let replicas = inner.formed().nodes() as u8;
+            (self.mixes_reads, replicas, inner.leases(), inner.acknowledged.clone())
+        };
         let mut turn = 0;
         self.each(move |client, mut seat| {
             let share = (count + clients - 1 - turn) / clients;
             turn += 1;
-            let next = next.clone();
+            let (next, acknowledged) = (next.clone(), acknowledged.clone());
             async move {
                 for _ in 0..share {
                     let request: AnyRequest = next.borrow_mut()(&mut seat.rng).into();
-                    let recording = seat.begin(&request);
-                    let end = submit(&client, &request, deadline).await;
-                    recording.end(end.as_ref());
+                    let mut call = OwnedCall { within: Some(deadline), ..OwnedCall::new(request.clone()) };
+                    if mixes_reads {
+                        acknowledged.borrow().draw(&mut call, &mut seat.rng, replicas, leases);
+                    }
+                    let is_judged = matches!(call.consistency, Consistency::Linearizable | Consistency::Lease);
+                    let recording = is_judged.then(|| seat.begin(&request));
+                    let begun = now();
+                    let end = client.submit(call.clone()).await;
+                    if let Some(recording) = recording {
+                        recording.end(end.as_ref());
+                    }
+                    acknowledged.borrow_mut().check(&call, begun, now(), &end);
                     let pause = seat.rng.below(pace.as_nanos() as u64 + 1);
                     sleep(Duration::from_nanos(pause)).await;
                 }

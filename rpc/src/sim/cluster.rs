@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
-use trimaran_raft::{ClusterId, Incarnation, Limits, Member, NodeId, Slot, Timing};
+use trimaran_raft::{ClusterId, Incarnation, Limits, Member, NodeId, ReadSettings, Sabotage, Slot, Timing};
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
 
@@ -57,6 +57,10 @@ pub struct ClusterConfig {
     pub log_limits: Limits,
     /// Bounds on requests of several packets.
     pub request_limits: reassembly::Limits,
+    /// How reads are answered: leases, and how much clocks may drift.
+    pub reads: ReadSettings,
+    /// Rules of Raft's broken on purpose; nothing without the feature `sabotage`.
+    pub sabotage: Sabotage,
     /// The network is a switch of Ethernet frames, and each machine has the stack that raw ports need.
     pub frames: bool,
 }
@@ -69,6 +73,8 @@ impl Default for ClusterConfig {
             timing: Timing::SHARED,
             log_limits: Limits::default(),
             request_limits: reassembly::Limits::default(),
+            reads: ReadSettings { patience: Timing::SHARED.election_max, ..ReadSettings::default() },
+            sabotage: Sabotage::default(),
             frames: false,
         }
     }
@@ -153,6 +159,8 @@ impl<S: Service> Cluster<S> {
             request_limits: self.config.request_limits,
             reply_bytes: 32 << 20,
             queued_reads: 4096,
+            reads: self.config.reads,
+            sabotage: self.config.sabotage,
             rcvbuf_bytes: 4 << 20,
             router: None,
             seed: self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (life << 8) ^ node.0 as u64,

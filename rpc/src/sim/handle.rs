@@ -8,6 +8,7 @@ use super::cluster::{Cluster, ClusterConfig, NodeIndex, node_ip};
 use super::faults::Faults;
 use super::invariants::Violation;
 use super::net::Net;
+use super::reading::Acknowledged;
 use super::rng::SimRng;
 use super::storm::{Storm, set_net};
 use crate::service::Service;
@@ -19,7 +20,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use trimaran_net::PcapWriter;
-use trimaran_raft::Status;
+use trimaran_raft::{ReadSettings, Sabotage, Status};
 use trimaran_runtime::Instant;
 
 /// Virtual time that passes before a future of this module lets others look: what waits beside it wakes at most so late.
@@ -93,11 +94,15 @@ pub(super) struct Inner<S: Service> {
     seed: u64,
     nodes: usize,
     net: Net,
+    reads: ReadSettings,
+    sabotage: Sabotage,
     faults: Faults,
     pub(super) make: Rc<dyn Fn() -> S>,
     cluster: Option<Cluster<S>>,
     storm: Storm,
     pub(super) record: Rc<RefCell<Record>>,
+    /// What clients of workloads have been told, by log index.
+    pub(super) acknowledged: Rc<RefCell<Acknowledged>>,
     /// Clients that have not come to their end.
     pub(super) working: Rc<Cell<u32>>,
     /// Clients so far.
@@ -131,11 +136,14 @@ impl<S: Service> Sim<S> {
             seed,
             nodes: 3,
             net: Net::lan(),
+            reads: ClusterConfig::default().reads,
+            sabotage: Sabotage::default(),
             faults: Faults::none(),
             make: Rc::new(make),
             cluster: None,
             storm: Storm::new(seed),
             record: Rc::default(),
+            acknowledged: Rc::default(),
             working: Rc::default(),
             clients: 0,
             rng: SimRng::new(seed ^ 0x0063_6c69_656e_7473),
@@ -172,6 +180,38 @@ impl<S: Service> Sim<S> {
         assert!((1..=9).contains(&nodes), "a cluster has 1 to 9 nodes, not {nodes}");
         self.inner().unformed("nodes").nodes = nodes;
         self
+    }
+
+    /// Leaders answer reads of consistency `Lease` without asking anyone while their lease lasts, sure that no node's clock drifts by
+    /// more than so many microseconds a second. [`Faults::clock_drift`] may stay below that, or leases are wrong;
+    /// [`Faults::swarm`] goes beyond all bounds.
+    ///
+    /// # Panics
+    /// After the cluster was formed.
+    #[track_caller]
+    pub fn leases(&self, clock_drift_ppm: u32) -> &Self {
+        let mut inner = self.inner();
+        let reads = &mut inner.unformed("leases").reads;
+        *reads = ReadSettings { lease: true, clock_drift_ppm, ..*reads };
+        drop(inner);
+        self
+    }
+
+    /// Breaks a rule on purpose, on every node, for tests that show that it is needed.
+    ///
+    /// # Panics
+    /// After the cluster was formed.
+    #[track_caller]
+    #[cfg(feature = "sabotage")]
+    pub fn sabotage(&self, sabotage: Sabotage) -> &Self {
+        self.inner().unformed("sabotage").sabotage = sabotage;
+        self
+    }
+
+    /// How many reads of workloads with [`Clients::mixed_reads`] have been held against their consistency by the log index of the
+    /// answer.
+    pub fn reads_checked(&self) -> u64 {
+        self.inner().acknowledged.borrow().checked
     }
 
     /// The network from now on.
@@ -363,7 +403,8 @@ impl<S: Service> Inner<S> {
     /// The cluster, which is formed and has had a leader.
     pub(super) fn formed(&mut self) -> &mut Cluster<S> {
         if self.cluster.is_none() {
-            let config = ClusterConfig { nodes: self.nodes, ..ClusterConfig::default() };
+            let (nodes, reads, sabotage) = (self.nodes, self.reads, self.sabotage);
+            let config = ClusterConfig { nodes, reads, sabotage, ..ClusterConfig::default() };
             let make = self.make.clone();
             let tap = self.tap.take();
             let mut cluster = Cluster::tapped(self.seed, config, move || make(), tap);
@@ -412,6 +453,10 @@ impl<S: Service> Inner<S> {
 
     pub(super) fn net(&self) -> Net {
         self.net
+    }
+
+    pub(super) fn leases(&self) -> bool {
+        self.reads.lease
     }
 
     pub(super) fn add_client(&mut self, ip: std::net::Ipv4Addr) {

@@ -21,12 +21,14 @@ pub(super) const ROOT: &[&str] = &[
     "net",
     "dpdk",
     "member",
+    "reads",
     "limits",
 ];
 pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes", "router"];
 pub(super) const DPDK: &[&str] =
     &["device", "prefix_bits", "gateway", "queues", "core", "memory_mib", "huge_pages", "mbufs", "file_prefix"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
+pub(super) const READS: &[&str] = &["lease", "clock_drift_ppm"];
 pub(super) const LIMITS: &[&str] = &[
     "log_bytes",
     "uncommitted_bytes",
@@ -37,8 +39,14 @@ pub(super) const LIMITS: &[&str] = &[
     "pending_bytes",
     "reassembly_ms",
 ];
-const SECTIONS: [(&str, &[&str]); 5] =
-    [("the top level", ROOT), ("[net]", NET), ("[dpdk]", DPDK), ("[[member]]", MEMBER), ("[limits]", LIMITS)];
+const SECTIONS: [(&str, &[&str]); 6] = [
+    ("the top level", ROOT),
+    ("[net]", NET),
+    ("[dpdk]", DPDK),
+    ("[[member]]", MEMBER),
+    ("[reads]", READS),
+    ("[limits]", LIMITS),
+];
 
 /// A table all of whose keys are known.
 #[derive(Debug)]

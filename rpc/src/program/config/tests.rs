@@ -42,13 +42,14 @@ fn the_example_is_every_default() {
 #[test]
 fn the_files_keys_are_all_read() {
     let text = with_line("profile = \"us\"\nelection = [\"4ms\", \"9ms\"]\nheartbeat = \"1ms\"")
-        + "[net]\nport = \"udp\"\npayload_bytes = 1372\nrcvbuf_bytes = \"1MiB\"\nrouter = \"10.0.0.9:9000\"\n\
+        + "[reads]\nlease = true\nclock_drift_ppm = 200\n[net]\nport = \"udp\"\npayload_bytes = 1372\nrcvbuf_bytes = \"1MiB\"\nrouter = \"10.0.0.9:9000\"\n\
            [limits]\nlog_bytes = \"2GiB\"\nuncommitted_bytes = 2_000_000\nreply_bytes = \"1MiB\"\nrequest_bytes = 65536\n\
            pending_messages = 10\npending_per_source = 3\npending_bytes = \"1MB\"\nreassembly_ms = 50\n";
     let (config, _) = Config::parse("n.toml", &text).expect("correct");
     let ms = Duration::from_millis;
     let timing = Timing { profile: Profile::Us, heartbeat: ms(1), election_min: ms(4), election_max: ms(9) };
     assert_eq!(config.timing, timing);
+    assert_eq!(config.reads, Reads { lease: true, clock_drift_ppm: 200 });
     let router = "10.0.0.9:9000".parse().ok();
     assert_eq!(config.net, Net { port: PortKind::Udp, payload_bytes: 1372, rcvbuf_bytes: 1 << 20, router });
     let limits = Limits {
