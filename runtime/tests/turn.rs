@@ -8,7 +8,8 @@ use std::time::Duration;
 use support::{Bench, at_us, ms, us};
 use trimaran_runtime::channel::Notify;
 use trimaran_runtime::{
-    CoreConfig, Idle, Lane, now, recv_or_deadline, sleep, sleep_until, spawn, spawn_in, timeout_at, yield_now,
+    CoreConfig, Idle, Lane, now, read_clock, recv_or_deadline, sleep, sleep_until, spawn, spawn_in, timeout_at,
+    yield_now,
 };
 
 #[test]
@@ -41,6 +42,18 @@ fn packets_are_received_before_timers_and_both_before_tasks() {
     bench.core.turn();
     // Woken in the order of the turn, behind the task that was ready before; all of them after the poll.
     assert_eq!(log.take(), ["poll", "task", "packet", "timer", "flush"]);
+}
+
+/// The process may be stopped in the midst of a turn: the stamp does not see it.
+#[test]
+fn a_stamp_stands_still_and_the_clock_does_not() {
+    let bench = Bench::new();
+    let time = bench.time.clone();
+    bench.core.enter(|| {
+        let stamp = now();
+        time.set(time.get() + ms(60));
+        assert_eq!((now(), read_clock()), (stamp, stamp + ms(60)));
+    });
 }
 
 #[test]

@@ -2,16 +2,19 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_raft::{LogIndex, ReadSettings, Sabotage};
-use trimaran_rpc::client::{AnyRequest, CallError, Caller, Client, Consistency, OwnedCall, Replica, Reply};
+use trimaran_rpc::admin;
+use trimaran_rpc::client::{
+    AnyRequest, CallError, Caller, Client, ClientConfig, Consistency, OwnedCall, Replica, Reply,
+};
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex, node_ip};
 use trimaran_rpc::sim::{self, Faults, Net, Sim};
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
-use trimaran_runtime::{Instant, now, sleep};
+use trimaran_runtime::{Instant, now, sleep, yield_now};
 
 pub(crate) const ADD: u32 = 0xadd;
 pub(crate) const GET: u32 = 0x9e7;
@@ -21,8 +24,16 @@ pub(crate) const MS: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub(crate) struct Slow(u64);
 
+thread_local! {
+    /// Turns that it takes to save the state, during which the apply task does nothing else.
+    static SAVE_TURNS: Cell<u32> = const { Cell::new(0) };
+}
+
 impl State for Slow {
     async fn save(&self, to: &mut Writer) {
+        for _ in 0..SAVE_TURNS.get() {
+            yield_now().await;
+        }
         to.item(&self.0).await;
     }
 
@@ -76,9 +87,13 @@ pub(crate) type Told = Rc<RefCell<Option<(Instant, Result<Reply, CallError>)>>>;
 
 /// Makes one call from a machine of its own.
 pub(crate) fn begin(cluster: &mut Cluster<Slow>, call: OwnedCall) -> Told {
+    begin_with(cluster, ClientConfig::default(), call)
+}
+
+fn begin_with(cluster: &mut Cluster<Slow>, config: ClientConfig, call: OwnedCall) -> Told {
     let told = Told::default();
     let (told_then, servers) = (told.clone(), cluster.addresses());
-    cluster.client(servers, move |client: Client| async move {
+    cluster.client_with(servers, config, move |client: Client| async move {
         let end = client.submit(call).await;
         *told_then.borrow_mut() = Some((now(), end));
     });
@@ -113,17 +128,24 @@ pub(crate) fn cut_off(cluster: &Cluster<Slow>, apart: NodeIndex, is_cut: bool) {
     }
 }
 
-/// The leader lets a read in, and is stopped before it can look at the state: a handler is in its way. The others go on without it,
+/// The leader lets a read in, and is stopped before it can look at the state, which is just being hashed. The others go on without it,
 /// and it hears of that only a while after it has woken up. The indexes of the answer that its client gets in the end, and of what was acknowledged a while before the leader woke up.
 pub(crate) fn stopped_before_the_answer(wanted: Consistency, sabotage: Sabotage) -> (LogIndex, LogIndex) {
     let mut cluster = leased(1, sabotage);
     written(&mut cluster);
     let old = cluster.leader().expect("a leader");
-    let _slow = begin(&mut cluster, OwnedCall { within: Some(MS * 5000), ..write(6) });
+    SAVE_TURNS.set(5000);
+    let (servers, address) = (cluster.addresses(), cluster.addresses()[old.0]);
+    cluster.client(servers, move |client: Client| async move {
+        let _ = admin::status(&client, address, MS * 1000).await;
+    });
+    cluster.run_for(MS / 2);
+    // Its first try is still open when the leader wakes up.
+    let patient = ClientConfig { probe: MS * 3000, ..ClientConfig::default() };
+    let waits = OwnedCall { within: Some(MS * 8000), ..read(wanted, slot(old)) };
+    let told = begin_with(&mut cluster, patient, waits);
     cluster.run_for(MS);
-    let told = begin(&mut cluster, OwnedCall { within: Some(MS * 5000), ..read(wanted, slot(old)) });
-    cluster.run_for(MS);
-    assert!(told.borrow().is_none(), "the handler has ended too early");
+    assert!(told.borrow().is_none(), "the state was hashed too fast");
     let (core, until) = (cluster.core(old), cluster.now() + MS * 2000);
     cut_off(&cluster, old, true);
     cluster.world().pause(core, until);
@@ -142,7 +164,7 @@ pub(crate) fn stopped_before_the_answer(wanted: Consistency, sabotage: Sabotage)
 
 /// A workload of reads of every kind, at any replica, under faults that never break the bound on clocks.
 pub(crate) fn mixed_reads(name: &'static str, seeds: u64, sabotage: Sabotage) -> u64 {
-    let checked = Rc::new(std::cell::Cell::new(0));
+    let checked = Rc::new(Cell::new(0));
     let sum = checked.clone();
     sim::run_seeds(name, seeds, move |sim: Sim<Slow>| {
         let sum = sum.clone();
@@ -157,7 +179,7 @@ pub(crate) fn mixed_reads(name: &'static str, seeds: u64, sabotage: Sabotage) ->
                 _ => AnyRequest::read(GET, []),
             });
             let clients = sim.clients(4).mixed_reads().deadline(MS * 400).run(work);
-            let is_over = std::cell::Cell::new(false);
+            let is_over = Cell::new(false);
             let transfers = async {
                 while !is_over.get() {
                     sim.run_for(MS * 90).await;
