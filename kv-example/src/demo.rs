@@ -26,7 +26,7 @@ use trimaran_rpc::admin::{self, Probe};
 use trimaran_rpc::program::cluster::{LOOK_EVERY, LocalCluster};
 use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
-use trimaran_rpc::program::nodes::Nodes;
+use trimaran_rpc::program::nodes::{Nodes, Placement};
 use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
 use trimaran_rpc::program::{Program, say};
@@ -59,7 +59,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
     let site = Site::of(demo.port, program.service, demo.nodes)?;
     let signals = Signals::watch()?;
-    let nodes = Nodes::start(site, program.service, &["--journal"], demo.nodes, demo.keep)?;
+    let nodes = Nodes::start(site, program.service, &["--journal"], (demo.nodes, Placement::Apart), demo.keep)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let service = program.service;
     let target = Target { port: nodes.client_port(), ..Target::new(servers, CALL_DEADLINE) };

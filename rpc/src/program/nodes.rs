@@ -7,6 +7,7 @@ use crate::program::error::Error;
 use crate::program::machine;
 use crate::program::port::PortPlan;
 use crate::program::site::{self, Site};
+use clap::ValueEnum;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{SocketAddrV4, UdpSocket};
@@ -28,8 +29,28 @@ pub struct Nodes {
     /// Removes the directory where this process cannot do it any more.
     sweeper: Option<Child>,
     arguments: &'static [&'static str],
+    placement: Placement,
     keep: bool,
     nodes: Vec<Node>,
+}
+
+/// Which processes run the nodes of a demo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Placement {
+    /// Each node has its own, on its own host where the site has hosts
+    Apart,
+    /// One runs all nodes, on the first host
+    Together,
+}
+
+impl Placement {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Placement::Apart => "apart",
+            Placement::Together => "together",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -44,7 +65,8 @@ struct Node {
 impl Nodes {
     /// Starts `count` nodes, at most 9, of a cluster named after `service` at `site`, with `arguments` beside the usual ones
     /// of `serve`. Says so where the usual ports are taken. The directory of the
-    /// configurations and logs is removed at the end unless `keep` is set.
+    /// configurations and logs is removed at the end unless `keep` is set. Nodes that are placed together are one process,
+    /// which [`Nodes::kill`] of any of them ends.
     ///
     /// # Errors
     /// No free ports, or what the operating system refuses.
@@ -52,14 +74,14 @@ impl Nodes {
         site: Site,
         service: &str,
         arguments: &'static [&'static str],
-        count: u8,
+        (count, placement): (u8, Placement),
         keep: bool,
     ) -> Result<Self, Error> {
         let first_port = choose_port(&site, count)?;
         let directory = site::directory(service);
         fs::create_dir(&directory).map_err(|source| Error::io(format!("create {}", directory.display()), source))?;
         let sweeper = if keep { None } else { sweeper(&directory) };
-        let mut nodes = Nodes { site, directory, sweeper, arguments, keep, nodes: Vec::new() };
+        let mut nodes = Nodes { site, directory, sweeper, arguments, placement, keep, nodes: Vec::new() };
         for slot in 1..=count {
             let config = nodes.directory.join(format!("node{slot}.toml"));
             fs::write(&config, config_text(&nodes.site, service, slot, count, first_port))
@@ -67,20 +89,25 @@ impl Nodes {
             let log = nodes.directory.join(format!("node{slot}.log"));
             let client = SocketAddrV4::new(nodes.site.ip(slot), first_port);
             nodes.nodes.push(Node { slot, client, config, log, child: None });
+        }
+        for slot in 1..=if placement == Placement::Together { 1 } else { count } {
             nodes.spawn(slot)?;
         }
         Ok(nodes)
     }
 
-    /// Starts the process of a slot that has none.
+    /// Starts the process of a slot that has none; of nodes placed together, that of them all.
     pub fn spawn(&mut self, slot: u8) -> Result<(), Error> {
-        let Some(node) = self.nodes.iter_mut().find(|node| node.slot == slot) else { return Ok(()) };
+        let is_in_it = |node: &Node| self.placement == Placement::Together || node.slot == slot;
+        let configs: Vec<_> = self.nodes.iter().filter(|node| is_in_it(node)).map(|node| node.config.clone()).collect();
+        let Some(node) = self.nodes.iter_mut().find(|node| is_in_it(node)) else { return Ok(()) };
         let program = std::env::current_exe().map_err(|source| Error::io("find this program's own file", source))?;
         let log = File::options().append(true).create(true).open(&node.log);
         let log = log.map_err(|source| Error::io(format!("write {}", node.log.display()), source))?;
-        let mut command = self.site.command(slot, program, &self.directory);
+        let mut command = self.site.command(node.slot, program, &self.directory);
         command.arg("serve").args(self.arguments);
-        command.args(["--parent", &std::process::id().to_string(), "--config"]).arg(&node.config);
+        command.args(["--parent", &std::process::id().to_string()]);
+        configs.iter().for_each(|config| _ = command.arg("--config").arg(config));
         // A group of its own: Ctrl-C at the terminal is for the demo, which then ends them.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         node.child = Some(command.spawn().map_err(|source| Error::io("start a node", source))?);
@@ -89,7 +116,8 @@ impl Nodes {
 
     /// Kills a node as a power cut would: no last words.
     pub fn kill(&mut self, slot: u8) -> Result<(), Error> {
-        match self.nodes.iter_mut().find(|node| node.slot == slot).and_then(|node| node.child.take()) {
+        let is_together = self.placement == Placement::Together;
+        match self.nodes.iter_mut().find(|node| is_together || node.slot == slot).and_then(|node| node.child.take()) {
             Some(mut child) => end(&mut child).map_err(|source| Error::io(format!("kill node {slot}"), source)),
             None => Ok(()),
         }
@@ -121,9 +149,14 @@ impl Nodes {
         self.nodes.iter().map(|node| (node.slot, node.client)).collect()
     }
 
-    /// CPU time of all nodes together since each began; `None` where one cannot be read.
+    /// CPU time of all processes of nodes together since each began; `None` where one cannot be read.
     pub fn cpu_time(&self) -> Option<Duration> {
-        self.nodes.iter().map(|node| machine::cpu_time(node.child.as_ref()?.id())).sum()
+        self.pids().map(machine::cpu_time).sum()
+    }
+
+    /// The processes that run nodes.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.nodes.iter().filter_map(|node| node.child.as_ref()).map(Child::id)
     }
 
     /// The configuration of the first node: `--config` takes it to find all members.
