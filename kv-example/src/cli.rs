@@ -5,6 +5,7 @@ use crate::syntax;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::time::Duration;
 use trimaran_rpc::program::cli::{self, Common, Reading, Servers};
+use trimaran_rpc::program::nodes::Placement;
 use trimaran_rpc::program::port::{self, PortKind};
 
 /// A replicated key-value store on trimaran.
@@ -312,8 +313,11 @@ pub struct BenchPorts {
     /// Bytes of a value
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=262_144))]
     pub value: u32,
+    /// Only with a process for each node, or only with one for all [default: both]
+    #[arg(long, value_enum)]
+    pub placement: Option<Placement>,
     /// Times that each port has its turn
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=5))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub rounds: u32,
     /// How long to measure echoes, and puts, in each round
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]

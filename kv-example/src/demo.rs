@@ -73,6 +73,7 @@ pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
         service: program.service,
         count: demo.nodes,
         spare,
+        placement: nodes::Placement::Apart,
         // A journal of all calls would be the largest part of a long run's memory.
         arguments: if demo.long.is_some() { Vec::new() } else { vec!["--journal".into()] },
         config: demo.long.map_or_else(String::new, long::config),

@@ -6,23 +6,30 @@
 //!
 //! The nodes are on the hosts of a lab ([`trimaran_rpc::program::lab`]): both ports carry their packets over the same pairs of
 //! virtual interfaces and the same bridge. The kernel's sockets are measured on the loopback interface, too, where they have no
-//! bridge to cross.
+//! bridge to cross. All of this with a process for each node, which on a machine of few cores run one after the other, and with
+//! one process for all nodes, which then talk among themselves without a wake-up: on the stack's way back to its own host, or on
+//! the kernel's loopback.
+
+mod table;
 
 use crate::bench;
 use crate::cli::{Bench, BenchPorts, Op};
 use crate::load::Measured;
-use serde_json::{Value, json};
 use std::time::Duration;
 use trimaran_rpc::program::cluster::LocalCluster;
 use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::machine;
-use trimaran_rpc::program::nodes::{self, Nodes};
+use trimaran_rpc::program::nodes::{self, Nodes, Placement};
 use trimaran_rpc::program::port::PortKind;
 use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
 use trimaran_rpc::program::{Program, say};
 use trimaran_runtime::{now, spawn};
+
+const DPDK: &str = "dpdk, veth and bridge";
+const UDP: &str = "udp, veth and bridge";
+const LOOPBACK: &str = "udp, loopback";
 
 const CALL_DEADLINE: Duration = Duration::from_secs(1);
 /// How long nodes may take to start and to elect.
@@ -32,10 +39,16 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Each kind of call is made for so long before it is measured.
 const WARMUP_SECONDS: u32 = 1;
 
-/// One port at one place, and what was measured there in all rounds.
+/// One port at one place, and what was measured there, round by round.
 struct Row {
     name: &'static str,
+    placement: Placement,
     site: Site,
+    rounds: Vec<Round>,
+}
+
+/// What one cluster took.
+struct Round {
     echo: Measured,
     put: Measured,
     idle: Idle,
@@ -56,34 +69,33 @@ struct Idle {
 pub fn run(bench: &BenchPorts, program: &Program) -> Result<(), Error> {
     let dpdk = Site::lab(PortKind::Dpdk, program.service, bench.nodes)?;
     let udp = dpdk.with_port(PortKind::Udp);
-    let sites = [("dpdk, veth and bridge", dpdk), ("udp, veth and bridge", udp), ("udp, loopback", Site::Loopback)];
-    let new_row =
-        |(name, site)| Row { name, site, echo: Measured::default(), put: Measured::default(), idle: Idle::default() };
-    let mut rows = sites.map(new_row);
+    let sites = [(DPDK, dpdk), (UDP, udp), (LOOPBACK, Site::Loopback)];
+    let placements = [Placement::Apart, Placement::Together];
+    let asked = placements.into_iter().filter(|placement| bench.placement.is_none_or(|asked| asked == *placement));
+    let of = |placement| {
+        let sites = sites.clone();
+        sites.map(|(name, site)| Row { name, placement, site, rounds: Vec::new() })
+    };
+    let mut rows: Vec<Row> = asked.flat_map(of).collect();
     for round in 1..=bench.rounds {
         for row in &mut rows {
-            eprintln!("round {round} of {}: {}", bench.rounds, row.name);
-            row.site.address(bench.nodes)?;
-            let (echo, put, idle) = measure(&row.site, bench, program.service)?;
+            eprintln!("round {round} of {}: {}, {}", bench.rounds, row.name, row.placement.name());
+            row.site.address(bench.nodes, row.placement)?;
+            row.rounds.push(measure(row, bench, program.service)?);
             row.site.unaddress(bench.nodes)?;
-            row.echo.add(&echo);
-            row.put.add(&put);
-            row.idle.nodes += idle.nodes;
-            row.idle.client += idle.client;
-            row.idle.elapsed += idle.elapsed;
         }
     }
     match bench.json {
-        true => rows.iter().try_for_each(|row| say(&format!("{}\n", row_json(row, bench)))),
-        false => say(&table(&rows, bench)),
+        true => rows.iter().try_for_each(|row| say(&format!("{}\n", table::json(row, bench)))),
+        false => say(&table::text(&rows, bench)),
     }
 }
 
 /// One cluster from its start to its end.
-fn measure(site: &Site, bench: &BenchPorts, service: &'static str) -> Result<(Measured, Measured, Idle), Error> {
+fn measure(row: &Row, bench: &BenchPorts, service: &'static str) -> Result<Round, Error> {
     let signals = Signals::watch()?;
-    let plan = nodes::Plan { service, count: bench.nodes, ..nodes::Plan::default() };
-    let nodes = Nodes::start(site.clone(), plan)?;
+    let plan = nodes::Plan { service, count: bench.nodes, placement: row.placement, ..nodes::Plan::default() };
+    let nodes = Nodes::start(row.site.clone(), plan)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let target = Target { port: nodes.client_port(), ..Target::new(servers, CALL_DEADLINE) };
     let (seconds, idle_seconds) = (bench.seconds, bench.idle);
@@ -102,7 +114,7 @@ fn measure(site: &Site, bench: &BenchPorts, service: &'static str) -> Result<(Me
             results.push(measured.take());
         }
         let put = results.pop().unwrap_or_default();
-        Ok((results.pop().unwrap_or_default(), put, idle))
+        Ok(Round { echo: results.pop().unwrap_or_default(), put, idle })
     })
 }
 
@@ -123,56 +135,4 @@ async fn idle(cluster: &mut LocalCluster, time: Duration) -> Result<Idle, Error>
 fn asked(bench: &BenchPorts, op: Op) -> Bench {
     let BenchPorts { outstanding, value, seconds, .. } = *bench;
     Bench { outstanding, value, seconds, ..bench::of(op, WARMUP_SECONDS) }
-}
-
-fn median_us(measured: &Measured) -> Option<f64> {
-    measured.percentiles().map(|percentiles| percentiles.p50 as f64 / 1000.0)
-}
-
-fn percent(used: Duration, elapsed: Duration) -> f64 {
-    100.0 * used.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
-}
-
-fn row_json(row: &Row, bench: &BenchPorts) -> Value {
-    let measured = Duration::from_secs(u64::from(bench.seconds) * u64::from(bench.rounds));
-    json!({
-        "port": row.name,
-        "echo": row.echo.to_json(measured),
-        "put": row.put.to_json(measured),
-        "idle_nodes_percent": percent(row.idle.nodes, row.idle.elapsed),
-        "idle_client_percent": percent(row.idle.client, row.idle.elapsed),
-    })
-}
-
-fn table(rows: &[Row; 3], bench: &BenchPorts) -> String {
-    let BenchPorts { nodes, outstanding, value, rounds, seconds, .. } = bench;
-    let mut out = format!(
-        "{nodes} nodes and a client, {outstanding} outstanding, values of {value} bytes, {rounds} rounds of {seconds} s each\n\n"
-    );
-    out += &format!(
-        "  {:<22} {:>17}   {:>17}   {:>22}\n",
-        "", "echo, us: p50 p99", "put, us: p50 p99", "idle, % of a core each"
-    );
-    for Row { name, echo, put, idle, .. } in rows {
-        let pair = |measured: &Measured| match measured.percentiles() {
-            Some(p) => format!("{:>8.1} {:>8.1}", p.p50 as f64 / 1000.0, p.p99 as f64 / 1000.0),
-            None => "not measured".to_owned(),
-        };
-        let each = percent(idle.nodes, idle.elapsed) / f64::from(*nodes).max(1.0);
-        let client = percent(idle.client, idle.elapsed);
-        out += &format!(
-            "  {name:<22} {:>17}   {:>17}   {:>9}\n",
-            pair(echo),
-            pair(put),
-            format!("node {each:.2}, client {client:.2}")
-        );
-    }
-    let [dpdk, udp, loopback] = rows;
-    let ratio = |a: &Measured, b: &Measured| match (median_us(a), median_us(b)) {
-        (Some(a), Some(b)) if b > 0.0 => format!("{:.2}", a / b),
-        _ => "not measured".to_owned(),
-    };
-    out += &format!("\n  put, dpdk / udp              {:>6}\n", ratio(&dpdk.put, &udp.put));
-    out += &format!("  put, dpdk / udp on loopback  {:>6}\n", ratio(&dpdk.put, &loopback.put));
-    out + &format!("  put / echo, dpdk             {:>6}\n", ratio(&dpdk.put, &dpdk.echo))
 }

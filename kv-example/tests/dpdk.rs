@@ -205,7 +205,7 @@ impl Cluster {
             let config = cluster.config(slot);
             write_config(&config, slot, &[1, 2, 3], port);
             if port == "udp" {
-                cluster.lab.address_host(slot).expect("an address");
+                cluster.lab.address_host(slot, slot).expect("an address");
                 checksums(cluster.lab.command(slot, "ethtool"), lab::HOST_INTERFACE);
             }
             let mut command = cluster.lab.command(slot, KV);
@@ -213,6 +213,22 @@ impl Cluster {
             command.env("RUNTIME_DIRECTORY", &cluster.dir);
             cluster.nodes.push(command.spawn().expect("kv runs"));
         }
+        cluster
+    }
+
+    /// Nodes over DPDK, all in one process on the first host.
+    fn together() -> Self {
+        let lab = Lab::build(1).expect("a lab");
+        let dir = std::env::temp_dir().join(format!("kv-dpdk-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("the temporary directory is writable");
+        let mut cluster = Cluster { dir, nodes: Vec::new(), lab };
+        let mut command = cluster.lab.command(1, KV);
+        command.args(["serve", "--log", "warn"]).stdin(Stdio::null()).env("RUNTIME_DIRECTORY", &cluster.dir);
+        for slot in [1, 2, 3] {
+            write_config(&cluster.config(slot), slot, &[1, 2, 3], "dpdk");
+            command.arg("--config").arg(cluster.config(slot));
+        }
+        cluster.nodes.push(command.spawn().expect("kv runs"));
         cluster
     }
 
@@ -304,6 +320,32 @@ fn a_client_over_dpdk_talks_to_nodes_of_the_kernels_sockets() {
     // More than a packet, there and back.
     let large = "x".repeat(100_000);
     assert_eq!(cluster.kv(&["put", "large", &large], &DPDK_CLIENT), "version 2\n");
+    assert_eq!(cluster.kv(&["get", "large"], &DPDK_CLIENT), format!("{large}\n"));
+}
+
+/// One process on one device, which has the addresses of three nodes: each is found by its own, whoever asks, and answers from it.
+#[test]
+fn three_nodes_on_one_device_serve_clients_of_both_ports() {
+    if !is_inside("three_nodes_on_one_device_serve_clients_of_both_ports") || !has("ethtool") {
+        return;
+    }
+    let cluster = Cluster::together();
+    assert!(cluster.kv(&["init"], &DPDK_CLIENT).starts_with("formed cluster "));
+    let leader = cluster.leader(2);
+    assert_eq!(cluster.kv(&["put", "ship", "trimaran"], &DPDK_CLIENT), "version 1\n");
+    let large = "x".repeat(100_000);
+    assert_eq!(cluster.kv(&["put", "large", &large], &DPDK_CLIENT), "version 2\n");
+
+    cluster.lab.address_own(lab::GUEST, 101).expect("an address");
+    checksums(Command::new("ethtool"), lab::GUEST);
+    for slot in [1, 2, 3] {
+        let server = format!("{}:8000", lab::address(slot));
+        let value = slot.to_string();
+        let output = Command::new(KV).args(["put", "ship", &value, "--servers", &server]).output().expect("kv runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "node {slot}, where node {leader} leads: {said}");
+        assert_eq!(cluster.kv(&["get", "ship"], &DPDK_CLIENT), format!("{value}\n"));
+    }
     assert_eq!(cluster.kv(&["get", "large"], &DPDK_CLIENT), format!("{large}\n"));
 }
 

@@ -48,6 +48,8 @@ pub const HEADERS_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + u
 pub struct StackConfig {
     /// This host's address.
     pub ip: Ipv4Addr,
+    /// Further addresses of this host on the same link, such as those of other nodes in this process.
+    pub more_ips: Vec<Ipv4Addr>,
     /// Leading bits of `ip` that name its link, 0 to 32.
     pub prefix_bits: u8,
     /// Who takes packets for other links; without one they are not sent.
@@ -84,6 +86,7 @@ impl StackConfig {
     pub fn new(ip: Ipv4Addr, prefix_bits: u8) -> Self {
         StackConfig {
             ip,
+            more_ips: Vec::new(),
             prefix_bits,
             gateway: None,
             neighbors: 256,
@@ -161,9 +164,15 @@ impl Stack {
         self.datagram_bytes
     }
 
-    /// This host's address.
+    /// This host's address, the first of several.
     pub fn ip(&self) -> Ipv4Addr {
         self.config.ip
+    }
+
+    /// Whether an address is one of this host's.
+    #[inline]
+    pub fn is_own(&self, ip: Ipv4Addr) -> bool {
+        ip == self.config.ip || self.config.more_ips.contains(&ip)
     }
 
     /// Keeps a row of the neighbour table for `ip`, whatever else happens to the table: for the members of a cluster.
@@ -268,18 +277,20 @@ impl Stack {
     }
 
     fn receive_arp(&mut self, now: Instant, mut packet: Packet, frame: ethernet::Header) {
-        let counters = &mut self.counters;
         let message = arp::parse(&packet.data()[ethernet::HEADER_BYTES..]);
         // A reply that somebody else's station has signed is forged or damaged.
         let Some(message) = message.filter(|message| message.sender_mac == frame.src) else {
-            counters.arp_malformed += 1;
+            self.counters.arp_malformed += 1;
             return;
         };
-        if message.sender_ip == self.config.ip {
+        let is_from_us = self.is_own(message.sender_ip);
+        let is_for_us = self.is_own(message.target_ip);
+        let counters = &mut self.counters;
+        if is_from_us {
             counters.arp_conflict += 1;
         } else if message.sender_ip == message.target_ip {
             counters.arp_gratuitous += 1;
-        } else if message.target_ip != self.config.ip {
+        } else if !is_for_us {
             counters.arp_not_ours += 1;
         } else if !message.is_request {
             match self.neighbors.answer(now, message.sender_ip, message.sender_mac) {
@@ -296,7 +307,7 @@ impl Stack {
             let reply = arp::Message {
                 is_request: false,
                 sender_mac: self.mac,
-                sender_ip: self.config.ip,
+                sender_ip: message.target_ip,
                 target_mac: message.sender_mac,
                 target_ip: message.sender_ip,
             };
@@ -331,7 +342,7 @@ impl Stack {
         }
         let to_all_hosts = header.carries == ipv4::Carries::Igmp && header.dst == igmp::ALL_HOSTS;
         let to_group = to_all_hosts || self.groups.contains(header.dst);
-        let for_us = if header.dst == self.config.ip {
+        let for_us = if self.is_own(header.dst) {
             frame.dst == self.mac
         } else {
             to_group && frame.dst == MacAddr::group(header.dst)
@@ -389,12 +400,13 @@ impl Stack {
 
     fn receive_icmp(&mut self, now: Instant, mut packet: Packet, frame: ethernet::Header, header: ipv4::Header) {
         let start = ethernet::HEADER_BYTES + header.header_bytes;
+        let to_host = self.is_own(header.dst);
         let counters = &mut self.counters;
         match icmp::parse(&packet.data()[start..]) {
             icmp::Message::Malformed => counters.icmp_malformed += 1,
             icmp::Message::Checksum => counters.icmp_checksum += 1,
             // To a group it would be an amplifier.
-            icmp::Message::EchoRequest if header.dst != self.config.ip => counters.icmp_ignored += 1,
+            icmp::Message::EchoRequest if !to_host => counters.icmp_ignored += 1,
             icmp::Message::Ignored => counters.icmp_ignored += 1,
             icmp::Message::EchoRequest if !self.icmp_answers.allow(now) => counters.icmp_limited += 1,
             // What came in parts was joined by the device's kernel, perhaps; its answer would not fit the link.
@@ -403,13 +415,8 @@ impl Stack {
                 counters.icmp_answered += 1;
                 let bytes = packet.data_mut();
                 icmp::answer(&mut bytes[start..]);
-                ipv4::emit(
-                    &mut bytes[ethernet::HEADER_BYTES..],
-                    self.config.ip,
-                    header.src,
-                    ipv4::Carries::Icmp,
-                    false,
-                );
+                let ip = &mut bytes[ethernet::HEADER_BYTES..];
+                ipv4::emit(ip, header.dst, header.src, ipv4::Carries::Icmp, false);
                 // Back to where it came from: an answer is no reason to ask for an address.
                 let back = ethernet::Header { dst: frame.src, src: self.mac, carries: Carries::Ipv4 };
                 ethernet::emit(bytes, back);
@@ -420,16 +427,17 @@ impl Stack {
 
     // ---- out ----
 
-    /// Sends one datagram to where its address says, from this host; of its source only the port counts. It becomes a
-    /// frame now or when its receiver's address is known, or is dropped and counted. A broadcast has no route.
+    /// Sends one datagram to where its address says, from this host: a source that is no address of its own becomes the first of
+    /// those. It becomes a frame now or when its receiver's address is known, or is dropped and counted. A broadcast has no route.
     pub fn send(&mut self, now: Instant, mut packet: Packet) {
-        let src = SocketAddrV4::new(self.config.ip, packet.src().port());
+        let ip = if self.is_own(*packet.src().ip()) { *packet.src().ip() } else { self.config.ip };
+        let src = SocketAddrV4::new(ip, packet.src().port());
         let dst = packet.dst();
         if packet.len() > self.datagram_bytes {
             self.counters.tx_too_large += 1;
             return;
         }
-        if *dst.ip() == self.config.ip {
+        if self.is_own(*dst.ip()) {
             packet.set_src(src);
             match self.looped.push(packet) {
                 Ok(()) => self.counters.tx_datagrams += 1,
@@ -541,7 +549,7 @@ impl Stack {
     /// Whether a packet may come from `ip`: one other host's address.
     fn may_send(&self, ip: Ipv4Addr) -> bool {
         let reserved = ip.octets()[0] >= 224 || ip.octets()[0] == 0 || ip.is_loopback();
-        !reserved && ip != self.config.ip && !self.is_link_broadcast(ip)
+        !reserved && !self.is_own(ip) && !self.is_link_broadcast(ip)
     }
 
     /// Whose station gets what is for `ip`.

@@ -123,6 +123,45 @@ fn what_a_host_sends_to_itself_stays_there() {
 }
 
 #[test]
+fn the_addresses_of_one_host_talk_to_each_other_off_the_link_and_share_its_bursts() {
+    let sim = SimNet::new(1);
+    let config = StackConfig { more_ips: vec![C], ..StackConfig::new(A, 8) };
+    let (mut a, mut b) = (Node::new(Framed::new(sim.frame_port(A), config)), host(&sim, B));
+    let (one, two, far) = (a.bind(addr(A, 1)), a.bind(addr(C, 1)), b.bind(addr(B, 1)));
+    one.send_to(packet(b"near"), addr(C, 1)).unwrap();
+    let now = settle(&mut [&mut a, &mut b], at(0), at(1_000));
+    let got = two.try_recv().unwrap();
+    assert_eq!((got.data(), got.src()), (&b"near"[..], addr(A, 1)));
+    assert_eq!(sim.counters().sent, 0);
+    far.send_to(packet(b"far"), addr(C, 1)).unwrap();
+    let now = settle(&mut [&mut a, &mut b], now, at(2_000));
+    assert_eq!((drain(&two), drain(&one).len()), (vec![b"far".to_vec()], 0));
+    // The answer comes from the address that was asked.
+    two.send_to(packet(b"back"), addr(B, 1)).unwrap();
+    settle(&mut [&mut a, &mut b], now, at(3_000));
+    assert_eq!(far.try_recv().unwrap().src(), addr(C, 1));
+}
+
+/// A burst has room for both, however many there are of the other kind.
+#[test]
+fn neither_the_link_nor_what_a_host_tells_itself_waits_for_the_other() {
+    let sim = SimNet::new(1);
+    let (mut a, mut b) = (host(&sim, A), host(&sim, B));
+    let (near, at_a, far) = (a.bind(addr(A, 1)), a.bind(addr(A, 2)), b.bind(addr(B, 1)));
+    far.send_to(packet(b"far"), addr(A, 2)).unwrap();
+    let now = settle(&mut [&mut a, &mut b], at(0), at(1_000));
+    drain(&at_a);
+    for _ in 0..8 {
+        far.send_to(packet(b"far"), addr(A, 2)).unwrap();
+        near.send_to(packet(b"near"), addr(A, 2)).unwrap();
+    }
+    b.driver.flush(now);
+    a.driver.flush(now);
+    a.driver.poll(at(2_000_000), 4);
+    assert_eq!(drain(&at_a), [b"far".to_vec(), b"far".to_vec(), b"near".to_vec(), b"near".to_vec()]);
+}
+
+#[test]
 fn a_group_reaches_all_that_joined_it() {
     let sim = SimNet::new(1);
     let (mut a, mut b, mut c) = (host(&sim, A), host(&sim, B), host(&sim, C));

@@ -278,6 +278,45 @@ fn questions_have_a_rate_whoever_makes_them_necessary() {
     assert_eq!(stack.frames().len(), 100);
 }
 
+/// A host of two nodes, A and C: each address is asked for, pinged, sent to and sent from as if it were the only one.
+#[test]
+fn a_host_of_several_addresses_answers_for_each() {
+    let config = StackConfig { more_ips: vec![C], ..StackConfig::new(A, 24) };
+    for ip in [A, C] {
+        let mut stack = Stack::new(config.clone(), MacAddr::derived(A), 1_514);
+        assert!(stack.pin(B, Some(MacAddr::derived(B))));
+        let question = ethernet(MacAddr::BROADCAST, MacAddr::derived(B), 0x0806, &arp(1, B, ip));
+        assert!(feed(&mut stack, &question).is_none());
+        // The answer names the address, and the host's one station.
+        let mut answer = arp(2, ip, B);
+        answer[8..14].copy_from_slice(&MacAddr::derived(A).0);
+        let expected = ethernet(MacAddr::derived(B), MacAddr::derived(A), 0x0806, &answer);
+        assert_eq!(stack.frames().pop().unwrap().data(), expected);
+
+        assert!(feed(&mut stack, &from_b(0x0800, &ipv4(B, ip, 1, &echo(b"hello")))).is_none());
+        assert_eq!(stack.frames().pop().unwrap().data()[26..34], [ip.octets(), B.octets()].concat());
+
+        let got = feed(&mut stack, &from_b(0x0800, &ipv4(B, ip, 17, &udp(B, ip, b"hey")))).unwrap();
+        assert_eq!((got.data(), got.dst()), (&b"hey"[..], addr(ip, 8_000)));
+        // A frame of the link that claims to come from this host is refused, whichever of its addresses it names.
+        assert!(feed(&mut stack, &from_b(0x0800, &ipv4(ip, A, 17, &udp(ip, A, b"hey")))).is_none());
+        assert_eq!(stack.counters().ipv4_source, 1);
+        let mut claim = arp(1, ip, B);
+        claim[8..14].copy_from_slice(&MacAddr::derived(B).0);
+        let claim = ethernet(MacAddr::BROADCAST, MacAddr::derived(B), 0x0806, &claim);
+        assert!(feed(&mut stack, &claim).is_none());
+        assert_eq!(stack.counters().arp_conflict, 1);
+
+        let mut sent = packet(b"hey");
+        sent.set_src(addr(ip, 9_000));
+        sent.set_dst(addr(B, 8_000));
+        stack.send(at(0), sent);
+        let expected =
+            ethernet(MacAddr::derived(B), MacAddr::derived(A), 0x0800, &ipv4(ip, B, 17, &udp(ip, B, b"hey")));
+        assert_eq!(stack.frames().pop().unwrap().data(), expected);
+    }
+}
+
 #[test]
 fn what_this_host_sends_to_itself_is_bounded_too() {
     let config = StackConfig { queued_frames: 2, ..StackConfig::new(A, 24) };

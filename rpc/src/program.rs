@@ -3,7 +3,8 @@
 //! ```text
 //!  entry.rs   serve::<S>(): a whole program in one line          cli.rs    what may be typed
 //!     |
-//!     +-- serve.rs      one node, from a configuration to a signal        config.rs, machine.rs, signals.rs
+//!     +-- serve.rs      nodes, from their configurations to a signal       config.rs, machine.rs, signals.rs
+//!     |     hosted.rs   whether several fit into one process, and the port under them
 //!     +-- init.rs, status.rs      the operator's questions      \
 //!     +-- methods.rs    what the service offers                  connect.rs    a client on this thread
 //!     +-- call.rs       one call; arguments.rs: words to JSON   /
@@ -26,6 +27,7 @@ pub mod connect;
 pub mod demo;
 pub mod entry;
 pub mod error;
+mod hosted;
 pub mod init;
 pub mod lab;
 pub mod machine;

@@ -19,8 +19,8 @@ const FLUSH_PACKETS: usize = 32;
 
 /// Runs a stack over a device that carries frames, so that sockets can use it.
 ///
-/// A socket may be bound to this host's address, or to a multicast group, which is joined for as long as the socket is
-/// bound. Datagrams to this host itself never reach the device.
+/// A socket may be bound to an address of this host, or to a multicast group, which is joined for as long as the socket is
+/// bound. Datagrams to this host itself never reach the device; they take half of each burst where there are so many.
 pub struct Framed<P: FramePort> {
     device: P,
     stack: Stack,
@@ -78,11 +78,11 @@ impl<P: FramePort> Port for Framed<P> {
         self.device.start();
     }
 
-    /// `local` is this host's address, 0.0.0.0 which means the same, or a multicast group to be joined.
+    /// `local` is an address of this host, 0.0.0.0 which means the first of them, or a multicast group to be joined.
     fn bind(&mut self, local: SocketAddrV4, _options: &SocketOptions) -> Result<SocketAddrV4, NetError> {
         let is_group = local.ip().is_multicast();
         let ip = if local.ip().is_unspecified() { self.stack.ip() } else { *local.ip() };
-        if !is_group && ip != self.stack.ip() {
+        if !is_group && !self.stack.is_own(ip) {
             return Err(NetError::AddressNotAvailable { addr: local });
         }
         let port = if local.port() == 0 { self.free_port(ip) } else { Some(local.port()) };
@@ -103,26 +103,27 @@ impl<P: FramePort> Port for Framed<P> {
 
     fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
         self.now = now;
-        let mut looped = 0;
-        while looped < max
-            && out.room() > 0
-            && let Some(packet) = self.stack.looped().pop()
-        {
-            looped += 1;
-            let pushed = out.push(packet);
-            debug_assert!(pushed.is_ok(), "there was room");
-        }
+        let max = max.min(out.room());
+        // Neither a busy link nor what this host tells itself may keep the other waiting.
+        let reserved = self.stack.looped().len().min(max.div_ceil(2));
         // Each frame becomes one datagram at most.
-        let taken = self.device.rx_burst(now, (max - looped).min(out.room()), &mut self.burst);
+        let mut taken = self.device.rx_burst(now, max - reserved, &mut self.burst);
         for frame in self.burst.drain() {
             if let Some(packet) = self.stack.receive(now, frame) {
                 let pushed = out.push(packet);
                 debug_assert!(pushed.is_ok(), "there was room");
             }
         }
+        while taken < max
+            && let Some(packet) = self.stack.looped().pop()
+        {
+            taken += 1;
+            let pushed = out.push(packet);
+            debug_assert!(pushed.is_ok(), "there was room");
+        }
         self.stack.advance(now);
         self.flush(now);
-        looped + taken
+        taken
     }
 
     fn tx_burst(&mut self, now: Instant, queue: &mut PacketQueue) -> usize {

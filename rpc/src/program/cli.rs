@@ -186,9 +186,9 @@ impl Reading {
 /// `serve`
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// The node's configuration
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    /// The node's configuration. Given several times: that many nodes in this process, on one core and one port
+    #[arg(long, value_name = "FILE", required = true)]
+    pub config: Vec<PathBuf>,
     /// What carries its packets, whatever the configuration says
     #[arg(long, value_enum)]
     pub port: Option<PortKind>,

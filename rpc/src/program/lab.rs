@@ -155,15 +155,15 @@ impl Lab {
         command
     }
 
-    /// Gives a host's interface its address, so that the kernel's sockets can be used there.
+    /// Gives a host's interface an address, its own or that of a node `of`, so that the kernel's sockets can be used there.
     ///
     /// # Errors
     /// What `ip` says.
-    pub fn address_host(&self, slot: u8) -> Result<(), Error> {
-        batch(self.command(slot, "ip"), &address_line(slot, HOST_INTERFACE))
+    pub fn address_host(&self, slot: u8, of: u8) -> Result<(), Error> {
+        batch(self.command(slot, "ip"), &address_line(of, HOST_INTERFACE))
     }
 
-    /// Takes that address away again.
+    /// Takes all of its addresses away again.
     ///
     /// # Errors
     /// What `ip` says.

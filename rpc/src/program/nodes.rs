@@ -7,6 +7,7 @@ use crate::program::error::Error;
 use crate::program::machine;
 use crate::program::port::PortPlan;
 use crate::program::site::{self, Site};
+use clap::ValueEnum;
 use rustix::process::{Pid, kill_process};
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -32,6 +33,8 @@ pub struct Plan {
     pub count: u8,
     /// So many more may be added later: their addresses are free, too. At most 9 altogether.
     pub spare: u8,
+    /// Which processes run them.
+    pub placement: Placement,
     /// For `serve`, beside the usual ones.
     pub arguments: Vec<String>,
     /// More of the configuration, such as a section `[limits]`.
@@ -52,6 +55,26 @@ pub struct Nodes {
     nodes: Vec<Node>,
 }
 
+/// Which processes run the nodes of a demo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Placement {
+    /// Each node has its own, on its own host where the site has hosts
+    #[default]
+    Apart,
+    /// One runs all nodes, on the first host
+    Together,
+}
+
+impl Placement {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Placement::Apart => "apart",
+            Placement::Together => "together",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Node {
     slot: u8,
@@ -64,7 +87,8 @@ struct Node {
 }
 
 impl Nodes {
-    /// Starts the nodes of a plan at `site`. Says so where the usual ports are taken.
+    /// Starts the nodes of a plan at `site`. Says so where the usual ports are taken. Nodes that are placed together are one
+    /// process, which [`Nodes::kill`] of any of them ends.
     ///
     /// # Errors
     /// No free ports, or what the operating system refuses.
@@ -75,38 +99,45 @@ impl Nodes {
         let sweeper = if plan.keep { None } else { sweeper(&directory) };
         let slots: Vec<u8> = (1..=plan.count).collect();
         let mut nodes = Nodes { site, plan, first_port, directory, sweeper, nodes: Vec::new() };
-        slots.iter().try_for_each(|&slot| nodes.start_one(slot, &slots))?;
+        slots.iter().try_for_each(|&slot| nodes.prepare(slot, &slots))?;
+        let processes = if nodes.plan.placement == Placement::Together { 1 } else { slots.len() };
+        slots.iter().take(processes).try_for_each(|&slot| nodes.spawn(slot))?;
         Ok(nodes)
     }
 
-    /// Starts one more node, which knows the present ones and asks to be taken in.
+    /// Starts one more node, of those that are apart, which knows the present ones and asks to be taken in.
     ///
     /// # Errors
     /// What the operating system refuses.
     pub fn add(&mut self, slot: u8) -> Result<(), Error> {
         let slots: Vec<u8> = self.nodes.iter().map(|node| node.slot).chain([slot]).collect();
-        self.start_one(slot, &slots)
+        self.prepare(slot, &slots)?;
+        self.spawn(slot)
     }
 
-    fn start_one(&mut self, slot: u8, members: &[u8]) -> Result<(), Error> {
+    /// A node without a process.
+    fn prepare(&mut self, slot: u8, members: &[u8]) -> Result<(), Error> {
         let config = self.directory.join(format!("node{slot}.toml"));
         let text = config_text(&self.site, &self.plan, slot, members, self.first_port);
         fs::write(&config, text).map_err(|source| Error::io(format!("write {}", config.display()), source))?;
         let log = self.directory.join(format!("node{slot}.log"));
         let client = SocketAddrV4::new(self.site.ip(slot), self.first_port);
         self.nodes.push(Node { slot, client, config, log, child: None, ending: false });
-        self.spawn(slot)
+        Ok(())
     }
 
-    /// Starts the process of a slot that has none.
+    /// Starts the process of a slot that has none; of nodes placed together, that of them all.
     pub fn spawn(&mut self, slot: u8) -> Result<(), Error> {
-        let Some(node) = self.nodes.iter_mut().find(|node| node.slot == slot) else { return Ok(()) };
+        let is_in_it = |node: &Node| self.plan.placement == Placement::Together || node.slot == slot;
+        let configs: Vec<_> = self.nodes.iter().filter(|node| is_in_it(node)).map(|node| node.config.clone()).collect();
+        let Some(node) = self.nodes.iter_mut().find(|node| is_in_it(node)) else { return Ok(()) };
         let program = std::env::current_exe().map_err(|source| Error::io("find this program's own file", source))?;
         let log = File::options().append(true).create(true).open(&node.log);
         let log = log.map_err(|source| Error::io(format!("write {}", node.log.display()), source))?;
-        let mut command = self.site.command(slot, program, &self.directory);
+        let mut command = self.site.command(node.slot, program, &self.directory);
         command.arg("serve").args(&self.plan.arguments);
-        command.args(["--parent", &std::process::id().to_string(), "--config"]).arg(&node.config);
+        command.args(["--parent", &std::process::id().to_string()]);
+        configs.iter().for_each(|config| _ = command.arg("--config").arg(config));
         // A group of its own: Ctrl-C at the terminal is for the demo, which then ends them.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         node.child = Some(command.spawn().map_err(|source| Error::io("start a node", source))?);
@@ -115,7 +146,8 @@ impl Nodes {
 
     /// Kills a node as a power cut would: no last words.
     pub fn kill(&mut self, slot: u8) -> Result<(), Error> {
-        match self.nodes.iter_mut().find(|node| node.slot == slot).and_then(|node| node.child.take()) {
+        let is_together = self.plan.placement == Placement::Together;
+        match self.nodes.iter_mut().find(|node| is_together || node.slot == slot).and_then(|node| node.child.take()) {
             Some(mut child) => end(&mut child).map_err(|source| Error::io(format!("kill node {slot}"), source)),
             None => Ok(()),
         }
@@ -179,9 +211,14 @@ impl Nodes {
         self.nodes.iter().map(|node| (node.slot, node.client)).collect()
     }
 
-    /// CPU time of all nodes together since each began; `None` where one cannot be read.
+    /// CPU time of all processes of nodes together since each began; `None` where one cannot be read.
     pub fn cpu_time(&self) -> Option<Duration> {
-        self.nodes.iter().map(|node| machine::cpu_time(node.child.as_ref()?.id())).sum()
+        self.pids().map(machine::cpu_time).sum()
+    }
+
+    /// The processes that run nodes.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.nodes.iter().filter_map(|node| node.child.as_ref()).map(Child::id)
     }
 
     /// The configuration of the first node: `--config` takes it to find all members.

@@ -66,6 +66,8 @@ pub struct DpdkPlan {
     pub device: String,
     /// This host's address, which the kernel must not have.
     pub ip: Ipv4Addr,
+    /// Further addresses of this host, where it runs several nodes on the device.
+    pub more_ips: Vec<Ipv4Addr>,
     /// Leading bits of `ip` that name its network.
     pub prefix_bits: u8,
     /// Who takes packets for other networks.
@@ -90,6 +92,7 @@ impl DpdkPlan {
         DpdkPlan {
             device: String::new(),
             ip,
+            more_ips: Vec::new(),
             prefix_bits: PREFIX_BITS,
             gateway: None,
             payload_bytes: UdpConfig::default().payload_bytes,

@@ -1,20 +1,20 @@
-//! `serve`: the server's side of the wiring, from a configuration to a running node.
+//! `serve`: the server's side of the wiring, from configurations to running nodes.
 
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::program::cli::Serve;
 use crate::program::config::Warning;
-use crate::program::config::{Config, Durability, Profile};
+use crate::program::config::{Config, Durability};
 use crate::program::connect::{net_error, random_u128};
 use crate::program::error::Error;
-use crate::program::machine;
-use crate::program::port::{Between, Capture, DpdkPlan, Loss, PortKind, PortPlan};
-use crate::program::report;
+use crate::program::port::{Between, Capture, Loss, PortKind};
 use crate::program::signals::Signals;
+use crate::program::{hosted, machine, report};
 use crate::r2p2::reassembly;
 use crate::service::Service;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use std::path::Path;
 use std::time::Duration;
-use trimaran_net::{Net, device_payload_bytes};
+use trimaran_net::Net;
 use trimaran_raft::{Incarnation, Limits, ReadSettings, Sabotage, Slot, Timing};
 use trimaran_runtime::{CoreConfig, Idle, sleep};
 
@@ -28,63 +28,60 @@ const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
 /// Between two looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Runs a node until a signal asks it to end. `service` makes the state of a replica that has applied nothing.
+/// Runs a node, or several in this process, until a signal asks it to end. `service` makes the state of a replica that has applied
+/// nothing.
 ///
 /// # Errors
-/// The configuration's (E02xx) and the environment's (E01xx).
-pub fn run<S: Service>(serve: &Serve, service: impl FnOnce() -> S + 'static) -> Result<(), Error> {
+/// The configurations' (E02xx) and the environment's (E01xx).
+pub fn run<S: Service>(serve: &Serve, service: impl Fn() -> S + 'static) -> Result<(), Error> {
     end_with_parent(serve)?;
-    let (mut config, warnings) = Config::load(&serve.config)?;
-    config.net.port = serve.port.unwrap_or(config.net.port);
-    let is_moot =
-        |warning: &Warning| matches!(warning, Warning::UnusedDpdk { .. }) && config.net.port == PortKind::Dpdk;
-    warnings.iter().filter(|warning| !is_moot(warning)).for_each(|warning| eprint!("{}", report::warning(warning)));
-    let port = port_plan(&config)?;
+    let configs = serve.config.iter().map(|path| load(path, serve.port)).collect::<Result<Vec<_>, _>>()?;
+    hosted::check(&configs)?;
+    let port = hosted::port_plan(&configs)?;
     init_log(serve.log);
-    if config.timing.profile == Profile::Us && !serve.force && !machine::has_isolated_cores() {
+    if hosted::needs_own_core(&configs) && !serve.force && !machine::has_isolated_cores() {
         return Err(Error::SharedCores);
     }
     let signals = Signals::watch()?;
-    let node = node_config(&config)?;
-    let core =
-        CoreConfig { name: format!("node {}", config.slot), seed: node.seed, idle: IDLE, ..CoreConfig::default() };
+    let nodes = configs.iter().map(node_config).collect::<Result<Vec<_>, _>>()?;
+    let seed = nodes.first().map_or(0, |node| node.seed);
+    let core = CoreConfig { name: hosted::name(&configs), seed, idle: IDLE, ..CoreConfig::default() };
     let capture = serve.capture.as_ref().map(|path| Capture { path: path.clone(), limit_bytes: serve.capture_bytes });
-    let loss = serve.inject_loss.map(|per_million| Loss { per_million, seed: config.slot.into() });
+    let loss = serve
+        .inject_loss
+        .map(|per_million| Loss { per_million, seed: configs.first().map_or(0, |config| config.slot.into()) });
     if loss.is_some_and(|loss| loss.per_million > 0) {
         tracing::warn!("loses packets on purpose: --inject-loss");
     }
     port.run(core, &Between { capture, loss }, move |net| async move {
-        if net.payload_bytes() < config.net.payload_bytes {
+        if configs.iter().any(|config| net.payload_bytes() < config.net.payload_bytes) {
             let bytes = net.payload_bytes();
             tracing::info!("datagrams carry {bytes} bytes at most: the device's MTU allows no more");
         }
-        let node = start(&net, node, service(), config.durability)?;
+        let starts = nodes.into_iter().zip(&configs);
+        let started = starts.map(|(node, config)| start(&net, node, service(), config.durability));
+        let running = started.collect::<Result<Vec<_>, _>>()?;
         while signals.check().is_ok() {
             sleep(LOOK_EVERY).await;
         }
         tracing::info!("ending: a signal came");
-        node.hand_over(HAND_OVER_WITHIN).await;
+        // One after the other, each gone before the next: what this process leads ends up with others where there are any.
+        for node in running {
+            node.hand_over(HAND_OVER_WITHIN).await;
+            drop(node);
+        }
         Ok(())
     })
 }
 
-/// The port that the configuration asks for.
-fn port_plan(config: &Config) -> Result<PortPlan, Error> {
-    match (config.net.port, &config.dpdk) {
-        (PortKind::Udp, _) => {
-            let locals = config.me().map(|me| [me.client, me.peer]).into_iter().flatten();
-            let carried = locals.filter_map(|local| device_payload_bytes(*local.ip())).min();
-            let payload_bytes = config.net.payload_bytes;
-            Ok(PortPlan::Udp { payload_bytes: carried.map_or(payload_bytes, |carried| payload_bytes.min(carried)) })
-        }
-        (PortKind::Dpdk, Some(plan)) => {
-            Ok(PortPlan::Dpdk(DpdkPlan { payload_bytes: config.net.payload_bytes, ..plan.clone() }))
-        }
-        (PortKind::Dpdk, None) => Err(Error::Usage {
-            problem: "--port dpdk needs a [dpdk] section in the configuration, which names a device".into(),
-            help: "add [dpdk] with `device = \"net_af_packet0,iface=eth0\"`, or a card's PCI address".into(),
-        }),
-    }
+/// A node's configuration with the port that it shall use; prints what it warns of.
+fn load(path: &Path, port: Option<PortKind>) -> Result<Config, Error> {
+    let (mut config, warnings) = Config::load(path)?;
+    config.net.port = port.unwrap_or(config.net.port);
+    let is_moot =
+        |warning: &Warning| matches!(warning, Warning::UnusedDpdk { .. }) && config.net.port == PortKind::Dpdk;
+    warnings.iter().filter(|warning| !is_moot(warning)).for_each(|warning| eprint!("{}", report::warning(warning)));
+    Ok(config)
 }
 
 fn start<S: Service>(net: &Net, config: NodeConfig, service: S, durability: Durability) -> Result<Node, Error> {

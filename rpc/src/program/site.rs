@@ -2,6 +2,7 @@
 
 use crate::program::error::Error;
 use crate::program::lab::{self, Lab};
+use crate::program::nodes::Placement;
 use crate::program::port::{self, DpdkPlan, PortKind, PortPlan};
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -103,15 +104,16 @@ impl Site {
         }
     }
 
-    /// Gives the kernel's sockets what they need where they are used: addresses of a lab's hosts, and of this process's own
-    /// interface.
+    /// Gives the kernel's sockets what they need where they are used: addresses of a lab's hosts, all on the first where the
+    /// nodes are together, and of this process's own interface.
     ///
     /// # Errors
     /// What `ip` says.
-    pub fn address(&self, nodes: u8) -> Result<(), Error> {
+    pub fn address(&self, nodes: u8, placement: Placement) -> Result<(), Error> {
         let Site::Lab(lab, PortKind::Udp) = self else { return Ok(()) };
         lab.address_own(lab::GUEST, KERNEL_CLIENT)?;
-        (1..=nodes).try_for_each(|slot| lab.address_host(slot))
+        let host = |slot| if placement == Placement::Together { 1 } else { slot };
+        (1..=nodes).try_for_each(|slot| lab.address_host(host(slot), slot))
     }
 
     /// Takes the addresses away again: where DPDK's port has an address the kernel must have none, or it answers, too.

@@ -44,6 +44,7 @@ fn open_queue(plan: &DpdkPlan) -> Result<(FrameQueue, StackConfig), Error> {
         return Err(Error::DpdkRefused { problem: "the device has no queue".into(), help: "name another".into() });
     };
     let stack = StackConfig {
+        more_ips: plan.more_ips.clone(),
         gateway: plan.gateway,
         payload_bytes: plan.payload_bytes,
         ..StackConfig::new(plan.ip, plan.prefix_bits)

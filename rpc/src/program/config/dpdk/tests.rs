@@ -51,6 +51,7 @@ fn the_address_is_the_members_own() {
                mbufs = 65535\nfile_prefix = \"mine\"\n";
     let (config, _) = Config::parse("n.toml", &file("dpdk", &(DEVICE.to_owned() + all))).expect("correct");
     let expected = DpdkPlan {
+        more_ips: Vec::new(),
         device: "net_af_packet0,iface=eth0".into(),
         ip: plan.ip,
         prefix_bits: 16,

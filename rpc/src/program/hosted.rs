@@ -1,0 +1,171 @@
+//! The nodes of one process: their configurations, whether they fit together, and the one port under them all.
+//!
+//! One core runs them, so that what they tell each other needs no wake-up and never leaves the machine: the stack over a device
+//! hands it back, the kernel's sockets use its loopback. They fail together where the process does, and in nothing else: each has
+//! its own configuration, log, state and incarnation.
+
+use crate::program::config::{Config, Profile};
+use crate::program::error::Error;
+use crate::program::port::{DpdkPlan, PortKind, PortPlan};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use trimaran_net::device_payload_bytes;
+
+/// Most nodes of one process: as many as a cluster has members.
+pub(super) const NODES_MAX: usize = 9;
+
+/// Refuses nodes that cannot share a process. One alone always can.
+pub(super) fn check(nodes: &[Config]) -> Result<(), Error> {
+    let refuse = |problem: String, help: &str| Err(Error::Usage { problem, help: help.into() });
+    let Some((first, others)) = nodes.split_first() else {
+        return refuse("no configuration is given".into(), "add `--config FILE`");
+    };
+    if nodes.len() > NODES_MAX {
+        let problem = format!("{} configurations are given; a process runs {NODES_MAX} nodes at most", nodes.len());
+        return refuse(problem, "start another process for some of them");
+    }
+    for node in others {
+        if node.net.port != first.net.port {
+            let (slot, port, other) = (node.slot, node.net.port.name(), first.net.port.name());
+            let problem = format!("node {slot} is on the port \"{port}\" and node {} on \"{other}\"", first.slot);
+            return refuse(problem, "nodes of one process share a port: write the same, or add `--port`");
+        }
+        if first.net.port == PortKind::Dpdk
+            && let Some(key) = first.dpdk.as_ref().zip(node.dpdk.as_ref()).and_then(|(a, b)| difference(a, b))
+        {
+            let problem = format!("nodes {} and {} have another `{key}` in [dpdk]", first.slot, node.slot);
+            return refuse(problem, "nodes of one process share a device: write the same, or start another process");
+        }
+    }
+    let mut taken: Vec<(SocketAddrV4, u8)> = Vec::new();
+    for node in nodes {
+        for address in node.me().into_iter().flat_map(|me| [me.client, me.peer]) {
+            if let Some((_, other)) = taken.iter().find(|(used, _)| *used == address) {
+                let problem = format!("nodes {other} and {} of this process both use {address}", node.slot);
+                return refuse(problem, "name each configuration once; each node has addresses of its own");
+            }
+            taken.push((address, node.slot));
+        }
+    }
+    Ok(())
+}
+
+/// The first key in which two plans differ that one device cannot serve both ways.
+fn difference(a: &DpdkPlan, b: &DpdkPlan) -> Option<&'static str> {
+    let keys = [
+        ("device", a.device == b.device),
+        ("prefix_bits", a.prefix_bits == b.prefix_bits),
+        ("gateway", a.gateway == b.gateway),
+        ("core", a.core == b.core),
+        ("memory_mib", a.memory_mib == b.memory_mib),
+        ("huge_pages", a.huge_pages == b.huge_pages),
+        ("mbufs", a.mbufs == b.mbufs),
+    ];
+    keys.into_iter().find(|(_, is_equal)| !is_equal).map(|(key, _)| key)
+}
+
+/// Whether one of them needs a core of its own.
+pub(super) fn needs_own_core(nodes: &[Config]) -> bool {
+    nodes.iter().any(|node| node.timing.profile == Profile::Us)
+}
+
+/// `node 1`, or `nodes 1, 2, 3`.
+pub(super) fn name(nodes: &[Config]) -> String {
+    let slots = nodes.iter().map(|node| node.slot.to_string()).collect::<Vec<_>>().join(", ");
+    format!("node{} {slots}", if nodes.len() == 1 { "" } else { "s" })
+}
+
+/// The port under nodes that [`check`] has let pass. It carries the smallest payload that one of them asks for; a device gets the
+/// file prefix of the first.
+pub(super) fn port_plan(nodes: &[Config]) -> Result<PortPlan, Error> {
+    let addresses = || nodes.iter().filter_map(Config::me).flat_map(|me| [me.client, me.peer]);
+    let asked = nodes.iter().map(|node| node.net.payload_bytes).min().unwrap_or(0);
+    let first = nodes.first().map(|node| (node.net.port, &node.dpdk));
+    match first {
+        Some((PortKind::Dpdk, Some(plan))) => {
+            let others = addresses().map(|address| *address.ip()).filter(|ip| *ip != plan.ip);
+            let mut more_ips: Vec<Ipv4Addr> = others.collect();
+            more_ips.sort_unstable();
+            more_ips.dedup();
+            Ok(PortPlan::Dpdk(DpdkPlan { more_ips, payload_bytes: asked, ..plan.clone() }))
+        }
+        Some((PortKind::Dpdk, None)) => Err(Error::Usage {
+            problem: "--port dpdk needs a [dpdk] section in the configuration, which names a device".into(),
+            help: "add [dpdk] with `device = \"net_af_packet0,iface=eth0\"`, or a card's PCI address".into(),
+        }),
+        Some((PortKind::Udp, _)) | None => {
+            let carried = addresses().filter_map(|address| device_payload_bytes(*address.ip())).min();
+            Ok(PortPlan::Udp { payload_bytes: carried.map_or(asked, |carried| asked.min(carried)) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The node `slot` of three.
+    fn node(slot: u8, port: &str, device: &str) -> Config {
+        let mut text = format!("cluster = \"t\"\nslot = {slot}\ndurability = \"volatile\"\n[net]\nport = \"{port}\"\n");
+        if port == "dpdk" {
+            text += &format!("[dpdk]\n{device}\n");
+        }
+        for slot in 1..=3 {
+            text +=
+                &format!("[[member]]\nslot = {slot}\nclient = \"10.0.0.{slot}:8000\"\npeer = \"10.0.0.{slot}:8100\"\n");
+        }
+        Config::parse("node.toml", &text).unwrap_or_else(|error| panic!("{error}")).0
+    }
+
+    const DEVICE: &str = "device = \"net_af_packet0,iface=eth0\"";
+
+    #[test]
+    fn nodes_of_a_process_share_a_device_which_has_all_their_addresses() {
+        let nodes = [1, 3, 2].map(|slot| node(slot, "dpdk", DEVICE));
+        assert!(check(&nodes).is_ok());
+        assert_eq!(name(&nodes), "nodes 1, 3, 2");
+        let Ok(PortPlan::Dpdk(plan)) = port_plan(&nodes) else { panic!("no plan") };
+        let ips = [1, 2, 3].map(|last| Ipv4Addr::new(10, 0, 0, last));
+        assert_eq!((plan.ip, plan.more_ips, plan.file_prefix), (ips[0], ips[1..].to_vec(), "t-1".to_owned()));
+        let Ok(PortPlan::Dpdk(alone)) = port_plan(&nodes[..1]) else { panic!("no plan") };
+        assert_eq!(alone.more_ips, Vec::<Ipv4Addr>::new());
+    }
+
+    #[test]
+    fn the_smallest_payload_counts() {
+        let mut nodes = [1, 2].map(|slot| node(slot, "dpdk", DEVICE));
+        nodes[1].net.payload_bytes = 600;
+        let Ok(PortPlan::Dpdk(plan)) = port_plan(&nodes) else { panic!("no plan") };
+        assert_eq!(plan.payload_bytes, 600);
+    }
+
+    #[test]
+    fn nodes_that_do_not_fit_are_refused_with_what_differs() {
+        let refusal = |nodes: &[Config]| check(nodes).map_err(|error| error.to_string()).expect_err("refused");
+        let (one, two) = (node(1, "dpdk", DEVICE), node(2, "dpdk", DEVICE));
+        assert_eq!(refusal(&[one.clone(), one.clone()]), "nodes 1 and 1 of this process both use 10.0.0.1:8000");
+        assert_eq!(refusal(&[node(2, "udp", ""), one.clone()]), "node 1 is on the port \"dpdk\" and node 2 on \"udp\"");
+        let others = [
+            ("device = \"net_af_packet0,iface=eth1\"".to_owned(), "device"),
+            (format!("{DEVICE}\nprefix_bits = 16"), "prefix_bits"),
+            (format!("{DEVICE}\ngateway = \"10.0.0.254\""), "gateway"),
+            (format!("{DEVICE}\ncore = 1"), "core"),
+            (format!("{DEVICE}\nmemory_mib = 128"), "memory_mib"),
+            (format!("{DEVICE}\nhuge_pages = true"), "huge_pages"),
+            (format!("{DEVICE}\nmbufs = 4095"), "mbufs"),
+        ];
+        for (device, key) in others {
+            let said = refusal(&[node(2, "dpdk", &device), one.clone()]);
+            assert_eq!(said, format!("nodes 2 and 1 have another `{key}` in [dpdk]"));
+        }
+        let many: Vec<Config> = std::iter::repeat_n(two, 10).collect();
+        assert_eq!(refusal(&many), "10 configurations are given; a process runs 9 nodes at most");
+    }
+
+    #[test]
+    fn one_that_needs_its_own_core_is_enough() {
+        let mut nodes = [1, 2].map(|slot| node(slot, "udp", ""));
+        assert!(!needs_own_core(&nodes));
+        nodes[1].timing.profile = Profile::Us;
+        assert!(needs_own_core(&nodes));
+    }
+}
