@@ -101,6 +101,28 @@ fn a_shorter_log_is_refused() {
     cluster.elect(1);
 }
 
+/// The pre-vote has asked the same, but the log may have grown since; and one that was told to stand asks for none.
+#[test]
+fn a_vote_is_refused_to_a_shorter_log_whatever_the_pre_vote_said() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    assert_eq!((cluster.log(2).last(), cluster.log(2).last_term()), (LogIndex(2), Term(2)));
+    let mut granted = |last, last_term, told| {
+        cluster.now += 400 * MS;
+        let campaign = cluster.machine(2).term().next();
+        let ask = Ask { campaign, last: LogIndex(last), last_term: Term(last_term), told };
+        cluster.inject(1, 2, campaign, Body::Vote(ask));
+        cluster.take(|_, _, body| matches!(body, Body::VoteReply(answer) if answer.granted)).len() == 1
+    };
+    for told in [false, true] {
+        assert!(!granted(1, 2, told), "shorter");
+        assert!(!granted(9, 1, told), "longer, but older");
+    }
+    assert!(granted(2, 2, false), "as good as its own");
+    assert!(granted(3, 2, false), "longer");
+    assert!(granted(1, 3, false), "newer");
+}
+
 #[test]
 fn a_minority_keeps_its_term() {
     let mut cluster = Cluster::new(5);
