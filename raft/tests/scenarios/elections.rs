@@ -123,6 +123,21 @@ fn a_vote_is_refused_to_a_shorter_log_whatever_the_pre_vote_said() {
     assert!(granted(1, 3, false), "newer");
 }
 
+/// Else the voter's own timer, about to fire, would take the election it has just decided into another round.
+#[test]
+fn a_voter_waits_for_the_candidate_it_chose_and_for_no_other() {
+    let mut cluster = Cluster::new(3);
+    let due = cluster.deadline(2);
+    cluster.now = due - 1;
+    let ask = |campaign, last| Body::Vote(Ask { campaign, last, last_term: Term(1), told: false });
+    cluster.inject(0, 2, Term(2), ask(Term(2), LogIndex(0)));
+    assert_eq!((cluster.machine(2).term(), cluster.deadline(2)), (Term(2), due), "a stale log costs no time");
+    cluster.inject(1, 2, Term(3), ask(Term(3), LogIndex(1)));
+    assert_eq!(cluster.machine(2).hard_state().vote, Some(cluster.machine(1).me().id));
+    let patience = cluster.nodes[2].config.timing.election_min.as_nanos() as u64;
+    assert!(cluster.deadline(2) >= cluster.now + patience);
+}
+
 #[test]
 fn a_minority_keeps_its_term() {
     let mut cluster = Cluster::new(5);

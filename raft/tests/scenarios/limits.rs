@@ -1,5 +1,8 @@
 //! Every budget has an end, and something defined happens there.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use crate::harness::{Cluster, LATENCY_NS, MS, member, rules};
 use trimaran_raft::{Body, Error, LogIndex, PeerState, Sabotage};
 
@@ -75,6 +78,25 @@ fn fragments_lost_and_shuffled_are_made_up_for() {
     });
     cluster.run_for(60 * MS);
     assert!((0..3).all(|node| cluster.machine(node).commit() == index));
+}
+
+#[test]
+fn what_a_follower_holds_of_an_entry_is_not_sent_again() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(0);
+    let index = cluster.propose(0, &[9; 100_000]).expect("leads");
+    cluster.flights.truncate(40);
+    let lowest = Rc::new(Cell::new(u32::MAX));
+    let seen = lowest.clone();
+    cluster.filter = Some(Box::new(move |_, _, message| {
+        if let Body::Fragment(head, ..) = message.body {
+            seen.set(seen.get().min(head.offset));
+        }
+        true
+    }));
+    cluster.run_for(60 * MS);
+    assert_eq!(cluster.machine(1).commit(), index);
+    assert!((50_000..60_000).contains(&lowest.get()), "from {} on", lowest.get());
 }
 
 #[test]
@@ -228,6 +250,27 @@ fn what_all_have_applied_leaves_early_and_what_one_lacks_stays() {
     cluster.heal();
     cluster.run_for(1000 * MS);
     assert_eq!(cluster.log(2).last(), cluster.log(0).last());
+}
+
+/// A follower forgets what its leader says, and a leader with much room says so for one that has little.
+#[test]
+fn a_follower_with_less_room_than_its_leader_does_not_wait_for_one_that_is_down() {
+    let small = 64 << 10;
+    let mut cluster = Cluster::with(3, |config| {
+        if config.me.id.slot.0 == 2 {
+            config.limits.log_bytes = small;
+        }
+    });
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.crash(2);
+    cluster.run_for(3000 * MS);
+    for round in 0..500 {
+        cluster.propose(0, &[round as u8; 500]).expect("what is committed leaves the small log");
+        cluster.run_for(2 * MS);
+        assert!(cluster.log(1).bytes() <= small);
+    }
+    assert_eq!(cluster.machine(1).commit(), cluster.log(0).last());
 }
 
 #[test]
