@@ -71,38 +71,27 @@ fn try_run(workspace: &Workspace, args: &MutantsArgs) -> Result<ExitCode, String
     let home = workspace.target().join("xtask/mutants");
     let mut copy = Copy::new(workspace, home.join("tree"))?;
     let mut kept = Kept::load(&home.join("outcomes.jsonl"), &copy, args.afresh)?;
-    let mut open: BTreeSet<usize> = (0..sample.len()).filter(|at| kept.of(&sample[*at]).is_none()).collect();
+    let open: BTreeSet<usize> = (0..sample.len()).filter(|at| kept.of(&sample[*at]).is_none()).collect();
     if open.is_empty() {
         println!("all have been tried before, with these sources and tests");
     } else {
         let viable = (0..sample.len()).filter(|at| kept.of(&sample[*at]) != Some(&Outcome::Unviable)).collect();
         let mut woven = copy.weave(&sample, viable)?;
-        for at in open.iter().copied().filter(|at| !woven.contains(at)).collect::<Vec<_>>() {
-            if !in_time() {
-                break;
-            }
-            if !copy.checks_alone(&sample[at])? {
-                open.remove(&at);
-                kept.push(&sample[at], Outcome::Unviable)?;
-            }
-        }
+        let alone: Vec<usize> = open.difference(&woven).copied().collect();
         woven.retain(|at| open.contains(at));
-        copy.restore_woven(&sample)?;
         let key = copy.hash_of_woven(&sample);
         let suite = (!woven.is_empty() && in_time()).then(|| Suite::known(&copy, key, &home)).transpose()?;
         for at in woven {
             let Some(suite) = suite.as_ref().filter(|_| in_time()) else { break };
-            open.remove(&at);
             tell(&sample[at], kept.push(&sample[at], suite.try_one(at, &sample[at].package)?)?);
         }
-        let alone: Vec<usize> = open.iter().copied().filter(|at| !copy.is_woven(*at)).collect();
         for at in alone {
             if !in_time() {
                 break;
             }
-            open.remove(&at);
             let suite = copy.alone(&sample[at])?;
-            tell(&sample[at], kept.push(&sample[at], suite.try_alone()?)?);
+            let outcome = suite.map_or(Ok(Outcome::Unviable), |suite| suite.try_alone())?;
+            tell(&sample[at], kept.push(&sample[at], outcome)?);
         }
     }
     let outcomes: BTreeMap<usize, &Outcome> =

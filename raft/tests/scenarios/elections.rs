@@ -72,6 +72,18 @@ fn a_candidate_asks_only_when_its_own_vote_is_durable() {
     assert_eq!(cluster.take(|_, _, body| matches!(body, Body::Vote(_))).len(), 2);
 }
 
+/// With nobody else to ask, nothing but its own vote decides.
+#[test]
+fn a_single_voter_leads_only_when_its_own_vote_is_durable() {
+    let mut cluster = Cluster::new(1);
+    cluster.nodes[0].disk.holds = true;
+    cluster.now += 400 * MS;
+    let _ = cluster.step(0, Input::Tick);
+    assert_eq!((cluster.machine(0).role(), cluster.machine(0).term()), (Role::Candidate, Term(2)));
+    cluster.complete(0, true);
+    assert_eq!(cluster.machine(0).role(), Role::Leader);
+}
+
 #[test]
 fn a_vote_is_answered_only_when_it_is_durable() {
     let mut cluster = Cluster::new(3);

@@ -121,26 +121,13 @@ impl<'w> Copy<'w> {
         Err(format!("the copy does not compile after {ROUNDS} rounds"))
     }
 
-    /// Whether a fault is among those that compile together.
-    pub(crate) fn is_woven(&self, at: usize) -> bool {
-        self.woven.contains(&at)
-    }
-
-    /// Puts the faults that compile together back, after others were tried alone.
-    pub(crate) fn restore_woven(&mut self, sample: &[Mutant]) -> Result<(), String> {
-        self.write_woven(sample).map(drop)
-    }
-
-    /// Writes one fault alone into the copy, and says whether it compiles.
-    pub(crate) fn checks_alone(&mut self, mutant: &Mutant) -> Result<bool, String> {
+    /// Writes one fault alone into the copy, and builds the tests of its package; none where it does not compile.
+    pub(crate) fn alone(&mut self, mutant: &Mutant) -> Result<Option<Suite>, String> {
         self.write_alone(mutant)?;
-        Ok(self.check(&[&mutant.package])?.0)
-    }
-
-    /// Writes one fault alone into the copy, and builds the tests.
-    pub(crate) fn alone(&mut self, mutant: &Mutant) -> Result<Suite, String> {
-        self.write_alone(mutant)?;
-        Suite::list(self.build(Some(&mutant.package))?)
+        if !self.check(&[&mutant.package])?.0 {
+            return Ok(None);
+        }
+        Suite::list(self.build(Some(&mutant.package))?).map(Some)
     }
 
     fn write_alone(&self, mutant: &Mutant) -> Result<(), String> {
