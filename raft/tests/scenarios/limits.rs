@@ -99,6 +99,20 @@ fn what_a_follower_holds_of_an_entry_is_not_sent_again() {
     assert!((50_000..60_000).contains(&lowest.get()), "from {} on", lowest.get());
 }
 
+/// The leader counts from what is acknowledged: entries that are there but not durable take none of the credit away.
+#[test]
+fn credit_is_what_fits_after_the_acknowledged_entries() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let credit = |cluster: &Cluster| cluster.machine(0).peers()[0].credit_bytes;
+    let before = credit(&cluster);
+    cluster.nodes[1].disk.holds = true;
+    let index = cluster.propose(0, &[7; 10_000]).expect("leads");
+    cluster.run_for(30 * MS);
+    assert_eq!((cluster.log(1).last(), credit(&cluster)), (index, before));
+}
+
 #[test]
 fn the_uncommitted_budget_refuses_and_frees() {
     let mut cluster = Cluster::with(3, |config| config.limits.uncommitted_bytes = 1000);
@@ -232,13 +246,17 @@ fn what_all_have_applied_leaves_early_and_what_one_lacks_stays() {
     let budget = 256 << 10;
     let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = budget);
     cluster.elect(0);
-    let mut largest = 0;
+    let (mut largest, mut smallest) = (0, u64::MAX);
     for round in 0..500 {
         assert!(cluster.propose(0, &[round as u8; 500]).is_ok());
         cluster.run_for(MS);
         largest = largest.max(cluster.log(0).bytes()).max(cluster.log(1).bytes());
+        if round > 100 {
+            smallest = smallest.min(cluster.log(0).bytes()).min(cluster.log(1).bytes());
+        }
     }
     assert!(largest < budget / 16, "{largest} bytes were held with nobody to send them to");
+    assert!(smallest > budget / 64 - 600, "{smallest} bytes: a little stays for those that are a little behind");
     let missed = cluster.log(2).last();
     cluster.isolate(&[2]);
     // Silent for far longer than a pressed log would wait.

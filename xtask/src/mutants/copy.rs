@@ -93,9 +93,10 @@ impl<'w> Copy<'w> {
 
     /// Writes all faults into the copy that compile together, of those not known to compile never, and says which these are.
     pub(crate) fn weave(&mut self, sample: &[Mutant], viable: BTreeSet<usize>) -> Result<BTreeSet<usize>, String> {
-        self.woven = viable;
+        self.woven = viable.clone();
+        let mut keep_const = false;
         for _ in 0..ROUNDS {
-            let woven = self.write_woven(sample)?;
+            let woven = self.write_woven(sample, keep_const)?;
             let placed: BTreeSet<usize> =
                 woven.values().flat_map(|woven| woven.owners.iter().map(|(_, at)| *at)).collect();
             self.woven = placed;
@@ -111,6 +112,11 @@ impl<'w> Copy<'w> {
                     (!found.is_empty()).then_some(found)
                 });
                 blamed.extend(at.into_iter().flatten());
+            }
+            if blamed.is_empty() && !keep_const {
+                // Some constant needs a function that was one.
+                (keep_const, self.woven) = (true, viable.clone());
+                continue;
             }
             if blamed.is_empty() {
                 let said: Vec<&str> = errors.iter().map(|error| error.said.as_str()).collect();
@@ -136,14 +142,15 @@ impl<'w> Copy<'w> {
         self.write(BTreeMap::from([(mutant.file.clone(), text)]))
     }
 
-    fn write_woven(&self, sample: &[Mutant]) -> Result<BTreeMap<String, Woven>, String> {
+    fn write_woven(&self, sample: &[Mutant], keep_const: bool) -> Result<BTreeMap<String, Woven>, String> {
         let mut by_file: BTreeMap<&str, Vec<(usize, &Mutant)>> = BTreeMap::new();
         for at in &self.woven {
             by_file.entry(&sample[*at].file).or_default().push((*at, &sample[*at]));
         }
         let mut woven = BTreeMap::new();
         for (file, mutants) in by_file {
-            let done = weave::weave(self.text(file)?, &mutants).map_err(|error| format!("{file}: {error}"))?;
+            let done =
+                weave::weave(self.text(file)?, &mutants, keep_const).map_err(|error| format!("{file}: {error}"))?;
             woven.insert(file.to_owned(), done);
         }
         let mut changed: BTreeMap<String, String> =

@@ -1,15 +1,15 @@
 //! Many faults in one source: each becomes a branch that is taken when its number is asked for.
 //!
 //! `a == b` becomes `(if crate::mutant::is(7) { (a != b) } else { (a == b) })`; a function that returns at once begins with
-//! `if crate::mutant::is(8) { return 0; }`; an arm that is left out gets a guard. What cannot be written so, such as a
-//! constant or the operators between the `let`s of a condition, has no place here.
+//! `if crate::mutant::is(8) { return 0; }`; an arm that is left out gets a guard. A `const fn` that asks is none any more. What
+//! cannot be written so, such as a constant or the operators between the `let`s of a condition, has no place here.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
-use syn::{Arm, Expr, ExprBinary, ExprStruct, ExprUnary, Member};
+use syn::{Arm, Block, Expr, ExprBinary, ExprStruct, ExprUnary, ImplItemFn, ItemFn, Member, Signature};
 
 use super::list::{Genre, Mutant};
 
@@ -42,14 +42,34 @@ enum Place {
     Instead(Range<usize>, String, String),
 }
 
-/// Writes `mutants`, each with its number, into a source. Those that have no place are missing in the owners.
-pub(crate) fn weave(source: &str, mutants: &[(usize, &Mutant)]) -> Result<Woven, syn::Error> {
+impl Place {
+    fn start(&self) -> usize {
+        match self {
+            Place::Insert(at, _) => *at,
+            Place::Instead(range, ..) => range.start,
+        }
+    }
+}
+
+/// Writes `mutants`, each with its number, into a source. Those that have no place are missing in the owners, and with
+/// `keep_const` those of functions that are `const`.
+pub(crate) fn weave(source: &str, mutants: &[(usize, &Mutant)], keep_const: bool) -> Result<Woven, syn::Error> {
     let mut index = Index { source, ..Index::default() };
     index.visit_file(&syn::parse_file(source)?);
     // By where they begin; insertions before what they stand in front of, the outer before the inner.
     let mut groups: BTreeMap<(usize, bool, std::cmp::Reverse<usize>), Group> = BTreeMap::new();
     for (id, mutant) in mutants {
-        match index.place(*id, mutant) {
+        let place = index.place(*id, mutant);
+        if let Some(place) = &place
+            && let Some(word) = index.const_around(place.start())
+        {
+            if keep_const {
+                continue;
+            }
+            // A group without choices is left out.
+            groups.entry((word.start, true, std::cmp::Reverse(word.end))).or_default();
+        }
+        match place {
             None => {}
             Some(Place::Insert(at, text)) => {
                 groups.entry((at, false, std::cmp::Reverse(at))).or_default().choices.push((*id, text));
@@ -85,6 +105,9 @@ impl Woven {
                 for (id, text) in &group.choices {
                     self.own(*id, text);
                 }
+                continue;
+            }
+            if group.choices.is_empty() {
                 continue;
             }
             let inside = groups[next..].iter().take_while(|(inner, _)| inner.start < place.end).count();
@@ -123,6 +146,8 @@ struct Index<'s> {
     arms: BTreeMap<usize, (usize, Option<Range<usize>>)>,
     /// By the field: its name, whether that is all, its value, and the struct's base.
     fields: BTreeMap<usize, (String, bool, Range<usize>, Range<usize>)>,
+    /// The word `const` of each function that is, and the function's body.
+    consts: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl Index<'_> {
@@ -157,7 +182,30 @@ impl Index<'_> {
     }
 }
 
+impl Index<'_> {
+    fn note_const(&mut self, signature: &Signature, block: &Block) {
+        if let Some(word) = &signature.constness {
+            self.consts.push((word.span().byte_range(), block.span().byte_range()));
+        }
+    }
+
+    /// The word that makes the function around `at` a constant one.
+    fn const_around(&self, at: usize) -> Option<Range<usize>> {
+        self.consts.iter().find(|(_, body)| body.contains(&at)).map(|(word, _)| word.clone())
+    }
+}
+
 impl<'ast> Visit<'ast> for Index<'_> {
+    fn visit_item_fn(&mut self, function: &'ast ItemFn) {
+        self.note_const(&function.sig, &function.block);
+        visit::visit_item_fn(self, function);
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'ast ImplItemFn) {
+        self.note_const(&function.sig, &function.block);
+        visit::visit_impl_item_fn(self, function);
+    }
+
     fn visit_expr_binary(&mut self, expr: &'ast ExprBinary) {
         // What a `let` between the operators binds is not to be seen from inside a block.
         if !binds(&expr.left) && !binds(&expr.right) {
@@ -244,7 +292,7 @@ mod tests {
 
     fn woven(source: &str, mutants: &[Mutant]) -> Woven {
         let numbered: Vec<(usize, &Mutant)> = mutants.iter().enumerate().map(|(at, mutant)| (at + 1, mutant)).collect();
-        weave(source, &numbered).unwrap()
+        weave(source, &numbered, false).unwrap()
     }
 
     #[test]
@@ -275,6 +323,17 @@ mod tests {
              1 if !crate::mutant::is(2) => g(), 2 if (if crate::mutant::is(3) { (false) } else if crate::mutant::is(4) { (true) } \
              else { (h()) }) => S { x: (if crate::mutant::is(5) { ((S::new()).x) } else { (x) }), ..S::new() }, _ => k() } }"
         );
+    }
+
+    #[test]
+    fn a_constant_function_that_asks_is_none_any_more() {
+        let source = "pub const fn f() -> u8 { 3 / 2 } const fn g() {}";
+        let half = mutant(Genre::BinaryOperator, source, "/", 1, "%");
+        assert_eq!(
+            woven(source, std::slice::from_ref(&half)).text,
+            "pub  fn f() -> u8 { (if crate::mutant::is(1) { (3 % 2) } else { (3 / 2) }) } const fn g() {}"
+        );
+        assert!(weave(source, &[(1, &half)], true).unwrap().owners.is_empty());
     }
 
     #[test]
