@@ -192,6 +192,21 @@ mod tests {
     }
 
     #[test]
+    fn what_no_datagram_has_room_for_is_not_tried_for_ever() {
+        let log = log_of(&[1000]);
+        let payload_bytes = MESSAGE_OVERHEAD_BYTES + ENTRY_HEADER_BYTES;
+        let mut sink = Sink { payload_bytes, room: 100, sent: Vec::new() };
+        transmit(
+            &mut sink,
+            &member(1),
+            &Envelope::default(),
+            Outgoing::Append(AppendHead::default(), LogIndex(1)),
+            &log,
+        );
+        assert_eq!(sink.sent.len(), 1);
+    }
+
+    #[test]
     fn a_heartbeat_is_one_datagram_without_entries() {
         let sink = sent(&Log::default(), 0, 100);
         assert_eq!(sink.sent.len(), 1);

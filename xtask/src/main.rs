@@ -7,6 +7,7 @@
 //!   readme.rs     does what the README tells a newcomer to do
 //!   asan.rs       the tests of DPDK's port, under AddressSanitizer
 //!   fuzz.rs       the fuzz targets, under libFuzzer
+//!   mutants.rs    small faults in consensus and the wire, to see whether the tests notice
 //!   nic_test.rs   programs over DPDK on network cards, in machines of QEMU's
 //!   bindings.rs   reads DPDK's headers for net/dpdk-sys
 //!   preflight.rs  installs what a fresh machine lacks
@@ -17,6 +18,7 @@
 mod asan;
 mod bindings;
 mod fuzz;
+mod mutants;
 mod nic_test;
 mod preflight;
 mod readme;
@@ -57,6 +59,11 @@ enum Task {
     ///
     /// Installs cargo-fuzz where it is missing. Inputs that make a target fail are kept.
     Fuzz(FuzzArgs),
+    /// Make small faults in raft, R2P2 and the sessions, one at a time, and see whether a test notices each.
+    ///
+    /// Fails where one survives that xtask/mutants.toml does not explain. Installs cargo-mutants under target/ where it is
+    /// missing. A later run with the same sample goes on where the last one stopped.
+    Mutants(mutants::MutantsArgs),
     /// Run the tests of the port over DPDK under AddressSanitizer, after faults on purpose that it must find.
     ///
     /// Needs libdpdk-dev. Builds into a directory of its own under the target directory.
@@ -144,6 +151,7 @@ fn main() -> ExitCode {
         Task::Sim(args) => sim(&workspace, &args),
         Task::Bench(args) => bench(&workspace, &args),
         Task::Fuzz(args) => fuzz::run(&workspace, args.target.as_deref(), args.seconds),
+        Task::Mutants(args) => mutants::run(&workspace, &args),
         Task::Asan => asan::run(&workspace, preflight::look().nextest),
         Task::Readme => readme::run(&workspace),
         Task::NicTest(args) => nic_test::run(&workspace, args.device),

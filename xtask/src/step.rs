@@ -128,7 +128,7 @@ fn run_into(log: &Path, mut command: Command, deadline: Instant) -> io::Result<R
 
 /// `None` when the deadline came first; then the child and all that it started are gone.
 #[allow(clippy::disallowed_methods, reason = "waits for a compiler, not inside a core")]
-fn wait(mut child: Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+pub(crate) fn wait(mut child: Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));

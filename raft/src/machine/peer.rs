@@ -250,3 +250,31 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::member;
+
+    const HEARTBEAT_NS: u64 = 16_000;
+
+    #[test]
+    fn patience_follows_what_was_measured_between_a_sixteenth_and_a_whole_heartbeat() {
+        let mut peer = Peer::new(member(1), LogIndex(1), Nanos::ZERO);
+        assert_eq!(peer.patience_of(0, HEARTBEAT_NS), HEARTBEAT_NS / 2, "nothing is measured yet");
+        assert_eq!(peer.patience_of(1, HEARTBEAT_NS), HEARTBEAT_NS);
+        peer.measure(1_000);
+        assert_eq!((peer.rtt_ns, peer.rtt_deviation_ns), (1_000, 500));
+        assert_eq!(peer.patience_of(0, HEARTBEAT_NS), 2 * 1_000 + 4 * 500);
+        assert_eq!(peer.patience_of(1, HEARTBEAT_NS), 8_000);
+        assert_eq!(peer.patience_of(2, HEARTBEAT_NS), HEARTBEAT_NS, "never longer");
+        assert_eq!(peer.patience_of(16, HEARTBEAT_NS), HEARTBEAT_NS);
+        peer.measure(1_800);
+        assert_eq!((peer.rtt_ns, peer.rtt_deviation_ns), (1_100, 575));
+        peer.forget_round_trips();
+        peer.measure(0);
+        assert_eq!((peer.rtt_ns, peer.rtt_deviation_ns), (1, 0), "a sample counts, however short");
+        assert_eq!(peer.patience_of(0, HEARTBEAT_NS), HEARTBEAT_NS / 16, "never shorter");
+        assert_eq!(peer.patience_of(0, 0), 0);
+    }
+}

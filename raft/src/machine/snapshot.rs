@@ -306,3 +306,29 @@ impl Machine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_filled_once_also_after_answers_that_tell_of_none() {
+        let mut transfer = Transfer::new(SnapshotId::default());
+        let answer = |offset, gap_end| ChunkAck { id: SnapshotId::default(), offset, gap_end };
+        assert!(transfer.answered(&answer(0, 0)), "the first answer says where to begin");
+        assert_eq!((transfer.started, transfer.gap), (true, None));
+        transfer.sent = 3000;
+        assert!(!transfer.answered(&answer(0, 1000)));
+        assert_eq!(transfer.gap.take(), Some((0, 1000)));
+        assert!(!transfer.answered(&answer(0, 2000)));
+        assert_eq!(transfer.gap, None, "filled already");
+        assert!(transfer.answered(&answer(2000, 9000)));
+        assert_eq!((transfer.acked, transfer.gap.take()), (2000, Some((2000, 3000))), "what was not sent is no gap");
+        assert!(!transfer.answered(&answer(1000, 3000)));
+        assert_eq!((transfer.acked, transfer.gap), (2000, None), "an older answer");
+        transfer.resend();
+        assert_eq!((transfer.sent, transfer.started, transfer.resends), (2000, false, 1));
+        assert!(transfer.answered(&answer(500, 0)), "it has lost something");
+        assert_eq!((transfer.acked, transfer.sent, transfer.resends), (500, 500, 0));
+    }
+}

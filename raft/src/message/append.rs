@@ -205,3 +205,24 @@ pub(super) fn write_fragment_bytes(
     w.bytes(piece);
     seal(w)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::EntryHeader;
+
+    #[test]
+    fn a_buffer_is_used_to_its_last_byte() {
+        let mut log = Log::default();
+        let body = [7; 50];
+        let entry = EntryHeader { body_len: 50, body_crc32c: crc32c::crc32c(&body), ..EntryHeader::default() };
+        let index = log.append(entry, &[&body]);
+        let mut buffer = [0; MESSAGE_OVERHEAD_BYTES + ENTRY_HEADER_BYTES + 50];
+        let (header, head) = (Envelope::default(), AppendHead::default());
+        let all = buffer.len();
+        let mut append = AppendWriter::new(&mut buffer, &header, &head);
+        assert!(append.push(&log, index) && !append.push(&log, index));
+        assert_eq!(append.finish(), all);
+        assert!(!AppendWriter::new(&mut buffer[1..], &header, &head).push(&log, index));
+    }
+}

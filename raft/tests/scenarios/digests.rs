@@ -87,6 +87,32 @@ fn one_against_one_with_the_third_dead_halts_both() {
     assert_eq!((fenced(&cluster), cluster.leader()), (vec![0, 1], None));
 }
 
+/// A leader that lags behind its followers remembers each of the states that they told of, until it can compare.
+#[test]
+fn a_leader_that_applies_late_compares_what_it_was_told_meanwhile() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.nodes[0].applies = false;
+    cluster.propose(0, b"right everywhere").expect("leads");
+    cluster.run_for(50 * MS);
+    spoil(&mut cluster, &[(2, 7)]);
+    let last = cluster.propose(0, b"wrong in one").expect("leads");
+    cluster.run_for(50 * MS);
+    assert_eq!(cluster.machine(2).applied_index(), last);
+    let told = Rc::new(Cell::new(None));
+    let seen = told.clone();
+    cluster.filter = Some(Box::new(move |_, to, message| {
+        if matches!(message.body, Body::Fence(_)) {
+            seen.set(Some(to));
+        }
+        false
+    }));
+    cluster.apply(0, last);
+    cluster.flush(0);
+    assert_eq!(told.get(), Some(2), "nothing more had to be heard");
+}
+
 /// The one that was not told is elected, and finds the same.
 #[test]
 fn one_against_one_halts_both_even_where_the_message_is_lost() {

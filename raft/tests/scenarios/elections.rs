@@ -72,6 +72,18 @@ fn a_candidate_asks_only_when_its_own_vote_is_durable() {
     assert_eq!(cluster.take(|_, _, body| matches!(body, Body::Vote(_))).len(), 2);
 }
 
+/// With nobody else to ask, nothing but its own vote decides.
+#[test]
+fn a_single_voter_leads_only_when_its_own_vote_is_durable() {
+    let mut cluster = Cluster::new(1);
+    cluster.nodes[0].disk.holds = true;
+    cluster.now += 400 * MS;
+    let _ = cluster.step(0, Input::Tick);
+    assert_eq!((cluster.machine(0).role(), cluster.machine(0).term()), (Role::Candidate, Term(2)));
+    cluster.complete(0, true);
+    assert_eq!(cluster.machine(0).role(), Role::Leader);
+}
+
 #[test]
 fn a_vote_is_answered_only_when_it_is_durable() {
     let mut cluster = Cluster::new(3);
@@ -99,6 +111,43 @@ fn a_shorter_log_is_refused() {
     cluster.settle();
     assert_eq!((cluster.machine(2).role(), cluster.machine(2).term()), (Role::PreCandidate, Term(2)), "node 1 refuses");
     cluster.elect(1);
+}
+
+/// The pre-vote has asked the same, but the log may have grown since; and one that was told to stand asks for none.
+#[test]
+fn a_vote_is_refused_to_a_shorter_log_whatever_the_pre_vote_said() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    assert_eq!((cluster.log(2).last(), cluster.log(2).last_term()), (LogIndex(2), Term(2)));
+    let mut granted = |last, last_term, told| {
+        cluster.now += 400 * MS;
+        let campaign = cluster.machine(2).term().next();
+        let ask = Ask { campaign, last: LogIndex(last), last_term: Term(last_term), told };
+        cluster.inject(1, 2, campaign, Body::Vote(ask));
+        cluster.take(|_, _, body| matches!(body, Body::VoteReply(answer) if answer.granted)).len() == 1
+    };
+    for told in [false, true] {
+        assert!(!granted(1, 2, told), "shorter");
+        assert!(!granted(9, 1, told), "longer, but older");
+    }
+    assert!(granted(2, 2, false), "as good as its own");
+    assert!(granted(3, 2, false), "longer");
+    assert!(granted(1, 3, false), "newer");
+}
+
+/// Else the voter's own timer, about to fire, would take the election it has just decided into another round.
+#[test]
+fn a_voter_waits_for_the_candidate_it_chose_and_for_no_other() {
+    let mut cluster = Cluster::new(3);
+    let due = cluster.deadline(2);
+    cluster.now = due - 1;
+    let ask = |campaign, last| Body::Vote(Ask { campaign, last, last_term: Term(1), told: false });
+    cluster.inject(0, 2, Term(2), ask(Term(2), LogIndex(0)));
+    assert_eq!((cluster.machine(2).term(), cluster.deadline(2)), (Term(2), due), "a stale log costs no time");
+    cluster.inject(1, 2, Term(3), ask(Term(3), LogIndex(1)));
+    assert_eq!(cluster.machine(2).hard_state().vote, Some(cluster.machine(1).me().id));
+    let patience = cluster.nodes[2].config.timing.election_min.as_nanos() as u64;
+    assert!(cluster.deadline(2) >= cluster.now + patience);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Nodes that lost their memory: they come back as voters by themselves, one at a time, as long as a majority remembers.
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member, rules};
-use trimaran_raft::{LogIndex, Role, Sabotage};
+use trimaran_raft::{Configuration, Input, LogIndex, Role, Sabotage};
 
 /// Proposes for a while, whoever leads; returns how many were taken.
 fn load(cluster: &mut Cluster, rounds: usize) -> usize {
@@ -88,6 +88,20 @@ fn restarts_one_after_the_other_heal_twenty_times() {
         assert!((0..3).all(|index| cluster.nodes[index].digest == cluster.nodes[leader].digest));
         assert!(cluster.machine(leader).commit() > LogIndex(taken as u64) && taken > 2500, "{taken} were taken");
     }
+}
+
+/// The new life of a lost voter takes a place among the learners, and nobody else's.
+#[test]
+fn healing_leaves_other_learners_where_they_are() {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    let target = Configuration { learners: vec![member(3, 1)], ..cluster.machine(0).configuration().clone() };
+    cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    load(&mut cluster, 30);
+    cluster.crash(2);
+    cluster.restart_empty(2, 2);
+    heal(&mut cluster, 2, 2);
+    assert_eq!(cluster.machine(0).configuration().learners, [member(3, 1)]);
 }
 
 #[test]

@@ -47,6 +47,16 @@ fn only_init_forms_a_cluster_and_it_may_be_repeated() {
     assert_eq!(refused, Err(Error::AlreadyInitialised { cluster: CLUSTER }));
 }
 
+#[test]
+fn a_cluster_begins_with_nine_members_at_most() {
+    let mut cluster = Cluster::unformed(1, |_| {});
+    let members: Vec<_> = (0..10).map(|index| member(index, 1)).collect();
+    let node = &mut cluster.nodes[0];
+    assert_eq!(node.machine.bootstrap(CLUSTER, &members, 7, &mut node.log), Err(Error::BadConfiguration));
+    assert_eq!(node.machine.bootstrap(CLUSTER, &members[..9], 7, &mut node.log), Ok(()));
+    assert_eq!(node.machine.configuration().voters, members[..9]);
+}
+
 /// While init goes round, a node that asks to join may hear of the cluster from one that init has reached already.
 #[test]
 fn a_member_that_hears_of_its_cluster_before_init_comes_is_initialised_all_the_same() {

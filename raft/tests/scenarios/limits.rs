@@ -1,5 +1,8 @@
 //! Every budget has an end, and something defined happens there.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use crate::harness::{Cluster, LATENCY_NS, MS, member, rules};
 use trimaran_raft::{Body, Error, LogIndex, PeerState, Sabotage};
 
@@ -75,6 +78,39 @@ fn fragments_lost_and_shuffled_are_made_up_for() {
     });
     cluster.run_for(60 * MS);
     assert!((0..3).all(|node| cluster.machine(node).commit() == index));
+}
+
+#[test]
+fn what_a_follower_holds_of_an_entry_is_not_sent_again() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(0);
+    let index = cluster.propose(0, &[9; 100_000]).expect("leads");
+    cluster.flights.truncate(40);
+    let lowest = Rc::new(Cell::new(u32::MAX));
+    let seen = lowest.clone();
+    cluster.filter = Some(Box::new(move |_, _, message| {
+        if let Body::Fragment(head, ..) = message.body {
+            seen.set(seen.get().min(head.offset));
+        }
+        true
+    }));
+    cluster.run_for(60 * MS);
+    assert_eq!(cluster.machine(1).commit(), index);
+    assert!((50_000..60_000).contains(&lowest.get()), "from {} on", lowest.get());
+}
+
+/// The leader counts from what is acknowledged: entries that are there but not durable take none of the credit away.
+#[test]
+fn credit_is_what_fits_after_the_acknowledged_entries() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let credit = |cluster: &Cluster| cluster.machine(0).peers()[0].credit_bytes;
+    let before = credit(&cluster);
+    cluster.nodes[1].disk.holds = true;
+    let index = cluster.propose(0, &[7; 10_000]).expect("leads");
+    cluster.run_for(30 * MS);
+    assert_eq!((cluster.log(1).last(), credit(&cluster)), (index, before));
 }
 
 #[test]
@@ -210,13 +246,17 @@ fn what_all_have_applied_leaves_early_and_what_one_lacks_stays() {
     let budget = 256 << 10;
     let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = budget);
     cluster.elect(0);
-    let mut largest = 0;
+    let (mut largest, mut smallest) = (0, u64::MAX);
     for round in 0..500 {
         assert!(cluster.propose(0, &[round as u8; 500]).is_ok());
         cluster.run_for(MS);
         largest = largest.max(cluster.log(0).bytes()).max(cluster.log(1).bytes());
+        if round > 100 {
+            smallest = smallest.min(cluster.log(0).bytes()).min(cluster.log(1).bytes());
+        }
     }
     assert!(largest < budget / 16, "{largest} bytes were held with nobody to send them to");
+    assert!(smallest > budget / 64 - 600, "{smallest} bytes: a little stays for those that are a little behind");
     let missed = cluster.log(2).last();
     cluster.isolate(&[2]);
     // Silent for far longer than a pressed log would wait.
@@ -228,6 +268,27 @@ fn what_all_have_applied_leaves_early_and_what_one_lacks_stays() {
     cluster.heal();
     cluster.run_for(1000 * MS);
     assert_eq!(cluster.log(2).last(), cluster.log(0).last());
+}
+
+/// A follower forgets what its leader says, and a leader with much room says so for one that has little.
+#[test]
+fn a_follower_with_less_room_than_its_leader_does_not_wait_for_one_that_is_down() {
+    let small = 64 << 10;
+    let mut cluster = Cluster::with(3, |config| {
+        if config.me.id.slot.0 == 2 {
+            config.limits.log_bytes = small;
+        }
+    });
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.crash(2);
+    cluster.run_for(3000 * MS);
+    for round in 0..500 {
+        cluster.propose(0, &[round as u8; 500]).expect("what is committed leaves the small log");
+        cluster.run_for(2 * MS);
+        assert!(cluster.log(1).bytes() <= small);
+    }
+    assert_eq!(cluster.machine(1).commit(), cluster.log(0).last());
 }
 
 #[test]

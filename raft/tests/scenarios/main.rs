@@ -8,7 +8,8 @@
 //! | crash between vote and reply | `elections::a_crash_between_vote_and_reply_does_not_free_the_vote` |
 //! | vote for self persisted | `elections::a_candidate_asks_only_when_its_own_vote_is_durable` |
 //! | term and vote written separately (hashicorp/raft #661) | `elections::a_vote_is_answered_only_when_it_is_durable` |
-//! | stale log refused | `elections::a_shorter_log_is_refused` |
+//! | stale log refused | `elections::a_shorter_log_is_refused` `elections::a_vote_is_refused_to_a_shorter_log_whatever_the_pre_vote_said` |
+//! | election timer and votes | `elections::a_voter_waits_for_the_candidate_it_chose_and_for_no_other` |
 //! | minority keeps its term under pre-vote | `elections::a_minority_keeps_its_term` |
 //! | the six-node state (openraft #1796) | `elections::six_nodes_with_long_old_and_short_new_logs_find_a_leader` |
 //! | longer log of a lower term (etcd #8243, canonical/raft #279) | `elections::a_longer_log_of_a_lower_term_learns_the_term` |

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::harness::{Cluster, LATENCY_NS, MS, rules, staged};
-use trimaran_raft::{AppendHead, Body, Entries, Input, LogIndex, Proposal, Sabotage, Term};
+use trimaran_raft::{AppendHead, Body, DropReason, Entries, Input, LogIndex, Message, Proposal, Sabotage, Term};
 
 #[test]
 fn figure_eight() {
@@ -265,4 +265,34 @@ fn news_of_a_commit_waits_a_little_for_the_next_entry() {
     let third = cluster.propose(0, b"third").expect("leads");
     cluster.run_for(DELAY_NS + 4 * LATENCY_NS);
     assert_eq!(cluster.machine(1).commit(), third);
+}
+
+/// What a leader has verified with a follower it does not replace: one that does contradicts itself, and changes nothing.
+#[test]
+fn a_leader_that_replaces_what_it_has_verified_is_not_believed() {
+    let mut cluster = Cluster::new(3);
+    cluster.append_one(0, 1, Term(2), LogIndex(2));
+    let head = AppendHead { prev: LogIndex(2), prev_term: Term(2), round: 1, ..AppendHead::default() };
+    cluster.inject(0, 1, Term(3), Body::Append(head, Entries::default()));
+    assert!(cluster.nodes[1].dropped.is_empty());
+    cluster.append_one(0, 1, Term(3), LogIndex(2));
+    assert_eq!(cluster.nodes[1].dropped, [DropReason::Contradiction]);
+    assert_eq!(cluster.terms(1), [1, 2]);
+}
+
+/// For callers that flush only when something is due.
+#[test]
+fn an_owed_acknowledgement_wants_a_flush_and_a_settled_replica_none() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.flights.clear();
+    let wants = |cluster: &Cluster| cluster.machine(1).wants_flush(cluster.log(1));
+    assert!(!wants(&cluster));
+    let head = AppendHead { prev: LogIndex(2), prev_term: Term(2), ack_wanted: true, ..AppendHead::default() };
+    let message = Message { header: cluster.envelope(0, 1, Term(2)), body: Body::Append(head, Entries::default()) };
+    let _ = cluster.step_only(1, Input::Message(cluster.machine(0).me().peer, &message));
+    assert!(wants(&cluster));
+    cluster.flush(1);
+    assert!(!wants(&cluster));
 }

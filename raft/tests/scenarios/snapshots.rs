@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use crate::harness::{Cluster, LATENCY_NS, MS, staged};
 use trimaran_raft::{
-    Body, ChunkHead, DropReason, Error, Input, LogIndex, PeerState, Refused, Sabotage, Snapshot, state_hash,
+    Body, ChunkAck, ChunkHead, DropReason, Error, Input, LogIndex, PeerState, Refused, Sabotage, Snapshot, SnapshotId,
+    state_hash,
 };
 
 const STATE_BYTES: usize = 200_000;
@@ -302,12 +303,39 @@ fn a_state_over_the_limit_is_refused_and_not_asked_for_all_the_time() {
     // A receiver has its own limit.
     let term = cluster.machine(0).term();
     let head = ChunkHead { total_bytes: 20_000, ..ChunkHead::default() };
-    let id = trimaran_raft::SnapshotId { index: LogIndex(5000), term, hash: 1 };
+    let id = SnapshotId { index: LogIndex(5000), term, hash: 1 };
     cluster.inject(0, 2, term, Body::Chunk(ChunkHead { id, ..head }, &[0; 100]));
     assert_eq!(cluster.nodes[2].dropped.last(), Some(&DropReason::TooLarge));
     cluster.nodes[0].state_bytes = 10_000;
     cluster.offer(0).expect("fits");
     cluster.flush(0);
+    run_until_caught_up(&mut cluster, 0, 200 * MS);
+}
+
+#[test]
+fn an_answer_about_more_than_the_snapshot_or_about_another_is_dropped() {
+    let mut cluster = lagging();
+    let sent = Rc::new(Cell::new(None));
+    let seen = sent.clone();
+    cluster.filter = Some(Box::new(move |_, _, message| {
+        if let Body::Chunk(head, _) = message.body {
+            seen.set(Some((head.id, head.total_bytes)));
+        }
+        true
+    }));
+    cluster.heal();
+    while sent.get().is_none() {
+        cluster.run_for(LATENCY_NS / 4);
+    }
+    let ((id, total_bytes), term) = (sent.get().expect("sent"), cluster.machine(0).term());
+    let other = SnapshotId { hash: id.hash ^ 1, ..id };
+    for (id, offset) in [(id, total_bytes + 1), (other, 0), (other, total_bytes)] {
+        let before = cluster.machine(0).clone();
+        cluster.inject(2, 0, term, Body::ChunkAck(ChunkAck { id, offset, gap_end: 0 }));
+        assert_eq!(cluster.nodes[0].dropped.pop(), Some(DropReason::Unexpected));
+        assert_eq!(cluster.machine(0).peers()[1].snapshot_bytes(), before.peers()[1].snapshot_bytes());
+    }
+    cluster.filter = None;
     run_until_caught_up(&mut cluster, 0, 200 * MS);
 }
 

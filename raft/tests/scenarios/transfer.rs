@@ -350,3 +350,18 @@ fn a_transfer_while_many_propose_neither_loses_nor_stalls() {
     assert!(accepted > 50, "{accepted} of 60");
     assert_eq!(cluster.invariants.elections(), 7);
 }
+
+/// It may hold as much as anybody, but nobody's vote makes it a leader.
+#[test]
+fn a_leader_that_stops_tells_no_learner_to_stand() {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    let target = Configuration { learners: vec![member(3, 1)], ..cluster.machine(0).configuration().clone() };
+    cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    cluster.run_for(200 * MS);
+    assert_eq!(cluster.machine(0).peers()[2].matched, cluster.log(0).last());
+    cluster.flights.clear();
+    let _ = cluster.step(0, Input::Farewell);
+    let told = cluster.take(|_, _, body| matches!(body, Body::TimeoutNow));
+    assert!(told.len() == 1 && told[0].to != 3, "{told:?}");
+}
