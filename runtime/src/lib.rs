@@ -22,6 +22,7 @@
 pub mod channel;
 pub mod clock;
 pub mod core;
+pub mod disk;
 pub mod driver;
 mod error;
 mod handshake;
@@ -42,6 +43,7 @@ mod atomic {
 
 pub use crate::core::{Core, CoreConfig, Turn};
 pub use clock::{Clock, Monotonic, Virtual};
+pub use disk::{Aligned, BLOCK_BYTES, Completion, Disk, DiskConfig, DiskError, Done, FileId, Full, Op, Ticket};
 pub use driver::{Driver, Flushed, Polled};
 pub use error::RuntimeError;
 pub use idle::Idle;
