@@ -4,7 +4,7 @@ use crate::disk::FileId;
 use rustix::io::Errno;
 
 /// Why an operation on a disk failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum DiskError {
     /// The device or the kernel failed. After a write or sync nobody knows what the file holds, and a later sync that
     /// succeeds proves nothing: stop using it.
