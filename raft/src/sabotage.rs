@@ -64,6 +64,12 @@ pub enum Fault {
     FencedStands,
     /// What was lost is sent again with the next heartbeat only.
     ResendAtHeartbeat,
+    /// A record counts as soon as it is begun.
+    AcknowledgeBeforeWritten,
+    /// Names of files are relied on before they last.
+    SkipDirectorySync,
+    /// Damage in the middle of a log is cut off as if a crash had torn its tail.
+    DamageAsTornTail,
     /// A message for an earlier life of this node is taken for this one, and counted by slot.
     IgnoreIncarnation,
 }
@@ -72,7 +78,7 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Sabotage {
     #[cfg(feature = "sabotage")]
-    faults: u32,
+    faults: u64,
 }
 
 impl Sabotage {
@@ -85,13 +91,13 @@ impl Sabotage {
     /// Breaks exactly `fault`.
     #[cfg(feature = "sabotage")]
     pub const fn only(fault: Fault) -> Self {
-        Sabotage { faults: 1 << fault as u32 }
+        Sabotage { faults: 1 << fault as u64 }
     }
 
     /// Whether `fault` is switched on.
     #[cfg(feature = "sabotage")]
     pub(crate) const fn has(self, fault: Fault) -> bool {
-        self.faults & (1 << fault as u32) != 0
+        self.faults & (1 << fault as u64) != 0
     }
 
     /// Without the feature nothing is ever broken.

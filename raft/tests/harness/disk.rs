@@ -48,8 +48,10 @@ impl Storage for Disk {
         self.unfinished.push_back(Operation::Write(write, entries.collect()));
     }
 
-    fn reset(&mut self, index: LogIndex, term: Term) {
-        self.unfinished.push_back(Operation::Reset(Base { index, term, ..Base::default() }));
+    fn install(&mut self, snapshot: &ReceivedSnapshot) {
+        let ReceivedSnapshot { index, term, log_time, ref configuration, .. } = *snapshot;
+        let configuration = configuration.clone();
+        self.unfinished.push_back(Operation::Reset(Base { index, term, log_time, configuration }));
     }
 
     fn trim(&mut self, to: LogIndex) {
@@ -76,13 +78,6 @@ impl Disk {
             0 => Some(self.origin.term),
             after => self.entries.get(after as usize - 1).map(|entry| entry.0.term),
         }
-    }
-
-    /// As [`Storage::reset`], with what a restart must know.
-    pub(crate) fn install(&mut self, snapshot: &ReceivedSnapshot) {
-        let ReceivedSnapshot { index, term, log_time, ref configuration, .. } = *snapshot;
-        let configuration = configuration.clone();
-        self.unfinished.push_back(Operation::Reset(Base { index, term, log_time, configuration }));
     }
 
     pub(crate) fn unfinished(&self) -> usize {

@@ -313,7 +313,7 @@ impl Cluster {
             );
             self.invariants.applied(applied, node.digest);
             digests.push((applied, node.digest));
-            node.state = Some(snapshot.bytes);
+            node.state = Some(snapshot.bytes.to_vec());
         }
         for at in applied.0 + 1..=to.0 {
             let entry = node.log.header(LogIndex(at)).expect("committed entries are held until they are applied");
