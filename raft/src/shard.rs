@@ -220,8 +220,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// Waits until this replica has applied up to `index`.
     pub async fn applied_at_least(&self, index: LogIndex) {
         let mut wait = Wait { shard: self, list: |inner| &mut inner.applied, key: None };
-        let reached =
-            |inner: &mut Inner<T, S>| if inner.has_applied(index) { Ok(()) } else { Err(index) };
+        let reached = |inner: &mut Inner<T, S>| if inner.has_applied(index) { Ok(()) } else { Err(index) };
         poll_fn(|cx| wait.poll(cx, reached)).await;
     }
 
@@ -451,7 +450,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             Action::Install => {
                 if let Some(snapshot) = self.log.take_received() {
                     tracing::info!(node = %self.machine.me().id, index = %snapshot.index, bytes = snapshot.bytes.len(), "snapshot");
-                    self.storage.install(&snapshot);
+                    self.storage.install(self.machine.cluster().unwrap_or_default(), &snapshot);
                     self.delivered = snapshot.index;
                     self.received = Some(snapshot);
                     self.snapshots.reach(LogIndex(u64::MAX));

@@ -190,7 +190,9 @@ pub enum WalError {
         own: NodeId,
     },
     /// Less is on the disk than was acknowledged in this run of the machine.
-    #[error("record {witness} was acknowledged, but the disk reaches record {reached} only: an older image was put back")]
+    #[error(
+        "record {witness} was acknowledged, but the disk reaches record {reached} only: an older image was put back"
+    )]
     RolledBack {
         /// The newest record found.
         reached: u64,
@@ -423,14 +425,20 @@ impl<D: Device> Storage for Wal<D> {
         self.record_room()
     }
 
-    fn install(&mut self, snapshot: &ReceivedSnapshot) {
+    fn install(&mut self, cluster: ClusterId, snapshot: &ReceivedSnapshot) {
+        self.learn_cluster(cluster);
         self.install_snapshot(snapshot);
     }
 
     fn wants_snapshot(&self, applied: LogIndex) -> bool {
         let room = self.files.in_use(self.saved) * 2 > self.settings.files_max || self.full;
         let due = self.unsaved_bytes >= self.settings.snapshot_every_bytes || room && self.unsaved_bytes > 0;
-        self.ready && !self.failed && due && applied > self.saved && self.saver.is_idle() && self.now >= self.saver.not_before
+        self.ready
+            && !self.failed
+            && due
+            && applied > self.saved
+            && self.saver.is_idle()
+            && self.now >= self.saver.not_before
     }
 
     fn save(&mut self, snapshot: ReceivedSnapshot, state_hash: u64) {

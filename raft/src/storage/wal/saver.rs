@@ -139,9 +139,7 @@ impl<D: Device> Wal<D> {
             }
             Step::Sync => Op::Sync { file: job.file? },
             Step::Close => Op::Close { file: job.file? },
-            Step::Rename => {
-                Op::Rename { from: new(), to: names::snapshot(job.snapshot.index, job.snapshot.term) }
-            }
+            Step::Rename => Op::Rename { from: new(), to: names::snapshot(job.snapshot.index, job.snapshot.term) },
             Step::SyncDirectory => Op::SyncDirectory,
             Step::RemoveOld => Op::Remove { name: saver.old.pop()? },
         })
