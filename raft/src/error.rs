@@ -14,6 +14,9 @@ pub enum Error {
     /// A byte budget is used up, or no quorum has answered lately.
     #[error("overloaded: a byte budget is used up, or no quorum answers")]
     Overloaded,
+    /// The log device has no room for it. Reads go on, and so does this once there is room.
+    #[error("overloaded: the log device is full")]
+    StorageFull,
     /// The body is larger than an entry may be.
     #[error("a body of {body_bytes} bytes exceeds the limit of {limit_bytes}")]
     TooLarge {

@@ -27,7 +27,7 @@
 //! | `quorum` | counting, in each half of a joint configuration |
 //! | `config/steps` | from one configuration to the next |
 //! | `machine` | elections, transfers, replication, commit, reads and leases, membership, comparison of states: decisions, without clock or I/O |
-//! | `storage` | making the log durable; `memory` is the volatile mode |
+//! | `storage` | making the log durable; `memory` is the volatile mode, `wal` a log on a disk, `device` the disk below it |
 //! | `shard` | the task that runs a machine; the only file that knows the runtime |
 //! | `trace` | every event as a line of JSON, with the feature of that name |
 //! | `sabotage` | faults on purpose, to prove that the tests bite |
@@ -72,6 +72,6 @@ pub use sabotage::{Fault, Sabotage};
 pub use settings::{Limits, ReadSettings, ShardConfig, Timing};
 pub use shard::{Consistency, Leadership, ReadBarrier, ReadPermit, Shard};
 pub use status::{Counters, PeerStatus, Status};
-pub use storage::{Completion, HardState, MemoryStorage, Storage, Write};
+pub use storage::{Completion, HardState, MemoryStorage, Storage, Write, device, wal};
 pub use transmit::{Sent, transmit};
 pub use transport::Transport;

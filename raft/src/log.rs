@@ -174,6 +174,22 @@ impl Log {
         LogIndex(fits)
     }
 
+    /// The last of the oldest entries after `after` that together cost at most `bytes`; `after` where not even one does. O(log of
+    /// the number of entries).
+    pub fn oldest_within(&self, after: LogIndex, bytes: u64) -> LogIndex {
+        let after = after.max(self.base());
+        let (mut fits, mut over) = (after.0, self.last().next().0);
+        while over > fits + 1 {
+            let middle = fits + (over - fits) / 2;
+            if self.bytes_between(after, LogIndex(middle)) <= bytes {
+                fits = middle;
+            } else {
+                over = middle;
+            }
+        }
+        LogIndex(fits)
+    }
+
     /// Adds an entry after the last. `header.body_len` must be the length of `body`.
     pub fn append(&mut self, header: EntryHeader, body: &[&[u8]]) -> LogIndex {
         for piece in body {

@@ -13,6 +13,7 @@ mod actions;
 mod ask;
 mod change;
 mod commit;
+mod damage;
 mod digest;
 mod election;
 mod flush;
@@ -124,6 +125,12 @@ pub struct Machine {
     durable: LogIndex,
     stalled: bool,
     failed: bool,
+    /// No room on the disk but what is kept for entries without which nothing moves.
+    full: bool,
+    /// Bytes of entries that the next write may have.
+    room_bytes: u64,
+    /// The log once reached this, and may have acknowledged it, but lost it to its disk.
+    damage: Option<(Term, LogIndex)>,
 
     leader: Option<NodeId>,
     /// Where its last append came from: it may be outside this node's configuration.
@@ -235,6 +242,9 @@ impl Machine {
             durable: LogIndex::ZERO,
             stalled: false,
             failed: false,
+            full: false,
+            room_bytes: u64::MAX,
+            damage: None,
             leader: None,
             leader_address: config.me.peer,
             no_vote_before: Nanos::ZERO,
@@ -306,6 +316,8 @@ impl Machine {
             Input::Persisted(write) => self.persisted(write, log),
             Input::StorageFailed => self.storage_failed(),
             Input::StorageStalled(stalled) => self.stalled = stalled,
+            Input::StorageFull(full) => self.storage_full(full),
+            Input::StorageRoom(bytes) => self.room_bytes = bytes,
             Input::Applied(index, digest) => self.applied(index, digest, log),
             Input::Stopped => self.stop_applying(log),
             Input::Transfer(to) => self.transfer(to, log).map_err(Refused::Request)?,
@@ -507,6 +519,11 @@ impl Machine {
     /// Whether a flush now would acknowledge or trim something: for callers that changed only what was applied.
     pub fn wants_flush(&self, log: &Log) -> bool {
         self.ack_due || self.told_base != log.base()
+    }
+
+    /// Bytes of entries that the next write may have, as last told.
+    pub fn room_bytes(&self) -> u64 {
+        self.room_bytes
     }
 
     /// The latest time seen.

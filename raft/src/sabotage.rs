@@ -64,6 +64,12 @@ pub enum Fault {
     FencedStands,
     /// What was lost is sent again with the next heartbeat only.
     ResendAtHeartbeat,
+    /// A record counts as soon as it is begun.
+    AcknowledgeBeforeWritten,
+    /// Names of files are relied on before they last.
+    SkipDirectorySync,
+    /// Damage in the middle of a log is cut off as if a crash had torn its tail.
+    DamageAsTornTail,
     /// A message for an earlier life of this node is taken for this one, and counted by slot.
     IgnoreIncarnation,
     /// An answer leaves without a look at the lease, the age and the state that it depends on.

@@ -29,6 +29,7 @@ use crate::machine::{Accepted, Action, Input, Machine, More, Refused};
 use crate::message::{Envelope, Message};
 use crate::settings::ShardConfig;
 use crate::status::{Counters, Status};
+use crate::storage::wal::Recovered;
 use crate::storage::{Completion, MemoryStorage, Storage};
 use crate::transmit::transmit;
 use crate::transport::Transport;
@@ -96,9 +97,34 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// A replica that knows no cluster yet. Call on its core; spawn [`Shard::run`] on the Control lane.
     pub fn new(config: ShardConfig, transport: T, storage: S) -> Self {
         let machine = Machine::new(&config, transport.payload_bytes(), stamp());
+        Shard::with(&config, machine, Log::default(), transport, storage)
+    }
+
+    /// The life of a replica goes on that was found on a disk: `storage` is what was resumed from it, and the identity in `config` is
+    /// replaced by the one that was found. [`Shard::next_snapshot`] hands the state over that the log goes on from, if there is one,
+    /// as if it had arrived; what was committed after it is learnt from the leader and delivered again.
+    pub fn resume(mut config: ShardConfig, transport: T, storage: S, recovered: Recovered) -> Self {
+        config.me.id = recovered.id;
+        let mut machine = Machine::new(&config, transport.payload_bytes(), stamp());
+        let Recovered { cluster, hard, snapshot, log, fence, .. } = recovered;
+        if let Some(cluster) = cluster {
+            let at_base = snapshot.as_ref().map(|snapshot| snapshot.configuration.clone()).unwrap_or_default();
+            machine.recover(cluster, hard, at_base, &log);
+        }
+        if let Some((term, index)) = fence {
+            machine.remember_damage(term, index);
+        }
+        let shard = Shard::with(&config, machine, log, transport, storage);
+        let inner = &mut *shard.inner.borrow_mut();
+        inner.delivered = inner.log.base();
+        inner.received = snapshot;
+        shard.clone()
+    }
+
+    fn with(config: &ShardConfig, machine: Machine, log: Log, transport: T, storage: S) -> Self {
         let inner = Inner {
             machine,
-            log: Log::default(),
+            log,
             transport,
             storage,
             actions: Vec::new(),
@@ -194,8 +220,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// Waits until this replica has applied up to `index`.
     pub async fn applied_at_least(&self, index: LogIndex) {
         let mut wait = Wait { shard: self, list: |inner| &mut inner.applied, key: None };
-        let reached =
-            |inner: &mut Inner<T, S>| if inner.machine.applied_index() >= index { Ok(()) } else { Err(index) };
+        let reached = |inner: &mut Inner<T, S>| if inner.has_applied(index) { Ok(()) } else { Err(index) };
         poll_fn(|cx| wait.poll(cx, reached)).await;
     }
 
@@ -304,6 +329,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
         self.runner = Some(cx.waker().clone());
         self.woken = true;
         let mut busy = self.receive(cx);
+        self.storage.tick(stamp());
         self.complete(cx);
         if stamp() >= self.machine.next_deadline() {
             self.step(Input::Tick);
@@ -318,7 +344,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             return Poll::Pending;
         }
         // A timer set early enough is left alone: firing once in vain is cheaper than moving it at every message.
-        let deadline = Instant::from_nanos(self.machine.next_deadline().0);
+        let deadline = Instant::from_nanos(self.machine.next_deadline().min(self.storage.next_deadline()).0);
         if sleep.deadline() > deadline || sleep.deadline() <= now() {
             sleep.reset(deadline);
         }
@@ -351,8 +377,28 @@ impl<T: Transport, S: Storage> Inner<T, S> {
                 Completion::Persisted(write) => self.step(Input::Persisted(write)),
                 Completion::Failed => self.step(Input::StorageFailed),
                 Completion::Stalled(stalled) => self.step(Input::StorageStalled(stalled)),
+                Completion::Full(full) => {
+                    tracing::warn!(node = %self.machine.me().id, full, "room for the log");
+                    self.step(Input::StorageFull(full));
+                }
+                Completion::Saved(index) => tracing::info!(node = %self.machine.me().id, %index, "a snapshot is saved"),
             }
         }
+        if self.saves_now() {
+            self.wanted.reach(LogIndex(u64::MAX));
+        }
+    }
+
+    /// Whether the storage wants this replica's own state.
+    fn saves_now(&self) -> bool {
+        let used = self.machine.fenced().is_none() && !self.machine.has_stopped() && self.received.is_none();
+        used && self.storage.wants_snapshot(self.machine.applied_index())
+    }
+
+    /// Whether the state is at least the one after `index`.
+    fn has_applied(&self, index: LogIndex) -> bool {
+        // A state that waits to be loaded is none yet.
+        self.received.is_none() && self.machine.applied_index() >= index
     }
 
     /// An input that cannot be refused.
@@ -362,6 +408,10 @@ impl<T: Transport, S: Storage> Inner<T, S> {
 
     fn flush(&mut self, cx: &mut Context<'_>) -> More {
         for _ in 0..FLUSHES {
+            let room_bytes = self.storage.room_bytes();
+            if room_bytes != self.machine.room_bytes() {
+                self.step(Input::StorageRoom(room_bytes));
+            }
             let mut actions = std::mem::take(&mut self.actions);
             let more = self.machine.flush(stamp(), &self.log, &mut actions);
             for action in actions.drain(..) {
@@ -400,7 +450,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             Action::Install => {
                 if let Some(snapshot) = self.log.take_received() {
                     tracing::info!(node = %self.machine.me().id, index = %snapshot.index, bytes = snapshot.bytes.len(), "snapshot");
-                    self.storage.reset(snapshot.index, snapshot.term);
+                    self.storage.install(self.machine.cluster().unwrap_or_default(), &snapshot);
                     self.delivered = snapshot.index;
                     self.received = Some(snapshot);
                     self.snapshots.reach(LogIndex(u64::MAX));

@@ -29,6 +29,10 @@ pub struct Status {
     pub fenced: Option<LogIndex>,
     /// Whether its apply task has stopped: it votes and acknowledges, and applies nothing after `applied`.
     pub stopped: bool,
+    /// Its disk has lost entries up to this one, which it may have acknowledged, and peers have not sent all of them again.
+    pub damaged: Option<LogIndex>,
+    /// Its disk takes nothing but what moves the group on: proposals are refused.
+    pub storage_full: bool,
     /// The first entry held in memory.
     pub first: LogIndex,
     /// The last entry.
@@ -135,6 +139,8 @@ impl Status {
             applied: machine.applied_index(),
             fenced: machine.fenced(),
             stopped: machine.has_stopped(),
+            damaged: machine.damage().map(|(_, index)| index),
+            storage_full: machine.is_full(),
             first: log.first(),
             last: log.last(),
             log_bytes: log.bytes(),

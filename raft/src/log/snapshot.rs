@@ -44,7 +44,7 @@ pub struct ReceivedSnapshot {
     /// The configuration in force there.
     pub configuration: Configuration,
     /// The state, as the service encoded it.
-    pub bytes: Vec<u8>,
+    pub bytes: Rc<Vec<u8>>,
 }
 
 /// The hash of a state, block by block, so that no turn has to hash all of it.
@@ -244,7 +244,7 @@ impl Inbound {
         let configuration = Configuration::decode(r.rest())?;
         bytes.truncate(self.state_bytes as usize);
         let SnapshotId { index, term, .. } = self.id;
-        Some(ReceivedSnapshot { index, term, log_time, digest, configuration, bytes })
+        Some(ReceivedSnapshot { index, term, log_time, digest, configuration, bytes: Rc::new(bytes) })
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
                     let received = received.expect("true to its hash");
                     assert_eq!((received.index, received.term), (LogIndex(9), Term(3)));
                     assert_eq!((received.log_time, received.digest, &received.configuration), (77, 5, &config));
-                    assert_eq!(received.bytes, *sent.bytes);
+                    assert_eq!(received.bytes, sent.bytes);
                     to.install(received);
                     break;
                 }

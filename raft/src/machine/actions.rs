@@ -51,6 +51,10 @@ pub enum Input<'a> {
     StorageFailed,
     /// The log device has stopped answering (true) or answers again (false).
     StorageStalled(bool),
+    /// The log device has no room but what is kept for entries without which nothing moves (true), or has some again (false).
+    StorageFull(bool),
+    /// The next write may have so many bytes of entries, headers included; with 0 none may begin. Without limit at first.
+    StorageRoom(u64),
     /// The state machine has applied up to this entry and has this digest.
     Applied(LogIndex, u64),
     /// The apply task cannot go on: nothing more will be applied in this life.

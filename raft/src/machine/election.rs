@@ -42,7 +42,8 @@ impl Machine {
         self.join_due |= !self.history.at(self.commit).is_some_and(|config| config.is_voter(me));
         // One that a change leaves out may be the only one that has the entry which says so, until it is known to be committed.
         let fenced = self.fenced.is_some() && !self.sabotaged(Fault::FencedStands);
-        if !self.history.may_need(me, self.commit) || self.failed || self.stalled || fenced {
+        let unfit = self.failed || self.stalled || self.damage.is_some();
+        if !self.history.may_need(me, self.commit) || unfit || fenced {
             return;
         }
         self.role = Role::PreCandidate;
@@ -193,7 +194,7 @@ impl Machine {
     }
 
     fn is_up_to_date(&self, ask: &Ask, log: &Log) -> bool {
-        (ask.last_term, ask.last) >= (log.last_term(), log.last()) || self.sabotaged(Fault::VoteForStaleLog)
+        (ask.last_term, ask.last) >= self.reached(log) || self.sabotaged(Fault::VoteForStaleLog)
     }
 
     /// Enters `term`, which must not be older, as a follower of nobody yet.

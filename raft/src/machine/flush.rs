@@ -55,13 +55,16 @@ impl Machine {
     }
 
     fn flush_persist(&mut self, log: &Log, out: &mut Vec<Action>) -> bool {
-        if self.cluster.is_none() || (self.hard == self.hard_written && self.written == log.last()) {
+        let Some(cluster) = self.cluster.filter(|_| self.room_bytes > 0) else { return false };
+        let after = self.written.max(log.base());
+        let to = if self.room_bytes == u64::MAX { log.last() } else { log.oldest_within(after, self.room_bytes) };
+        if self.hard == self.hard_written && self.written == to {
             return false;
         }
-        let from = self.written.max(log.base()).next();
-        let write = Write { hard: self.hard, from, to: log.last(), to_term: log.last_term() };
+        let to_term = log.term_at(to).unwrap_or_default();
+        let write = Write { cluster, hard: self.hard, from: after.next(), to, to_term };
         self.hard_written = self.hard;
-        self.written = log.last();
+        self.written = to;
         out.push(Action::Persist(write));
         true
     }

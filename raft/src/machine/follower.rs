@@ -139,6 +139,7 @@ impl Machine {
         }
         self.last_entry_at = self.now;
         self.verified = self.verified.max(index);
+        self.mend(log);
         if entry.kind == EntryKind::Config && !self.learn_configuration(index, log) {
             log.truncate(index);
             self.verified = self.verified.min(index.prev());
@@ -178,7 +179,7 @@ impl Machine {
         let durable = if self.sabotaged(Fault::AcknowledgeVolatile) { log.last() } else { self.durable };
         let matched = durable.min(verified);
         let used = log.bytes() - log.bytes_between(matched, log.last());
-        let credit_bytes = self.plain_bytes().saturating_sub(used);
+        let credit_bytes = if self.full { 0 } else { self.plain_bytes().saturating_sub(used) };
         self.credit_advertised = credit_bytes;
         let conflict = self.conflict.take().filter(|conflict| conflict.rejected > self.verified);
         Ack {
@@ -208,6 +209,9 @@ impl Machine {
     /// Whether an entry fits the log, this node's own or its leader's.
     pub(super) fn has_room(&self, header: &EntryHeader, log: &Log) -> bool {
         let reserved = header.kind.is_reserved() && !self.sabotaged(Fault::NoReservedRoom);
+        if self.full && !reserved {
+            return false;
+        }
         let budget = if reserved { self.settings.limits.log_bytes } else { self.plain_bytes() };
         log.bytes() + header.cost_bytes() <= budget
     }

@@ -9,6 +9,9 @@ use crate::log::Log;
 impl Machine {
     pub(super) fn propose(&mut self, proposal: &Proposal<'_>, log: &mut Log) -> Result<LogIndex, Refused> {
         self.check_proposal(proposal).map_err(Refused::Request)?;
+        if self.full && !proposal.kind.is_reserved() {
+            return Err(Refused::Request(Error::StorageFull));
+        }
         let header = proposal.header(self.hard.term, self.log_time(log));
         if !self.has_budget(proposal, log) || !self.has_room(&header, log) {
             return Err(Refused::Request(Error::Overloaded));

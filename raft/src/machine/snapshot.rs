@@ -109,13 +109,18 @@ impl Machine {
         if body_bytes > u64::from(limit_bytes) {
             return Err(Error::TooLarge { body_bytes, limit_bytes });
         }
-        let term =
-            log.term_at(snapshot.index).filter(|_| snapshot.index <= self.applied && snapshot.index > LogIndex::ZERO);
-        let config = self.history.at(snapshot.index).cloned();
-        let Some((term, config)) = term.zip(config) else { return Err(Error::SnapshotUnusable) };
-        let digest = self.trail.digest_at(snapshot.index).unwrap_or(0);
-        log.keep_snapshot(snapshot, term, state_hash, digest, &config).ok_or(Error::SnapshotUnusable)?;
-        Ok(())
+        let Some(own) = self.own_snapshot(snapshot, log) else { return Err(Error::SnapshotUnusable) };
+        let kept = log.keep_snapshot(snapshot, own.term, state_hash, own.digest, &own.configuration);
+        kept.map(|_| ()).ok_or(Error::SnapshotUnusable)
+    }
+
+    /// A state of this replica with what Raft needs to go on from it; `None` where it is not applied, or too old.
+    pub fn own_snapshot(&self, snapshot: &Snapshot, log: &Log) -> Option<ReceivedSnapshot> {
+        let Snapshot { index, log_time, ref bytes } = *snapshot;
+        let term = log.term_at(index).filter(|_| index <= self.applied && index > LogIndex::ZERO)?;
+        let configuration = self.history.at(index)?.clone();
+        let digest = self.trail.digest_at(index).unwrap_or(0);
+        Some(ReceivedSnapshot { index, term, log_time, digest, configuration, bytes: bytes.clone() })
     }
 
     /// The kept snapshot, if what comes after it is still in the log.
@@ -301,6 +306,7 @@ impl Machine {
         self.verified = index;
         self.conflict = None;
         self.commit_to(index);
+        self.mend(log);
         self.install_due = true;
         self.rebuild_peers(log);
         Ok(())

@@ -99,7 +99,8 @@ impl Machine {
     pub(super) fn on_timeout_now(&mut self, header: &Envelope, log: &mut Log) -> Result<(), DropReason> {
         self.check_from_leader(header)?;
         let votes = self.history.may_need(self.settings.me.id, self.commit);
-        if !votes || self.failed || self.stalled || self.stopped || self.fenced.is_some() {
+        let unfit = self.failed || self.stalled || self.stopped || self.damage.is_some();
+        if !votes || unfit || self.fenced.is_some() {
             return Err(DropReason::Unexpected);
         }
         self.no_vote_before = Nanos::ZERO;

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use super::futures::Wait;
-use super::{Shard, yield_now};
+use super::{Inner, Shard, yield_now};
 use crate::error::SnapshotError;
 use crate::id::LogIndex;
 use crate::log::{ReceivedSnapshot, Snapshot, StateHash};
@@ -15,22 +15,22 @@ use crate::transport::Transport;
 const HASH_BLOCKS: usize = 16;
 
 impl<T: Transport, S: Storage> Shard<T, S> {
-    /// Waits until this node leads and a peer needs entries that the log no longer holds. Returns the least index that a
-    /// snapshot must reach; what the apply task has applied always does. Answer with [`Shard::offer_snapshot`], then wait
+    /// Waits until a snapshot is needed: this node leads and a peer needs entries that the log no longer holds, or this node's own
+    /// storage is to forget some of its log. Returns the least index that a snapshot must reach; what the apply task has applied
+    /// always does. Answer with [`Shard::offer_snapshot`], then wait
     /// again; an unanswered want stands, and costs nothing but that the peer stays out.
     pub async fn snapshot_wanted(&self) -> LogIndex {
         let mut wait = Wait { shard: self, list: |inner| &mut inner.wanted, key: None };
-        poll_fn(|cx| wait.poll(cx, |inner| inner.machine.snapshot_wanted(&inner.log).ok_or(LogIndex::ZERO))).await
+        poll_fn(|cx| wait.poll(cx, |inner| inner.snapshot_wanted().ok_or(LogIndex::ZERO))).await
     }
 
     /// As [`Shard::snapshot_wanted`], if one is wanted now.
     pub fn snapshot_wanted_now(&self) -> Option<LogIndex> {
-        let inner = self.inner.borrow();
-        inner.machine.snapshot_wanted(&inner.log)
+        self.inner.borrow().snapshot_wanted()
     }
 
     /// Gives the state after `snapshot.index` out, which must be applied. The bytes are hashed a megabyte at a time, and kept
-    /// until no peer needs them. After a refusal nothing is wanted for an election timeout.
+    /// until no peer needs them and the storage has them. After a refusal nothing is wanted for an election timeout.
     ///
     /// # Errors
     /// This node does not lead, the state is larger than [`crate::Limits::snapshot_bytes`], or nobody needs it any more.
@@ -40,7 +40,17 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             yield_now().await;
         }
         let state_hash = hash.finish(&snapshot.bytes);
-        self.request(Input::Offer(&snapshot, state_hash))
+        let for_peers = {
+            let inner = &mut *self.inner.borrow_mut();
+            let own = inner.machine.own_snapshot(&snapshot, &inner.log).filter(|_| inner.saves_now());
+            let saves = own.is_some();
+            if let Some(own) = own {
+                inner.storage.save(own, state_hash);
+                inner.wake();
+            }
+            !saves || inner.machine.snapshot_wanted(&inner.log).is_some()
+        };
+        if for_peers { self.request(Input::Offer(&snapshot, state_hash)) } else { Ok(()) }
     }
 
     /// The snapshot that replaces the state of this replica, once one has arrived. Until it is taken, no further entry is
@@ -54,5 +64,12 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// As [`Shard::next_snapshot`], if there is one now.
     pub fn try_next_snapshot(&self) -> Option<ReceivedSnapshot> {
         self.inner.borrow_mut().received.take()
+    }
+}
+
+impl<T: Transport, S: Storage> Inner<T, S> {
+    fn snapshot_wanted(&self) -> Option<LogIndex> {
+        let own = self.saves_now().then_some(LogIndex(1));
+        self.machine.snapshot_wanted(&self.log).or(own)
     }
 }

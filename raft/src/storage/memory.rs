@@ -3,8 +3,8 @@
 use std::task::{Context, Poll};
 
 use super::{Completion, Storage, Write};
-use crate::id::{LogIndex, Term};
-use crate::log::Log;
+use crate::id::{ClusterId, LogIndex};
+use crate::log::{Log, ReceivedSnapshot};
 
 /// The storage of the `volatile` mode. A majority's memory is what survives.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ impl Storage for MemoryStorage {
         self.newest = Some(write);
     }
 
-    fn reset(&mut self, _base: LogIndex, _base_term: Term) {}
+    fn install(&mut self, _cluster: ClusterId, _snapshot: &ReceivedSnapshot) {}
 
     fn trim(&mut self, _to: LogIndex) {}
 

@@ -1,0 +1,200 @@
+//! Records on their way: begun in order, completed in any, counted in order again.
+
+use super::record::{self, Place, RECORD_HEADER_BYTES, Record};
+use super::{Completion, Durability, Fault, Purpose, Wal, bytes_of};
+use crate::id::{LogIndex, nanos_of};
+use crate::log::Log;
+use crate::storage::Write;
+use crate::storage::device::{BLOCK_BYTES, Buffer, Device, DeviceError, Op};
+
+/// How far a record has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Writing,
+    /// The device has it; a sync must follow.
+    Written,
+    /// One that covers it is under way.
+    Syncing,
+    Counts,
+}
+
+/// A record on its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flight {
+    sequence: u64,
+    write: Write,
+    file: usize,
+    stage: Stage,
+}
+
+impl<D: Device> Wal<D> {
+    pub(super) fn record_room(&self) -> u64 {
+        let idle = self.ready && !self.failed && !self.closing && !self.saver.holds_writes();
+        if !idle || self.buffers.is_empty() || self.flights.len() >= self.settings.window.max(1) {
+            return 0;
+        }
+        let left = bytes_of(self.files.blocks_left());
+        let whole = self.settings.record_bytes as u64;
+        let room = if left >= whole || self.files.has_spare() { whole } else { left };
+        room.saturating_sub(RECORD_HEADER_BYTES as u64)
+    }
+
+    pub(super) fn write_record(&mut self, write: Write, log: &Log) {
+        if self.failed {
+            return;
+        }
+        let Some(mut buffer) = self.buffers.pop() else {
+            return self.fail(&DeviceError::Failed("a write without room: a fault of the program".to_owned()));
+        };
+        buffer.set_bytes(self.settings.record_bytes);
+        let Some((payload_bytes, payload_crc32c)) = record::gather(&write, log, &mut buffer) else {
+            return self.fail(&DeviceError::Failed("a write larger than its room: a fault of the program".to_owned()));
+        };
+        let blocks = record::blocks_of(payload_bytes as usize);
+        if self.files.blocks_left() < blocks {
+            self.files.switch();
+            self.want_spare();
+        }
+        let Some((file, id, place)) = self.files.take(blocks, write.to) else {
+            return self.fail(&DeviceError::Failed("a write without a file: a fault of the program".to_owned()));
+        };
+        let sequence = self.next_sequence;
+        let mut record = Record {
+            hash: 0,
+            payload_crc32c,
+            payload_bytes,
+            count: (write.to.0 + 1 - write.from.0) as u32,
+            cluster: write.cluster,
+            incarnation: self.superblock.id.incarnation,
+            sequence,
+            previous: self.previous.0,
+            previous_hash: self.previous.1,
+            durable: self.durable,
+            place,
+            hard: write.hard,
+            from: write.from,
+            before_term: log.term_at(write.from.prev()).unwrap_or_default(),
+            to_term: write.to_term,
+        };
+        record.encode(&mut buffer, self.superblock.salt);
+        let used = RECORD_HEADER_BYTES + payload_bytes as usize;
+        let bytes = bytes_of(blocks) as usize;
+        buffer[used..bytes].fill(0);
+        buffer.set_bytes(bytes);
+        self.previous = (sequence, record.hash);
+        self.next_sequence += 1;
+        self.unsaved_bytes += u64::from(payload_bytes);
+        self.learn_cluster(write.cluster);
+        let early = self.has(Fault::AcknowledgeBeforeWritten);
+        let stage = if early { Stage::Counts } else { Stage::Writing };
+        self.flights.push_back(Flight { sequence, write, file, stage });
+        let Place { block, .. } = place;
+        self.begin(
+            Purpose::Record(sequence),
+            Op::Write { file: id, offset: u64::from(block) * BLOCK_BYTES as u64, buffer },
+        );
+        if early {
+            self.count();
+        }
+    }
+
+    pub(super) fn record_written(&mut self, sequence: u64, result: Result<(), DeviceError>, buffer: Option<D::Buffer>) {
+        self.buffers.extend(buffer);
+        if let Err(error) = result {
+            return self.fail(&error);
+        }
+        let counts = self.device.writes_are_durable() || self.settings.durability == Durability::Buffered;
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.sequence == sequence) {
+            flight.stage = if counts { Stage::Counts } else { Stage::Written };
+            self.files.written(flight.file);
+        }
+        if counts {
+            if !self.device.writes_are_durable() {
+                self.unsynced_since.get_or_insert(self.now);
+            }
+            self.count();
+        } else {
+            self.sync_written();
+        }
+    }
+
+    /// One sync at a time covers all that was written before it: groups form here as well.
+    fn sync_written(&mut self) {
+        if self.flights.iter().any(|flight| flight.stage == Stage::Syncing) {
+            return;
+        }
+        let Some(file) = self.flights.iter().find(|flight| flight.stage == Stage::Written).map(|flight| flight.file)
+        else {
+            return;
+        };
+        for flight in self.flights.iter_mut().filter(|flight| flight.file == file) {
+            if flight.stage == Stage::Written {
+                flight.stage = Stage::Syncing;
+            }
+        }
+        if let Some(id) = self.files.id(file) {
+            self.begin(Purpose::Sync(file), Op::Sync { file: id });
+        }
+    }
+
+    pub(super) fn file_synced(&mut self, file: usize, result: Result<(), DeviceError>) {
+        if let Err(error) = result {
+            return self.fail(&error);
+        }
+        for flight in self.flights.iter_mut().filter(|flight| flight.file == file) {
+            if flight.stage == Stage::Syncing {
+                flight.stage = Stage::Counts;
+            }
+        }
+        self.count();
+        self.sync_written();
+        self.close_when_synced();
+    }
+
+    /// Reports the longest run of records without a gap.
+    fn count(&mut self) {
+        if self.failed {
+            return;
+        }
+        let mut newest = None;
+        while let Some(flight) = self.flights.pop_front_if(|flight| flight.stage == Stage::Counts) {
+            self.files.counts(flight.file);
+            newest = Some(flight);
+        }
+        let Some(Flight { sequence, write, .. }) = newest else { return };
+        self.durable = sequence;
+        if let Some(witness) = &mut self.witness {
+            witness(sequence);
+        }
+        self.completions.push_back(Completion::Persisted(write));
+        if self.full {
+            self.want_spare();
+        }
+    }
+
+    /// `Buffered`: what the kernel has goes on to the device after a while.
+    pub(super) fn sync_now_and_then(&mut self) {
+        let due = self.unsynced_since.is_some_and(|since| self.now.since(since) >= nanos_of(self.settings.sync_every));
+        if due && !self.failed {
+            self.sync_all();
+        }
+    }
+
+    pub(super) fn sync_all(&mut self) {
+        self.unsynced_since = None;
+        while let Some((file, id)) = self.files.next_unsynced() {
+            self.begin(Purpose::Sync(file), Op::Sync { file: id });
+        }
+    }
+
+    /// Whether a data operation or a sync is under way.
+    pub(super) fn is_writing(&self) -> bool {
+        let data = |purpose: &Purpose| matches!(purpose, Purpose::Record(_) | Purpose::Sync(_));
+        !self.flights.is_empty() || self.under_way.iter().any(|(_, purpose, _)| data(purpose))
+    }
+
+    /// The highest index that a snapshot must reach for a file to be free.
+    pub(super) fn saved_up_to(&self) -> LogIndex {
+        self.saved
+    }
+}

@@ -1,0 +1,324 @@
+//! From the files to what a node was: a pure function of what the directory holds.
+//!
+//! All whole records are put in the order of their sequences and replayed over the newest whole snapshot. Each names the one
+//! before it. Where that one is missing there is a hole, and
+//! * a later record that follows the last one before the hole was written by a later life, which had cut what lies between;
+//! * a later record that says that the hole was durable makes it **damage**: nothing is cut. What the log once reached is
+//!   remembered as a fence, below which the node neither votes nor stands, until it has been sent that much again;
+//! * else it is a **torn tail**: acknowledgements cover contiguous records only, so nobody was ever told of it, nor of what follows.
+//!
+//! Damage that no later record follows cannot be told from a torn tail. Whether the entries of a record go on from the log so far is
+//! decided by the term before its first: logs that agree there agree in all that comes before.
+
+use std::collections::BTreeMap;
+
+use super::record::{self, RECORD_HEADER_BYTES, Record};
+use super::report::Report;
+use super::scan::{Found, Scan};
+use super::superblock::Superblock;
+use super::{Durability, Expected, WalError, image, names};
+use crate::id::{ClusterId, LogIndex, NodeId, Term};
+use crate::log::{Log, ReceivedSnapshot};
+use crate::sabotage::{Fault, Sabotage};
+use crate::storage::HardState;
+use crate::storage::device::{BLOCK_BYTES, Directory};
+
+/// What a directory was found to hold.
+#[derive(Debug)]
+pub enum Recovery {
+    /// Nothing: the node begins its first life here.
+    Nothing,
+    /// A life that cannot be resumed, since it may have promised what its disk does not know: the node begins another, as another
+    /// incarnation.
+    Untrusted(Report),
+    /// A life to be resumed.
+    Resumed(Box<Recovered>),
+}
+
+/// A life to be resumed: who the node is, and what it knew.
+#[derive(Debug)]
+pub struct Recovered {
+    /// This node, in the incarnation that made the promises on this disk.
+    pub id: NodeId,
+    /// Its cluster, once it had one.
+    pub cluster: Option<ClusterId>,
+    /// Term and vote.
+    pub hard: HardState,
+    /// The state that the log goes on from.
+    pub snapshot: Option<ReceivedSnapshot>,
+    /// The entries after it.
+    pub log: Log,
+    /// Term and index that the log once reached where it does not any more: see [`crate::Machine::remember_damage`].
+    pub fence: Option<(Term, LogIndex)>,
+    /// What was found, for people.
+    pub report: Report,
+    pub(super) resume: Resume,
+}
+
+/// What the log needs to go on.
+#[derive(Debug, Clone)]
+pub(super) struct Resume {
+    pub(super) superblock: Superblock,
+    /// The newest record that counts, and its hash.
+    pub(super) last: (u64, u64),
+    pub(super) next_sequence: u64,
+    /// Number, blocks, and highest index, of each file of the log.
+    pub(super) files: Vec<(u32, u32, LogIndex)>,
+    /// The file that holds the newest record that counts.
+    pub(super) newest_file: Option<u32>,
+    pub(super) snapshots: Vec<String>,
+    pub(super) saved: LogIndex,
+    /// Bytes of the entries after the snapshot.
+    pub(super) unsaved_bytes: u64,
+}
+
+impl Resume {
+    /// A first record, in whatever files there are.
+    pub(super) fn fresh(superblock: Superblock, left: &[(String, u64)]) -> Resume {
+        let file = |(name, bytes): &(String, u64)| {
+            let blocks = u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
+            names::log_number(name).map(|number| (number, blocks, LogIndex::ZERO))
+        };
+        let snapshots = left.iter().filter(|(name, _)| names::is_snapshot(name));
+        Resume {
+            superblock,
+            last: (0, 0),
+            next_sequence: 1,
+            files: left.iter().filter_map(file).collect(),
+            newest_file: None,
+            snapshots: snapshots.map(|(name, _)| name.clone()).collect(),
+            saved: LogIndex::ZERO,
+            unsaved_bytes: 0,
+        }
+    }
+}
+
+/// Looks at a directory. Reads all of it, allocates no more than it holds, and changes nothing.
+///
+/// # Errors
+/// It belongs to somebody else, is of another format, or the device fails.
+pub fn recover(directory: &impl Directory, expected: &Expected) -> Result<Recovery, WalError> {
+    recover_with(directory, expected, Sabotage::NONE)
+}
+
+/// As [`recover`], with rules broken on purpose.
+pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: Sabotage) -> Result<Recovery, WalError> {
+    let files = directory.list()?;
+    let Some(superblock) = Superblock::read(directory, &files)? else { return Ok(Recovery::Nothing) };
+    check(&superblock, expected)?;
+    let mut report = Report::new(superblock.id, superblock.generation);
+    let (snapshot, snapshots) = newest_snapshot(directory, &files, &superblock, expected, &mut report)?;
+    let scan = Scan::of(directory, &files, superblock.salt, &mut report)?;
+    let mut replay = Replay::after(snapshot.as_ref());
+    let mut cluster = superblock.cluster.or(expected.cluster);
+    if let Some((known, _)) = &snapshot {
+        cluster.get_or_insert(*known);
+    }
+    let chosen = choose(&scan.records, &mut report, sabotage);
+    for found in chosen.iter().map(|at| &scan.records[*at]) {
+        let record = &found.record;
+        if record.incarnation != superblock.id.incarnation {
+            return Err(WalError::AnotherNode { found: record.incarnation, own: superblock.id });
+        }
+        match cluster {
+            Some(own) if own != record.cluster => {
+                return Err(WalError::AnotherCluster { found: record.cluster, expected: own });
+            }
+            _ => cluster = Some(record.cluster),
+        }
+        replay.record(directory, record)?;
+    }
+    let newest = chosen.last().map(|at| &scan.records[*at].record);
+    let last = newest.map_or((0, 0), |record| (record.sequence, record.hash));
+    report.finish(newest, &replay.log, replay.fence);
+    if expected.witness.is_some_and(|witness| witness > last.0) {
+        report.rolled_back(last.0, expected.witness.unwrap_or(0));
+        return match superblock.durability {
+            Durability::Buffered => Ok(Recovery::Untrusted(report)),
+            Durability::Durable => {
+                Err(WalError::RolledBack { reached: last.0, witness: expected.witness.unwrap_or(0) })
+            }
+        };
+    }
+    if superblock.durability == Durability::Buffered && !superblock.clean {
+        let same_run = superblock.boot == expected.boot && expected.boot != 0;
+        if !same_run || expected.witness.is_none() {
+            report.unclean(same_run);
+            return Ok(Recovery::Untrusted(report));
+        }
+    }
+    // Not even a term is durable before there is a cluster; a record says which.
+    let known = (newest.is_some() || snapshot.is_some()).then_some(cluster).flatten();
+    let files = scan.files.iter().map(|file| (file.number, file.blocks, file.max_to)).collect();
+    let seen = scan.highest_sequence.max(expected.witness.unwrap_or(0));
+    let snapshot = snapshot.map(|(_, snapshot)| snapshot);
+    let resume = Resume {
+        superblock,
+        last,
+        next_sequence: seen.saturating_add(1),
+        files,
+        newest_file: newest.map(|record| record.place.file),
+        snapshots,
+        saved: snapshot.as_ref().map_or(LogIndex::ZERO, |snapshot| snapshot.index),
+        unsaved_bytes: replay.log.bytes(),
+    };
+    Ok(Recovery::Resumed(Box::new(Recovered {
+        id: superblock.id,
+        cluster: known,
+        hard: replay.hard,
+        snapshot,
+        log: replay.log,
+        fence: replay.fence,
+        report,
+        resume,
+    })))
+}
+
+fn check(superblock: &Superblock, expected: &Expected) -> Result<(), WalError> {
+    if superblock.id.slot != expected.slot {
+        return Err(WalError::AnotherSlot { found: superblock.id.slot, expected: expected.slot });
+    }
+    if superblock.shard != expected.shard {
+        return Err(WalError::AnotherShard { found: superblock.shard, expected: expected.shard });
+    }
+    match (superblock.cluster, expected.cluster) {
+        (Some(found), Some(expected)) if found != expected => Err(WalError::AnotherCluster { found, expected }),
+        _ => Ok(()),
+    }
+}
+
+type FoundSnapshot = Option<(ClusterId, ReceivedSnapshot)>;
+
+/// The newest whole snapshot, and the names of all.
+fn newest_snapshot(
+    directory: &impl Directory,
+    files: &[(String, u64)],
+    superblock: &Superblock,
+    expected: &Expected,
+    report: &mut Report,
+) -> Result<(FoundSnapshot, Vec<String>), WalError> {
+    let mut candidates: Vec<_> = files.iter().filter(|(name, _)| names::is_snapshot(name)).collect();
+    candidates.sort_by_key(|(name, _)| std::cmp::Reverse(names::snapshot_index(name)));
+    let all = candidates.iter().map(|(name, _)| name.clone()).collect();
+    for (name, bytes) in candidates {
+        let Some((cluster, snapshot)) = image::read(directory, name, *bytes, superblock.salt)? else {
+            report.broken_snapshot(name);
+            continue;
+        };
+        let own = superblock.cluster.or(expected.cluster);
+        if let Some(own) = own.filter(|own| *own != cluster) {
+            return Err(WalError::AnotherCluster { found: cluster, expected: own });
+        }
+        report.snapshot(snapshot.index, snapshot.bytes.len());
+        return Ok((Some((cluster, snapshot)), all));
+    }
+    Ok((None, all))
+}
+
+/// Which of the records, in the order of their sequences, count.
+fn choose(records: &[Found], report: &mut Report, sabotage: Sabotage) -> Vec<usize> {
+    // The highest claim of any record from a place on.
+    let mut claims: Vec<u64> = records.iter().map(|found| found.record.durable).collect();
+    for at in (1..claims.len()).rev() {
+        claims[at - 1] = claims[at - 1].max(claims[at]);
+    }
+    let links = records.iter().enumerate().map(|(at, found)| ((found.record.previous, found.record.previous_hash), at));
+    let next_of: BTreeMap<(u64, u64), usize> = links.rev().collect();
+    let mut chosen = Vec::new();
+    let mut at = 0;
+    // The record before, by sequence and hash; a disk begins after none.
+    let mut before = (0, 0);
+    while at < records.len() {
+        let record = &records[at].record;
+        // One that goes back before the last begins a life that had cut it; what is cut and still found is in the snapshot.
+        if (record.previous, record.previous_hash) != before && record.previous >= before.0 {
+            if let Some(next) = next_of.get(&before).filter(|next| **next > at) {
+                report.cut_before(next - at);
+                at = *next;
+                continue;
+            }
+            let was_durable = claims[at] > before.0;
+            // What came before the first one found is mostly a file that was used again: the entries will tell.
+            let is_first = before == (0, 0);
+            if !was_durable || !is_first && sabotage.has(Fault::DamageAsTornTail) {
+                report.cut(before.0, records.len() - at);
+                break;
+            }
+            if !is_first {
+                report.damage(before.0, record);
+            }
+        }
+        chosen.push(at);
+        before = (record.sequence, record.hash);
+        at += 1;
+    }
+    chosen
+}
+
+/// The log as the records so far make it.
+struct Replay {
+    log: Log,
+    hard: HardState,
+    fence: Option<(Term, LogIndex)>,
+    /// What is stored up to here contradicts the snapshot, which was sent by a leader: it is void, and nothing is lost with it.
+    void_to: Option<LogIndex>,
+}
+
+impl Replay {
+    fn after(snapshot: Option<&(ClusterId, ReceivedSnapshot)>) -> Replay {
+        let log = snapshot.map_or_else(Log::default, |(_, snapshot)| {
+            Log::starting_after(snapshot.index, snapshot.term, snapshot.log_time)
+        });
+        Replay { log, hard: HardState::default(), fence: None, void_to: None }
+    }
+
+    fn record(&mut self, directory: &impl Directory, record: &Record) -> Result<(), WalError> {
+        self.hard = record.hard;
+        let (base, to) = (self.log.base(), record.to());
+        if record.from <= base && to < base {
+            // Older than the snapshot.
+            self.log.truncate(base.next());
+            return Ok(());
+        }
+        let mut payload = vec![0; record.payload_bytes as usize];
+        let offset = u64::from(record.place.block) * BLOCK_BYTES as u64;
+        let name = names::log(record.place.file);
+        directory.read_at(&name, offset + RECORD_HEADER_BYTES as u64, &mut payload)?;
+        let entries = record::entries(&payload, record.count);
+        if let Some(entries) = entries {
+            self.entries(record, &entries);
+        } else {
+            self.fence_at(record.to_term, to);
+        }
+        let reached = (self.log.last_term(), self.log.last());
+        self.fence = self.fence.filter(|fence| *fence > reached && fence.1 > base);
+        Ok(())
+    }
+
+    fn entries(&mut self, record: &Record, entries: &[(crate::entry::EntryHeader, &[u8])]) {
+        let (base, to) = (self.log.base(), record.to());
+        let skipped = (base.next().0.saturating_sub(record.from.0) as usize).min(entries.len());
+        let goes_on = match skipped.checked_sub(1) {
+            // The snapshot's own last entry is among them, or just before.
+            Some(at) => entries[at].0.term == self.log.base_term(),
+            None => self.log.term_at(record.from.prev()) == Some(record.before_term),
+        };
+        if goes_on {
+            self.void_to = None;
+            self.log.truncate(record.from.max(base.next()));
+            for (header, body) in &entries[skipped..] {
+                self.log.append(*header, &[body]);
+            }
+        } else if record.from <= base.next() && self.log.last() == base
+            || self.void_to.is_some_and(|void_to| record.from <= void_to.next())
+        {
+            self.void_to = Some(to);
+        } else {
+            self.fence_at(record.to_term, to);
+        }
+    }
+
+    fn fence_at(&mut self, term: Term, index: LogIndex) {
+        self.fence = self.fence.max(Some((term, index)));
+    }
+}
