@@ -220,7 +220,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// Waits until this replica has applied up to `index`.
     pub async fn applied_at_least(&self, index: LogIndex) {
         let mut wait = Wait { shard: self, list: |inner| &mut inner.applied, key: None };
-        let reached = |inner: &mut Inner<T, S>| if inner.has_applied(index) { Ok(()) } else { Err(index) };
+        let reached = |inner: &mut Inner<T, S>| if inner.state_reaches(index) { Ok(()) } else { Err(index) };
         poll_fn(|cx| wait.poll(cx, reached)).await;
     }
 
@@ -393,12 +393,6 @@ impl<T: Transport, S: Storage> Inner<T, S> {
     fn saves_now(&self) -> bool {
         let used = self.machine.fenced().is_none() && !self.machine.has_stopped() && self.received.is_none();
         used && self.storage.wants_snapshot(self.machine.applied_index())
-    }
-
-    /// Whether the state is at least the one after `index`.
-    fn has_applied(&self, index: LogIndex) -> bool {
-        // A state that waits to be loaded is none yet.
-        self.received.is_none() && self.machine.applied_index() >= index
     }
 
     /// An input that cannot be refused.

@@ -217,9 +217,15 @@ impl<T, S> Inner<T, S> {
         self.clock.as_ref().map_or_else(stamp, |clock| Nanos(clock().as_nanos()))
     }
 
+    /// Whether the state is at least the one after `index`.
+    pub(super) fn state_reaches(&self, index: LogIndex) -> bool {
+        // A state that waits to be loaded is none yet.
+        self.received.is_none() && self.machine.applied_index() >= index
+    }
+
     /// Whether the state may be looked at for what was known at `index`; `None`: not yet.
     fn has_applied(&self, index: LogIndex) -> Option<Result<(), Error>> {
-        let there = self.machine.applied_index() >= index || self.machine.sabotaged(Fault::ReadUnapplied);
+        let there = self.state_reaches(index) || self.machine.sabotaged(Fault::ReadUnapplied);
         match self.check_serving() {
             Ok(()) => there.then_some(Ok(())),
             refused => Some(refused),
