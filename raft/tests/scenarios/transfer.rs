@@ -2,7 +2,8 @@
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member};
 use trimaran_raft::{
-    Body, Configuration, DropReason, Error, Input, LogIndex, NodeId, Refused, ShardConfig, Term, Unfit,
+    Body, Configuration, DropReason, Error, Fence, Input, LogIndex, NodeId, Refused, Role, ShardConfig, Term, Unfit,
+    Verdict,
 };
 
 fn transfer(cluster: &mut Cluster, from: usize, to: Option<usize>) -> Result<(), Error> {
@@ -349,6 +350,26 @@ fn a_transfer_while_many_propose_neither_loses_nor_stalls() {
     }
     assert!(accepted > 50, "{accepted} of 60");
     assert_eq!(cluster.invariants.elections(), 7);
+}
+
+/// Its state is of no use, whoever asks it to lead.
+#[test]
+fn one_that_has_stopped_applying_or_whose_state_is_wrong_does_not_stand_when_told_to() {
+    for stops in [true, false] {
+        let mut cluster = led(3);
+        let term = cluster.machine(0).term();
+        if stops {
+            cluster.stop(1);
+        } else {
+            let (index, digest) = (cluster.machine(1).applied_index(), cluster.machine(1).digest() ^ 1);
+            cluster.nodes[1].goes_wrong_at = Some((index, 1));
+            cluster.inject(0, 1, term, Body::Fence(Fence { index, digest, verdict: Verdict::Minority }));
+            assert!(cluster.machine(1).fenced().is_some());
+        }
+        cluster.inject(0, 1, term, Body::TimeoutNow);
+        assert_eq!((cluster.machine(1).role(), cluster.machine(1).term()), (Role::Follower, term));
+        assert_eq!(cluster.nodes[1].dropped.last(), Some(&DropReason::Unexpected));
+    }
 }
 
 /// It may hold as much as anybody, but nobody's vote makes it a leader.
