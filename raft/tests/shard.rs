@@ -432,6 +432,19 @@ fn reads_that_wait_for_the_apply_task_are_bounded_and_end_with_it() {
 }
 
 #[test]
+fn a_read_that_has_ended_makes_room_for_another() {
+    let mut group = Group::with(10, |config| {
+        config.limits.waiting_applies = 1;
+        config.reads.patience = Duration::from_millis(2);
+    });
+    let leader = group.leader();
+    let ahead = Consistency::AtLeast(LogIndex(1000));
+    for _ in 0..3 {
+        assert!(matches!(read(&mut group, leader, ahead), Err(Error::NotYet { .. })));
+    }
+}
+
+#[test]
 fn a_follower_says_who_leads() {
     let mut group = Group::new(4);
     let leader = group.leader();

@@ -259,6 +259,19 @@ mod tests {
         Snapshot { index: LogIndex(9), log_time: 77, bytes: Rc::new(bytes) }
     }
 
+    #[test]
+    fn a_state_is_hashed_slice_by_slice_to_the_same_end() {
+        let state = vec![5; 3 * HASH_BLOCK_BYTES + 10];
+        let mut hash = StateHash::default();
+        assert!(!hash.advance(&state, 2));
+        assert_eq!((hash.advance(&state, 1), hash.hashed), (true, 3 * HASH_BLOCK_BYTES));
+        assert_eq!(hash.finish(&state), state_hash(&state));
+        assert!(hash.advance(&state, 1) && hash.hashed == 3 * HASH_BLOCK_BYTES);
+        let mut hash = StateHash::default();
+        assert!(!hash.advance(&state[..2 * HASH_BLOCK_BYTES], 1));
+        assert!(hash.advance(&state[..2 * HASH_BLOCK_BYTES], 1));
+    }
+
     fn chunks(log: &Log, chunk: u32) -> Vec<(ChunkHead, Vec<u8>)> {
         let (id, state_bytes, total_bytes) = log.kept_snapshot().expect("kept");
         let offsets = (0..total_bytes).step_by(chunk as usize);

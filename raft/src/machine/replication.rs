@@ -26,6 +26,8 @@ impl Machine {
             let beat = !self.stalled;
             self.peers.iter_mut().for_each(|peer| peer.beat_due |= beat);
             self.repeat_handover();
+            // There may be nobody left whose answers would bring it about, nor room for an entry whose application would.
+            self.relieve_pressure(log);
         }
         self.end_handover();
         self.judge();

@@ -250,8 +250,11 @@ fn a_fence_is_believed_from_the_leader_only_and_where_the_digests_differ() {
     cluster.nodes[1].goes_wrong_at = Some((index, 1));
     assert_eq!(cluster.nodes[1].dropped, [DropReason::Unexpected, DropReason::Contradiction, DropReason::Unexpected]);
     assert_eq!(cluster.machine(1).fenced(), None);
+    cluster.flights.clear();
     cluster.inject(0, 1, term, Body::Fence(wrong));
     assert_eq!(cluster.machine(1).fenced(), Some(index));
+    let told = cluster.take(|_, to, body| to == 0 && matches!(body, Body::Ack(ack) if ack.fenced.is_some()));
+    assert_eq!(told.len(), 1, "the leader hears of it at once");
 }
 
 /// A replica that applies nothing more must not fill its log, or the leader's, for ever.

@@ -1,5 +1,7 @@
 //! Who may lead, and how a group gets out of a tie.
 
+use std::collections::BTreeSet;
+
 use crate::harness::{Cluster, MS};
 use trimaran_raft::{Ask, Body, DropReason, Input, LogIndex, MAX_TERM_JUMP, Role, Term, Timing};
 
@@ -148,6 +150,21 @@ fn a_voter_waits_for_the_candidate_it_chose_and_for_no_other() {
     assert_eq!(cluster.machine(2).hard_state().vote, Some(cluster.machine(1).me().id));
     let patience = cluster.nodes[2].config.timing.election_min.as_nanos() as u64;
     assert!(cluster.deadline(2) >= cluster.now + patience);
+}
+
+#[test]
+fn patience_lies_between_the_bounds_and_differs() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..200 {
+        let mut cluster = Cluster::with(1, |config| config.seed = seed);
+        let timing = cluster.nodes[0].config.timing.clone();
+        let bounds = timing.election_min.as_nanos() as u64..=timing.election_max.as_nanos() as u64;
+        let patience = cluster.deadline(0) - cluster.now;
+        assert!(bounds.contains(&patience), "{patience} ns");
+        seen.insert(patience);
+        cluster.flights.clear();
+    }
+    assert!(seen.len() > 190);
 }
 
 #[test]

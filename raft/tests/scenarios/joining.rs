@@ -1,7 +1,13 @@
 //! Which messages a node takes for its own, and how one without state finds a cluster.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use crate::harness::{CLUSTER, Cluster, MS, member, staged};
-use trimaran_raft::{Body, ClusterId, DropReason, Envelope, Error, Input, LogIndex, Message, Role, Sabotage, ShardId};
+use trimaran_raft::{
+    AppendHead, Body, ClusterId, DropReason, Entries, Envelope, Error, Input, LogIndex, Message, Role, Sabotage,
+    ShardId, Term,
+};
 
 fn deliver(cluster: &mut Cluster, header: Envelope) {
     let message = Message { header, body: Body::Farewell };
@@ -55,6 +61,36 @@ fn a_cluster_begins_with_nine_members_at_most() {
     assert_eq!(node.machine.bootstrap(CLUSTER, &members, 7, &mut node.log), Err(Error::BadConfiguration));
     assert_eq!(node.machine.bootstrap(CLUSTER, &members[..9], 7, &mut node.log), Ok(()));
     assert_eq!(node.machine.configuration().voters, members[..9]);
+}
+
+#[test]
+fn an_append_that_names_no_cluster_takes_nobody_in() {
+    let mut cluster = Cluster::unformed(2, |_| {});
+    for (id, expected) in [(ClusterId(0), Some(DropReason::Uninitialised)), (CLUSTER, None)] {
+        let header = Envelope { cluster: id, ..cluster.envelope(1, 0, Term(2)) };
+        let message = Message { header, body: Body::Append(AppendHead::default(), Entries::default()) };
+        let _ = cluster.step(0, Input::Message(member(1, 1).peer, &message));
+        assert_eq!(cluster.nodes[0].dropped.pop(), expected);
+        assert_eq!(cluster.machine(0).cluster().is_some(), expected.is_none());
+    }
+    // It follows one whom it may soon not hear any more, in a cluster that need not know it: it goes on asking.
+    cluster.flights.clear();
+    cluster.expire(0);
+    assert_eq!(cluster.take(|from, to, body| (from, to) == (0, 1) && matches!(body, Body::Join(_))).len(), 1);
+}
+
+#[test]
+fn a_node_without_state_asks_every_ten_heartbeats() {
+    let mut cluster = Cluster::unformed(2, |_| {});
+    let asked = Rc::new(Cell::new(0));
+    let count = asked.clone();
+    cluster.filter = Some(Box::new(move |from, _, message| {
+        count.set(count.get() + u32::from(from == 0 && matches!(message.body, Body::Join(_))));
+        false
+    }));
+    let heartbeat_ns = cluster.nodes[0].config.timing.heartbeat.as_nanos() as u64;
+    cluster.run_for(100 * heartbeat_ns - 1);
+    assert_eq!(asked.get(), 10);
 }
 
 /// While init goes round, a node that asks to join may hear of the cluster from one that init has reached already.

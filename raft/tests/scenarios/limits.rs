@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member, rules};
-use trimaran_raft::{Body, Error, LogIndex, PeerState, Sabotage};
+use trimaran_raft::{AppendHead, Body, Configuration, Entries, Error, Input, LogIndex, PeerState, Sabotage, Term};
 
 #[test]
 fn the_window_closes_by_messages_and_opens_by_acknowledgements() {
@@ -97,6 +97,38 @@ fn what_a_follower_holds_of_an_entry_is_not_sent_again() {
     cluster.run_for(60 * MS);
     assert_eq!(cluster.machine(1).commit(), index);
     assert!((50_000..60_000).contains(&lowest.get()), "from {} on", lowest.get());
+}
+
+/// With no other follower whose answers come in, time alone must end the waiting.
+#[test]
+fn a_single_voter_does_not_wait_for_ever_for_a_learner_that_is_down() {
+    let mut cluster = Cluster::of_some_with(2, 1, |config| config.limits.log_bytes = 64 << 10);
+    cluster.elect(0);
+    let target = Configuration { learners: vec![member(1, 1)], ..cluster.machine(0).configuration().clone() };
+    cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    cluster.run_for(50 * MS);
+    cluster.isolate(&[1]);
+    while cluster.propose(0, &[7; 500]).is_ok() {
+        cluster.run_for(MS);
+    }
+    cluster.run_for(2500 * MS);
+    assert!(cluster.propose(0, &[7; 500]).is_ok(), "the log is full of what only the learner lacks");
+}
+
+/// A follower that has told of little room tells at once when there is more, not with the next heartbeat.
+#[test]
+fn room_that_comes_back_is_told_at_once() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 8 << 10);
+    while cluster.log(1).bytes() < 6500 {
+        cluster.append_one(0, 1, Term(2), cluster.log(1).last().next());
+    }
+    let last = cluster.log(1).last();
+    cluster.flights.clear();
+    let head = AppendHead { prev: last, prev_term: Term(2), commit: last, floor: last, ..AppendHead::default() };
+    cluster.inject(0, 1, Term(2), Body::Append(head, Entries::default()));
+    cluster.flush(1);
+    assert!(cluster.log(1).bytes() < 5 << 10, "what all have applied is forgotten");
+    assert_eq!(cluster.take(|_, to, body| to == 0 && matches!(body, Body::Ack(_))).len(), 1);
 }
 
 /// The leader counts from what is acknowledged: entries that are there but not durable take none of the credit away.

@@ -103,7 +103,11 @@ fn a_learner_follows_and_does_not_count() {
     let mut cluster = Cluster::of_some(4, 3);
     cluster.elect(0);
     let target = Configuration { learners: vec![member(3, 1)], ..cluster.machine(0).configuration().clone() };
+    let before = cluster.log(0).last_header().expect("an entry").log_time;
+    cluster.run_for(MS);
     cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    let at = cluster.machine(0).configuration_index();
+    assert!(cluster.log(0).header(at).is_some_and(|header| header.log_time > before), "log time goes on");
     load(&mut cluster, 30);
     assert_eq!(cluster.log(3).last(), cluster.log(0).last());
     assert_eq!(*cluster.machine(3).configuration(), target);

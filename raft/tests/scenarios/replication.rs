@@ -280,6 +280,53 @@ fn a_leader_that_replaces_what_it_has_verified_is_not_believed() {
     assert_eq!(cluster.terms(1), [1, 2]);
 }
 
+/// A range larger than one flush takes leaves all the same, in the flushes of the same turn.
+#[test]
+fn what_one_flush_does_not_send_the_next_one_does() {
+    let mut cluster = Cluster::with(2, |config| config.limits.window_bytes = 4 << 20);
+    cluster.elect(0);
+    cluster.run_for(30 * MS);
+    for byte in 0..10 {
+        let proposal = Proposal { body: &[&[byte; 50_000]], ..Proposal::default() };
+        cluster.step_only(0, Input::Propose(&proposal)).expect("leads");
+    }
+    cluster.flush(0);
+    assert_eq!(cluster.machine(0).peers()[0].next(), cluster.log(0).last().next());
+    cluster.settle();
+    assert_eq!(cluster.machine(1).commit(), cluster.log(0).last());
+}
+
+/// An answer that comes twice says nothing new: what is overdue stays so.
+#[test]
+fn repeated_acknowledgements_do_not_put_a_resend_off() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(0);
+    cluster.run_for(100 * MS);
+    // The next heartbeat is far.
+    cluster.expire(0);
+    cluster.settle();
+    cluster.propose(0, b"arrives").expect("leads");
+    let append = cluster.flights.remove(0);
+    cluster.deliver(&append);
+    let acknowledgement = cluster.flights[0].clone();
+    cluster.settle();
+    cluster.propose(0, b"is lost").expect("leads");
+    cluster.flights.clear();
+    let due = cluster.deadline(0);
+    for _ in 0..5 {
+        cluster.now += 10_000;
+        cluster.deliver(&acknowledgement);
+        cluster.flights.clear();
+    }
+    assert!(cluster.now < due);
+    assert_eq!(cluster.deadline(0), due);
+    cluster.expire(0);
+    let sent = cluster.take(|_, _, body| matches!(body, Body::Append(_, entries) if entries.remaining() > 0));
+    assert_eq!(sent.len(), 1, "what is overdue is sent, not only asked for");
+    cluster.deliver(&sent[0]);
+    assert_eq!(cluster.log(1).last(), cluster.log(0).last());
+}
+
 /// For callers that flush only when something is due.
 #[test]
 fn an_owed_acknowledgement_wants_a_flush_and_a_settled_replica_none() {

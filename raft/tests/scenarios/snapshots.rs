@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::harness::{Cluster, LATENCY_NS, MS, staged};
+use crate::harness::{Cluster, LATENCY_NS, MS, member, staged};
 use trimaran_raft::{
-    Body, ChunkAck, ChunkHead, DropReason, Error, Input, LogIndex, PeerState, Refused, Sabotage, Snapshot, SnapshotId,
-    state_hash,
+    Body, ChunkAck, ChunkHead, Configuration, DropReason, Error, Input, LogIndex, PeerState, Refused, Sabotage,
+    Snapshot, SnapshotId, state_hash,
 };
 
 const STATE_BYTES: usize = 200_000;
@@ -336,6 +336,53 @@ fn an_answer_about_more_than_the_snapshot_or_about_another_is_dropped() {
         assert_eq!(cluster.machine(0).peers()[1].snapshot_bytes(), before.peers()[1].snapshot_bytes());
     }
     cluster.filter = None;
+    run_until_caught_up(&mut cluster, 0, 200 * MS);
+}
+
+/// Also where nobody else follows, what comes after a snapshot stays until it has arrived.
+#[test]
+fn the_only_follower_gets_one_snapshot_while_the_leader_goes_on() {
+    let mut cluster = Cluster::of_some_with(2, 1, |config| config.limits.log_bytes = 64 << 10);
+    cluster.nodes.iter_mut().for_each(|node| node.state_bytes = STATE_BYTES);
+    cluster.elect(0);
+    let target = Configuration { learners: vec![member(1, 1)], ..cluster.machine(0).configuration().clone() };
+    cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    cluster.run_for(50 * MS);
+    staged::leave_behind(&mut cluster, 1);
+    cluster.heal();
+    while cluster.machine(0).peers()[0].state != PeerState::Snapshot {
+        cluster.run_for(LATENCY_NS);
+    }
+    // Nothing arrives for a while.
+    cluster.flights.clear();
+    for _ in 0..60 {
+        cluster.propose(0, &[1; 100]).expect("leads");
+        cluster.flights.clear();
+    }
+    let end = cluster.now + 300 * MS;
+    while cluster.log(1).last() < cluster.log(0).last() {
+        assert!(cluster.now < end);
+        cluster.run_for(LATENCY_NS);
+        assert_ne!(cluster.machine(0).peers()[0].state, PeerState::OutOfReach, "what follows the snapshot is there");
+    }
+    assert_eq!(cluster.nodes[1].installed.len(), 1);
+}
+
+/// Taking one takes a while: until it is there, what follows the state of the moment at which it was asked for stays.
+#[test]
+fn the_log_waits_for_the_snapshot_that_was_asked_for() {
+    let mut cluster = lagging();
+    cluster.nodes[0].offers = false;
+    cluster.heal();
+    while cluster.machine(0).snapshot_wanted(cluster.log(0)).is_none() {
+        cluster.run_for(LATENCY_NS);
+    }
+    let snapshot = cluster.snapshot(0);
+    for _ in 0..60 {
+        cluster.propose(0, &[1; 100]).expect("leads");
+        cluster.run_for(2 * LATENCY_NS);
+    }
+    cluster.step(0, Input::Offer(&snapshot, state_hash(&snapshot.bytes))).expect("what follows it is there");
     run_until_caught_up(&mut cluster, 0, 200 * MS);
 }
 

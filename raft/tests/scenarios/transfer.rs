@@ -2,7 +2,8 @@
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member};
 use trimaran_raft::{
-    Body, Configuration, DropReason, Error, Input, LogIndex, NodeId, Refused, ShardConfig, Term, Unfit,
+    Body, Configuration, DropReason, Error, Fence, Input, LogIndex, NodeId, Refused, Role, ShardConfig, Term, Unfit,
+    Verdict,
 };
 
 fn transfer(cluster: &mut Cluster, from: usize, to: Option<usize>) -> Result<(), Error> {
@@ -351,6 +352,26 @@ fn a_transfer_while_many_propose_neither_loses_nor_stalls() {
     assert_eq!(cluster.invariants.elections(), 7);
 }
 
+/// Its state is of no use, whoever asks it to lead.
+#[test]
+fn one_that_has_stopped_applying_or_whose_state_is_wrong_does_not_stand_when_told_to() {
+    for stops in [true, false] {
+        let mut cluster = led(3);
+        let term = cluster.machine(0).term();
+        if stops {
+            cluster.stop(1);
+        } else {
+            let (index, digest) = (cluster.machine(1).applied_index(), cluster.machine(1).digest() ^ 1);
+            cluster.nodes[1].goes_wrong_at = Some((index, 1));
+            cluster.inject(0, 1, term, Body::Fence(Fence { index, digest, verdict: Verdict::Minority }));
+            assert!(cluster.machine(1).fenced().is_some());
+        }
+        cluster.inject(0, 1, term, Body::TimeoutNow);
+        assert_eq!((cluster.machine(1).role(), cluster.machine(1).term()), (Role::Follower, term));
+        assert_eq!(cluster.nodes[1].dropped.last(), Some(&DropReason::Unexpected));
+    }
+}
+
 /// It may hold as much as anybody, but nobody's vote makes it a leader.
 #[test]
 fn a_leader_that_stops_tells_no_learner_to_stand() {
@@ -359,8 +380,13 @@ fn a_leader_that_stops_tells_no_learner_to_stand() {
     let target = Configuration { learners: vec![member(3, 1)], ..cluster.machine(0).configuration().clone() };
     cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
     cluster.run_for(200 * MS);
-    assert_eq!(cluster.machine(0).peers()[2].matched, cluster.log(0).last());
-    cluster.flights.clear();
+    cluster.filter = Some(Box::new(|_, to, message| !matches!(message.body, Body::Append(..)) || to == 3));
+    let index = cluster.propose(0, b"x").expect("leads");
+    cluster.settle();
+    assert_eq!(
+        cluster.machine(0).peers().iter().map(|peer| peer.matched == index).collect::<Vec<_>>(),
+        [false, false, true]
+    );
     let _ = cluster.step(0, Input::Farewell);
     let told = cluster.take(|_, _, body| matches!(body, Body::TimeoutNow));
     assert!(told.len() == 1 && told[0].to != 3, "{told:?}");

@@ -165,4 +165,18 @@ mod tests {
         let key = replies.add(session, 1, &[1; 100]);
         assert_eq!(replies.get(key), Some(&[1; 100][..]));
     }
+
+    #[test]
+    fn a_buffer_is_used_again_for_what_fills_half_of_it() {
+        let (mut replies, session) = (Replies::new(), SessionId(1));
+        let key = replies.add(session, 1, &[7; 30_000]);
+        replies.remove(key);
+        let spare = replies.held_bytes().1;
+        assert!(spare >= 30_000);
+        let key = replies.add(session, 2, &[8; 20_000]);
+        assert_eq!(replies.held_bytes(), (spare, 0));
+        replies.remove(key);
+        replies.add(session, 3, &[9; 10]);
+        assert_eq!(replies.held_bytes(), (0, 0));
+    }
 }
