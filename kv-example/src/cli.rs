@@ -402,9 +402,12 @@ pub struct Demo {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct Sim {
-    /// Run the seeds 0 to N - 1
+    /// Run N seeds
     #[arg(long, value_name = "N", required_unless_present = "seed", value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: Option<u64>,
+    /// Begin with seed N instead of 0
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "seed")]
+    pub from: u64,
     /// Run this seed only, and say what happens in it
     #[arg(long, conflicts_with = "seeds")]
     pub seed: Option<u64>,

@@ -4,12 +4,14 @@ mod swarm;
 
 use crate::cli::Sim;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use swarm::SeedReport;
+use swarm::{MISUSES, Misuses, SeedReport};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::sim::chaos::{Fault, FaultCounts};
 use trimaran_runtime::{Clock, Monotonic};
@@ -32,7 +34,12 @@ struct Total {
     elections: u64,
     committed: u64,
     checks: u64,
+    changes: u64,
+    joint_changes: u64,
+    snapshots: u64,
     faults: FaultCounts,
+    misuses: Misuses,
+    not_judged: BTreeMap<&'static str, u64>,
     failures: Vec<SeedReport>,
 }
 
@@ -46,7 +53,14 @@ impl Total {
         self.elections += report.elections;
         self.committed += report.committed;
         self.checks += report.checks;
+        self.changes += report.changes;
+        self.joint_changes += report.joint_changes;
+        self.snapshots += report.snapshots;
         self.faults.merge(&report.faults);
+        self.misuses.iter_mut().zip(report.misuses).for_each(|(sum, more)| *sum += more);
+        if let Some(why) = report.not_judged {
+            *self.not_judged.entry(why).or_default() += 1;
+        }
         if report.failure.is_some() {
             self.failures.push(report);
         }
@@ -62,9 +76,8 @@ pub fn run(sim: &Sim) -> Result<(), Error> {
 }
 
 fn one(seed: u64, nodes: usize) -> Result<(), Error> {
-    let nodes = nodes_of(seed, nodes);
-    let report = swarm::run(seed, nodes, Some(&artefacts()));
-    let again = swarm::run(seed, nodes, None);
+    let report = caught(seed, nodes, Some(&artefacts()));
+    let again = caught(seed, nodes, None);
     println!("seed {seed}: trace {:016x}", report.trace_hash);
     let mut total = Total::default();
     let failure = match (again.trace_hash == report.trace_hash, &report.failure) {
@@ -90,14 +103,15 @@ fn many(sim: &Sim) -> Result<(), Error> {
     );
     let started = Monotonic.now();
     let total = Mutex::new(Total::default());
-    let next = AtomicU64::new(0);
+    let next = AtomicU64::new(sim.from);
+    let end = sim.from.saturating_add(seeds);
     // Each seed lives on one thread from beginning to end; threads share only the totals.
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
+                    if seed >= end {
                         return;
                     }
                     let report = checked(seed, nodes);
@@ -117,28 +131,38 @@ fn many(sim: &Sim) -> Result<(), Error> {
         println!("seed {} failed: {}", report.seed, report.failure.as_deref().unwrap_or_default());
     }
     if let Some(first) = total.failures.first() {
-        swarm::run(first.seed, nodes_of(first.seed, nodes), Some(&artefacts()));
+        caught(first.seed, nodes, Some(&artefacts()));
         println!("history and packets of seed {}: {}", first.seed, artefacts().display());
         let what = format!("{} of {} seeds; replay with `--seed {}`", total.failures.len(), total.seeds, first.seed);
         return Err(Error::SimulationFailed { what });
     }
-    let missing = swarm::never_struck(&total.faults);
+    let missing = swarm::never_struck(&total.faults, &total.misuses);
     if total.seeds >= SEEDS_FOR_ALL_FAULTS && !missing.is_empty() {
-        return Err(Error::SimulationFailed { what: format!("these faults never struck: {}", missing.join(", ")) });
+        return Err(Error::SimulationFailed { what: format!("these never happened: {}", missing.join(", ")) });
     }
     Ok(())
 }
 
 /// Runs a seed, now and then a second time to see whether it does the same.
 fn checked(seed: u64, nodes: usize) -> SeedReport {
-    let mut report = swarm::run(seed, nodes_of(seed, nodes), None);
+    let mut report = caught(seed, nodes, None);
     if seed.is_multiple_of(REPEAT_EVERY) {
-        let again = swarm::run(seed, nodes_of(seed, nodes), None);
+        let again = caught(seed, nodes, None);
         if again.trace_hash != report.trace_hash && report.failure.is_none() {
             report.failure = Some("two runs of this seed differ".into());
         }
     }
     report
+}
+
+/// Runs a seed; a panic in it is its failure, and not the end of all others.
+fn caught(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedReport {
+    let run = AssertUnwindSafe(|| swarm::run(seed, nodes_of(seed, nodes), artefacts));
+    catch_unwind(run).unwrap_or_else(|_| SeedReport {
+        seed,
+        failure: Some("it panicked".into()),
+        ..SeedReport::default()
+    })
 }
 
 /// Every third seed runs a larger cluster than asked for.
@@ -152,20 +176,28 @@ fn artefacts() -> PathBuf {
 
 fn print(total: &Total, wall: Option<Duration>) {
     println!(
-        "{} seeds ({} of them twice), {:.1} simulated minutes, {} packets, {} steps checked",
+        "{} seeds ({} of them twice), {:.1} simulated hours, {} packets, {} steps checked",
         total.seeds,
         total.repeated,
-        total.virtual_time.as_secs_f64() / 60.0,
+        total.virtual_time.as_secs_f64() / 3600.0,
         total.packets,
         total.checks
     );
     println!(
-        "{} operations ({} of unknown outcome), {} entries committed, {} elections won",
+        "{} operations judged ({} of unknown outcome), {} entries committed, {} elections won",
         total.operations, total.open, total.committed, total.elections
+    );
+    println!(
+        "{} configurations committed ({} joint), {} snapshots installed",
+        total.changes, total.joint_changes, total.snapshots
     );
     let faults: Vec<_> =
         Fault::ALL.iter().map(|fault| format!("{} {}", fault.name(), total.faults.get(*fault))).collect();
     println!("faults: {}", faults.join(", "));
+    let misuses: Vec<_> = MISUSES.iter().zip(total.misuses).map(|(name, count)| format!("{name} {count}")).collect();
+    println!("clients: {}", misuses.join(", "));
+    let skipped: Vec<_> = total.not_judged.iter().map(|(why, count)| format!("{count} since {why}")).collect();
+    println!("liveness not judged: {}", if skipped.is_empty() { "never".to_owned() } else { skipped.join(", ") });
     if let Some(wall) = wall {
         println!("{:.0} s, {:.0} packets a second", wall.as_secs_f64(), total.packets as f64 / wall.as_secs_f64());
     }

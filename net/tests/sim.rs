@@ -326,3 +326,45 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_was_sent_can_be_replayed_much_later_and_from_another_source() {
+    let mut pair = Pair::new(5, fixed(10));
+    assert!(!pair.sim.replay(at(1), None), "nothing was kept");
+    pair.sim.keep_packets(8);
+    pair.send(at(1), 0..400);
+    let all = pair.arrived();
+    assert_eq!(all.len(), 400);
+    for _ in 0..20 {
+        assert!(pair.sim.replay(at(900_000), None));
+    }
+    let again = pair.arrived();
+    assert_eq!(again.len(), 20);
+    assert!(again.iter().all(|number| all.contains(number)));
+    assert!(pair.sim.replay(at(900_001), Some(addr(C, 9))));
+    pair.b.poll(Instant::FAR);
+    let spoofed = pair.to.try_recv().expect("it arrives");
+    assert_eq!(spoofed.src(), addr(C, 9));
+}
+
+#[test]
+fn what_the_filter_forbids_to_duplicate_is_not_replayed() {
+    let mut pair = Pair::new(5, fixed(10));
+    pair.sim.keep_packets(8);
+    pair.sim.set_duplicate_filter(Rc::new(|_| false));
+    pair.send(at(1), 0..400);
+    assert!(!pair.sim.replay(at(2), None));
+}
+
+#[test]
+fn an_injected_datagram_arrives_whatever_the_links_do() {
+    let mut pair = Pair::new(5, Link { loss: 1.0, ..Link::default() });
+    let mut stray = packet(&7u16.to_le_bytes());
+    stray.set_src(addr(C, 9));
+    stray.set_dst(addr(B, 1));
+    assert!(pair.sim.inject(at(1), stray));
+    assert_eq!(pair.arrived(), [7]);
+    let mut lost = packet(b"x");
+    lost.set_dst(addr(C, 1));
+    assert!(!pair.sim.inject(at(1), lost), "nobody is there");
+}

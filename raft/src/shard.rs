@@ -313,6 +313,11 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         Status::of(&inner.machine, &inner.log, inner.counters)
     }
 
+    /// Counts since the start; [`Shard::status`] has them too, beside much else.
+    pub fn counters(&self) -> Counters {
+        self.inner.borrow().counters
+    }
+
     /// Looks at the machine, for tests and invariants.
     pub fn with_machine<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
         look(&self.inner.borrow().machine)
@@ -451,6 +456,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
                 if let Some(snapshot) = self.log.take_received() {
                     tracing::info!(node = %self.machine.me().id, index = %snapshot.index, bytes = snapshot.bytes.len(), "snapshot");
                     self.storage.install(self.machine.cluster().unwrap_or_default(), &snapshot);
+                    self.counters.snapshots_installed += 1;
                     self.delivered = snapshot.index;
                     self.received = Some(snapshot);
                     self.snapshots.reach(LogIndex(u64::MAX));

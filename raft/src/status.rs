@@ -99,6 +99,8 @@ pub struct Counters {
     pub overloaded: u64,
     /// Changes of role, term or leader.
     pub leadership_changes: u64,
+    /// Snapshots received whole and handed to the apply task.
+    pub snapshots_installed: u64,
     dropped: [u64; DropReason::ALL.len()],
 }
 

@@ -409,6 +409,7 @@ fn raft_counters(counters: &trimaran_raft::Counters) -> impl Iterator<Item = (&'
         ("proposed", counters.proposed),
         ("overloaded", counters.overloaded),
         ("leadership_changes", counters.leadership_changes),
+        ("snapshots_installed", counters.snapshots_installed),
     ];
     let dropped = DropReason::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason)));
     counted.into_iter().chain(dropped)

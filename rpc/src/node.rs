@@ -201,6 +201,11 @@ impl Node {
         &self.replicated.shard
     }
 
+    /// As [`Node::shard`], by its type.
+    pub(crate) fn own_shard(&self) -> &Shard<PeerTransport> {
+        &self.replicated.shard
+    }
+
     /// Writes appended here and not yet applied.
     pub fn pending_writes(&self) -> usize {
         self.replicated.pending_writes()

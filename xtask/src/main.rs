@@ -95,7 +95,7 @@ struct TestArgs {
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("which").required(true))]
 struct SimArgs {
-    /// Run this many seeds, one after another.
+    /// Run this many seeds, one on each core at a time.
     #[arg(long, group = "which", value_name = "N")]
     seeds: Option<u64>,
     /// Run this one seed again.

@@ -1,8 +1,10 @@
 //! One seed: a cluster of this store, clients that record what they see, faults, then peace, then judgement.
 
+mod misuse;
 mod work;
 
 use crate::group::Group;
+use crate::load::Answered;
 use crate::requests;
 use crate::service::Kv;
 use rand::{RngExt, SeedableRng};
@@ -15,12 +17,12 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::PcapWriter;
-use trimaran_raft::{Limits, Role};
+use trimaran_raft::{Limits, Timing};
 use trimaran_rpc::StateDigest;
 use trimaran_rpc::admin;
 use trimaran_rpc::node::Node;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
-use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
+use trimaran_rpc::sim::cluster::{CLIENT_PORT, Cluster, ClusterConfig, NodeIndex, node_ip};
 use trimaran_rpc::sim::history::ClientId;
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, Verdict};
 use trimaran_runtime::Instant;
@@ -35,11 +37,21 @@ const STORM: Duration = Duration::from_secs(5);
 /// How long a healed majority may take to commit again. Twenty of the longest election timeouts.
 const PEACE: Duration = Duration::from_secs(4);
 
+/// How long a cluster at peace may take to be whole again: every voter up, caught up, and no change under way.
+const WHOLE: Duration = Duration::from_secs(10);
+/// Between two looks at that.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The storm is looked at so often: clients come and go.
+const GUST: Duration = Duration::from_millis(250);
+
+/// Nodes that may claim the seat of another.
+const TWINS: usize = 2;
+
 /// Bytes of packets kept of one seed; later ones are left out.
 const PCAP_BYTES_MAX: u64 = 1 << 30;
 
 /// What one seed did.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct SeedReport {
     /// The seed.
     pub seed: u64,
@@ -59,21 +71,63 @@ pub(super) struct SeedReport {
     pub committed: u64,
     /// States and logs checked after a step.
     pub checks: u64,
+    /// Configurations committed, and how many of them were joint.
+    pub changes: u64,
+    /// Of these, how many were joint.
+    pub joint_changes: u64,
+    /// Snapshots that nodes took on.
+    pub snapshots: u64,
     /// How often each fault struck.
     pub faults: FaultCounts,
+    /// How often clients behaved or fared badly.
+    pub misuses: Misuses,
+    /// Why nothing was expected of the healed cluster, if so.
+    pub not_judged: Option<&'static str>,
     /// What was found wrong, if anything.
     pub failure: Option<String>,
+}
+
+/// Names of what clients do or suffer, in the order of [`Misuses`].
+pub(super) const MISUSES: [&str; 5] = ["retried", "name_reused", "greedy_client", "noise_calls", "client_crash"];
+
+/// How often each of [`MISUSES`] happened.
+pub(super) type Misuses = [u64; MISUSES.len()];
+
+/// What a seed's cluster is made of.
+fn config(rng: &mut Pcg64Mcg, nodes: usize) -> ClusterConfig {
+    let tight = |log_bytes: u64| Limits {
+        log_bytes,
+        uncommitted_bytes: log_bytes / 4,
+        entry_bytes: 16 << 10,
+        ..Limits::default()
+    };
+    let log_limits = match rng.random_range(0..6) {
+        // A log so small that trimming, back pressure, voters left behind and their snapshots are part of the run.
+        0 => tight(256 << 10),
+        1 => tight(96 << 10),
+        2 => tight(40 << 10),
+        _ => Limits::default(),
+    };
+    let voters = if rng.random_range(0..8) == 0 { 1 } else { nodes };
+    // Who is not among the voters asks to be taken in.
+    let nodes = (nodes + rng.random_range(0..=3)).min(9);
+    let timing = if rng.random_range(0..24) == 0 { Timing::US } else { Timing::SHARED };
+    let frames = rng.random_range(0..24) == 0;
+    ClusterConfig {
+        nodes,
+        voters: Some(voters),
+        log_limits,
+        timing,
+        spare_addresses: TWINS,
+        frames,
+        ..ClusterConfig::default()
+    }
 }
 
 /// Runs one seed from boot to judgement. With `artefacts` it leaves the history and every packet in that directory.
 pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedReport {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
-    let log_limits = match rng.random_range(0..4) {
-        // A log so small that trimming, back pressure and voters left behind are part of the run.
-        0 => Limits { log_bytes: 256 << 10, uncommitted_bytes: 64 << 10, entry_bytes: 16 << 10, ..Limits::default() },
-        _ => Limits::default(),
-    };
-    let config = ClusterConfig { nodes, log_limits, ..ClusterConfig::default() };
+    let config = config(&mut rng, nodes);
     let mut cluster = Cluster::new(seed, config, || Kv::new(None));
     if let Some(tap) = artefacts.and_then(|directory| tap(directory, seed)) {
         cluster.network().set_tap(tap);
@@ -89,12 +143,17 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
             .push(cluster.client(servers.clone(), move |socket| work(socket, ClientId(client), load, servers, seed)));
     }
 
-    let mut chaos = Chaos::new(seed, clients).duplicate_all(!is_plain);
+    let mut chaos = Chaos::of_everything(seed, clients).duplicate_all(!is_plain);
     chaos.begin(&cluster);
-    chaos.run(&mut cluster, STORM);
+    let mut misuses = Misuses::default();
+    storm(&mut cluster, &mut chaos, &load, &mut rng, &mut misuses);
     chaos.end(&mut cluster);
-    let failure = judge(&mut cluster, &load, servers).err();
+    let not_judged = (!cluster.has_quorum()).then_some("no majority remembers");
+    let failure = judge(&mut cluster, &load, servers, not_judged.is_none()).err();
 
+    misuses[0] = load.noise.retried.get();
+    misuses[1] = load.noise.reused.get();
+    misuses[3] = load.noise.asked.get();
     let report = SeedReport {
         seed,
         trace_hash: cluster.trace_hash(),
@@ -105,7 +164,12 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
         elections: cluster.invariants().elections() as u64,
         committed: cluster.invariants().committed(),
         checks: cluster.invariants().checks(),
+        changes: cluster.invariants().changes(),
+        joint_changes: cluster.invariants().joint_changes(),
+        snapshots: cluster.invariants().snapshots(),
         faults: *chaos.counts(),
+        misuses,
+        not_judged,
         failure,
     };
     if let Some(directory) = artefacts {
@@ -113,6 +177,35 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
         keep(directory, seed, &load.history.borrow());
     }
     report
+}
+
+/// Faults strike, and beside the clients that are judged others come that want too much, or die.
+fn storm(cluster: &mut Cluster<Kv>, chaos: &mut Chaos, load: &Rc<Load>, rng: &mut Pcg64Mcg, misuses: &mut Misuses) {
+    let is_crowded = rng.random_range(0..3) == 0;
+    let mut doomed = Vec::new();
+    for _ in 0..STORM.as_millis() / GUST.as_millis() {
+        chaos.run(cluster, GUST);
+        for ip in doomed.drain(..) {
+            cluster.kill_client(ip);
+            misuses[4] += 1;
+        }
+        let load = load.clone();
+        match rng.random_range(0..12) {
+            0 if is_crowded => {
+                let at_once = rng.random_range(20..500);
+                cluster.client(cluster.addresses(), move |client| misuse::greedy(client, load, at_once));
+                misuses[2] += 1;
+            }
+            1 if is_crowded => {
+                doomed.push(cluster.client(cluster.addresses(), move |client| misuse::doomed(client, load)));
+            }
+            _ => {}
+        }
+    }
+    for ip in doomed {
+        cluster.kill_client(ip);
+        misuses[4] += 1;
+    }
 }
 
 /// A failed run is worth more than a full disk: what cannot be written is said and left out.
@@ -137,14 +230,17 @@ fn tap(directory: &Path, seed: u64) -> Option<PcapWriter<Box<dyn Write>>> {
 }
 
 /// Whether the cluster lives, agrees, and answered as one copy would have.
-fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
+fn judge(
+    cluster: &mut Cluster<Kv>,
+    load: &Rc<Load>,
+    servers: Vec<SocketAddrV4>,
+    must_live: bool,
+) -> Result<(), String> {
     let broken = |cluster: &Cluster<Kv>| cluster.violation().map(ToString::to_string);
     if let Some(violation) = broken(cluster) {
         return Err(violation);
     }
-    // A voter that needs entries which are no longer in any log stays out until snapshots exist: without a majority of
-    // the others there is nothing to wait for.
-    if can_go_on(cluster) {
+    if must_live {
         let alive = Rc::new(Cell::new(false));
         let told = alive.clone();
         cluster.client(servers.clone(), move |client| async move {
@@ -160,6 +256,9 @@ fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>)
         }
         if !lives {
             return Err(format!("no write was committed within {PEACE:?} of the last fault{}", views(cluster)));
+        }
+        if !heals(cluster) && broken(cluster).is_none() {
+            return Err(format!("not whole within {WHOLE:?} of the last fault{}", views(cluster)));
         }
     }
     load.stop.set(true);
@@ -178,8 +277,9 @@ fn judge(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>)
             return Err(format!("node {} stopped applying: {}", index + 1, halt.message));
         }
     }
-    if can_go_on(cluster) {
+    if must_live {
         gone(cluster, load, servers.clone())?;
+        counted(cluster, load, servers.clone())?;
     }
     let digests = digests(cluster, servers);
     if let Some(violation) = broken(cluster) {
@@ -226,11 +326,29 @@ fn gone(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) 
     }
 }
 
+/// The noise adds up: each increment that was answered counts, and none counts twice.
+fn counted(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
+    let sum = Rc::new(Cell::new(None));
+    let told = sum.clone();
+    cluster.client(servers, move |client| async move {
+        let mut body = Vec::new();
+        let ask = requests::incr(misuse::NOISE_KEY, 0, &mut body);
+        let reply = client.call(work::method_call(ask, &body), PEACE).await;
+        let answered = reply.ok().map(|reply| Answered { status: reply.status, body: reply.body });
+        told.set(Some(answered.and_then(|answered| requests::result::<i64>(&answered)?.ok())));
+    });
+    cluster.run_until(PEACE * 2, |_| sum.get().is_some());
+    match sum.get().flatten().and_then(|sum| u64::try_from(sum).ok()) {
+        Some(sum) => load.noise.check(sum),
+        None => Err("the noise cannot be read in peace".into()),
+    }
+}
+
 /// The state of every node that is up and can hash it. A chain over requests and replies, which each step compares, says
 /// nothing of state that no reply has shown yet.
 fn digests(cluster: &mut Cluster<Kv>, servers: Vec<SocketAddrV4>) -> Vec<StateDigest> {
-    let up: Vec<_> = (0..cluster.nodes()).filter(|index| cluster.node(NodeIndex(*index)).is_some()).collect();
-    let up: Vec<_> = up.into_iter().map(|index| servers[index]).collect();
+    let up = (0..cluster.nodes()).filter(|index| cluster.node(NodeIndex(*index)).is_some());
+    let up: Vec<_> = up.map(|index| SocketAddrV4::new(node_ip(index), CLIENT_PORT)).collect();
     let found = Rc::new(RefCell::new(Vec::new()));
     let asked = Rc::new(Cell::new(false));
     let (told, done) = (found.clone(), asked.clone());
@@ -281,21 +399,24 @@ fn views(cluster: &Cluster<Kv>) -> String {
     nodes.map(view).collect()
 }
 
-/// Whether a majority of the voters is up and no voter of it was left behind by trimming.
-fn can_go_on(cluster: &Cluster<Kv>) -> bool {
-    let shards = (0..cluster.nodes()).filter_map(|index| cluster.node(NodeIndex(index))).map(|node| node.shard());
-    let voters: Vec<_> = shards
-        .filter(|shard| !matches!(shard.status().role, Role::Joining { .. } | Role::Uninitialised))
-        .map(|shard| shard.status())
-        .collect();
-    let newest_first = voters.iter().map(|status| status.first).max().unwrap_or_default();
-    let usable = voters.iter().filter(|status| status.last.next() >= newest_first).count();
-    usable > cluster.nodes() / 2
+/// Lets the cluster heal, and takes back what an operator has begun and cannot be done; tells whether it is whole.
+fn heals(cluster: &mut Cluster<Kv>) -> bool {
+    let end = cluster.now() + WHOLE;
+    while cluster.now() < end && cluster.violation().is_none() {
+        if cluster.is_whole() {
+            return true;
+        }
+        cluster.run_for(LOOK_EVERY);
+        cluster.cancel_change();
+    }
+    cluster.is_whole()
 }
 
-/// The kinds that struck in no run of many: a swarm that misses one has not tested it.
-pub(super) fn never_struck(counts: &FaultCounts) -> Vec<&'static str> {
-    Fault::ALL.iter().filter(|fault| counts.get(**fault) == 0).map(|fault| fault.name()).collect()
+/// What happened in no run of many: a swarm that misses it has not tested it.
+pub(super) fn never_struck(counts: &FaultCounts, misuses: &Misuses) -> Vec<&'static str> {
+    let faults = Fault::ALL.iter().filter(|fault| counts.get(**fault) == 0).map(|fault| fault.name());
+    let misuses = MISUSES.iter().zip(misuses).filter(|(_, count)| **count == 0).map(|(name, _)| *name);
+    faults.chain(misuses).collect()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::tap::PcapWriter;
 use fabric::Fabric;
 pub use frames::SimFramePort;
 pub(crate) use link::{Emission, Odds};
-pub use link::{FaultCounters, Link};
+pub use link::{FaultCounters, LARGE_BYTES, Link};
 use std::cell::RefCell;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -127,6 +127,24 @@ impl SimNet {
     /// frame it sees what follows 42 bytes of headers.
     pub fn set_duplicate_filter(&self, filter: Rc<dyn Fn(&Packet) -> bool>) {
         self.fabric.borrow_mut().duplicate_filter = Some(filter);
+    }
+
+    /// Keeps copies of so many datagrams, drawn from all that are sent from now on, for [`SimNet::replay`]. Datagrams that
+    /// must not be duplicated are not kept.
+    pub fn keep_packets(&self, keep_packets: usize) {
+        self.fabric.borrow_mut().keep_packets = keep_packets;
+    }
+
+    /// Delivers one of the kept datagrams again, however old it is, as if `source` had sent it where that is given. `false`
+    /// where none is kept, the receiver is gone, or a frame was to come from another source.
+    pub fn replay(&self, now: Instant, source: Option<SocketAddrV4>) -> bool {
+        self.fabric.borrow_mut().replay(now, source)
+    }
+
+    /// Delivers a datagram that no port has sent, from the source that it names; no fault strikes it. `false` where nobody has
+    /// its destination.
+    pub fn inject(&self, now: Instant, packet: Packet) -> bool {
+        self.fabric.borrow_mut().inject(now, packet)
     }
 
     /// Sets how many datagrams may be on their way to one port.

@@ -1,6 +1,9 @@
 //! Faults for a simulated cluster: each seed enables some kinds, at a strength of its own, and strikes with them at
 //! random times. What each kind has done is counted, since a fault that never fired proves nothing.
 
+mod members;
+mod network;
+
 use super::cluster::{Cluster, NodeIndex, node_ip};
 use crate::r2p2::{Header, MessageType};
 use crate::service::Service;
@@ -11,6 +14,7 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{FaultCounters, Link};
+use trimaran_raft::Configuration;
 use trimaran_runtime::Instant;
 
 macro_rules! kinds {
@@ -64,11 +68,96 @@ kinds! {
     ClockRate = "clock_rate",
     /// A node's clock jumps ahead.
     ClockJump = "clock_jump",
+    /// A leader's clock jumps over the whole life of every session.
+    ClockLeap = "clock_leap",
+    /// A node stands still for up to three seconds: for the others it is long dead, and remembers.
+    LongPause = "long_pause",
+    /// A node stands still again and again, each time for less than half an election timeout.
+    Stutter = "stutter",
+    /// Datagrams of more than 1000 bytes vanish.
+    LargeLoss = "large_loss",
+    /// Old datagrams arrive once more, also at those who have been started again since.
+    Replay = "replay",
+    /// Old datagrams arrive once more, from a source that has not sent them.
+    Spoof = "spoof",
+    /// Hundreds of datagrams of noise arrive at a node at once.
+    Flood = "flood",
+    /// Each node sees its two neighbours of a row only.
+    Chain = "chain",
+    /// A link between two nodes goes down and up many times.
+    Flap = "flap",
+    /// A node is cut off from everybody for up to three seconds.
+    LongCut = "long_cut",
+    /// Nodes that ask to be taken in become voters.
+    Grow = "grow",
+    /// Voters are taken out, dead or alive.
+    Shrink = "shrink",
+    /// Voters give way to others in one joint change.
+    Replace = "replace",
+    /// The cluster goes from one voter to three, five, three and one.
+    Stairs = "stairs",
+    /// The leader is taken out.
+    RemoveLeader = "remove_leader",
+    /// A node that asks to be taken in becomes a learner.
+    Learner = "learner",
+    /// A learner becomes a voter.
+    Promote = "promote",
+    /// A change is taken back while it is under way.
+    Cancel = "cancel",
+    /// A second node claims the seat of another.
+    Twin = "twin",
+    /// A node that was taken out starts again and asks to be taken in.
+    Return = "return",
+    /// Leadership is handed over.
+    Transfer = "transfer",
+    /// Leadership is to be handed to a node that is dead, stands still or is no voter.
+    TransferLame = "transfer_lame",
+    /// A leader says farewell, and may be killed right afterwards.
+    Farewell = "farewell",
+    /// A leader that is sending a snapshot is cut off from the receiver, or loses leadership.
+    SnapshotCut = "snapshot_cut",
+}
+
+impl Fault {
+    /// Whether it needs somebody who decides on the members: those have a part of the swarm of their own.
+    pub const fn is_of_members(self) -> bool {
+        use Fault::{
+            Cancel, Farewell, Grow, Learner, Promote, RemoveLeader, Replace, Return, Shrink, SnapshotCut, Stairs,
+        };
+        use Fault::{Transfer, TransferLame, Twin};
+        matches!(
+            self,
+            Grow | Shrink
+                | Replace
+                | Stairs
+                | RemoveLeader
+                | Learner
+                | Promote
+                | Cancel
+                | Twin
+                | Return
+                | Transfer
+                | TransferLame
+                | Farewell
+                | SnapshotCut
+        )
+    }
+
+    /// Whether services that count on log time may be struck by it without being asked.
+    const fn is_harmless(self) -> bool {
+        !self.is_of_members() && !matches!(self, Fault::ClockLeap)
+    }
 }
 
 /// How often each kind has struck.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FaultCounts([u64; Fault::ALL.len()]);
+
+impl Default for FaultCounts {
+    fn default() -> Self {
+        FaultCounts([0; Fault::ALL.len()])
+    }
+}
 
 impl FaultCounts {
     /// How often one kind has struck.
@@ -86,6 +175,7 @@ impl FaultCounts {
     pub(super) fn add_links(&mut self, faults: FaultCounters) {
         for (fault, count) in [
             (Fault::Loss, faults.lost),
+            (Fault::LargeLoss, faults.lost_large),
             (Fault::Duplicate, faults.duplicated),
             (Fault::Reorder, faults.reordered),
             (Fault::Corrupt, faults.corrupted),
@@ -100,6 +190,25 @@ impl FaultCounts {
     }
 }
 
+/// How far a leader's clock leaps: longer than any session lives without a call.
+const LEAP: Duration = Duration::from_secs(700);
+/// Leaps in one run: keys and locks of an hour outlive them.
+const LEAPS_MAX: u32 = 4;
+/// Datagrams kept for a replay.
+const KEPT_PACKETS: usize = 256;
+/// Strikes before which the network is healed, of a hundred: so that faults also meet a cluster that works.
+const HEALED_PERCENT: u32 = 15;
+
+/// What follows a strike at a later time.
+#[derive(Debug, Clone, Copy)]
+enum Later {
+    Pause(NodeIndex, Duration),
+    Link { from: NodeIndex, to: NodeIndex, up: bool },
+    Join(NodeIndex),
+    Cancel,
+    Kill(NodeIndex),
+}
+
 /// Strikes a cluster with the faults that one seed has drawn.
 pub struct Chaos {
     rng: Pcg64Mcg,
@@ -108,16 +217,45 @@ pub struct Chaos {
     clients: Vec<Ipv4Addr>,
     duplicates_all: bool,
     dead: Vec<NodeIndex>,
+    later: Vec<(Instant, Later)>,
+    /// What the voters may become by a change that was begun.
+    target: Option<Configuration>,
+    stair: usize,
+    leaps: u32,
     every: Duration,
     next_strike: Instant,
     counts: FaultCounts,
 }
 
 impl Chaos {
-    /// Draws which faults strike, how hard and how often.
+    /// Draws which faults strike, how hard and how often; none that changes the members or lets sessions expire.
     pub fn new(seed: u64, clients: Vec<Ipv4Addr>) -> Self {
+        let rng = Pcg64Mcg::seed_from_u64(seed ^ 0x0063_6861_6f73);
+        let kinds = Fault::ALL.iter().copied().filter(|fault| fault.is_harmless());
+        Chaos::drawn(rng, clients, kinds.collect(), 30..400)
+    }
+
+    /// As [`Chaos::new`], from every kind there is. Of three seeds one is mostly about the members.
+    pub fn of_everything(seed: u64, clients: Vec<Ipv4Addr>) -> Self {
         let mut rng = Pcg64Mcg::seed_from_u64(seed ^ 0x0063_6861_6f73);
-        let mut enabled = Fault::ALL.to_vec();
+        let mut kinds = Fault::ALL.to_vec();
+        kinds.shuffle(&mut rng);
+        if rng.random_range(0..3) == 0 {
+            // Half of the others at most, so that the drawn ones are mostly of this kind.
+            let (mut members, others): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|fault| fault.is_of_members());
+            let few = rng.random_range(0..others.len() / 2);
+            members.extend(&others[..few]);
+            return Chaos::drawn(rng, clients, members, 10..100);
+        }
+        Chaos::drawn(rng, clients, kinds, 20..300)
+    }
+
+    fn drawn(
+        mut rng: Pcg64Mcg,
+        clients: Vec<Ipv4Addr>,
+        mut enabled: Vec<Fault>,
+        every_ms: std::ops::Range<u64>,
+    ) -> Self {
         enabled.shuffle(&mut rng);
         let kinds = rng.random_range(0..=enabled.len());
         enabled.truncate(kinds);
@@ -126,7 +264,8 @@ impl Chaos {
             false => 0.0,
         };
         let mut links = Link {
-            loss: strength(Fault::Loss, 0.3),
+            loss: strength(Fault::Loss, 0.5),
+            loss_large: strength(Fault::LargeLoss, 1.0),
             duplicate: strength(Fault::Duplicate, 0.2),
             reorder: strength(Fault::Reorder, 0.3),
             corrupt: strength(Fault::Corrupt, 0.05),
@@ -134,7 +273,7 @@ impl Chaos {
             ..Link::new(Duration::from_micros(20), Duration::from_micros(100))
         };
         links.reorder_delay = Duration::from_micros(rng.random_range(50..10_000));
-        let every = Duration::from_millis(rng.random_range(30..400));
+        let every = Duration::from_millis(rng.random_range(every_ms));
         Chaos {
             rng,
             enabled,
@@ -142,6 +281,10 @@ impl Chaos {
             clients,
             duplicates_all: false,
             dead: Vec::new(),
+            later: Vec::new(),
+            target: None,
+            stair: 0,
+            leaps: 0,
             every,
             next_strike: Instant::ZERO,
             counts: FaultCounts::default(),
@@ -168,6 +311,9 @@ impl Chaos {
                 Header::parse(packet.data()).is_ok_and(|(header, _)| header.kind == MessageType::Peer)
             }));
         }
+        if self.enabled.iter().any(|fault| matches!(fault, Fault::Replay | Fault::Spoof)) {
+            cluster.network().keep_packets(KEPT_PACKETS);
+        }
         self.set_links(cluster, self.links);
         self.next_strike = cluster.now() + self.pause();
     }
@@ -176,29 +322,26 @@ impl Chaos {
         self.every.mul_f64(0.5 + self.rng.random::<f64>())
     }
 
-    fn set_links<S: Service>(&self, cluster: &Cluster<S>, links: Link) {
-        let network = cluster.network();
-        let duplicate = if self.duplicates_all { links.duplicate } else { 0.0 };
-        network.set_default_link(Link { duplicate, corrupt: 0.0, truncate: 0.0, ..links });
-        for (from, to) in pairs(cluster.nodes()) {
-            network.set_link(node_ip(from), node_ip(to), links);
-        }
-    }
-
     /// Runs the cluster for `span`, striking now and then.
     pub fn run<S: Service>(&mut self, cluster: &mut Cluster<S>, span: Duration) {
         let end = cluster.now() + span;
         while cluster.now() < end && cluster.violation().is_none() {
-            cluster.run_for(self.next_strike.min(end).saturating_since(cluster.now()));
+            let later = self.later.iter().map(|(at, _)| *at).min().unwrap_or(end);
+            cluster.run_for(self.next_strike.min(later).min(end).saturating_since(cluster.now()));
             self.tick(cluster);
         }
     }
 
     /// Strikes if it is time to.
     pub fn tick<S: Service>(&mut self, cluster: &mut Cluster<S>) {
-        if cluster.now() >= self.next_strike {
+        let now = cluster.now();
+        while let Some(place) = self.later.iter().position(|(at, _)| now >= *at) {
+            let (_, what) = self.later.swap_remove(place);
+            self.follow_up(cluster, what);
+        }
+        if now >= self.next_strike {
             self.strike(cluster);
-            self.next_strike = cluster.now() + self.pause();
+            self.next_strike = now + self.pause();
         }
     }
 
@@ -210,21 +353,15 @@ impl Chaos {
 
     /// Ends every fault, restarts whom it killed, and lets clocks run true again.
     pub(super) fn heal<S: Service>(&mut self, cluster: &mut Cluster<S>) {
-        let network = cluster.network().clone();
-        network.heal();
-        for (from, to) in pairs(cluster.nodes()) {
-            network.unblock(node_ip(from), node_ip(to));
-        }
-        for &client in &self.clients {
-            for node in 0..cluster.nodes() {
-                network.unblock(client, node_ip(node));
-                network.unblock(node_ip(node), client);
-            }
-        }
+        self.later.clear();
+        cluster.network().heal();
+        cluster.network().keep_packets(0);
         self.set_links(cluster, Link::new(Duration::from_micros(20), Duration::from_micros(100)));
+        let now = cluster.now();
         for node in 0..cluster.nodes() {
             let core = cluster.core(NodeIndex(node));
             cluster.world().set_clock_rate(core, 0);
+            cluster.world().pause(core, now);
         }
         for node in std::mem::take(&mut self.dead) {
             self.restart(cluster, node);
@@ -243,79 +380,31 @@ impl Chaos {
 
     fn strike<S: Service>(&mut self, cluster: &mut Cluster<S>) {
         let Some(&fault) = self.enabled.choose(&mut self.rng) else { return };
-        let nodes = cluster.nodes();
-        // Half of the strikes look for the leader, where they hurt most.
-        let any = NodeIndex(self.rng.random_range(0..nodes));
-        let target = match cluster.leader() {
-            Some(leader) if self.rng.random() => leader,
-            _ => any,
-        };
-        let other = NodeIndex((target.0 + self.rng.random_range(1..nodes.max(2))) % nodes);
-        let network = cluster.network().clone();
+        if self.rng.random_range(0..100) < HEALED_PERCENT {
+            cluster.network().heal();
+        }
+        let target = self.target(cluster);
         let struck = match fault {
-            Fault::Loss | Fault::Duplicate | Fault::Reorder | Fault::Corrupt | Fault::Truncate => {
-                // Their strength changes with time; what they did is counted by the network.
-                let calm = self.rng.random();
-                let quiet = Link::new(self.links.delay_min, self.links.delay_max);
-                self.set_links(cluster, if calm { quiet } else { self.links });
+            _ if fault.is_of_members() => self.strike_members(cluster, fault, target),
+            Fault::Kill => self.kill(cluster, target),
+            Fault::Restart => {
+                if !self.dead.is_empty() {
+                    let node = self.dead.swap_remove(self.rng.random_range(0..self.dead.len()));
+                    self.restart(cluster, node);
+                }
                 false
             }
-            Fault::Delay => {
-                let delay = Duration::from_millis(self.rng.random_range(1..40));
-                self.set_links(cluster, Link { delay_min: delay / 2, delay_max: delay, ..self.links });
+            Fault::Pause => self.stand_still(cluster, target, 1..600),
+            Fault::ShortPause => self.stand_still(cluster, target, 1..50),
+            Fault::LongPause => self.stand_still(cluster, target, 600..3_000),
+            Fault::Stutter => {
+                let mut at = cluster.now();
+                for _ in 0..self.rng.random_range(5..30) {
+                    let span = self.some_ms(1..50);
+                    self.later.push((at, Later::Pause(target, span)));
+                    at = at + span + self.some_ms(1..20);
+                }
                 true
-            }
-            Fault::Partition => {
-                let mut order: Vec<_> = (0..nodes).map(node_ip).collect();
-                order.shuffle(&mut self.rng);
-                let cut = self.rng.random_range(0..nodes);
-                let (left, right) = order.split_at(cut);
-                network.partition(&[left, right]);
-                cut != 0
-            }
-            Fault::OneWay => self.toggle(&network, target, other),
-            Fault::Bridge => {
-                let blocked = self.toggle(&network, target, other);
-                match blocked {
-                    true => network.block(node_ip(other.0), node_ip(target.0)),
-                    false => network.unblock(node_ip(other.0), node_ip(target.0)),
-                }
-                blocked
-            }
-            Fault::ClientCut => match self.clients.choose(&mut self.rng) {
-                Some(&client) if self.rng.random() => {
-                    network.block(client, node_ip(target.0));
-                    network.block(node_ip(target.0), client);
-                    true
-                }
-                Some(&client) => {
-                    for node in 0..nodes {
-                        network.unblock(client, node_ip(node));
-                        network.unblock(node_ip(node), client);
-                    }
-                    false
-                }
-                None => false,
-            },
-            Fault::Kill if cluster.node(target).is_some() && cluster.can_lose(target) => {
-                cluster.kill(target);
-                self.dead.push(target);
-                true
-            }
-            Fault::Restart if !self.dead.is_empty() => {
-                let node = self.dead.swap_remove(self.rng.random_range(0..self.dead.len()));
-                self.restart(cluster, node);
-                false
-            }
-            Fault::Kill | Fault::Restart => false,
-            Fault::Pause | Fault::ShortPause => {
-                let longest_ms = if fault == Fault::Pause { 600 } else { 50 };
-                let until = cluster.now() + Duration::from_millis(self.rng.random_range(1..longest_ms));
-                let core = cluster.core(target);
-                !self.dead.contains(&target) && {
-                    cluster.world().pause(core, until);
-                    true
-                }
             }
             Fault::ClockRate => {
                 let ppm = self.rng.random_range(-200_000..=200_000);
@@ -324,13 +413,88 @@ impl Chaos {
                 true
             }
             Fault::ClockJump => {
-                let by = Duration::from_millis(self.rng.random_range(1..1_000));
+                let by = self.some_ms(1..1_000);
                 let core = cluster.core(target);
                 cluster.world().jump_clock(core, by);
                 true
             }
+            Fault::ClockLeap => {
+                self.leaps += 1;
+                let leader = cluster.leader().filter(|_| self.leaps <= LEAPS_MAX);
+                if let Some(core) = leader.map(|leader| cluster.core(leader)) {
+                    cluster.world().jump_clock(core, LEAP);
+                }
+                leader.is_some()
+            }
+            _ => self.strike_network(cluster, fault, target),
         };
         self.counts.add(fault, u64::from(struck));
+    }
+
+    /// Half of the strikes look for the leader, where they hurt most.
+    fn target<S: Service>(&mut self, cluster: &Cluster<S>) -> NodeIndex {
+        let any = NodeIndex(self.rng.random_range(0..cluster.nodes()));
+        match cluster.leader() {
+            Some(leader) if self.rng.random() => leader,
+            _ => any,
+        }
+    }
+
+    fn some_ms(&mut self, span: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.rng.random_range(span))
+    }
+
+    fn follow_up<S: Service>(&mut self, cluster: &mut Cluster<S>, what: Later) {
+        match what {
+            Later::Pause(node, span) => {
+                let (core, until) = (cluster.core(node), cluster.now() + span);
+                cluster.world().pause(core, until);
+            }
+            Later::Link { from, to, up } => {
+                for (from, to) in [(from, to), (to, from)] {
+                    match up {
+                        true => cluster.network().unblock(node_ip(from.0), node_ip(to.0)),
+                        false => cluster.network().block(node_ip(from.0), node_ip(to.0)),
+                    }
+                }
+            }
+            Later::Join(node) => self.isolate(cluster, node, false),
+            Later::Cancel => {
+                let cancelled = cluster.cancel_change();
+                self.counts.add(Fault::Cancel, u64::from(cancelled));
+            }
+            Later::Kill(node) => {
+                let killed = self.kill(cluster, node);
+                self.counts.add(Fault::Kill, u64::from(killed));
+            }
+        }
+    }
+
+    fn stand_still<S: Service>(
+        &mut self,
+        cluster: &mut Cluster<S>,
+        node: NodeIndex,
+        span_ms: std::ops::Range<u64>,
+    ) -> bool {
+        let until = cluster.now() + self.some_ms(span_ms);
+        let core = cluster.core(node);
+        let lives = cluster.node(node).is_some();
+        if lives {
+            cluster.world().pause(core, until);
+        }
+        lives
+    }
+
+    /// Kills a node, where nothing is lost by it: neither now nor by the change of the members that is under way.
+    fn kill<S: Service>(&mut self, cluster: &mut Cluster<S>, node: NodeIndex) -> bool {
+        self.forget_target(cluster);
+        let planned: Vec<_> = self.target.iter().cloned().collect();
+        let is_harmless = cluster.node(node).is_some() && cluster.can_lose_under(node, &planned);
+        if is_harmless {
+            cluster.kill(node);
+            self.dead.push(node);
+        }
+        is_harmless
     }
 
     /// Starts a node again, unless the caller has done so by hand.
@@ -339,16 +503,6 @@ impl Chaos {
             cluster.restart(node);
             self.counts.add(Fault::Restart, 1);
         }
-    }
-
-    /// Blocks one direction between two nodes, or opens it again; tells whether it is blocked now.
-    fn toggle(&mut self, network: &trimaran_net::SimNet, from: NodeIndex, to: NodeIndex) -> bool {
-        let block = from != to && self.rng.random();
-        match block {
-            true => network.block(node_ip(from.0), node_ip(to.0)),
-            false => network.unblock(node_ip(from.0), node_ip(to.0)),
-        }
-        block
     }
 }
 

@@ -8,11 +8,13 @@ pub use super::wire::Wire;
 use crate::admin;
 use crate::client::{Client, ClientConfig};
 use crate::node::{Node, NodeConfig};
+use crate::peer::PeerTransport;
 use crate::r2p2::Rid;
 use crate::r2p2::reassembly;
 use crate::service::Service;
 use rand::RngExt;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -20,7 +22,10 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
-use trimaran_raft::{ClusterId, Incarnation, Limits, Member, NodeId, ReadSettings, Sabotage, Slot, Timing};
+use trimaran_raft::{
+    ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
+    Timing,
+};
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
 
@@ -61,6 +66,8 @@ pub struct ClusterConfig {
     pub reads: ReadSettings,
     /// Rules of Raft's broken on purpose; nothing without the feature `sabotage`.
     pub sabotage: Sabotage,
+    /// Addresses beside those of the nodes that everybody's configuration lists too: where [`Cluster::add_twin`] boots.
+    pub spare_addresses: usize,
     /// The network is a switch of Ethernet frames, and each machine has the stack that raw ports need.
     pub frames: bool,
 }
@@ -75,6 +82,7 @@ impl Default for ClusterConfig {
             request_limits: reassembly::Limits::default(),
             reads: ReadSettings { patience: Timing::SHARED.election_max, ..ReadSettings::default() },
             sabotage: Sabotage::default(),
+            spare_addresses: 0,
             frames: false,
         }
     }
@@ -82,6 +90,7 @@ impl Default for ClusterConfig {
 
 struct Seat<S> {
     core: CoreIndex,
+    slot: Slot,
     node: Option<Node>,
     life: u64,
     net: Option<Net>,
@@ -97,6 +106,7 @@ pub struct Cluster<S: Service> {
     make: Box<dyn Fn() -> S>,
     seats: Vec<Seat<S>>,
     clients: u16,
+    client_cores: BTreeMap<Ipv4Addr, CoreIndex>,
     invariants: Invariants,
     violation: Option<Violation>,
 }
@@ -122,6 +132,7 @@ impl<S: Service> Cluster<S> {
             make: Box::new(make),
             seats: Vec::new(),
             clients: 0,
+            client_cores: BTreeMap::new(),
             invariants: Invariants::new(config.nodes),
             violation: None,
             config,
@@ -130,14 +141,40 @@ impl<S: Service> Cluster<S> {
             cluster.network.set_tap(tap);
         }
         for index in 0..cluster.config.nodes {
-            let (driver, net) = cluster.driver(node_ip(index));
-            let core = cluster.world.add_core(&format!("node{}", index + 1), driver);
-            let seat = Seat { core, node: None, life: 0, net: Some(net), _service: std::marker::PhantomData };
-            cluster.seats.push(seat);
-            cluster.start(NodeIndex(index));
+            cluster.boot(Slot(index as u8 + 1));
         }
         cluster.form();
         cluster
+    }
+
+    fn boot(&mut self, slot: Slot) -> NodeIndex {
+        let index = self.seats.len();
+        let (driver, net) = self.driver(node_ip(index));
+        let core = self.world.add_core(&format!("node{}", index + 1), driver);
+        let seat = Seat { core, slot, node: None, life: 0, net: Some(net), _service: std::marker::PhantomData };
+        self.seats.push(seat);
+        self.start(NodeIndex(index));
+        NodeIndex(index)
+    }
+
+    /// Boots one more machine, at a spare address, that claims the seat of `node`: two machines of one slot. It counts among
+    /// [`Cluster::nodes`] from now on. `None` where no spare address is left.
+    pub fn add_twin(&mut self, node: NodeIndex) -> Option<NodeIndex> {
+        let free = self.seats.len() < self.config.nodes + self.config.spare_addresses;
+        free.then(|| {
+            self.invariants.add_node();
+            self.boot(self.slot(node))
+        })
+    }
+
+    /// What the nodes' configurations list.
+    fn listed(&self) -> impl Iterator<Item = Ipv4Addr> + use<S> {
+        (0..self.config.nodes + self.config.spare_addresses).map(node_ip)
+    }
+
+    /// The seat that a node claims.
+    pub fn slot(&self, node: NodeIndex) -> Slot {
+        self.seats[node.0].slot
     }
 
     fn driver(&self, ip: Ipv4Addr) -> (NetDriver<Wire>, Net) {
@@ -149,11 +186,11 @@ impl<S: Service> Cluster<S> {
         let incarnation: u64 = self.world.rng().random();
         let config = NodeConfig {
             cluster_name: "sim".into(),
-            slot: Slot(node.0 as u8 + 1),
+            slot: self.seats[node.0].slot,
             incarnation: Incarnation(incarnation | 1),
             client: SocketAddrV4::new(node_ip(node.0), CLIENT_PORT),
             peer: SocketAddrV4::new(node_ip(node.0), PEER_PORT),
-            contacts: (0..self.config.nodes).map(|index| SocketAddrV4::new(node_ip(index), PEER_PORT)).collect(),
+            contacts: self.listed().map(|ip| SocketAddrV4::new(ip, PEER_PORT)).collect(),
             timing: self.config.timing,
             log_limits: self.config.log_limits,
             request_limits: self.config.request_limits,
@@ -258,16 +295,24 @@ impl<S: Service> Cluster<S> {
     ) {
         let (driver, net) = self.driver(ip);
         let core = self.world.add_core(&format!("client {ip}"), driver);
+        self.client_cores.insert(ip, core);
         let first_rid = Rid(self.world.rng().random());
         self.world.enter(core, || trimaran_runtime::spawn_in(Lane::Normal, "client", work(net, first_rid)).detach());
     }
 
-    /// Every node's client address, in order.
-    pub fn addresses(&self) -> Vec<SocketAddrV4> {
-        (0..self.config.nodes).map(|index| SocketAddrV4::new(node_ip(index), CLIENT_PORT)).collect()
+    /// Ends a client's machine as SIGKILL does, in the middle of whatever it sends. Does nothing where there is none.
+    pub fn kill_client(&mut self, ip: Ipv4Addr) {
+        if let Some(core) = self.client_cores.remove(&ip) {
+            self.world.kill(core);
+        }
     }
 
-    /// How many nodes there are, dead or alive.
+    /// Every node's client address, in order, and the spare ones.
+    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+        self.listed().map(|ip| SocketAddrV4::new(ip, CLIENT_PORT)).collect()
+    }
+
+    /// How many nodes have been booted, dead or alive.
     pub fn nodes(&self) -> usize {
         self.seats.len()
     }
@@ -316,27 +361,82 @@ impl<S: Service> Cluster<S> {
             .map(|(_, node)| node)
     }
 
+    /// Has a node's shard do something, outside of its turns. `None` where the node is down.
+    pub(super) fn at_node<R>(&mut self, node: NodeIndex, ask: impl FnOnce(&Shard<PeerTransport>) -> R) -> Option<R> {
+        let core = self.core(node);
+        let shard = self.node(node)?.own_shard().clone();
+        Some(self.world.enter(core, || ask(&shard)))
+    }
+
+    /// Takes the change of the members back that is under way, where the leader still can.
+    pub fn cancel_change(&mut self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        self.at_node(leader, |shard| shard.cancel_change().is_ok()) == Some(true)
+    }
+
+    /// The nodes that are up, each in its present life.
+    pub fn living(&self) -> Vec<NodeId> {
+        let nodes = self.seats.iter().filter_map(|seat| seat.node.as_ref());
+        nodes.map(|node| node.shard().with_machine(|machine| machine.me().id)).collect()
+    }
+
+    /// The node that is up and has this identity.
+    pub fn seat_of(&self, id: NodeId) -> Option<NodeIndex> {
+        let is = |node: &Node| node.shard().with_machine(|machine| machine.me().id == id);
+        self.seats.iter().position(|seat| seat.node.as_ref().is_some_and(is)).map(NodeIndex)
+    }
+
+    /// The newest configuration that a living node knows to be committed, and all newer ones in their logs: those that may
+    /// yet decide. Of a node that was taken out long ago nothing is left in it.
+    pub fn configurations(&self) -> Vec<Configuration> {
+        let known = |node: &Node| {
+            node.shard().with_machine(|machine| {
+                let at = machine.configuration_index();
+                (at, at <= machine.commit(), machine.configuration().clone())
+            })
+        };
+        let known: Vec<_> = self.seats.iter().filter_map(|seat| seat.node.as_ref()).map(known).collect();
+        let committed = known.iter().filter(|(_, committed, _)| *committed).map(|(at, ..)| *at);
+        let newest = committed.max().unwrap_or(LogIndex::ZERO);
+        known.into_iter().filter(|(at, ..)| *at >= newest).map(|(.., config)| config).collect()
+    }
+
     /// Whether the cluster can go on with nothing lost when this node is killed now. A node that lost its memory is a voter
     /// again only when its new life was taken in, so what counts is not who is up but which voters still are: a majority of
-    /// every configuration that a living node knows must remain.
+    /// every configuration that may yet decide must remain.
     pub fn can_lose(&self, node: NodeIndex) -> bool {
-        let up: Vec<_> =
-            (0..self.seats.len()).map(NodeIndex).filter_map(|other| Some((other, self.node(other)?))).collect();
-        let remain: Vec<NodeId> = up
-            .iter()
-            .filter(|(other, _)| *other != node)
-            .map(|(_, node)| node.shard().with_machine(|machine| machine.me().id))
-            .collect();
-        let majority = |voters: &[Member]| {
-            let left = voters.iter().filter(|voter| remain.contains(&voter.id)).count();
-            voters.is_empty() || left > voters.len() / 2
-        };
-        up.iter().all(|(_, node)| {
-            node.shard().with_machine(|machine| {
-                let known = machine.configuration();
-                majority(&known.voters) && majority(&known.old_voters)
+        self.can_lose_under(node, &[])
+    }
+
+    /// As [`Cluster::can_lose`], where the voters may also become those of `planned`.
+    pub fn can_lose_under(&self, node: NodeIndex, planned: &[Configuration]) -> bool {
+        let id = self.node(node).map(|node| node.shard().with_machine(|machine| machine.me().id));
+        let remain: Vec<_> = self.living().into_iter().filter(|other| Some(*other) != id).collect();
+        self.configurations().iter().chain(planned).all(|config| has_majority(config, &remain))
+    }
+
+    /// Whether a majority of the voters of every configuration that may yet decide is up and remembers.
+    pub fn has_quorum(&self) -> bool {
+        let living = self.living();
+        self.configurations().iter().all(|config| has_majority(config, &living))
+    }
+
+    /// Whether there is a leader, no change is under way, every voter is up, and all of them know the same configuration and
+    /// have applied what it has: nothing is left to heal.
+    pub fn is_whole(&self) -> bool {
+        let Some(leader) = self.leader().and_then(|leader| self.node(leader)) else { return false };
+        let (config, commit, changing) = leader
+            .shard()
+            .with_machine(|machine| (machine.configuration().clone(), machine.commit(), machine.is_changing()));
+        // Where a node has its configuration from, the log or a snapshot, makes no difference.
+        let follows = |voter: &Member| {
+            let node = self.seat_of(voter.id).and_then(|node| self.node(node));
+            node.is_some_and(|node| {
+                node.shard()
+                    .with_machine(|machine| *machine.configuration() == config && machine.applied_index() >= commit)
             })
-        })
+        };
+        !changing && !config.is_joint() && config.voters.iter().all(follows)
     }
 
     /// The node whose turn the last step was; `None` for a client's.
@@ -414,6 +514,14 @@ impl<S: Service> Cluster<S> {
     pub fn trace_hash(&self) -> u64 {
         self.world.trace_hash()
     }
+}
+
+fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
+    let majority = |voters: &[Member]| {
+        let left = voters.iter().filter(|voter| living.contains(&voter.id)).count();
+        voters.is_empty() || left > voters.len() / 2
+    };
+    majority(&config.voters) && majority(&config.old_voters)
 }
 
 /// The address of a node.

@@ -61,8 +61,8 @@ impl Faults {
         Faults { crash_any: true, ..Faults::none() }
     }
 
-    /// Each seed draws its own kinds, strengths and pace, from every [`Fault`](super::chaos::Fault) there is, damaged
-    /// peer datagrams and one-way links included. It sets the links itself, over what the test's [`Net`](super::Net)
+    /// Each seed draws its own kinds, strengths and pace, from every [`Fault`](super::chaos::Fault) of network, time and
+    /// processes, damaged peer datagrams and one-way links included; the members stay who they are. It sets the links itself, over what the test's [`Net`](super::Net)
     /// says, and keeps its own time instead of [`Faults::every`].
     pub const fn swarm() -> Faults {
         Faults { swarm: true, ..Faults::none() }

@@ -2,7 +2,7 @@
 
 use super::cluster::NodeIndex;
 use std::collections::BTreeMap;
-use trimaran_raft::{Log, LogIndex, Machine, NodeId, Shard, Term, Transport};
+use trimaran_raft::{Configuration, EntryKind, Log, LogIndex, Machine, NodeId, Shard, Term, Transport};
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +23,32 @@ pub enum Violation {
         /// The node that differs from those before it.
         node: NodeIndex,
         /// Where.
+        index: LogIndex,
+    },
+    /// Log matching: an entry of one index and term is the same in every log, and so is the term of the one before it.
+    #[error("node {node} holds another entry of term {term} at {index} than some node did, or another one before it")]
+    LogsDiffer {
+        /// The node that differs from those before it.
+        node: NodeIndex,
+        /// Where.
+        index: LogIndex,
+        /// The entry's term.
+        term: Term,
+    },
+    /// A leader has one change of the members in flight at most; a second entry may only take the first back.
+    #[error("leader {node} has {entries} configurations of its term {term} in flight")]
+    ChangesInFlight {
+        /// The leader.
+        node: NodeIndex,
+        /// Its term.
+        term: Term,
+        /// How many.
+        entries: usize,
+    },
+    /// Voters change through joint configurations, each of which begins with the voters before it.
+    #[error("the configuration at {index} does not follow from the one before it")]
+    BadChange {
+        /// Where it was committed.
         index: LogIndex,
     },
     /// Leader completeness: a leader holds every entry that was committed before its term.
@@ -88,22 +114,39 @@ struct Committed {
     body_len: u32,
 }
 
+/// An entry that some node has held, and the term of the one before it where that node knew it.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    entry: Committed,
+    before: Option<Term>,
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Seen {
     term: Term,
     commit: LogIndex,
     applied: LogIndex,
     leading: bool,
+    last: (LogIndex, Term),
+    configuration: LogIndex,
+    snapshots: u64,
 }
 
 /// The history of a whole cluster, as far as the invariants need it.
 #[derive(Debug)]
 pub struct Invariants {
     leaders: BTreeMap<Term, NodeId>,
-    committed: Vec<Committed>,
+    /// `None`: its node had trimmed it before anybody could look.
+    committed: Vec<Option<Committed>>,
+    held: BTreeMap<(LogIndex, Term), Held>,
+    /// The newest configuration that was committed.
+    configuration: Configuration,
     digests: BTreeMap<LogIndex, u64>,
     seen: Vec<Seen>,
     checks: u64,
+    changes: u64,
+    joint_changes: u64,
+    snapshots: u64,
     may_diverge: bool,
 }
 
@@ -112,9 +155,14 @@ impl Invariants {
         Invariants {
             leaders: BTreeMap::new(),
             committed: Vec::new(),
+            held: BTreeMap::new(),
+            configuration: Configuration::default(),
             digests: BTreeMap::new(),
             seen: vec![Seen::default(); nodes],
             checks: 0,
+            changes: 0,
+            joint_changes: 0,
+            snapshots: 0,
             may_diverge: false,
         }
     }
@@ -139,6 +187,26 @@ impl Invariants {
         self.checks
     }
 
+    /// Configurations committed after the first.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Those of them that were joint.
+    pub fn joint_changes(&self) -> u64 {
+        self.joint_changes
+    }
+
+    /// Snapshots that nodes have taken on.
+    pub fn snapshots(&self) -> u64 {
+        self.snapshots
+    }
+
+    /// One more node is to be checked.
+    pub(crate) fn add_node(&mut self) {
+        self.seen.push(Seen::default());
+    }
+
     /// A killed node starts over.
     pub(crate) fn forget(&mut self, node: NodeIndex) {
         self.seen[node.0] = Seen::default();
@@ -147,6 +215,9 @@ impl Invariants {
     /// Checks what the last turn of `node` may have broken. Costs O(1) and O(1) for each newly committed entry.
     pub(crate) fn check<T: Transport>(&mut self, node: NodeIndex, shard: &Shard<T>) -> Result<(), Violation> {
         self.checks += 1;
+        let snapshots = shard.counters().snapshots_installed;
+        self.snapshots += snapshots - self.seen[node.0].snapshots;
+        self.seen[node.0].snapshots = snapshots;
         shard.with_machine(|machine| shard.with_log(|log| self.check_state(node, machine, log)))
     }
 
@@ -157,6 +228,9 @@ impl Invariants {
             commit: machine.commit(),
             applied: machine.applied_index(),
             leading: machine.is_leader(),
+            last: (log.last(), log.last_term()),
+            configuration: machine.configuration_index(),
+            snapshots: before.snapshots,
         };
         for (what, from, to) in [
             ("term", before.term.0, now.term.0),
@@ -179,11 +253,23 @@ impl Invariants {
                 self.leader_is_complete(node, now.term, |index| log.term_at(index))?;
             }
         }
+        if now.last != before.last {
+            self.logs_match(node, before, log)?;
+        }
+        if now.leading && now.configuration != before.configuration {
+            one_change(node, &now, log)?;
+        }
         for index in before.commit.0 + 1..=now.commit.0 {
             let index = LogIndex(index);
-            let Some(header) = log.header(index) else { continue };
-            let entry = Committed { term: header.term, body_crc32c: header.body_crc32c, body_len: header.body_len };
+            let is_news = index.0 > self.committed();
+            let Some(entry) = entry_at(log, index) else {
+                self.trimmed(index);
+                continue;
+            };
             self.commits(node, index, entry)?;
+            if is_news && log.header(index).is_some_and(|header| header.kind == EntryKind::Config) {
+                self.follows(index, log)?;
+            }
         }
         if now.applied > before.applied && !self.may_diverge {
             let digest = machine.digest();
@@ -199,17 +285,74 @@ impl Invariants {
         Ok(())
     }
 
+    /// Compares what has come to a node's log since it was last looked at with what any node has held.
+    fn logs_match(&mut self, node: NodeIndex, before: Seen, log: &Log) -> Result<(), Violation> {
+        let (last, last_term) = before.last;
+        // Where the newest entry of before is still there, so is what comes before it.
+        let kept = log.term_at(last) == Some(last_term);
+        let from = if kept { last.next() } else { before.commit.next() };
+        for index in (from.max(log.first()).0..=log.last().0).map(LogIndex) {
+            let Some(entry) = entry_at(log, index) else { continue };
+            let before = log.term_at(LogIndex(index.0 - 1));
+            let held = self.held.entry((index, entry.term)).or_insert(Held { entry, before });
+            let same_before = held.before.zip(before).is_none_or(|(known, before)| known == before);
+            if held.entry != entry || !same_before {
+                return Err(Violation::LogsDiffer { node, index, term: entry.term });
+            }
+            held.before = held.before.or(before);
+        }
+        Ok(())
+    }
+
+    /// A configuration is committed for the first time.
+    fn follows(&mut self, index: LogIndex, log: &Log) -> Result<(), Violation> {
+        let mut body = Vec::new();
+        log.copy_body(index, &mut body);
+        let bad = Violation::BadChange { index };
+        let next = Configuration::decode(&body).ok_or(bad.clone())?;
+        let now = &self.configuration;
+        let legal = match (now.is_joint(), next.is_joint()) {
+            _ if now.voters.is_empty() => true,
+            (false, false) => now.voters == next.voters,
+            (false, true) => now.voters == next.old_voters,
+            (true, false) => next.voters == now.voters || next.voters == now.old_voters,
+            (true, true) => false,
+        };
+        if !legal {
+            return Err(bad);
+        }
+        self.changes += u64::from(!now.voters.is_empty());
+        self.joint_changes += u64::from(next.is_joint());
+        self.configuration = next;
+        Ok(())
+    }
+
     fn commits(&mut self, node: NodeIndex, index: LogIndex, entry: Committed) -> Result<(), Violation> {
         let place = index.0 as usize - 1;
-        match self.committed.get(place) {
-            Some(known) if *known == entry => Ok(()),
-            Some(_) => Err(Violation::Diverged { node, index }),
-            None if place == self.committed.len() => {
-                self.committed.push(entry);
+        let next = self.committed.len();
+        match self.committed.get_mut(place) {
+            Some(Some(known)) if *known == entry => Ok(()),
+            Some(Some(_)) => Err(Violation::Diverged { node, index }),
+            Some(unknown) => {
+                *unknown = Some(entry);
+                Ok(())
+            }
+            None if place == next => {
+                self.committed.push(Some(entry));
                 Ok(())
             }
             // An entry further on was committed before any node told of this one: impossible, commits are contiguous.
             None => Err(Violation::Diverged { node, index }),
+        }
+    }
+
+    /// An entry was committed and has left its log in the same turn, as happens to whoever votes alone; or it came with a
+    /// snapshot, and others know it.
+    fn trimmed(&mut self, index: LogIndex) {
+        if index.0 == self.committed() + 1 {
+            self.committed.push(None);
+            // It may have been a configuration.
+            self.configuration = Configuration::default();
         }
     }
 
@@ -220,19 +363,43 @@ impl Invariants {
         term_at: impl Fn(LogIndex) -> Option<Term>,
     ) -> Result<(), Violation> {
         // By log matching, the newest committed entry of an earlier term stands for all before it.
-        let newest = self.committed.iter().rposition(|entry| entry.term < term);
-        let Some(place) = newest else { return Ok(()) };
+        let earlier = self.committed.iter().enumerate().rev().filter_map(|(place, entry)| Some((place, (*entry)?)));
+        let Some((place, newest)) = earlier.into_iter().find(|(_, entry)| entry.term < term) else { return Ok(()) };
         let index = LogIndex(place as u64 + 1);
         match term_at(index) {
-            Some(held) if held == self.committed[place].term => Ok(()),
+            Some(held) if held == newest.term => Ok(()),
             _ => Err(Violation::Incomplete { node, term, index }),
         }
+    }
+}
+
+fn entry_at(log: &Log, index: LogIndex) -> Option<Committed> {
+    let header = log.header(index)?;
+    Some(Committed { term: header.term, body_crc32c: header.body_crc32c, body_len: header.body_len })
+}
+
+/// What a leader has appended in its term and not committed: one configuration, and perhaps one more that takes it back.
+fn one_change(node: NodeIndex, now: &Seen, log: &Log) -> Result<(), Violation> {
+    let (mut entries, mut joint, mut body) = (0, 0, Vec::new());
+    for index in (now.commit.0 + 1..=log.last().0).map(LogIndex) {
+        let own = |header: &&trimaran_raft::EntryHeader| header.kind == EntryKind::Config && header.term == now.term;
+        if log.header(index).filter(own).is_some() {
+            entries += 1;
+            log.copy_body(index, &mut body);
+            joint += usize::from(Configuration::decode(&body).is_some_and(|config| config.is_joint()));
+        }
+    }
+    match entries {
+        0..=2 if joint < 2 => Ok(()),
+        _ => Err(Violation::ChangesInFlight { node, term: now.term, entries }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, SocketAddrV4};
+    use trimaran_raft::{EntryHeader, Incarnation, Member, Slot};
 
     fn entry(term: u64, body: u32) -> Committed {
         Committed { term: Term(term), body_crc32c: body, body_len: 1 }
@@ -246,6 +413,81 @@ mod tests {
         let diverged = invariants.commits(NodeIndex(1), LogIndex(1), entry(2, 7));
         assert_eq!(diverged, Err(Violation::Diverged { node: NodeIndex(1), index: LogIndex(1) }));
         assert!(invariants.commits(NodeIndex(1), LogIndex(3), entry(2, 7)).is_err(), "a gap");
+    }
+
+    fn log_of(entries: &[(EntryKind, u64, &[u8])]) -> Log {
+        let mut log = Log::default();
+        for &(kind, term, body) in entries {
+            let (body_len, body_crc32c) = (body.len() as u32, body.iter().map(|byte| u32::from(*byte)).sum());
+            log.append(
+                EntryHeader { kind, term: Term(term), body_len, body_crc32c, ..EntryHeader::default() },
+                &[body],
+            );
+        }
+        log
+    }
+
+    #[test]
+    fn an_entry_that_another_log_holds_otherwise_is_found() {
+        let request = EntryKind::Normal;
+        let mut invariants = Invariants::new(2);
+        let mut check = |node, log: &Log| invariants.logs_match(NodeIndex(node), Seen::default(), log);
+        check(0, &log_of(&[(request, 1, b"a"), (request, 1, b"b"), (request, 3, b"c")])).unwrap();
+        check(1, &log_of(&[(request, 1, b"a"), (request, 2, b"x")])).unwrap();
+        assert!(check(1, &log_of(&[(request, 1, b"a"), (request, 1, b"B")])).is_err(), "another body");
+        assert!(
+            check(1, &log_of(&[(request, 1, b"a"), (request, 2, b"x"), (request, 3, b"c")])).is_err(),
+            "another way to it"
+        );
+    }
+
+    fn member(slot: u8) -> Member {
+        let address = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, slot), 1);
+        Member { id: NodeId { slot: Slot(slot), incarnation: Incarnation(7) }, client: address, peer: address }
+    }
+
+    #[test]
+    fn voters_that_change_in_one_step_are_found() {
+        let plain =
+            |slots: &[u8]| Configuration::of_voters(&slots.iter().map(|slot| member(*slot)).collect::<Vec<_>>());
+        let (three, four) = (plain(&[1, 2, 3]), plain(&[1, 2, 3, 4]));
+        let joint = three.enter_joint(&four).unwrap();
+        let judge = |steps: &[&Configuration]| {
+            let mut invariants = Invariants::new(1);
+            steps.iter().try_for_each(|config| {
+                let log = log_of(&[(EntryKind::Config, 1, &config.encode())]);
+                invariants.follows(LogIndex(1), &log)
+            })
+        };
+        assert_eq!(judge(&[&three, &joint, &four]), Ok(()));
+        assert_eq!(judge(&[&three, &joint, &three]), Ok(()), "taken back");
+        assert!(judge(&[&three, &four]).is_err());
+        assert!(judge(&[&four, &joint]).is_err(), "it begins with others");
+        assert!(judge(&[&three, &joint, &plain(&[1, 2])]).is_err());
+    }
+
+    #[test]
+    fn two_changes_at_a_time_are_found() {
+        let three = Configuration::of_voters(&[member(1), member(2), member(3)]);
+        let joint = three.enter_joint(&Configuration::of_voters(&[member(1)])).unwrap();
+        let (plain, joint) = (three.encode(), joint.encode());
+        let leading = Seen { term: Term(2), ..Seen::default() };
+        let judge = |bodies: &[&[u8]]| {
+            let entries: Vec<_> = bodies.iter().map(|body| (EntryKind::Config, 2, *body)).collect();
+            one_change(NodeIndex(0), &leading, &log_of(&entries))
+        };
+        assert_eq!(judge(&[&joint, &plain]), Ok(()), "the second takes the first back");
+        assert!(judge(&[&joint, &joint]).is_err());
+        assert!(judge(&[&plain, &joint, &plain]).is_err());
+    }
+
+    #[test]
+    fn what_was_trimmed_at_once_is_learnt_from_others() {
+        let mut invariants = Invariants::new(2);
+        invariants.trimmed(LogIndex(1));
+        invariants.commits(NodeIndex(0), LogIndex(2), entry(1, 7)).unwrap();
+        invariants.commits(NodeIndex(1), LogIndex(1), entry(1, 6)).unwrap();
+        assert!(invariants.commits(NodeIndex(0), LogIndex(1), entry(1, 5)).is_err());
     }
 
     #[test]

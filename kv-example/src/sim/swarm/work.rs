@@ -1,6 +1,7 @@
 //! What the clients of one seed ask, and what they note of the answers.
 
 use super::DEADLINE;
+use super::misuse::Noise;
 use crate::error::KvError;
 use crate::group::{GROUP_KEYS, GroupOp, GroupRet, Numbers};
 use crate::load::{Answered, Ask};
@@ -21,7 +22,7 @@ use trimaran_rpc::sim::linearizability::{KvOp, KvRet, Value};
 use trimaran_runtime::{now, sleep};
 
 /// Keys that the clients share: few, so that their calls meet.
-const KEYS: u32 = 6;
+pub(super) const KEYS: u32 = 6;
 /// Longer than any run: such a key is written with a timer and never expires.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -41,6 +42,7 @@ pub(super) struct Load {
     /// Keys whose time must have been over long before the end.
     pub(super) short_lived: RefCell<Vec<Vec<u8>>>,
     pub(super) calls: Cell<u64>,
+    pub(super) noise: Noise,
 }
 
 impl Load {
@@ -54,15 +56,16 @@ impl Load {
             nonsense: RefCell::default(),
             short_lived: RefCell::default(),
             calls: Cell::new(0),
+            noise: Noise::default(),
         }
     }
 
-    fn next_call(&self) -> u64 {
+    pub(super) fn next_call(&self) -> u64 {
         self.calls.set(self.calls.get() + 1);
         self.calls.get()
     }
 
-    fn complain(&self, what: String) {
+    pub(super) fn complain(&self, what: String) {
         self.nonsense.borrow_mut().get_or_insert(what);
     }
 }
@@ -76,6 +79,7 @@ pub(super) async fn work(client: Client, id: ClientId, load: Rc<Load>, servers: 
         match worker.rng.random_range(0..24) {
             0..3 => worker.group().await,
             3 => worker.lease().await,
+            4 => worker.impatient().await,
             _ if worker.load.is_plain && worker.rng.random() => worker.plain().await,
             _ => worker.one().await,
         }
@@ -84,12 +88,12 @@ pub(super) async fn work(client: Client, id: ClientId, load: Rc<Load>, servers: 
     worker.load.running.set(worker.load.running.get() - 1);
 }
 
-struct Worker {
-    client: Client,
+pub(super) struct Worker {
+    pub(super) client: Client,
     id: ClientId,
-    load: Rc<Load>,
+    pub(super) load: Rc<Load>,
     servers: Vec<SocketAddrV4>,
-    rng: Pcg64Mcg,
+    pub(super) rng: Pcg64Mcg,
     /// What this client has last read or written, for its compare and swap.
     seen: Vec<Option<Vec<u8>>>,
     numbers: Numbers,
@@ -113,12 +117,18 @@ impl Worker {
         Ok(Answered { status: reply.status, body: reply.body })
     }
 
-    fn invoked(&self, number: u64, key: u32, op: KvOp) -> OperationId {
+    pub(super) fn invoked(&self, number: u64, key: u32, op: KvOp) -> OperationId {
         let call = CallId { session: u64::from(self.id.0), seq: number };
         self.load.history.borrow_mut().invoked(self.id, call, key, op, now())
     }
 
-    fn ended(&self, operation: OperationId, op: KvOp, result: Result<Option<KvRet>, CallError>, reply: &[u8]) {
+    pub(super) fn ended(
+        &self,
+        operation: OperationId,
+        op: KvOp,
+        result: Result<Option<KvRet>, CallError>,
+        reply: &[u8],
+    ) {
         let mut history = self.load.history.borrow_mut();
         match result {
             Ok(Some(result)) => history.returned(operation, now(), result),
@@ -307,15 +317,15 @@ impl Worker {
     }
 }
 
-fn key_name(key: u32) -> Vec<u8> {
+pub(super) fn key_name(key: u32) -> Vec<u8> {
     format!("key:{key}").into_bytes()
 }
 
-fn is_without_effect(error: &CallError) -> bool {
+pub(super) fn is_without_effect(error: &CallError) -> bool {
     matches!(error, CallError::NotApplied(_) | CallError::NoQuorum { .. })
 }
 
-fn returned(op: KvOp, answered: &Answered) -> Option<KvRet> {
+pub(super) fn returned(op: KvOp, answered: &Answered) -> Option<KvRet> {
     Some(match op {
         KvOp::Get => {
             let found = requests::result::<Option<Found>>(answered)?.ok()?;

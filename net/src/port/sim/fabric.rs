@@ -6,7 +6,7 @@ use crate::packet::Packet;
 use crate::stack::{HEADERS_BYTES, MacAddr};
 use crate::tap::PcapWriter;
 use rand_pcg::Pcg64Mcg;
-use rand_pcg::rand_core::SeedableRng;
+use rand_pcg::rand_core::{Rng, SeedableRng};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::io::Write;
@@ -16,6 +16,8 @@ use trimaran_runtime::Instant;
 
 /// Delay of what a port sends to itself; no fault strikes it.
 const SELF_DELAY_NS: u64 = 1_000;
+/// One in so many datagrams is kept for a replay.
+const KEEP_ONE_IN: u32 = 16;
 /// Bytes of each payload that the trace hash covers.
 const TRACED_BYTES: usize = 64;
 
@@ -92,6 +94,9 @@ pub(super) struct Fabric {
     routes: Vec<Route>,
     pub(super) duplicate_filter: Option<DuplicateFilter>,
     pub(super) tap: Option<PcapWriter<Box<dyn Write>>>,
+    /// Copies of datagrams sent, and to which station: some of all that the network has carried.
+    kept: Vec<(usize, Packet)>,
+    pub(super) keep_packets: usize,
     sequence: u64,
     faults: FaultCounters,
     counters: SimCounters,
@@ -113,6 +118,8 @@ impl Fabric {
             routes: Vec::new(),
             duplicate_filter: None,
             tap: None,
+            kept: Vec::new(),
+            keep_packets: 0,
             sequence: 0,
             faults: FaultCounters::default(),
             counters: SimCounters::default(),
@@ -331,13 +338,17 @@ impl Fabric {
         };
         let filter = self.duplicate_filter.clone();
         let may_duplicate = |packet: &mut Packet| {
-            let Some(filter) = filter else { return true };
+            let Some(filter) = &filter else { return true };
             let headers_bytes = if framed { HEADERS_BYTES.min(packet.len()) } else { 0 };
             packet.trim_front(headers_bytes);
             let may = filter(packet);
             // What was trimmed is head room now, and unchanged.
             packet.prepend(headers_bytes).is_some() && may
         };
+        let mut packet = packet;
+        if self.keep_packets > 0 && self.rng.next_u32().is_multiple_of(KEEP_ONE_IN) && may_duplicate(&mut packet) {
+            self.keep(to, &packet);
+        }
         let mut out: smallvec::SmallVec<[_; 2]> = smallvec::SmallVec::new();
         odds.pass(packet, &mut self.rng, &mut self.faults, may_duplicate, |emission| out.push(emission));
         for emission in out {
@@ -349,6 +360,42 @@ impl Fabric {
             }
             self.arrive(to, at, emission.packet);
         }
+    }
+
+    fn keep(&mut self, to: usize, packet: &Packet) {
+        let Some(copy) = copy(packet) else { return };
+        if self.kept.len() < self.keep_packets {
+            self.kept.push((to, copy));
+        } else {
+            let place = self.rng.next_u32() as usize % self.kept.len();
+            self.kept[place] = (to, copy);
+        }
+    }
+
+    /// Sends one of the kept datagrams again, from `source` where that is given and the datagram is no frame.
+    pub(super) fn replay(&mut self, now: Instant, source: Option<SocketAddrV4>) -> bool {
+        if self.kept.is_empty() {
+            return false;
+        }
+        let place = self.rng.next_u32() as usize % self.kept.len();
+        let (to, kept) = &self.kept[place];
+        let (to, copy) = (*to, copy(kept));
+        let station = &self.stations[to];
+        let Some(mut packet) = copy.filter(|_| station.attached && !(station.framed && source.is_some())) else {
+            return false;
+        };
+        packet.set_src(source.unwrap_or(packet.src()));
+        self.arrive(to, now + std::time::Duration::from_nanos(SELF_DELAY_NS), packet);
+        true
+    }
+
+    /// A datagram that no port has sent; `false` where nobody is there to receive it.
+    pub(super) fn inject(&mut self, now: Instant, packet: Packet) -> bool {
+        let to = self.locate(*packet.dst().ip(), false);
+        if let Some(to) = to {
+            self.arrive(to, now + std::time::Duration::from_nanos(SELF_DELAY_NS), packet);
+        }
+        to.is_some()
     }
 
     fn arrive(&mut self, to: usize, at: Instant, packet: Packet) {

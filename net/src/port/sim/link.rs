@@ -6,6 +6,9 @@ use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng;
 use std::time::Duration;
 
+/// Payloads over this size are struck by [`Link::loss_large`].
+pub const LARGE_BYTES: usize = 1000;
+
 /// One direction between two addresses. Probabilities are between 0 and 1; faults are drawn independently for every
 /// datagram.
 ///
@@ -18,6 +21,8 @@ pub struct Link {
     pub delay_max: Duration,
     /// Chance to vanish.
     pub loss: f64,
+    /// Chance to vanish for payloads of more than [`LARGE_BYTES`]: a path that carries less than it promises.
+    pub loss_large: f64,
     /// Chance to arrive twice; the copy takes its own time.
     pub duplicate: f64,
     /// Chance to be held back by up to `reorder_delay`, while later datagrams pass.
@@ -44,6 +49,7 @@ impl Link {
             delay_min,
             delay_max,
             loss: 0.0,
+            loss_large: 0.0,
             duplicate: 0.0,
             reorder: 0.0,
             reorder_delay: Duration::from_millis(1),
@@ -56,8 +62,10 @@ impl Link {
 /// How often each fault of a link has struck. All counts are datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FaultCounters {
-    /// Vanished.
+    /// Vanished, by [`Link::loss`].
     pub lost: u64,
+    /// Vanished for their size.
+    pub lost_large: u64,
     /// Sent on twice.
     pub duplicated: u64,
     /// Would have been sent on twice, but the filter forbade it or no buffer was left for the copy.
@@ -101,6 +109,7 @@ pub(crate) struct Odds {
     delay_span_ns: u64,
     reorder_delay_ns: u64,
     loss: Chance,
+    loss_large: Chance,
     duplicate: Chance,
     reorder: Chance,
     corrupt: Chance,
@@ -125,6 +134,7 @@ impl Odds {
             delay_span_ns: nanos(link.delay_max.saturating_sub(link.delay_min)),
             reorder_delay_ns: nanos(link.reorder_delay),
             loss: Chance::new(link.loss),
+            loss_large: Chance::new(link.loss_large),
             duplicate: Chance::new(link.duplicate),
             reorder: Chance::new(link.reorder),
             corrupt: Chance::new(link.corrupt),
@@ -144,6 +154,10 @@ impl Odds {
     ) {
         if self.loss.strikes(rng) {
             counters.lost += 1;
+            return;
+        }
+        if packet.len() > LARGE_BYTES && self.loss_large.strikes(rng) {
+            counters.lost_large += 1;
             return;
         }
         if self.faulty {
@@ -248,6 +262,15 @@ mod tests {
         assert_eq!(out[0].packet.data(), b"payload");
         assert!(out[1].packet.len() < 7);
         assert_eq!((counters.duplicated, counters.truncated), (1, 1));
+    }
+
+    #[test]
+    fn only_what_is_large_is_lost_for_its_size() {
+        let link = Link { loss_large: 1.0, ..Link::default() };
+        let (out, counters) = through(&link, 3, &[7; LARGE_BYTES]);
+        assert_eq!((out.len(), counters), (1, FaultCounters::default()));
+        let (out, counters) = through(&link, 3, &[7; LARGE_BYTES + 1]);
+        assert_eq!((out.len(), counters.lost_large), (0, 1));
     }
 
     #[test]
