@@ -37,6 +37,8 @@ impl Machine {
         let transfers = self.peers.iter_mut().filter_map(|peer| peer.transfer.as_mut());
         transfers.filter(|transfer| now >= transfer.deadline()).for_each(Transfer::resend);
         self.drive(log);
+        // A full log waits for members until they have been silent for long; where nobody answers, only time tells.
+        self.relieve_pressure(log);
     }
 
     /// When a quorum, this node included, was last heard; never before leadership began.
