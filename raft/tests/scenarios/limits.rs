@@ -389,6 +389,22 @@ fn a_slow_apply_task_refuses_early_and_recovers() {
     assert!(cluster.propose(0, b"room again").is_ok());
 }
 
+/// Seed 648 of the swarm: nobody acknowledges, nothing is applied since nothing fits, and the log waited for a learner that was
+/// never heard.
+#[test]
+fn a_full_log_of_a_lone_voter_stops_waiting_for_a_silent_learner() {
+    let mut cluster = Cluster::of_some_with(2, 1, |config| config.limits.log_bytes = 16 << 10);
+    cluster.elect(0);
+    cluster.isolate(&[1]);
+    let target = Configuration { learners: vec![member(1, 1)], ..cluster.machine(0).configuration().clone() };
+    cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    while cluster.propose(0, &[7; 500]).is_ok() {
+        cluster.run_for(LATENCY_NS);
+    }
+    cluster.run_for(3000 * MS);
+    cluster.propose(0, &[7; 500]).expect("there is room again");
+}
+
 /// One slow follower holds neither the other nor the service up.
 #[test]
 fn a_slow_follower_costs_no_commit() {

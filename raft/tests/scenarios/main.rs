@@ -135,6 +135,7 @@
 //! | **Memory** | |
 //! | follower down (etcd #7162, scylladb #11559) | `limits::a_member_that_is_down_for_long_costs_a_cursor` |
 //! | slow follower | `limits::a_slow_follower_costs_no_commit` |
+//! | full log of a lone voter | `limits::a_full_log_of_a_lone_voter_stops_waiting_for_a_silent_learner` |
 //! | slow apply | `limits::a_slow_apply_task_refuses_early_and_recovers` |
 //!
 //! Not here: sessions, and that snapshots carry them (rpc's tests);

@@ -199,6 +199,9 @@ const KEPT_PACKETS: usize = 256;
 /// Strikes before which the network is healed, of a hundred: so that faults also meet a cluster that works.
 const HEALED_PERCENT: u32 = 15;
 
+/// How often a snapshot is looked for that is to be disturbed: each takes about a millisecond.
+const LOOK_EVERY: Duration = Duration::from_micros(200);
+
 /// What follows a strike at a later time.
 #[derive(Debug, Clone, Copy)]
 enum Later {
@@ -221,6 +224,8 @@ pub struct Chaos {
     /// What the voters may become by a change that was begun.
     target: Option<Configuration>,
     stair: usize,
+    /// The next snapshot is to be disturbed.
+    awaits_snapshot: bool,
     leaps: u32,
     every: Duration,
     next_strike: Instant,
@@ -284,6 +289,7 @@ impl Chaos {
             later: Vec::new(),
             target: None,
             stair: 0,
+            awaits_snapshot: false,
             leaps: 0,
             every,
             next_strike: Instant::ZERO,
@@ -327,7 +333,8 @@ impl Chaos {
         let end = cluster.now() + span;
         while cluster.now() < end && cluster.violation().is_none() {
             let later = self.later.iter().map(|(at, _)| *at).min().unwrap_or(end);
-            cluster.run_for(self.next_strike.min(later).min(end).saturating_since(cluster.now()));
+            let look = if self.awaits_snapshot { cluster.now() + LOOK_EVERY } else { end };
+            cluster.run_for(self.next_strike.min(later).min(look).min(end).saturating_since(cluster.now()));
             self.tick(cluster);
         }
     }
@@ -338,6 +345,10 @@ impl Chaos {
         while let Some(place) = self.later.iter().position(|(at, _)| now >= *at) {
             let (_, what) = self.later.swap_remove(place);
             self.follow_up(cluster, what);
+        }
+        if self.awaits_snapshot && self.cut_snapshot(cluster) {
+            self.awaits_snapshot = false;
+            self.counts.add(Fault::SnapshotCut, 1);
         }
         if now >= self.next_strike {
             self.strike(cluster);
@@ -354,6 +365,7 @@ impl Chaos {
     /// Ends every fault, restarts whom it killed, and lets clocks run true again.
     pub(super) fn heal<S: Service>(&mut self, cluster: &mut Cluster<S>) {
         self.later.clear();
+        self.awaits_snapshot = false;
         cluster.network().heal();
         cluster.network().keep_packets(0);
         self.set_links(cluster, Link::new(Duration::from_micros(20), Duration::from_micros(100)));

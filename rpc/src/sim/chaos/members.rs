@@ -54,7 +54,10 @@ impl Chaos {
                 }
                 cluster.at_node(leader, |shard| shard.farewell()).is_some()
             }
-            Fault::SnapshotCut => self.cut_snapshot(cluster),
+            Fault::SnapshotCut => {
+                self.awaits_snapshot = true;
+                false
+            }
             Fault::Cancel => {
                 if cluster.cancel_change() {
                     return true;
@@ -109,7 +112,7 @@ impl Chaos {
     }
 
     /// Disturbs a snapshot that is on its way, if one is.
-    fn cut_snapshot<S: Service>(&mut self, cluster: &mut Cluster<S>) -> bool {
+    pub(super) fn cut_snapshot<S: Service>(&mut self, cluster: &mut Cluster<S>) -> bool {
         let Some(leader) = cluster.leader() else { return false };
         let receiver = cluster.node(leader).and_then(|node| {
             node.shard().with_machine(|machine| {
