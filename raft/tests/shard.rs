@@ -11,7 +11,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use trimaran_raft::{
@@ -442,6 +444,30 @@ fn a_read_that_has_ended_makes_room_for_another() {
     for _ in 0..3 {
         assert!(matches!(read(&mut group, leader, ahead), Err(Error::NotYet { .. })));
     }
+}
+
+#[test]
+fn a_wait_that_is_given_up_wakes_nobody_later() {
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let mut group = Group::new(11);
+    let leader = group.leader();
+    let (core, shard) = (group.cores[leader], group.shards[leader].clone());
+    let woken = Arc::new(Count(AtomicUsize::new(0)));
+    let waker = Waker::from(woken.clone());
+    let next = shard.status().applied.next();
+    group.world.enter(core, || {
+        let mut wait = pin!(shard.applied_at_least(next));
+        assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    });
+    group.propose(leader, b"x").expect("leads");
+    group.world.run_for(Duration::from_millis(5));
+    assert!(shard.status().applied >= next);
+    assert_eq!(woken.0.load(Ordering::Relaxed), 0);
 }
 
 #[test]

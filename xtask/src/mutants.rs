@@ -76,9 +76,11 @@ fn try_run(workspace: &Workspace, args: &MutantsArgs) -> Result<ExitCode, String
         println!("all have been tried before, with these sources and tests");
     } else {
         let viable = (0..sample.len()).filter(|at| kept.of(&sample[*at]) != Some(&Outcome::Unviable)).collect();
-        let mut woven = copy.weave(&sample, viable)?;
+        let woven = copy.weave(&sample, viable)?;
         let alone: Vec<usize> = open.difference(&woven).copied().collect();
-        woven.retain(|at| open.contains(at));
+        let mut woven: Vec<usize> = open.intersection(&woven).copied().collect();
+        // A survivor costs all the tests that reach it: what is new comes first.
+        woven.sort_by_key(|at| kept.has_survived(&sample[*at]));
         let key = copy.hash_of_woven(&sample);
         let suite = (!woven.is_empty() && in_time()).then(|| Suite::known(&copy, key, &home)).transpose()?;
         for at in woven {

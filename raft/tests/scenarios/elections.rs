@@ -157,7 +157,7 @@ fn patience_lies_between_the_bounds_and_differs() {
     let mut seen = BTreeSet::new();
     for seed in 0..200 {
         let mut cluster = Cluster::with(1, |config| config.seed = seed);
-        let timing = cluster.nodes[0].config.timing.clone();
+        let timing = cluster.nodes[0].config.timing;
         let bounds = timing.election_min.as_nanos() as u64..=timing.election_max.as_nanos() as u64;
         let patience = cluster.deadline(0) - cluster.now;
         assert!(bounds.contains(&patience), "{patience} ns");

@@ -352,6 +352,19 @@ fn a_transfer_while_many_propose_neither_loses_nor_stalls() {
     assert_eq!(cluster.invariants.elections(), 7);
 }
 
+#[test]
+fn the_heir_is_told_once_and_again_with_each_heartbeat() {
+    let mut cluster = led(3);
+    let told = |cluster: &mut Cluster| cluster.take(|_, _, body| matches!(body, Body::TimeoutNow)).len();
+    assert_eq!(transfer(&mut cluster, 0, Some(1)), Ok(()));
+    assert_eq!(told(&mut cluster), 1);
+    cluster.flush(0);
+    assert_eq!(told(&mut cluster), 0);
+    cluster.now += cluster.nodes[0].config.timing.heartbeat.as_nanos() as u64;
+    let _ = cluster.step(0, Input::Tick);
+    assert_eq!(told(&mut cluster), 1);
+}
+
 /// Its state is of no use, whoever asks it to lead.
 #[test]
 fn one_that_has_stopped_applying_or_whose_state_is_wrong_does_not_stand_when_told_to() {

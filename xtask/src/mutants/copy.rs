@@ -127,13 +127,13 @@ impl<'w> Copy<'w> {
         Err(format!("the copy does not compile after {ROUNDS} rounds"))
     }
 
-    /// Writes one fault alone into the copy, and builds the tests of its package; none where it does not compile.
+    /// Writes one fault alone into the copy, and builds the tests of its package; none where these or it do not compile.
     pub(crate) fn alone(&mut self, mutant: &Mutant) -> Result<Option<Suite>, String> {
         self.write_alone(mutant)?;
         if !self.check(&[&mutant.package])?.0 {
             return Ok(None);
         }
-        Suite::list(self.build(Some(&mutant.package))?).map(Some)
+        self.build(Some(&mutant.package)).ok().map(Suite::list).transpose()
     }
 
     fn write_alone(&self, mutant: &Mutant) -> Result<(), String> {

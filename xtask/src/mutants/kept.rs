@@ -1,7 +1,7 @@
 //! What earlier runs found, as lines of JSON. What a test has caught stays caught until the file with the fault changes; what
 //! has survived is tried again as soon as any source or test has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -15,6 +15,8 @@ use super::trial::Outcome;
 /// Outcomes by the fault's name.
 pub(crate) struct Kept {
     outcomes: BTreeMap<String, Outcome>,
+    /// What has survived some test suite, this one or an earlier: no test may be able to tell.
+    survived: BTreeSet<String>,
     file: File,
     hashes: BTreeMap<String, u64>,
     all: u64,
@@ -31,20 +33,28 @@ impl Kept {
             fs::remove_file(path).map_err(failed)?;
         }
         let (text, all) = (fs::read_to_string(path).unwrap_or_default(), copy.hash_of_all());
-        let (mut outcomes, hashes) = (BTreeMap::new(), copy.hashes());
+        let (mut outcomes, mut survived, hashes) = (BTreeMap::new(), BTreeSet::new(), copy.hashes());
         for line in text.lines() {
             let Some((name, file, outcome, hash, of_all)) = parse(line) else { continue };
+            if outcome.is_survivor() {
+                survived.insert(name.clone());
+            }
             if hashes.get(&file) == Some(&hash) && (!outcome.is_survivor() || of_all == all) {
                 outcomes.insert(name, outcome);
             }
         }
         let file = File::options().create(true).append(true).open(path).map_err(failed)?;
-        Ok(Kept { outcomes, file, hashes, all })
+        Ok(Kept { outcomes, survived, file, hashes, all })
     }
 
     /// What is known of a fault.
     pub(crate) fn of(&self, mutant: &Mutant) -> Option<&Outcome> {
         self.outcomes.get(&mutant.name)
+    }
+
+    /// Whether it has survived before, other sources or tests perhaps.
+    pub(crate) fn has_survived(&self, mutant: &Mutant) -> bool {
+        self.survived.contains(&mutant.name)
     }
 
     /// Keeps what became of a fault.

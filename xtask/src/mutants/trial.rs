@@ -65,7 +65,9 @@ pub(crate) struct Suite {
 
 impl Suite {
     /// Asks programs for their tests.
-    pub(crate) fn list(programs: Vec<Program>) -> Result<Self, String> {
+    pub(crate) fn list(mut programs: Vec<Program>) -> Result<Self, String> {
+        // cargo tells of them as they are built, and what is known of their tests is kept by order.
+        programs.sort_by(|a, b| (a.package, &a.name).cmp(&(b.package, &b.name)));
         let mut tests = Vec::new();
         for (at, program) in programs.iter().enumerate() {
             let output = Command::new(&program.path).args(["--list", "--format", "terse"]).output();
@@ -105,7 +107,7 @@ impl Suite {
             let reached = fs::read_to_string(&note).unwrap_or_default();
             test.reaches = reached.lines().filter_map(|line| line.parse().ok()).collect();
         }
-        let tests = |test: &Test| json!({ "took_us": test.took.as_micros() as u64, "reaches": test.reaches });
+        let tests = |test: &Test| json!({ "name": test.name, "took_us": test.took.as_micros() as u64, "reaches": test.reaches });
         let text = json!({ "key": key, "tests": suite.tests.iter().map(tests).collect::<Vec<_>>() });
         fs::write(&knowledge, text.to_string()).map_err(|error| format!("{}: {error}", knowledge.display()))?;
         Ok(suite)
@@ -119,6 +121,9 @@ impl Suite {
             return None;
         }
         for (test, known) in self.tests.iter_mut().zip(tests) {
+            if known["name"] != test.name.as_str() {
+                return None;
+            }
             test.took = Duration::from_micros(known["took_us"].as_u64()?);
             let reaches = known["reaches"].as_array()?.iter().filter_map(Value::as_u64);
             test.reaches = reaches.filter_map(|at| usize::try_from(at).ok()).collect();
