@@ -1,7 +1,7 @@
 //! One core: the turn, its lanes and its budgets.
 //!
 //! ```text
-//!   turn:  stamp now -> inbox -> receive a burst, wake -> timers, wake -> Control, Normal lanes -> transmit
+//!   turn:  stamp now -> inbox -> disk, wake -> receive a burst, wake -> timers, wake -> Control, Normal lanes -> transmit -> disk
 //!   rest:  spin -> yield -> park (the only call that blocks)
 //! ```
 
@@ -88,6 +88,8 @@ pub struct Turn {
     pub sent: usize,
     /// Packets that the device did not take; they wait for the next turn.
     pub left: usize,
+    /// Operations on disks that were handed on or have completed.
+    pub disk_ops: usize,
 }
 
 /// An executor, its timers and its driver, all polled in turns by one thread. Several can share a thread.
@@ -101,6 +103,8 @@ pub struct Core<D: Driver, C: Clock = Monotonic> {
     last_turn: Instant,
     /// The device did not take all: look again soon.
     left: bool,
+    /// Operations on a disk have completed since the last sleep: the eventfd may be readable for no reason.
+    is_bell_stale: bool,
 }
 
 impl<D: Driver, C: Clock> Core<D, C> {
@@ -120,6 +124,7 @@ impl<D: Driver, C: Clock> Core<D, C> {
             stalls: StallWatch::new(Duration::from_micros(config.slow_poll_us)),
             last_turn: now,
             left: false,
+            is_bell_stale: false,
             clock,
             driver,
             config,
@@ -139,13 +144,18 @@ impl<D: Driver, C: Clock> Core<D, C> {
         let now = self.clock.now();
         self.local.timers.now.set(now);
         let mut turn = Turn::default();
+        let wire_now = self.clock.wire_time(now);
         let woken = self.local.inbox.drain(&self.local.lanes);
+        let completed = self.local.disks.sum(|disk| disk.reap(wire_now));
+        self.is_bell_stale |= completed > 0;
         self.receive(now, &mut turn);
         turn.timers = self.fire_timers(now);
         self.run_lanes(now, &mut turn);
-        let flushed = self.driver.flush(self.clock.wire_time(now));
+        let flushed = self.driver.flush(wire_now);
         (turn.sent, turn.left) = (flushed.packets, flushed.left);
-        turn.worked = turn.packets + turn.timers + turn.sent + woken > 0 || turn.polls > 0;
+        // After the packets: others' disks are to start no later than this one.
+        turn.disk_ops = completed + self.local.disks.sum(|disk| disk.flush(wire_now));
+        turn.worked = turn.packets + turn.timers + turn.sent + turn.disk_ops + woken > 0 || turn.polls > 0;
         self.left = turn.left > 0;
         self.last_turn = now;
         self.count(&turn, woken);
@@ -231,13 +241,22 @@ impl<D: Driver, C: Clock> Core<D, C> {
         stats.packets_sent.add(turn.sent as u64);
         stats.timers_fired.add(turn.timers as u64);
         stats.foreign_wakes.add(woken as u64);
+        stats.disk_ops.add(turn.disk_ops as u64);
     }
 }
 
 impl<D: Driver, C: Clock> Core<D, C> {
-    /// Whether a turn now would find a task to run.
+    /// Whether a turn now would find a task to run, or an operation on a disk to hand on or to end.
     pub fn has_work(&self) -> bool {
-        !self.local.lanes.borrow().is_empty() || self.local.inbox.bell.is_ready()
+        let has_task = !self.local.lanes.borrow().is_empty() || self.local.inbox.bell.is_ready();
+        has_task || self.local.disks.sum(|disk| usize::from(disk.has_work())) > 0
+    }
+
+    /// When the next operation on a disk completes, in the time of the wire, if that can be known.
+    pub(crate) fn next_completion(&self) -> Option<Instant> {
+        let mut first = None;
+        self.local.disks.each(|disk| disk.next_completion(), |at| first = first.into_iter().chain(at).min());
+        first
     }
 
     /// When this core's clock must show for the next timer to fire. `None`: no timer is pending. Exact to a timer tick
@@ -246,9 +265,13 @@ impl<D: Driver, C: Clock> Core<D, C> {
         self.local.timers.wheel.borrow().next_deadline()
     }
 
-    /// Sleeps until a packet may be there, a timer is due, or another thread wakes a task. Returns at once where a task
-    /// is ready to run. The only call that blocks; it may return early.
+    /// Sleeps until a packet may be there, a timer is due, an operation on a disk completes, or another thread wakes a task.
+    /// Returns at once where a task is ready to run. The only call that blocks; it may return early.
     pub fn park(&mut self) {
+        if std::mem::take(&mut self.is_bell_stale) {
+            // Before the look at the disks: what completes after this makes it readable again.
+            self.local.inbox.bell.hush();
+        }
         if self.has_work() {
             return;
         }

@@ -156,15 +156,25 @@ impl Bell {
     pub(crate) fn sleep(&self, sleep: impl FnOnce(Option<BorrowedFd<'_>>)) -> bool {
         let slept = self.handshake.fall_asleep();
         if slept {
-            sleep(self.eventfd.as_ref().map(AsFd::as_fd));
+            sleep(self.eventfd());
         }
         let woken = self.handshake.rise();
         // In any case: a waker may be between its exchange and its write, and what it writes then must not make every
         // later sleep return at once.
+        self.hush();
+        slept && woken
+    }
+
+    /// The core, awake: forgets what was written to the eventfd meanwhile.
+    pub(crate) fn hush(&self) {
         if let Some(eventfd) = &self.eventfd {
             let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
         }
-        slept && woken
+    }
+
+    /// The descriptor that ends the sleep, for a kernel's ring to write to as well.
+    pub(crate) fn eventfd(&self) -> Option<BorrowedFd<'_>> {
+        self.eventfd.as_ref().map(AsFd::as_fd)
     }
 
     pub(crate) fn can_be_rung(&self) -> bool {

@@ -1,4 +1,4 @@
-//! One core, one loop: tasks, timers and a driver polled in turns. Knows no protocol.
+//! One core, one loop: tasks, timers, disks and a driver polled in turns. Knows no protocol.
 //!
 //! ```text
 //!                      +----------------------- core.rs: the turn ------------------------+
@@ -10,6 +10,7 @@
 //!   other threads --> local.rs inbox -+        nothing to do: idle.rs spin, yield, park   |
 //!                      +------------------------------------------------------------------+
 //!
+//!   disk.rs   files, in the same turn: io_uring or a thread; sim/disk.rs, a disk with faults
 //!   run.rs    one core per thread, pinned, on the machine's clock       sim.rs    many cores on one thread, in virtual
 //!   clock.rs  where time comes from                                               time: the same core, one seed, one trace
 //!   time.rs   now, sleep, timeout, interval        stats.rs, stall.rs   what is counted, and slow polls
@@ -22,6 +23,7 @@
 pub mod channel;
 pub mod clock;
 pub mod core;
+pub mod disk;
 pub mod driver;
 mod error;
 mod handshake;
@@ -42,6 +44,7 @@ mod atomic {
 
 pub use crate::core::{Core, CoreConfig, Turn};
 pub use clock::{Clock, Monotonic, Virtual};
+pub use disk::{Aligned, BLOCK_BYTES, Completion, Disk, DiskConfig, DiskError, Done, FileId, Full, Op, Ticket};
 pub use driver::{Driver, Flushed, Polled};
 pub use error::RuntimeError;
 pub use idle::Idle;

@@ -1,5 +1,6 @@
 //! What the tasks of a core can reach of it, and how they find it: the core that is current on this thread.
 
+use crate::disk;
 use crate::idle::Bell;
 use crate::stats::Stats;
 use crate::task::{ControlPanic, Lane, Runnable, Tasks};
@@ -9,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +36,7 @@ pub(crate) struct Local {
     pub(crate) lanes: RefCell<Lanes>,
     pub(crate) tasks: RefCell<Tasks>,
     pub(crate) inbox: Arc<Inbox>,
+    pub(crate) disks: Disks,
     pub(crate) stats: Arc<Stats>,
     pub(crate) control_panic: ControlPanic,
 }
@@ -53,6 +55,7 @@ impl Local {
             lanes: RefCell::new(Lanes::new(parts.permute)),
             tasks: RefCell::new(Tasks::new(parts.tasks_max)),
             inbox: Arc::new(Inbox { queue: Mutex::default(), bell: Bell::new(parts.eventfd) }),
+            disks: Disks::default(),
             stats: Arc::default(),
             control_panic: parts.control_panic,
         })
@@ -73,6 +76,37 @@ impl Local {
     /// Makes this core current until the guard is dropped.
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
         Entered { before: CURRENT.replace(Some(self.clone())) }
+    }
+}
+
+/// The disks that tasks of the core have used: none, or one for each shard.
+#[derive(Default)]
+pub(crate) struct Disks(RefCell<Vec<Weak<disk::Shared>>>);
+
+impl Disks {
+    pub(crate) fn add(&self, disk: Weak<disk::Shared>) {
+        let mut disks = self.0.borrow_mut();
+        disks.retain(|disk| disk.strong_count() > 0);
+        disks.push(disk);
+    }
+
+    /// Of each disk that is still in use. Nothing is borrowed meanwhile: what `f` does may add or drop disks.
+    pub(crate) fn each<R>(&self, mut f: impl FnMut(&disk::Shared) -> R, mut tell: impl FnMut(R)) {
+        let mut at = 0;
+        loop {
+            let Some(disk) = self.0.borrow().get(at).map(Weak::upgrade) else { return };
+            if let Some(disk) = disk {
+                tell(f(&disk));
+            }
+            at += 1;
+        }
+    }
+
+    /// What `f` counts, of all disks.
+    pub(crate) fn sum(&self, f: impl Fn(&disk::Shared) -> usize) -> usize {
+        let mut sum = 0;
+        self.each(f, |count| sum += count);
+        sum
     }
 }
 

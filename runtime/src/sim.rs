@@ -4,6 +4,8 @@
 //! Everything that is undecided, the order of cores with events at the same time and the order of tasks in a run queue, is
 //! drawn from the seed, so one seed gives one history and the trace hash tells whether it did.
 
+pub mod disk;
+
 use crate::clock::{Clock, Virtual};
 use crate::core::{Core, CoreConfig, Turn};
 use crate::driver::Driver;
@@ -62,7 +64,7 @@ impl<D: Driver> Machine<D> {
             now
         } else {
             let timer = core.next_deadline().map(|at| self.clock.world_time_of(at));
-            [timer, core.driver().next_arrival(), self.retry_at].into_iter().flatten().min()?
+            [timer, core.driver().next_arrival(), core.next_completion(), self.retry_at].into_iter().flatten().min()?
         };
         Some(at.max(self.busy_until).max(self.paused_until).max(now))
     }
@@ -196,7 +198,7 @@ impl<D: Driver> World<D> {
 
     fn record(&mut self, core: CoreIndex, at: Instant, turn: &Turn) {
         let counts = (turn.packets as u64) << 40 ^ (turn.sent as u64) << 20 ^ u64::from(turn.polls);
-        self.trace = mix(mix(mix(self.trace, at.as_nanos()), core.0 as u64), counts);
+        self.trace = mix(mix(mix(self.trace, at.as_nanos()), core.0 as u64), counts ^ (turn.disk_ops as u64) << 52);
     }
 
     /// Runs until the world's time is `at`, including what happens at that instant.

@@ -36,6 +36,8 @@ pub struct Stats {
     pub packets_sent: Counter,
     /// Turns that received more than one burst because the core had been away.
     pub long_receives: Counter,
+    /// Operations on disks, handed on and again completed.
+    pub disk_ops: Counter,
     /// Timers that fired.
     pub timers_fired: Counter,
     /// Tasks started.

@@ -1,6 +1,8 @@
 //! A device made of a list, and a core on a clock that the test moves.
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+pub(crate) mod files;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
