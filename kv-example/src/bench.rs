@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::rc::Rc;
 use std::time::Duration;
+use trimaran_rpc::program::cli::{ClientPort, Servers};
 use trimaran_rpc::program::connect::{Connection, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::r2p2::Status;
@@ -31,6 +32,13 @@ pub fn run(bench: Bench) -> Result<(), Error> {
         print(&bench, &measured.borrow());
         Ok(())
     })
+}
+
+/// A closed loop of one for a cluster that the caller has at hand; the rest as usual.
+pub(crate) fn of(op: Op, warmup: u32) -> Bench {
+    let deadline = Duration::from_secs(1);
+    let servers = Servers { servers: Vec::new(), config: None, deadline, port: ClientPort::default() };
+    Bench { servers, outstanding: 1, rate: None, op, value: 64, keys: 10_000, seconds: 1, warmup, json: false }
 }
 
 /// Writes every key once, so that reads find values.
@@ -63,6 +71,7 @@ pub(crate) async fn measure(connection: Connection, bench: &Bench) -> Result<Rc<
         warmup: Duration::from_secs(bench.warmup.into()),
         measure: Duration::from_secs(bench.seconds.into()),
         deadline: bench.servers.deadline,
+        calls_max: u64::MAX,
     };
     let measured = Rc::new(RefCell::new(Measured::default()));
     let _progress = std::io::stderr().is_terminal().then(|| spawn(show_progress(plan, measured.clone())));

@@ -5,7 +5,7 @@ use crate::syntax;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::time::Duration;
 use trimaran_rpc::program::cli::{self, Common, Servers};
-use trimaran_rpc::program::port::PortKind;
+use trimaran_rpc::program::port::{self, PortKind};
 
 /// A replicated key-value store on trimaran.
 ///
@@ -44,7 +44,9 @@ pub enum Command {
     Bench(Bench),
     /// Measure a cluster on DPDK's port and on the kernel's sockets, in one run; as root
     BenchPorts(BenchPorts),
-    /// Start a cluster here, load it, kill its leader, and judge what clients were told
+    /// Measure what lost packets, and a dead or stopped replica, do to latencies: against a healthy cluster, in one run
+    BenchFaults(BenchFaults),
+    /// Start a cluster here, load it, kill its leader, roll, grow and shrink it, and judge what clients were told
     Demo(Demo),
     /// Run simulated clusters under faults, one seed each
     Sim(Sim),
@@ -324,18 +326,60 @@ pub struct BenchPorts {
     pub json: bool,
 }
 
+/// `kv bench-faults`
+#[derive(Debug, Clone, Args)]
+pub struct BenchFaults {
+    /// Nodes of each cluster
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=9))]
+    pub nodes: u8,
+    /// Puts a second, sent when they are due: some quarter of what the machine carries
+    #[arg(long, value_name = "PER SECOND", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate: u32,
+    /// And so many puts always on their way, each measured on its own
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub outstanding: Vec<u32>,
+    /// The share of packets that is lost, of clients and of peers, each way
+    #[arg(long, value_name = "SHARE", default_value = "0.001", value_parser = port::parse_share)]
+    pub loss: u32,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=262_144))]
+    pub value: u32,
+    /// Times that each fault has its turn, in changing order
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub rounds: u32,
+    /// How long to measure each load in each round
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// The results as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `kv demo`
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Nodes to start
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
-    /// How long the load lasts; the leader is killed 3 s after its begin
-    #[arg(long, value_name = "N", default_value_t = 14, value_parser = clap::value_parser!(u32).range(6..=3600))]
-    pub seconds: u32,
-    /// Kill whoever leads so often, not only once, and start it again at once; later where the cluster is not whole by then
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    /// How long the load lasts at least; by itself, as long as there is something to do to the cluster
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: Option<u32>,
+    /// Only kill the leader, once, and take it in again
+    #[arg(long)]
+    pub quick: bool,
+    /// Only kill whoever leads so often, for 14 s or --seconds, and start it again at once; later where the cluster is not whole by then
+    #[arg(long, value_name = "SECONDS", conflicts_with = "quick", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub kill_every: Option<u32>,
+    /// Only kill a follower, commit so many entries without it (10 million), watch the leader's memory, and take it in again
+    #[arg(
+        long,
+        value_name = "ENTRIES",
+        num_args = 0..=1,
+        default_missing_value = "10000000",
+        conflicts_with_all = ["quick", "kill_every", "seconds", "idle"],
+        value_parser = clap::value_parser!(u64).range(100_000..=1_000_000_000),
+    )]
+    pub long: Option<u64>,
     /// Requests always on their way
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub outstanding: u32,
@@ -400,6 +444,8 @@ mod tests {
         assert!(parse("kv cas k v --if-absent").is_ok() && parse("kv incr n --by -5").is_ok());
         assert!(parse("kv scan --prefix a --limit 3").is_ok() && parse("kv scan a --to b").is_ok());
         assert!(parse("kv sim --seeds 300 --jobs 2").is_ok());
+        let Ok(Cli { command: Command::Demo(demo) }) = parse("kv demo --long --nodes 5") else { panic!("demo") };
+        assert_eq!((demo.long, demo.nodes), (Some(10_000_000), 5));
     }
 
     #[test]
@@ -420,6 +466,9 @@ mod tests {
             "kv scan a --prefix b",
             "kv txn --if a",
             "kv demo --nodes 10",
+            "kv demo --quick --kill-every 2",
+            "kv demo --long 10",
+            "kv demo --long --seconds 20",
             "kv serve",
             "kv get k --servers 127.0.0.1:1 --config f",
         ];

@@ -1,14 +1,16 @@
-//! `kv demo`: a cluster of processes on this machine, load, the leader killed in the middle, and a judgement.
+//! `kv demo`: a cluster of processes on this machine, load, a programme of trouble and of work on the cluster, and a judgement.
 //!
 //! ```text
 //! start nodes -> init -> load ........................................ -> digests, journal, history -> table
-//!                          3 s: SIGKILL the leader   6 s: start it again
-//!                          --kill-every N: again and again, started at once, killed when the cluster is whole
+//!                         the leader is killed -> every node is rolled -> grown by two -> shrunk by two
+//!                         --quick: the first of these; --kill-every N: again and again; --long: another demo (long.rs)
 //! ```
 //!
 //! The load is one closed loop, or in a long run a rate, and beside it 500 calls a second that are sent when they are due:
 //! while the closed loop's calls wait for a dead leader, these find out when the next one serves.
 
+mod long;
+mod phases;
 mod table;
 mod verdict;
 mod workload;
@@ -17,16 +19,15 @@ use crate::cli::Demo;
 use crate::connect;
 use crate::group::Group;
 use crate::journal::ExecutedCall;
-use crate::load::{self, Measured, Pace, Plan};
+use crate::load::{self, Measured, Pace, Plan, Workload};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
-use table::{Findings, Kill, Replica};
-use trimaran_rpc::admin::{self, Probe};
+use table::{Findings, Replica};
 use trimaran_rpc::program::cluster::{LOOK_EVERY, LocalCluster};
 use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
-use trimaran_rpc::program::nodes::Nodes;
+use trimaran_rpc::program::nodes::{self, Nodes};
 use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
 use trimaran_rpc::program::{Program, say};
@@ -36,35 +37,53 @@ use workload::DemoWorkload;
 
 /// Each call of the load.
 const CALL_DEADLINE: Duration = Duration::from_secs(1);
-/// How long nodes may take to start, to elect, to agree.
+/// How long nodes may take to start, to elect, to agree, to be taken in.
 const PATIENCE: Duration = Duration::from_secs(10);
-const KILL_AFTER: Duration = Duration::from_secs(3);
-const RESTART_AFTER: Duration = Duration::from_secs(6);
 const PROBES_PER_SECOND: u32 = 500;
 /// A run up to so long has a closed loop.
 const UNLIMITED_SECONDS: u32 = 60;
 /// A longer one makes so many calls altogether: each is kept until it is judged, a few hundred bytes, and written into the
-/// nodes' journals.
+/// nodes' journals. A closed loop ends there, too.
 const CALLS_MAX: u32 = 3_000_000;
 /// And at most so many a second, which a busy laptop answers too.
 const PER_SECOND_MAX: u32 = 5000;
-/// The load goes on for so long after the last kill, so that its outage is seen to end.
-const QUIET_END: Duration = Duration::from_secs(2);
-/// One look at who the members are.
-const PROBE_WITHIN: Duration = Duration::from_millis(200);
+/// No load goes on for longer.
+const LOAD_MAX: Duration = Duration::from_secs(3700);
 /// An idle cluster is measured from so long after its start.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Where killing one node leaves a majority.
+const NODES_MIN: u8 = 3;
+/// Members that come and go.
+const SPARE: u8 = 2;
+const NODES_MAX: u8 = 9;
 
 /// Runs the demo. Succeeds where nothing was lost, the history is linearizable and the digests are equal.
 pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
-    let site = Site::of(demo.port, program.service, demo.nodes)?;
+    if demo.idle.is_none() && demo.nodes < NODES_MIN {
+        return Err(Error::Usage {
+            problem: format!("of {} nodes in memory none may die", demo.nodes),
+            help: "`--nodes 3` or more, or `--idle 10`".into(),
+        });
+    }
+    let grows = demo.idle.is_none() && demo.kill_every.is_none() && demo.long.is_none() && !demo.quick;
+    let spare = if grows { SPARE.min(NODES_MAX.saturating_sub(demo.nodes)) } else { 0 };
+    let site = Site::of(demo.port, program.service, demo.nodes + spare)?;
     let signals = Signals::watch()?;
-    let nodes = Nodes::start(site, program.service, &["--journal"], demo.nodes, demo.keep)?;
+    let plan = nodes::Plan {
+        service: program.service,
+        count: demo.nodes,
+        spare,
+        // A journal of all calls would be the largest part of a long run's memory.
+        arguments: if demo.long.is_some() { Vec::new() } else { vec!["--journal".into()] },
+        config: if demo.long.is_some() { long::CONFIG } else { "" },
+        keep: demo.keep,
+    };
+    let nodes = Nodes::start(site, plan)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let service = program.service;
     let target = Target { port: nodes.client_port(), ..Target::new(servers, CALL_DEADLINE) };
     with_connection(target, move |connection| async move {
-        let mut stage = Stage { demo, cluster: LocalCluster { nodes, connection, signals } };
+        let mut stage = Stage { demo, spare, cluster: LocalCluster { nodes, connection, signals } };
         let result = stage.play(service).await;
         if let Some(directory) = stage.cluster.nodes.kept() {
             say(&format!("the nodes' configurations and logs are in {}\n", directory.display()))?;
@@ -79,6 +98,8 @@ type Load = Task<Result<Rc<RefCell<Measured>>, Panicked>>;
 /// The running cluster and the way to it.
 struct Stage {
     demo: Demo,
+    /// So many members may be added.
+    spare: u8,
     cluster: LocalCluster,
 }
 
@@ -86,9 +107,10 @@ impl Stage {
     async fn play(&mut self, name: &str) -> Result<(), Error> {
         let leader = self.cluster.form(name, PATIENCE).await?;
         say(&format!("{} nodes run, node {leader} leads\n", self.demo.nodes))?;
-        match self.demo.idle {
-            Some(seconds) => self.idle(Duration::from_secs(seconds.into())).await,
-            None => self.load_and_judge().await,
+        match (self.demo.idle, self.demo.long) {
+            (Some(seconds), _) => self.idle(Duration::from_secs(seconds.into())).await,
+            (None, Some(entries)) => self.play_long(entries).await,
+            (None, None) => self.load_and_judge().await,
         }
     }
 
@@ -105,26 +127,23 @@ impl Stage {
     }
 
     async fn load_and_judge(&mut self) -> Result<(), Error> {
-        let length = Duration::from_secs(self.demo.seconds.into());
         let workload = Rc::new(RefCell::new(DemoWorkload::new(u64::from(std::process::id()))));
         let start = now();
         let (pace, load_name) = self.pace();
-        let load = self.start_load(pace, start, length, &workload);
-        let probes = self.start_load(Pace::Open { per_second: PROBES_PER_SECOND }, start, length, &workload);
+        let load = self.start_load(pace, start, CALLS_MAX.into(), &workload);
+        let probes = self.start_load(Pace::Open { per_second: PROBES_PER_SECOND }, start, u64::MAX, &workload);
 
-        let seconds = length.as_secs();
-        say(&format!("load for {seconds} s: {load_name}, and {PROBES_PER_SECOND} calls a second beside them\n"))?;
-        let kills = match self.demo.kill_every {
-            None => self.kill_once(start).await?,
-            Some(seconds) => self.kill_again(start, start + length, Duration::from_secs(seconds.into())).await?,
-        };
-        self.cluster.wait((start + length).saturating_since(now())).await?;
+        say(&format!(
+            "load: {load_name}, and {PROBES_PER_SECOND} calls a second beside them; clients repeat what is not answered\n"
+        ))?;
+        let phases = self.phases(start).await?;
+        let least = Duration::from_secs(self.demo.seconds.unwrap_or(0).into());
+        self.cluster.wait((start + least).saturating_since(now())).await?;
+        workload.borrow_mut().is_over = true;
         let end = now();
 
         let load = load.await.and_then(|load| load).map_err(panicked)?;
         let probes = probes.await.and_then(|probes| probes).map_err(panicked)?;
-        // Whoever was killed last has to be taken in, too; the findings say where it was not.
-        self.whole(now() + PATIENCE).await?;
         let replicas = self.agreement().await?;
         let (leader, status) = self.cluster.leader(now() + PATIENCE).await?;
         note(start, &format!("load has ended; node {leader} leads; reading its journal"))?;
@@ -132,11 +151,7 @@ impl Stage {
 
         let workload = workload.borrow();
         note(start, &format!("judging {} operations", workload.history.len() + workload.group.len()))?;
-        let ends = kills.iter().skip(1).map(|(_, at)| *at).chain([end]);
-        let outages = kills.iter().zip(ends).map(|((slot, at), end)| Kill {
-            slot: *slot,
-            outage: verdict::outage(&workload.acknowledged_at, *at, end),
-        });
+        let length = end.saturating_since(start);
         let findings = Findings {
             length,
             load: load_name,
@@ -147,7 +162,7 @@ impl Stage {
             unknown: load.borrow().unknown() + probes.borrow().unknown(),
             unsent: probes.borrow().unsent(),
             latency: load.borrow().percentiles(),
-            kills: outages.collect(),
+            phases: phases.into_iter().map(|phase| phase.seen(&workload.acknowledged_at)).collect(),
             new_leader: leader,
             new_term: status.term,
             acknowledged: workload.acknowledged.len(),
@@ -164,82 +179,20 @@ impl Stage {
         }
     }
 
-    /// Kills the leader in the middle and starts it again a while later; returns who was killed, and when.
-    async fn kill_once(&mut self, start: Instant) -> Result<Vec<(u8, Instant)>, Error> {
-        self.cluster.wait(KILL_AFTER).await?;
-        let kill = self.kill_leader(start).await?;
-        self.cluster.wait((start + RESTART_AFTER).saturating_since(now())).await?;
-        self.start_again(kill.0, start)?;
-        Ok(vec![kill])
-    }
-
-    /// Kills the leader and starts it again at once, every so often, as long as the load lasts. The next one is killed when
-    /// the cluster is whole again: with a member less it could not go on.
-    async fn kill_again(&mut self, start: Instant, end: Instant, every: Duration) -> Result<Vec<(u8, Instant)>, Error> {
-        let mut kills: Vec<(u8, Instant)> = Vec::new();
-        self.cluster.wait(KILL_AFTER).await?;
-        while now() + QUIET_END < end {
-            let kill = self.kill_leader(start).await?;
-            kills.push(kill);
-            self.start_again(kill.0, start)?;
-            let next = kill.1 + every;
-            self.cluster.wait(next.min(end).saturating_since(now())).await?;
-            if !self.whole(end).await? {
-                break;
-            }
-        }
-        note(start, &format!("{} kills", kills.len()))?;
-        Ok(kills)
-    }
-
-    async fn kill_leader(&mut self, start: Instant) -> Result<(u8, Instant), Error> {
-        // The client has just heard from it. Asking nodes how they are makes them hash their state, which costs time.
-        let known = self.cluster.connection.client().leader();
-        let known = self.cluster.nodes.addresses().into_iter().find(|(_, client)| Some(*client) == known);
-        let slot = match known {
-            Some((slot, _)) => slot,
-            None => self.cluster.leader(now() + PATIENCE).await?.0,
-        };
-        let at = now();
-        self.cluster.nodes.kill(slot)?;
-        note(start, &format!("node {slot}, the leader, is killed"))?;
-        Ok((slot, at))
-    }
-
-    fn start_again(&mut self, slot: u8, start: Instant) -> Result<(), Error> {
-        self.cluster.nodes.spawn(slot)?;
-        note(start, &format!("node {slot} is started again, with an empty memory"))
-    }
-
-    /// Waits until every node, in its present life, is a member in the eyes of all; tells whether it came to that.
-    async fn whole(&mut self, give_up: Instant) -> Result<bool, Error> {
-        loop {
-            let members = self.cluster.members();
-            let asked = members.iter().map(|&node| admin::probe(self.cluster.connection.client(), node, PROBE_WITHIN));
-            let probes: Vec<Probe> = futures::future::join_all(asked).await.into_iter().flatten().collect();
-            let knows_all = |probe: &Probe| probes.iter().all(|other| probe.members.contains(&other.node));
-            if probes.len() == members.len() && probes.iter().all(knows_all) {
-                return Ok(true);
-            }
-            if now() >= give_up {
-                return Ok(false);
-            }
-            self.cluster.wait(LOOK_EVERY).await?;
-        }
-    }
-
     /// As much as the cluster takes; in a long run only as many calls as can be remembered and judged.
     fn pace(&self) -> (Pace, String) {
         let outstanding = self.demo.outstanding;
-        if self.demo.seconds <= UNLIMITED_SECONDS {
-            return (Pace::Closed { outstanding: outstanding as usize }, format!("{outstanding} calls outstanding"));
+        match self.demo.seconds.filter(|&seconds| seconds > UNLIMITED_SECONDS) {
+            None => (Pace::Closed { outstanding: outstanding as usize }, format!("{outstanding} calls outstanding")),
+            Some(seconds) => {
+                let per_second = (CALLS_MAX / seconds).min(PER_SECOND_MAX);
+                (Pace::Open { per_second }, format!("{per_second} calls a second"))
+            }
         }
-        let per_second = (CALLS_MAX / self.demo.seconds).min(PER_SECOND_MAX);
-        (Pace::Open { per_second }, format!("{per_second} calls a second"))
     }
 
-    fn start_load(&self, pace: Pace, start: Instant, measure: Duration, workload: &Rc<RefCell<DemoWorkload>>) -> Load {
-        let plan = Plan { pace, start, warmup: Duration::ZERO, measure, deadline: CALL_DEADLINE };
+    fn start_load<W: Workload>(&self, pace: Pace, start: Instant, calls_max: u64, workload: &Rc<RefCell<W>>) -> Load {
+        let plan = Plan { pace, start, warmup: Duration::ZERO, measure: LOAD_MAX, deadline: CALL_DEADLINE, calls_max };
         let (connection, workload) = (self.cluster.connection.clone(), workload.clone());
         spawn(async move {
             let measured = Rc::new(RefCell::new(Measured::default()));

@@ -27,6 +27,7 @@ pub mod command;
 pub mod connect;
 pub mod demo;
 pub mod error;
+pub mod faults;
 pub mod group;
 pub mod journal;
 pub mod load;

@@ -67,6 +67,10 @@ pub trait Workload: 'static {
     fn begin(&mut self, body: &mut Vec<u8>, at: Instant) -> (Ask, Self::Call);
     /// Takes the end of a call; says whether it counts as answered. A reply that refuses does not.
     fn end(&mut self, call: Self::Call, result: &Result<Answered, Failure>, at: Instant) -> bool;
+    /// Whether there is to be another call. The first `false` ends the run, before its plan's end.
+    fn goes_on(&self) -> bool {
+        true
+    }
 }
 
 /// When calls are sent.
@@ -97,6 +101,8 @@ pub struct Plan {
     pub measure: Duration,
     /// How long one call may take.
     pub deadline: Duration,
+    /// No more calls than these.
+    pub calls_max: u64,
 }
 
 impl Plan {
@@ -120,7 +126,7 @@ impl Tickets {
             Pace::Closed { .. } => at.max(self.plan.start),
             Pace::Open { per_second } => self.due(self.taken, per_second),
         };
-        if due >= end || at >= end + self.plan.deadline {
+        if due >= end || at >= end + self.plan.deadline || self.taken >= self.plan.calls_max {
             return None;
         }
         self.taken += 1;
@@ -132,14 +138,14 @@ impl Tickets {
         self.plan.start + Duration::from_nanos(u64::try_from(after_ns).unwrap_or(u64::MAX))
     }
 
-    /// Calls that were due and never sent.
+    /// Calls that were due and never sent, in a run that went on to its plan's end.
     fn left(&self) -> u64 {
         match self.plan.pace {
             Pace::Closed { .. } => 0,
             Pace::Open { per_second } => {
                 let length_ns = self.plan.end().saturating_since(self.plan.start).as_nanos();
                 let all = (length_ns * u128::from(per_second)).div_ceil(1_000_000_000);
-                u64::try_from(all).unwrap_or(u64::MAX).saturating_sub(self.taken)
+                u64::try_from(all).unwrap_or(u64::MAX).min(self.plan.calls_max).saturating_sub(self.taken)
             }
         }
     }
@@ -169,7 +175,9 @@ pub async fn run<T: Target, W: Workload>(
         group.spawn(slot(target.clone(), workload.clone(), tickets.clone(), measured.clone()));
     }
     group.join_all().await?;
-    measured.borrow_mut().left(tickets.borrow().left());
+    if workload.borrow().goes_on() {
+        measured.borrow_mut().left(tickets.borrow().left());
+    }
     Ok(())
 }
 
@@ -182,7 +190,7 @@ async fn slot<T: Target, W: Workload>(
     let plan = tickets.borrow().plan;
     let measured_from = plan.start + plan.warmup;
     let mut body = Vec::new();
-    loop {
+    while workload.borrow().goes_on() {
         let Some(due) = tickets.borrow_mut().take(now()) else { return };
         sleep_until(due).await;
         body.clear();

@@ -13,12 +13,11 @@ use crate::cli::{Bench, BenchPorts, Op};
 use crate::load::Measured;
 use serde_json::{Value, json};
 use std::time::Duration;
-use trimaran_rpc::program::cli::{ClientPort, Servers};
 use trimaran_rpc::program::cluster::LocalCluster;
 use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::machine;
-use trimaran_rpc::program::nodes::Nodes;
+use trimaran_rpc::program::nodes::{self, Nodes};
 use trimaran_rpc::program::port::PortKind;
 use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
@@ -83,7 +82,8 @@ pub fn run(bench: &BenchPorts, program: &Program) -> Result<(), Error> {
 /// One cluster from its start to its end.
 fn measure(site: &Site, bench: &BenchPorts, service: &'static str) -> Result<(Measured, Measured, Idle), Error> {
     let signals = Signals::watch()?;
-    let nodes = Nodes::start(site.clone(), service, &[], bench.nodes, false)?;
+    let plan = nodes::Plan { service, count: bench.nodes, ..nodes::Plan::default() };
+    let nodes = Nodes::start(site.clone(), plan)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let target = Target { port: nodes.client_port(), ..Target::new(servers, CALL_DEADLINE) };
     let (seconds, idle_seconds) = (bench.seconds, bench.idle);
@@ -121,18 +121,8 @@ async fn idle(cluster: &mut LocalCluster, time: Duration) -> Result<Idle, Error>
 }
 
 fn asked(bench: &BenchPorts, op: Op) -> Bench {
-    let servers = Servers { servers: Vec::new(), config: None, deadline: CALL_DEADLINE, port: ClientPort::default() };
-    Bench {
-        servers,
-        outstanding: bench.outstanding,
-        rate: None,
-        op,
-        value: bench.value,
-        keys: 10_000,
-        seconds: bench.seconds,
-        warmup: WARMUP_SECONDS,
-        json: false,
-    }
+    let BenchPorts { outstanding, value, seconds, .. } = *bench;
+    Bench { outstanding, value, seconds, ..bench::of(op, WARMUP_SECONDS) }
 }
 
 fn median_us(measured: &Measured) -> Option<f64> {

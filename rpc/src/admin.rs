@@ -194,6 +194,9 @@ pub struct NodeStatus {
     /// What carries its packets.
     #[serde(default)]
     pub port: PortInfo,
+    /// Packet buffers of this node's thread in somebody's hands, waiting to be read or sent. DPDK's are its driver's counters.
+    #[serde(default)]
+    pub packets_in_use: u64,
     /// Every counter that is not 0: of this node's requests and consensus, its sockets, its port and its device.
     pub counters: BTreeMap<String, u64>,
 }
@@ -345,6 +348,7 @@ impl Admin {
             halted,
             peers: status.peers.iter().map(PeerInfo::of).collect(),
             port: self.net.describe().into(),
+            packets_in_use: self.net.stats().pool.in_use(),
             counters,
         }
     }

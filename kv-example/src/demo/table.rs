@@ -1,6 +1,7 @@
 //! What the demo prints: only values that were measured, and for each fault a sentence.
 
-use super::verdict::{Comparison, OUTAGE_AFTER, Outage};
+use super::phases::Seen;
+use super::verdict::{Comparison, Outage};
 use super::workload::Asked;
 use crate::group::GROUP_KEYS;
 use crate::load::Percentiles;
@@ -46,6 +47,12 @@ impl Replica {
         }
     }
 
+    /// One that takes part, for tests of tables.
+    #[cfg(test)]
+    pub(super) fn member(slot: u8, role: &str, applied: u64, digest: u64) -> Self {
+        Replica { slot, state: State::Member { role: role.into(), applied, digest, chain: 7 } }
+    }
+
     fn position(&self) -> Option<(u64, u64, u64)> {
         match self.state {
             State::Member { applied, digest, chain, .. } => Some((applied, digest, chain)),
@@ -61,14 +68,7 @@ pub(super) fn applied_alike(replicas: &[Replica]) -> bool {
     first.is_some() && applied.all(|other| Some(other) == first)
 }
 
-/// One kill of a leader, and what clients saw of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kill {
-    pub(super) slot: u8,
-    pub(super) outage: Outage,
-}
-
-/// Outages listed one by one.
+/// Phases listed one by one.
 const LISTED: usize = 20;
 
 /// All that the demo found.
@@ -83,7 +83,7 @@ pub(super) struct Findings {
     pub(super) unknown: u64,
     pub(super) unsent: u64,
     pub(super) latency: Option<Percentiles>,
-    pub(super) kills: Vec<Kill>,
+    pub(super) phases: Vec<Seen>,
     pub(super) new_leader: u8,
     pub(super) new_term: u64,
     pub(super) acknowledged: usize,
@@ -111,56 +111,89 @@ impl Findings {
                 }
             }
         }
-        for (verdict, of) in [(&self.linearizability.verdict, ""), (&self.group.verdict, " of scans and transactions")]
-        {
-            match verdict {
-                Verdict::Linearizable => {}
-                Verdict::Violated(violation) => {
-                    faults.push(format!("the history{of} is not linearizable: {violation}"));
-                }
-                Verdict::Undecided { keys } => {
-                    faults.push(format!("linearizability{of} could not be decided for {} keys", keys.len()));
-                }
-            }
-        }
+        faults.extend(unlinearizable(&self.linearizability, &self.group));
         if let Some(first) = self.nonsense.first() {
             faults.push(format!("{} answers made no sense, the first was {first}", self.nonsense.len()));
         }
         if self.acknowledged == 0 {
             faults.push("no put was acknowledged".into());
         }
-        if self.kills.is_empty() {
+        if self.phases.is_empty() {
             faults.push("no leader was killed".into());
         }
-        if self.kills.iter().any(|kill| matches!(kill.outage, Outage::Endless(_))) {
-            faults.push("puts were not acknowledged again after the leader was killed".into());
+        faults.extend(self.phases.iter().filter_map(|phase| phase.fault.clone()));
+        for Seen { name, .. } in self.phases.iter().filter(|phase| matches!(phase.outage, Outage::Endless(_))) {
+            faults.push(format!("puts were not acknowledged again: {name}"));
         }
-        // A killed node comes back without its memory, and is taken in again.
-        for Replica { slot, state } in &self.replicas {
-            if let State::Outside { why } = state {
-                faults.push(format!("node {slot} takes no part: {why}"));
-            }
-        }
-        let mut members = self.replicas.iter().filter_map(Replica::position);
-        match members.next() {
-            None => faults.push("no node tells its digest".into()),
-            Some(first) if members.any(|other| other != first) => {
-                faults.push("the digests are not equal at one index".into());
-            }
-            Some(_) => {}
-        }
+        faults.extend(disagreement(&self.replicas));
         faults
+    }
+}
+
+/// What is wrong with the histories of single keys, and of the group.
+pub(super) fn unlinearizable(keys: &Report, group: &Report) -> Vec<String> {
+    let fault = |report: &Report, of: &str| match &report.verdict {
+        Verdict::Linearizable => None,
+        Verdict::Violated(violation) => Some(format!("the history{of} is not linearizable: {violation}")),
+        Verdict::Undecided { keys } => {
+            Some(format!("linearizability{of} could not be decided for {} keys", keys.len()))
+        }
+    };
+    [fault(keys, ""), fault(group, " of scans and transactions")].into_iter().flatten().collect()
+}
+
+/// What is wrong with the nodes in the end. A killed one has come back without its memory, and was taken in again.
+pub(super) fn disagreement(replicas: &[Replica]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for Replica { slot, state } in replicas {
+        if let State::Outside { why } = state {
+            faults.push(format!("node {slot} takes no part: {why}"));
+        }
+    }
+    let mut members = replicas.iter().filter_map(Replica::position);
+    match members.next() {
+        None => faults.push("no node tells its digest".into()),
+        Some(first) if members.any(|other| other != first) => {
+            faults.push("the digests are not equal at one index".into());
+        }
+        Some(_) => {}
+    }
+    faults
+}
+
+/// One row of a table.
+pub(super) fn write_row(out: &mut String, name: &str, value: &str, note: &str) {
+    let line = format!("  {name:<14} {value:>16}   {note}");
+    out.push_str(line.trim_end());
+    out.push('\n');
+}
+
+/// A verdict in a word.
+pub(super) fn word(report: &Report) -> &'static str {
+    match report.verdict {
+        Verdict::Linearizable => "yes",
+        Verdict::Violated(_) => "NO",
+        Verdict::Undecided { .. } => "undecided",
+    }
+}
+
+/// A row for each node's last word.
+pub(super) fn write_replicas(out: &mut String, replicas: &[Replica]) {
+    for Replica { slot, state } in replicas {
+        let name = format!("digest, node {slot}");
+        match state {
+            State::Member { role, applied, digest, .. } => {
+                write_row(out, &name, &format!("{digest:016x}"), &format!("at index {applied}, {role}"));
+            }
+            State::Outside { why } => write_row(out, &name, "-", why),
+        }
     }
 }
 
 /// The table.
 pub(super) fn findings(found: &Findings) -> String {
     let mut out = String::new();
-    let mut row = |name: &str, value: String, note: String| {
-        let line = format!("  {name:<14} {value:>16}   {note}");
-        out.push_str(line.trim_end());
-        out.push('\n');
-    };
+    let mut row = |name: &str, value: String, note: String| write_row(&mut out, name, &value, &note);
     let Asked { puts, gets, incrs, scans, txns } = found.asked;
     let kinds = format!("{puts} put, {gets} get, {incrs} incr, {scans} scan, {txns} txn");
     row("requests", found.asked.total().to_string(), kinds);
@@ -177,36 +210,31 @@ pub(super) fn findings(found: &Findings) -> String {
     row(
         "throughput",
         format!("{:.0} /s", found.per_second),
-        format!("over all {} s, the outage included", found.length.as_secs()),
+        format!("over all {} s, the outages included", found.length.as_secs()),
     );
     match found.latency {
         Some(Percentiles { p50, p99, .. }) => {
-            let note = format!("of the {}, the outage included", found.load);
+            let note = format!("of the {}, the outages included", found.load);
             row("p50", format!("{:.3} ms", p50 as f64 / 1e6), note.clone());
             row("p99", format!("{:.3} ms", p99 as f64 / 1e6), note);
         }
         None => row("p50, p99", "not measured".into(), "nothing was answered".into()),
     }
-    let longest = found.kills.iter().map(|kill| kill.outage).max();
-    let window = format!("no put acknowledged, longest from 1 s before a kill to {} s after", OUTAGE_AFTER.as_secs());
-    match longest {
-        Some(Outage::Gap(gap)) => row("outage", format!("{} ms", gap.as_millis()), window),
-        Some(Outage::Endless(gap)) => row("outage", format!("> {} ms", gap.as_millis()), "it did not end".into()),
+    for Seen { name, what, took, outage, .. } in found.phases.iter().take(LISTED) {
+        let note = format!("longest gap in {:.1} s: {what}", took.as_secs_f64());
+        row(name, format!("{outage} ms"), note);
+    }
+    if let Some(others) = found.phases.len().checked_sub(LISTED).filter(|others| *others > 0) {
+        row("", "..".into(), format!("{others} more"));
+    }
+    match found.phases.iter().map(|phase| phase.outage).max() {
+        Some(longest @ Outage::Gap(_)) => {
+            row("outage", format!("{longest} ms"), "no put acknowledged, the longest of these".into());
+        }
+        Some(longest) => row("outage", format!("{longest} ms"), "it did not end".into()),
         None => row("outage", "not measured".into(), "no leader was killed".into()),
     }
-    match found.kills.as_slice() {
-        [Kill { slot, .. }] => {
-            row("leader", format!("{slot} -> {}", found.new_leader), format!("term {}", found.new_term));
-        }
-        kills => {
-            let mut each: Vec<String> = kills.iter().take(LISTED).map(|kill| kill.outage.to_string()).collect();
-            if kills.len() > LISTED {
-                each.push("..".into());
-            }
-            row("kills", kills.len().to_string(), format!("outages of {} ms", each.join(", ")));
-            row("leader", found.new_leader.to_string(), format!("term {}", found.new_term));
-        }
-    }
+    row("leader", found.new_leader.to_string(), format!("in the end, in term {}", found.new_term));
     match found.comparison {
         Some(Comparison { lost, doubled }) => {
             row(
@@ -218,24 +246,12 @@ pub(super) fn findings(found: &Findings) -> String {
         }
         None => row("lost, doubled", "not known".into(), "the journal was full".into()),
     }
-    let word = |report: &Report| match report.verdict {
-        Verdict::Linearizable => "yes".to_owned(),
-        Verdict::Violated(_) => "NO".to_owned(),
-        Verdict::Undecided { .. } => "undecided".to_owned(),
-    };
     let Report { operations, keys, .. } = &found.linearizability;
-    row("linearizable", word(&found.linearizability), format!("{operations} operations on {keys} keys"));
+    row("linearizable", word(&found.linearizability).into(), format!("{operations} operations on {keys} keys"));
     let operations = found.group.operations;
     let note = format!("{operations} scans and transactions on {GROUP_KEYS} keys, judged as one object");
-    row("", word(&found.group), note);
-    for Replica { slot, state } in &found.replicas {
-        match state {
-            State::Member { role, applied, digest, .. } => {
-                row(&format!("digest, node {slot}"), format!("{digest:016x}"), format!("at index {applied}, {role}"));
-            }
-            State::Outside { why } => row(&format!("digest, node {slot}"), "-".into(), why.clone()),
-        }
-    }
+    row("", word(&found.group).into(), note);
+    write_replicas(&mut out, &found.replicas);
     out
 }
 
@@ -254,7 +270,17 @@ mod tests {
     use super::*;
 
     fn member(slot: u8, role: &str, applied: u64, digest: u64) -> Replica {
-        Replica { slot, state: State::Member { role: role.into(), applied, digest, chain: 7 } }
+        Replica::member(slot, role, applied, digest)
+    }
+
+    fn phase(name: &str, ms: u64) -> Seen {
+        Seen {
+            name: name.into(),
+            what: "node 1 by SIGKILL; voters again within 1.4 s".into(),
+            took: Duration::from_millis(2900),
+            outage: Outage::Gap(Duration::from_millis(ms)),
+            fault: None,
+        }
     }
 
     fn good() -> Findings {
@@ -268,7 +294,7 @@ mod tests {
             unknown: 20,
             unsent: 0,
             latency: Some(Percentiles { p50: 120_000, p90: 0, p99: 950_000, p999: 0, p9999: 0, max: 0 }),
-            kills: vec![Kill { slot: 1, outage: Outage::Gap(Duration::from_millis(187)) }],
+            phases: vec![phase("leader killed", 187)],
             new_leader: 2,
             new_term: 3,
             acknowledged: 690,
@@ -289,11 +315,12 @@ mod tests {
         let expected = "  requests                   1000   700 put, 200 get, 80 incr, 5 scan, 15 txn
   answered                    980
   unknown                      20   sent, no answer within the deadline, the client was told so
-  throughput                70 /s   over all 14 s, the outage included
-  p50                    0.120 ms   of the 32 calls outstanding, the outage included
-  p99                    0.950 ms   of the 32 calls outstanding, the outage included
-  outage                   187 ms   no put acknowledged, longest from 1 s before a kill to 10 s after
-  leader                   1 -> 2   term 3
+  throughput                70 /s   over all 14 s, the outages included
+  p50                    0.120 ms   of the 32 calls outstanding, the outages included
+  p99                    0.950 ms   of the 32 calls outstanding, the outages included
+  leader killed            187 ms   longest gap in 2.9 s: node 1 by SIGKILL; voters again within 1.4 s
+  outage                   187 ms   no put acknowledged, the longest of these
+  leader                        2   in the end, in term 3
   lost                          0   of 690 acknowledged puts, looked for in the final leader's journal
   doubled                       0   of 700 puts sent
   linearizable                yes   960 operations on 11 keys
@@ -321,8 +348,12 @@ mod tests {
         assert_eq!(spoil(|f| f.comparison = None).len(), 1);
         assert_eq!(spoil(|f| f.nonsense.push("Get: +OK".into())), ["1 answers made no sense, the first was Get: +OK"]);
         assert_eq!(spoil(|f| f.acknowledged = 0), ["no put was acknowledged"]);
-        assert_eq!(spoil(|f| f.kills[0].outage = Outage::Endless(Duration::ZERO)).len(), 1);
-        assert_eq!(spoil(|f| f.kills.clear()), ["no leader was killed"]);
+        assert_eq!(
+            spoil(|f| f.phases[0].outage = Outage::Endless(Duration::ZERO)),
+            ["puts were not acknowledged again: leader killed"]
+        );
+        assert_eq!(spoil(|f| f.phases[0].fault = Some("node 1 is away".into())), ["node 1 is away"]);
+        assert_eq!(spoil(|f| f.phases.clear()), ["no leader was killed"]);
         let torn = |f: &mut Findings| f.group.verdict = Verdict::Undecided { keys: vec!["()".into()] };
         assert_eq!(spoil(torn), ["linearizability of scans and transactions could not be decided for 1 keys"]);
         let undecided = |f: &mut Findings| f.linearizability.verdict = Verdict::Undecided { keys: vec!["1".into()] };
@@ -341,17 +372,15 @@ mod tests {
     }
 
     #[test]
-    fn every_kill_has_its_outage() {
+    fn every_phase_has_its_line() {
         let mut found = good();
-        let outage = |ms| Outage::Gap(Duration::from_millis(ms));
-        found.kills = [187, 512, 99].map(|ms| Kill { slot: 1, outage: outage(ms) }).to_vec();
+        found.phases = vec![phase("leader killed", 187), phase("nodes rolled", 512), phase("grown 3 -> 5", 99)];
         let said = findings(&found);
+        assert!(said.contains("  nodes rolled             512 ms   longest gap in 2.9 s: node 1 by"), "{said}");
         assert!(said.contains("  outage                   512 ms   no put"), "{said}");
-        assert!(said.contains("  kills                         3   outages of 187, 512, 99 ms\n"), "{said}");
-        assert!(said.contains("  leader                        2   term 3\n"), "{said}");
-        found.kills = vec![Kill { slot: 1, outage: outage(7) }; 30];
-        assert!(findings(&found).contains(" 7, 7, .. ms\n"));
-        found.kills.push(Kill { slot: 1, outage: Outage::Endless(Duration::from_secs(1)) });
+        found.phases = vec![phase("kill 7", 7); 30];
+        assert!(findings(&found).contains("..   10 more\n"));
+        found.phases.push(Seen { outage: Outage::Endless(Duration::from_secs(1)), ..phase("kill 31", 0) });
         assert!(findings(&found).contains("> 1000 ms   it did not end"));
     }
 

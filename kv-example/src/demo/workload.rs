@@ -63,6 +63,10 @@ pub(super) struct DemoWorkload {
     pub(super) acknowledged_at: Vec<Instant>,
     /// Answers that were no possible answer to their question.
     pub(super) nonsense: Vec<String>,
+    /// No call is made any more.
+    pub(super) is_over: bool,
+    /// Instead of anything else, this key is read next, and then those after it.
+    pub(super) read_next: Option<Key>,
     calls: u64,
     key: Vec<u8>,
     value: Vec<u8>,
@@ -95,6 +99,8 @@ impl DemoWorkload {
             acknowledged: Vec::new(),
             acknowledged_at: Vec::new(),
             nonsense: Vec::new(),
+            is_over: false,
+            read_next: None,
             calls: 0,
             key: Vec::new(),
             value: Vec::new(),
@@ -108,6 +114,22 @@ impl DemoWorkload {
     fn invoked(&mut self, key: Key, op: KvOp, kind: Kind, at: Instant) -> Call {
         let call = self.call_id();
         Call { operation: self.history.invoked(ClientId(0), call, key, op, at), kind }
+    }
+
+    /// From now on every key is read once, and then nothing is done any more: a history that ends so tells what became of every
+    /// write in it.
+    pub(super) fn read_all(&mut self) {
+        (self.is_over, self.read_next) = (false, Some(0));
+    }
+
+    fn begin_read(&mut self, key: Key, body: &mut Vec<u8>, at: Instant) -> (Ask, Call) {
+        match key.checked_sub(PUT_KEYS) {
+            None => write_key("key", key, &mut self.key),
+            Some(counter) => write_key("counter", counter, &mut self.key),
+        }
+        self.asked.gets += 1;
+        let call = self.invoked(key, KvOp::Get, Kind::Get, at);
+        (requests::get(&self.key, body), call)
     }
 
     fn begin_group(&mut self, body: &mut Vec<u8>, at: Instant) -> (Ask, Call) {
@@ -188,6 +210,10 @@ impl Workload for DemoWorkload {
 
     fn begin(&mut self, body: &mut Vec<u8>, at: Instant) -> (Ask, Call) {
         self.calls += 1;
+        if let Some(key) = self.read_next {
+            self.read_next = Some(key + 1);
+            return self.begin_read(key, body, at);
+        }
         if self.rng.random_range(0..GROUP_SHARE) == 0 {
             return self.begin_group(body, at);
         }
@@ -205,12 +231,7 @@ impl Workload for DemoWorkload {
                 let call = self.invoked(key, op, Kind::Put(hash), at);
                 (requests::put(&self.key, &self.value, None, body), call)
             }
-            7..9 => {
-                write_key("key", key, &mut self.key);
-                self.asked.gets += 1;
-                let call = self.invoked(key, KvOp::Get, Kind::Get, at);
-                (requests::get(&self.key, body), call)
-            }
+            7..9 => self.begin_read(key, body, at),
             _ => {
                 let counter = key % COUNTERS;
                 write_key("counter", counter, &mut self.key);
@@ -219,6 +240,10 @@ impl Workload for DemoWorkload {
                 (requests::incr(&self.key, 1, body), call)
             }
         }
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.is_over && self.read_next.is_none_or(|key| key < PUT_KEYS + COUNTERS)
     }
 
     fn end(&mut self, call: Call, result: &Result<Answered, Failure>, at: Instant) -> bool {
@@ -305,6 +330,37 @@ mod tests {
             _ => Ok(reply),
         };
         assert!(matches!(verdict(&run(20_000, nil)), Verdict::Violated(_)));
+    }
+
+    /// A write that is lost after everything that was asked about it is found by the reads at the end.
+    #[test]
+    fn the_last_reads_find_a_write_that_was_lost_in_the_end() {
+        let judged = |loses: bool| {
+            let (mut workload, mut kv) = (DemoWorkload::new(7), Alone::new(Kv::default()));
+            let mut nth = 0;
+            let mut ask = |workload: &mut DemoWorkload, kv: &mut Alone<Kv>| {
+                nth += 1;
+                let mut body = Vec::new();
+                let (ask, call) = workload.begin(&mut body, at(nth * 10));
+                let (answer, body) = kv.call(ask.method, &body).expect("a method for clients");
+                let status = if answer == Answer::Ok { Status::Ok } else { Status::App };
+                workload.end(call, &Ok(Answered { status, body }), at(nth * 10 + 5));
+            };
+            for _ in 0..2000 {
+                ask(&mut workload, &mut kv);
+            }
+            if loses {
+                kv = Alone::new(Kv::default());
+            }
+            workload.read_all();
+            while workload.goes_on() {
+                ask(&mut workload, &mut kv);
+            }
+            assert_eq!(nth, 2000 + u64::from(PUT_KEYS + COUNTERS));
+            verdict(&workload)
+        };
+        assert_eq!(judged(false), Verdict::Linearizable);
+        assert!(matches!(judged(true), Verdict::Violated(_)));
     }
 
     #[test]

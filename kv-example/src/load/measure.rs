@@ -61,6 +61,15 @@ impl Measured {
         }
     }
 
+    /// A run with these answers, for tests of tables.
+    #[cfg(test)]
+    pub(crate) fn of(latencies: impl IntoIterator<Item = Duration>) -> Measured {
+        let mut measured = Measured::default();
+        let answered = Ok(Answered { status: trimaran_rpc::r2p2::Status::Ok, body: Vec::new() });
+        latencies.into_iter().for_each(|latency| measured.record(latency, &answered, true, true));
+        measured
+    }
+
     /// Adds what another run has measured.
     pub fn add(&mut self, other: &Measured) {
         // Both have the same bounds.

@@ -51,6 +51,7 @@ impl Target for Fake {
 struct Count {
     begun: u64,
     ended: u64,
+    enough: Option<u64>,
 }
 
 impl Workload for Count {
@@ -63,24 +64,37 @@ impl Workload for Count {
         self.ended += 1;
         result.is_ok()
     }
+    fn goes_on(&self) -> bool {
+        self.enough.is_none_or(|enough| self.ended < enough)
+    }
 }
 
 /// Runs to the end of the plan; returns what was measured and how many calls were made.
 fn drive(target: Fake, pace: Pace, warmup: Duration, measure: Duration, deadline: Duration) -> (Measured, u64) {
+    drive_until(target, pace, (warmup, measure, deadline), Count::default(), u64::MAX)
+}
+
+fn drive_until(
+    target: Fake,
+    pace: Pace,
+    (warmup, measure, deadline): (Duration, Duration, Duration),
+    count: Count,
+    calls_max: u64,
+) -> (Measured, u64) {
     let mut world = World::new(1);
     let core = world.add_core("client", NoDevice);
     let measured = Rc::new(RefCell::new(Measured::default()));
-    let workload = Rc::new(RefCell::new(Count::default()));
+    let workload = Rc::new(RefCell::new(count));
     let done = Rc::new(Cell::new(false));
     let (shared, asked, ended) = (measured.clone(), workload.clone(), done.clone());
     let task = world.spawn(core, Lane::Normal, async move {
-        let plan = Plan { pace, start: now() + 5 * MS, warmup, measure, deadline };
+        let plan = Plan { pace, start: now() + 5 * MS, warmup, measure, deadline, calls_max };
         run(target, asked, plan, shared).await.expect("no panic");
         ended.set(true);
     });
     assert!(world.run_while(|_| !done.get(), Duration::from_secs(60)) || done.get(), "the run ends");
     drop(task);
-    let Count { begun, ended } = *workload.borrow();
+    let Count { begun, ended, .. } = *workload.borrow();
     assert_eq!(begun, ended);
     (measured.take(), begun)
 }
@@ -162,6 +176,7 @@ fn a_load_waits_for_its_start() {
                 warmup: Duration::ZERO,
                 measure: 10 * MS,
                 deadline: MS * 5,
+                calls_max: u64::MAX,
             };
             sleep(MS).await;
             let _ = run(target, workload, plan, measured).await;
@@ -172,4 +187,17 @@ fn a_load_waits_for_its_start() {
     assert_eq!(calls.borrow().begun, 0);
     world.run_for(3 * MS);
     assert!(calls.borrow().begun >= 3);
+}
+
+#[test]
+fn a_load_ends_early_when_the_workload_has_enough_or_the_plan_allows_no_more() {
+    let times = (Duration::ZERO, 100 * MS, 50 * MS);
+    for pace in [Pace::Open { per_second: 1000 }, Pace::Closed { outstanding: 2 }] {
+        let enough = Count { enough: Some(20), ..Count::default() };
+        let (measured, made) = drive_until(Fake::new(MS), pace, times, enough, u64::MAX);
+        assert!((20..=22).contains(&made) && measured.answered() == made, "{pace:?}: {made}");
+        assert_eq!(measured.unsent(), 0, "what was due later is not missed");
+        let (measured, made) = drive_until(Fake::new(MS), pace, times, Count::default(), 30);
+        assert_eq!((measured.answered(), made, measured.unsent()), (30, 30, 0), "{pace:?}");
+    }
 }

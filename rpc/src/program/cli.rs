@@ -127,7 +127,7 @@ impl Servers {
     /// # Errors
     /// As [`Servers::addresses`] and [`ClientPort::plan`].
     pub fn target(&self) -> Result<Target, Error> {
-        Ok(Target { servers: self.addresses()?, deadline: self.deadline, port: self.port.plan()? })
+        Ok(Target { port: self.port.plan()?, ..Target::new(self.addresses()?, self.deadline) })
     }
 
     /// The client addresses named on the command line or in the configuration; where neither is given, those of a
@@ -172,6 +172,9 @@ pub struct Serve {
     /// How long that file may become; what comes then is not in it
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size, requires = "capture")]
     pub capture_bytes: u64,
+    /// Lose this share of the packets that the node sends, drawn from a seed: to try out what a bad network does
+    #[arg(long, value_name = "SHARE", value_parser = port::parse_share)]
+    pub inject_loss: Option<u32>,
     /// End when this process, the parent, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub parent: Option<i32>,

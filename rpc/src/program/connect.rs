@@ -4,7 +4,7 @@ use crate::admin::{self, InitError, NodeStatus};
 use crate::client::{CallError, Client, ClientConfig, MethodCall, NotApplied, Reply};
 use crate::program::error::Error;
 use crate::program::machine;
-use crate::program::port::PortPlan;
+use crate::program::port::{Between, Loss, PortPlan};
 use crate::r2p2::policy::Policy;
 use crate::r2p2::{Refusal, ReplyLimits};
 use std::fmt::Display;
@@ -39,12 +39,14 @@ pub struct Target {
     pub deadline: Duration,
     /// By which port.
     pub port: PortPlan,
+    /// Packets that are lost on purpose.
+    pub loss: Option<Loss>,
 }
 
 impl Target {
     /// These servers, by the kernel's sockets.
     pub fn new(servers: Vec<SocketAddrV4>, deadline: Duration) -> Self {
-        Target { servers, deadline, port: PortPlan::default() }
+        Target { servers, deadline, port: PortPlan::default(), loss: None }
     }
 }
 
@@ -79,8 +81,8 @@ where
     T: 'static,
 {
     let config = CoreConfig { name: "client".into(), ..CoreConfig::default() };
-    let Target { servers, deadline, port } = target;
-    port.run(config, None, move |net| {
+    let Target { servers, deadline, port, loss } = target;
+    port.run(config, &Between { capture: None, loss }, move |net| {
         let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         let client = Client::new(&net, local, servers.clone(), client).map_err(net_error);
         let main = client.map(|client| main(Connection { client, servers: servers.into(), deadline }));

@@ -3,7 +3,7 @@
 use crate::program::cluster::LocalCluster;
 use crate::program::connect::{self, Target};
 use crate::program::error::Error;
-use crate::program::nodes::Nodes;
+use crate::program::nodes::{Nodes, Plan};
 use crate::program::port::PortKind;
 use crate::program::signals::Signals;
 use crate::program::site::Site;
@@ -43,7 +43,8 @@ pub struct Demo {
 pub fn run(demo: Demo, program: &Program, example: &str) -> Result<(), Error> {
     let site = Site::of(demo.port, program.service, demo.nodes)?;
     let signals = Signals::watch()?;
-    let nodes = Nodes::start(site, program.service, &[], demo.nodes, demo.keep)?;
+    let plan = Plan { service: program.service, count: demo.nodes, keep: demo.keep, ..Plan::default() };
+    let nodes = Nodes::start(site, plan)?;
     let servers: Vec<_> = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let (program, example) = (program.clone(), example.to_owned());
     let target = Target { port: nodes.client_port(), ..Target::new(servers, CALL_DEADLINE) };

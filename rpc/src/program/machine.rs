@@ -53,6 +53,18 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user.parse::<u64>().ok()? + system.parse::<u64>().ok()?)
 }
 
+/// Bytes of ordinary memory that a process has at the moment.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    resident(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// The line `VmRSS` of a `/proc/PID/status`, which is in KiB.
+fn resident(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// Whether the kernel was told to keep some cores free of other work (`isolcpus`).
 pub fn has_isolated_cores() -> bool {
     fs::read_to_string("/sys/devices/system/cpu/isolated").is_ok_and(|list| !list.trim().is_empty())
@@ -79,6 +91,13 @@ mod tests {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 17 5 0 0 20 0 1 0 100 1000 10 0 0";
         assert_eq!(cpu_ticks(stat), Some(22));
         assert_eq!(cpu_ticks("42 (kv) S 1"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_told_in_kib() {
+        assert_eq!(resident("Name:\tkv\nVmPeak:\t  9 kB\nVmRSS:\t   18432 kB\nRssAnon:\t 1 kB\n"), Some(18_874_368));
+        assert_eq!(resident("Name:\tkv\n"), None, "a process that is no more");
+        assert!(resident_bytes(std::process::id()).is_some_and(|bytes| bytes > 1 << 20));
     }
 
     #[test]

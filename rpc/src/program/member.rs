@@ -126,7 +126,8 @@ fn list(servers: &Servers, json: bool, program: &str) -> Result<(), Error> {
     }
 }
 
-fn failure(connection: &Connection, error: ChangeError) -> Error {
+/// What a change of the members failed with, in the words of whoever made it.
+pub(super) fn failure(connection: &Connection, error: ChangeError) -> Error {
     match error {
         ChangeError::NoLeader => Error::NoLeader {
             servers: connection.servers().iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),

@@ -7,6 +7,7 @@ use crate::program::error::Error;
 use crate::program::machine;
 use crate::program::port::PortPlan;
 use crate::program::site::{self, Site};
+use rustix::process::{Pid, kill_process};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{SocketAddrV4, UdpSocket};
@@ -15,20 +16,39 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+pub use rustix::process::Signal;
+
 /// First client ports to try; the peers' are 100 higher. 9000 is the router's.
 const FIRST_PORTS: [u16; 10] = [8000, 8200, 8400, 8600, 8800, 9200, 9400, 9600, 9800, 10_000];
 /// Bytes of a node's log that an error repeats.
 const LOG_TAIL_BYTES: usize = 2000;
 
+/// Which nodes are to be started, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// The cluster is named after it.
+    pub service: &'static str,
+    /// Nodes to begin with, at most 9.
+    pub count: u8,
+    /// So many more may be added later: their addresses are free, too. At most 9 altogether.
+    pub spare: u8,
+    /// For `serve`, beside the usual ones.
+    pub arguments: Vec<String>,
+    /// More of the configuration, such as a section `[limits]`.
+    pub config: &'static str,
+    /// The directory of the configurations and logs is not removed at the end.
+    pub keep: bool,
+}
+
 /// All nodes of a demo.
 #[derive(Debug)]
 pub struct Nodes {
     site: Site,
+    plan: Plan,
+    first_port: u16,
     directory: PathBuf,
     /// Removes the directory where this process cannot do it any more.
     sweeper: Option<Child>,
-    arguments: &'static [&'static str],
-    keep: bool,
     nodes: Vec<Node>,
 }
 
@@ -39,37 +59,43 @@ struct Node {
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// It was told to end.
+    ending: bool,
 }
 
 impl Nodes {
-    /// Starts `count` nodes, at most 9, of a cluster named after `service` at `site`, with `arguments` beside the usual ones
-    /// of `serve`. Says so where the usual ports are taken. The directory of the
-    /// configurations and logs is removed at the end unless `keep` is set.
+    /// Starts the nodes of a plan at `site`. Says so where the usual ports are taken.
     ///
     /// # Errors
     /// No free ports, or what the operating system refuses.
-    pub fn start(
-        site: Site,
-        service: &str,
-        arguments: &'static [&'static str],
-        count: u8,
-        keep: bool,
-    ) -> Result<Self, Error> {
-        let first_port = choose_port(&site, count)?;
-        let directory = site::directory(service);
+    pub fn start(site: Site, plan: Plan) -> Result<Self, Error> {
+        let first_port = choose_port(&site, plan.count + plan.spare)?;
+        let directory = site::directory(plan.service);
         fs::create_dir(&directory).map_err(|source| Error::io(format!("create {}", directory.display()), source))?;
-        let sweeper = if keep { None } else { sweeper(&directory) };
-        let mut nodes = Nodes { site, directory, sweeper, arguments, keep, nodes: Vec::new() };
-        for slot in 1..=count {
-            let config = nodes.directory.join(format!("node{slot}.toml"));
-            fs::write(&config, config_text(&nodes.site, service, slot, count, first_port))
-                .map_err(|source| Error::io(format!("write {}", config.display()), source))?;
-            let log = nodes.directory.join(format!("node{slot}.log"));
-            let client = SocketAddrV4::new(nodes.site.ip(slot), first_port);
-            nodes.nodes.push(Node { slot, client, config, log, child: None });
-            nodes.spawn(slot)?;
-        }
+        let sweeper = if plan.keep { None } else { sweeper(&directory) };
+        let slots: Vec<u8> = (1..=plan.count).collect();
+        let mut nodes = Nodes { site, plan, first_port, directory, sweeper, nodes: Vec::new() };
+        slots.iter().try_for_each(|&slot| nodes.start_one(slot, &slots))?;
         Ok(nodes)
+    }
+
+    /// Starts one more node, which knows the present ones and asks to be taken in.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
+    pub fn add(&mut self, slot: u8) -> Result<(), Error> {
+        let slots: Vec<u8> = self.nodes.iter().map(|node| node.slot).chain([slot]).collect();
+        self.start_one(slot, &slots)
+    }
+
+    fn start_one(&mut self, slot: u8, members: &[u8]) -> Result<(), Error> {
+        let config = self.directory.join(format!("node{slot}.toml"));
+        let text = config_text(&self.site, &self.plan, slot, members, self.first_port);
+        fs::write(&config, text).map_err(|source| Error::io(format!("write {}", config.display()), source))?;
+        let log = self.directory.join(format!("node{slot}.log"));
+        let client = SocketAddrV4::new(self.site.ip(slot), self.first_port);
+        self.nodes.push(Node { slot, client, config, log, child: None, ending: false });
+        self.spawn(slot)
     }
 
     /// Starts the process of a slot that has none.
@@ -79,7 +105,7 @@ impl Nodes {
         let log = File::options().append(true).create(true).open(&node.log);
         let log = log.map_err(|source| Error::io(format!("write {}", node.log.display()), source))?;
         let mut command = self.site.command(slot, program, &self.directory);
-        command.arg("serve").args(self.arguments);
+        command.arg("serve").args(&self.plan.arguments);
         command.args(["--parent", &std::process::id().to_string(), "--config"]).arg(&node.config);
         // A group of its own: Ctrl-C at the terminal is for the demo, which then ends them.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -95,9 +121,41 @@ impl Nodes {
         }
     }
 
+    /// Sends a signal to a node's process. One that is told to end may do so.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
+    pub fn signal(&mut self, slot: u8, signal: Signal) -> Result<(), Error> {
+        let Some(node) = self.nodes.iter_mut().find(|node| node.slot == slot) else { return Ok(()) };
+        let Some(pid) = node.child.as_ref().and_then(|child| Pid::from_raw(child.id().cast_signed())) else {
+            return Ok(());
+        };
+        node.ending |= signal == Signal::TERM;
+        kill_process(pid, signal).map_err(|errno| Error::io(format!("send a signal to node {slot}"), errno.into()))
+    }
+
+    /// Whether a node has no process, or one that has ended.
+    pub fn has_ended(&mut self, slot: u8) -> bool {
+        let Some(node) = self.nodes.iter_mut().find(|node| node.slot == slot) else { return true };
+        if node.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_)))) {
+            (node.child, node.ending) = (None, false);
+        }
+        node.child.is_none()
+    }
+
+    /// Forgets a node that has ended for good.
+    pub fn forget(&mut self, slot: u8) {
+        self.nodes.retain(|node| node.slot != slot || node.child.is_some());
+    }
+
+    /// The process of a node.
+    pub fn pid(&self, slot: u8) -> Option<u32> {
+        self.nodes.iter().find(|node| node.slot == slot)?.child.as_ref().map(Child::id)
+    }
+
     /// Fails where a node has ended by itself, with the end of its log.
     pub fn check(&mut self) -> Result<(), Error> {
-        for node in &mut self.nodes {
+        for node in self.nodes.iter_mut().filter(|node| !node.ending) {
             let Some(child) = &mut node.child else { continue };
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(Error::NodeEnded { slot: node.slot, status: status.to_string(), output: tail(&node.log) });
@@ -133,7 +191,7 @@ impl Nodes {
 
     /// Where configurations and logs stay, if they do.
     pub fn kept(&self) -> Option<&Path> {
-        self.keep.then_some(self.directory.as_path())
+        self.plan.keep.then_some(self.directory.as_path())
     }
 }
 
@@ -143,7 +201,7 @@ impl Drop for Nodes {
             // It may have ended already, and nothing more can be done here.
             let _ = end(child);
         }
-        if !self.keep {
+        if !self.plan.keep {
             let _ = fs::remove_dir_all(&self.directory);
         }
         if let Some(mut sweeper) = self.sweeper.take() {
@@ -211,10 +269,12 @@ fn choose_port(site: &Site, count: u8) -> Result<u16, Error> {
     Err(Error::AddressInUse { address, owner })
 }
 
-fn config_text(site: &Site, service: &str, slot: u8, count: u8, first_port: u16) -> String {
+fn config_text(site: &Site, plan: &Plan, slot: u8, members: &[u8], first_port: u16) -> String {
+    let service = plan.service;
     let mut text = format!("cluster = \"{service}\"\nslot = {slot}\ndurability = \"volatile\"\nprofile = \"shared\"\n");
     text += &site.config_text();
-    for slot in 1..=count {
+    text += plan.config;
+    for &slot in members {
         let [client, peer] = addresses(site, slot, first_port);
         text += &format!("\n[[member]]\nslot = {slot}\nclient = \"{client}\"\npeer = \"{peer}\"\n");
     }
@@ -228,11 +288,11 @@ mod tests {
 
     #[test]
     fn the_configurations_are_correct_and_differ_in_their_slot_only() {
-        let (first, warnings) =
-            Config::parse("node1.toml", &config_text(&Site::Loopback, "kv", 1, 3, 8000)).expect("correct");
-        assert_eq!(warnings, []);
-        let (second, _) =
-            Config::parse("node2.toml", &config_text(&Site::Loopback, "kv", 2, 3, 8000)).expect("correct");
+        let plan = Plan { service: "kv", count: 3, config: "[limits]\nlog_bytes = \"64MiB\"\n", ..Plan::default() };
+        let parsed = |slot| Config::parse("node.toml", &config_text(&Site::Loopback, &plan, slot, &[1, 2, 3], 8000));
+        let (first, warnings) = parsed(1).expect("correct");
+        assert_eq!((warnings, first.limits.log_bytes), (Vec::new(), 64 << 20));
+        let (second, _) = parsed(2).expect("correct");
         assert_eq!(Config { slot: 2, ..first }, second);
         assert_eq!(
             second.me().map(|me| (me.client.to_string(), me.peer.to_string())).as_ref(),

@@ -3,6 +3,9 @@
 
 #[cfg(feature = "dpdk")]
 mod dpdk;
+mod loss;
+
+pub use loss::{Loss, parse_share};
 
 use crate::client::{ConnectError, Remote};
 use crate::program::connect::{net_error, runtime_error};
@@ -160,6 +163,15 @@ pub struct Capture {
     pub limit_bytes: u64,
 }
 
+/// What stands between a port and its core, if anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Between {
+    /// Writes down every packet; not those that are lost on purpose.
+    pub capture: Option<Capture>,
+    /// Loses some of those that are sent.
+    pub loss: Option<Loss>,
+}
+
 impl Capture {
     #[allow(clippy::disallowed_methods, reason = "a capture shows the time of day; no task sees it")]
     fn open(&self) -> Result<PcapWriter<BufWriter<File>>, Error> {
@@ -204,35 +216,31 @@ impl PortPlan {
         }
     }
 
-    /// Opens the port and runs `main` over it, on a core on this thread. With a capture, writes down every packet.
+    /// Opens the port and runs `main` over it, on a core on this thread.
     ///
     /// # Errors
     /// Those of `main`, and those of the environment, E01xx.
-    pub fn run<F, T>(
-        &self,
-        core: CoreConfig,
-        capture: Option<&Capture>,
-        main: impl FnOnce(Net) -> F,
-    ) -> Result<T, Error>
+    pub fn run<F, T>(&self, core: CoreConfig, between: &Between, main: impl FnOnce(Net) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>> + 'static,
         T: 'static,
     {
-        let pcap = capture.map(Capture::open).transpose()?;
+        let pcap = between.capture.as_ref().map(Capture::open).transpose()?;
+        let loss = between.loss;
         match self {
             PortPlan::Udp { payload_bytes } => {
                 let port = UdpPort::new(UdpConfig { payload_bytes: *payload_bytes }).map_err(net_error)?;
                 match pcap {
-                    Some(pcap) => run_over(Tap::new(port, pcap), core, main),
-                    None => run_over(port, core, main),
+                    Some(pcap) => run_losing(Tap::new(port, pcap), loss, core, main),
+                    None => run_losing(port, loss, core, main),
                 }
             }
             #[cfg(feature = "dpdk")]
             PortPlan::Dpdk(plan) => {
                 let core = CoreConfig { cpu: plan.core.or(core.cpu), idle: DPDK_IDLE, ..core };
                 match pcap {
-                    Some(pcap) => run_over(dpdk::open_captured(plan, pcap)?, core, main),
-                    None => run_over(dpdk::open(plan)?, core, main),
+                    Some(pcap) => run_losing(dpdk::open_captured(plan, pcap)?, loss, core, main),
+                    None => run_losing(dpdk::open(plan)?, loss, core, main),
                 }
             }
             #[cfg(not(feature = "dpdk"))]
@@ -249,6 +257,18 @@ const DPDK_IDLE: Idle = Idle::Hybrid { polls: 2, yields: 80 };
 
 /// A client that waits for one answer gets it before the followers hear that its call is committed.
 const EARLY_PACKETS: usize = 4;
+
+fn run_losing<P, F, T>(port: P, loss: Option<Loss>, core: CoreConfig, main: impl FnOnce(Net) -> F) -> Result<T, Error>
+where
+    P: Port + 'static,
+    F: Future<Output = Result<T, Error>> + 'static,
+    T: 'static,
+{
+    match loss {
+        Some(loss) => run_over(loss.inject(port), core, main),
+        None => run_over(port, core, main),
+    }
+}
 
 fn run_over<P, F, T>(port: P, core: CoreConfig, main: impl FnOnce(Net) -> F) -> Result<T, Error>
 where

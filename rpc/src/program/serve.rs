@@ -7,7 +7,7 @@ use crate::program::config::{Config, Durability, Profile};
 use crate::program::connect::{net_error, random_u128};
 use crate::program::error::Error;
 use crate::program::machine;
-use crate::program::port::{Capture, DpdkPlan, PortKind, PortPlan};
+use crate::program::port::{Between, Capture, DpdkPlan, Loss, PortKind, PortPlan};
 use crate::program::report;
 use crate::program::signals::Signals;
 use crate::r2p2::reassembly;
@@ -49,7 +49,11 @@ pub fn run<S: Service>(serve: &Serve, service: impl FnOnce() -> S + 'static) -> 
     let core =
         CoreConfig { name: format!("node {}", config.slot), seed: node.seed, idle: IDLE, ..CoreConfig::default() };
     let capture = serve.capture.as_ref().map(|path| Capture { path: path.clone(), limit_bytes: serve.capture_bytes });
-    port.run(core, capture.as_ref(), move |net| async move {
+    let loss = serve.inject_loss.map(|per_million| Loss { per_million, seed: config.slot.into() });
+    if loss.is_some_and(|loss| loss.per_million > 0) {
+        tracing::warn!("loses packets on purpose: --inject-loss");
+    }
+    port.run(core, &Between { capture, loss }, move |net| async move {
         if net.payload_bytes() < config.net.payload_bytes {
             let bytes = net.payload_bytes();
             tracing::info!("datagrams carry {bytes} bytes at most: the device's MTU allows no more");
