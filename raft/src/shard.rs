@@ -220,8 +220,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// Waits until this replica has applied up to `index`.
     pub async fn applied_at_least(&self, index: LogIndex) {
         let mut wait = Wait { shard: self, list: |inner| &mut inner.applied, key: None };
-        let reached =
-            |inner: &mut Inner<T, S>| if inner.has_applied(index) { Ok(()) } else { Err(index) };
+        let reached = |inner: &mut Inner<T, S>| if inner.has_applied(index) { Ok(()) } else { Err(index) };
         poll_fn(|cx| wait.poll(cx, reached)).await;
     }
 
@@ -317,6 +316,14 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// Looks at the machine, for tests and invariants.
     pub fn with_machine<R>(&self, look: impl FnOnce(&Machine) -> R) -> R {
         look(&self.inner.borrow().machine)
+    }
+
+    /// Looks at the storage, and may ask it to end its work: the replica goes on afterwards, if only to hear that it has.
+    pub fn with_storage<R>(&self, look: impl FnOnce(&mut S) -> R) -> R {
+        let inner = &mut *self.inner.borrow_mut();
+        let seen = look(&mut inner.storage);
+        inner.wake();
+        seen
     }
 
     /// Looks at the log, for tests and invariants.

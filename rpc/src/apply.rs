@@ -245,7 +245,7 @@ impl<S: Service> Apply<S> {
             self.node.effects_added.notify();
         }
         if let Some(outcome) = outcome {
-            self.node.answer_applied(header, &outcome, &self.reply);
+            self.node.answer_applied(index, header, &outcome, &self.reply);
         }
         Ok(())
     }

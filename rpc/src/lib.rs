@@ -51,6 +51,7 @@ pub mod sim;
 mod snapshot;
 pub mod state;
 pub mod stats;
+pub mod storage;
 pub mod timers;
 
 /// The serialization framework that typed methods use; `#[data]` derives its traits for types of yours.

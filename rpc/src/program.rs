@@ -3,7 +3,7 @@
 //! ```text
 //!  entry.rs   serve::<S>(): a whole program in one line          cli.rs    what may be typed
 //!     |
-//!     +-- serve.rs      one node, from a configuration to a signal        config.rs, machine.rs, signals.rs
+//!     +-- serve.rs      one node, from a configuration to a signal        config.rs, data.rs, machine.rs, signals.rs
 //!     +-- init.rs, status.rs      the operator's questions      \
 //!     +-- methods.rs    what the service offers                  connect.rs    a client on this thread
 //!     +-- call.rs       one call; arguments.rs: words to JSON   /
@@ -23,6 +23,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod connect;
+pub mod data;
 pub mod demo;
 pub mod entry;
 pub mod error;

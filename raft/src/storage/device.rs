@@ -134,10 +134,7 @@ pub trait Device {
     fn writes_are_durable(&self) -> bool;
 
     /// Begins an operation; the operation comes back where as many as the device takes are under way.
-    fn submit(
-        &mut self,
-        op: Op<Self::File, Self::Buffer>,
-    ) -> Result<Self::Ticket, Op<Self::File, Self::Buffer>>;
+    fn submit(&mut self, op: Op<Self::File, Self::Buffer>) -> Result<Self::Ticket, Op<Self::File, Self::Buffer>>;
 
     /// The next operation that has completed, in whatever order they did; else the task is woken by one.
     fn poll_completion(

@@ -163,6 +163,9 @@ pub struct Serve {
     /// Run the `us` profile on cores that are not isolated
     #[arg(long)]
     pub force: bool,
+    /// Let the durability be another than the data directory was used with so far; once
+    #[arg(long)]
+    pub change_durability: bool,
     /// How much to log: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: tracing::Level,

@@ -93,6 +93,7 @@ fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
             halt.index, halt.code, halt.message, halt.method, halt.request_hash
         );
     }
+    out += &log_lines(node);
     out += &port_lines(&node.port, &node.counters);
     // Only a leader hears from the others.
     for PeerInfo { slot, matched, silent_ms, out_of_reach } in node.peers.iter().filter(|_| role == "leader") {
@@ -105,6 +106,29 @@ fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
         out += &format!("    node {slot} {why}; it holds entries up to {matched}\n");
     }
     out
+}
+
+/// What carries the log, how much it has written, and what was in its way.
+fn log_lines(node: &NodeStatus) -> String {
+    if node.log_device.is_empty() {
+        return String::new();
+    }
+    let count = |name: &str| node.counters.get(&format!("log.{name}")).copied().unwrap_or(0);
+    let mut out = format!(
+        "    log on {}\n    {} records ({} KiB), up to {} under way, {} snapshots, files of {} MiB",
+        node.log_device,
+        count("records"),
+        count("record_bytes") / 1024,
+        count("under_way_max"),
+        count("snapshots"),
+        count("file_bytes") >> 20
+    );
+    for (name, what) in [("stalls", "stalled"), ("full", "full")] {
+        if count(name) > 0 {
+            out += &format!(", {what} {} times", count(name));
+        }
+    }
+    out + "\n"
 }
 
 /// What carries the packets, and which it lost: counters of the port, its stack and its device that speak of a loss.

@@ -27,13 +27,7 @@ pub(super) fn file_bytes(state_bytes: usize) -> u64 {
 }
 
 /// Fills the header block.
-pub(super) fn encode(
-    snapshot: &ReceivedSnapshot,
-    cluster: ClusterId,
-    state_hash: u64,
-    salt: u64,
-    block: &mut [u8],
-) {
+pub(super) fn encode(snapshot: &ReceivedSnapshot, cluster: ClusterId, state_hash: u64, salt: u64, block: &mut [u8]) {
     block.fill(0);
     let configuration = snapshot.configuration.encode();
     let mut w = Writer::new(block);

@@ -102,11 +102,7 @@ pub fn recover(directory: &impl Directory, expected: &Expected) -> Result<Recove
 }
 
 /// As [`recover`], with rules broken on purpose.
-pub fn recover_with(
-    directory: &impl Directory,
-    expected: &Expected,
-    sabotage: Sabotage,
-) -> Result<Recovery, WalError> {
+pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: Sabotage) -> Result<Recovery, WalError> {
     let files = directory.list()?;
     let Some(superblock) = Superblock::read(directory, &files)? else { return Ok(Recovery::Nothing) };
     check(&superblock, expected)?;
@@ -139,7 +135,9 @@ pub fn recover_with(
         report.rolled_back(last.0, expected.witness.unwrap_or(0));
         return match superblock.durability {
             Durability::Buffered => Ok(Recovery::Untrusted(report)),
-            Durability::Durable => Err(WalError::RolledBack { reached: last.0, witness: expected.witness.unwrap_or(0) }),
+            Durability::Durable => {
+                Err(WalError::RolledBack { reached: last.0, witness: expected.witness.unwrap_or(0) })
+            }
         };
     }
     if superblock.durability == Durability::Buffered && !superblock.clean {

@@ -104,7 +104,9 @@ impl Report {
 
     pub(super) fn unclean(&mut self, same_run: bool) {
         let why = if same_run { "the witness of this run is gone" } else { "the machine has been restarted since" };
-        self.say(format!("buffered, not closed, and {why}: what was acknowledged last may be lost, so this life is over"));
+        self.say(format!(
+            "buffered, not closed, and {why}: what was acknowledged last may be lost, so this life is over"
+        ));
     }
 
     pub(super) fn finish(&mut self, newest: Option<&Record>, log: &Log, fence: Option<(Term, LogIndex)>) {

@@ -139,9 +139,7 @@ impl<D: Device> Wal<D> {
             }
             Step::Sync => Op::Sync { file: job.file? },
             Step::Close => Op::Close { file: job.file? },
-            Step::Rename => {
-                Op::Rename { from: new(), to: names::snapshot(job.snapshot.index, job.snapshot.term) }
-            }
+            Step::Rename => Op::Rename { from: new(), to: names::snapshot(job.snapshot.index, job.snapshot.term) },
             Step::SyncDirectory => Op::SyncDirectory,
             Step::RemoveOld => Op::Remove { name: saver.old.pop()? },
         })
@@ -201,6 +199,7 @@ impl<D: Device> Wal<D> {
             tracing::info!(%index, "a received snapshot is on the disk");
         }
         self.completions.push_back(Completion::Saved(index));
+        self.counters.snapshots += 1;
         self.want_spare();
         self.remove_old();
     }

@@ -20,12 +20,14 @@ pub(super) const ROOT: &[&str] = &[
     "election",
     "net",
     "dpdk",
+    "disk",
     "member",
     "limits",
 ];
 pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes", "router"];
 pub(super) const DPDK: &[&str] =
     &["device", "prefix_bits", "gateway", "queues", "core", "memory_mib", "huge_pages", "mbufs", "file_prefix"];
+pub(super) const DISK: &[&str] = &["file_bytes", "files", "snapshot_every_bytes"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
 pub(super) const LIMITS: &[&str] = &[
     "log_bytes",
@@ -37,8 +39,14 @@ pub(super) const LIMITS: &[&str] = &[
     "pending_bytes",
     "reassembly_ms",
 ];
-const SECTIONS: [(&str, &[&str]); 5] =
-    [("the top level", ROOT), ("[net]", NET), ("[dpdk]", DPDK), ("[[member]]", MEMBER), ("[limits]", LIMITS)];
+const SECTIONS: [(&str, &[&str]); 6] = [
+    ("the top level", ROOT),
+    ("[net]", NET),
+    ("[dpdk]", DPDK),
+    ("[disk]", DISK),
+    ("[[member]]", MEMBER),
+    ("[limits]", LIMITS),
+];
 
 /// A table all of whose keys are known.
 #[derive(Debug)]
