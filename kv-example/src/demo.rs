@@ -75,7 +75,7 @@ pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
         spare,
         // A journal of all calls would be the largest part of a long run's memory.
         arguments: if demo.long.is_some() { Vec::new() } else { vec!["--journal".into()] },
-        config: if demo.long.is_some() { long::CONFIG } else { "" },
+        config: demo.long.map_or_else(String::new, long::config),
         keep: demo.keep,
     };
     let nodes = Nodes::start(site, plan)?;

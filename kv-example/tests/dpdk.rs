@@ -54,7 +54,7 @@ fn the_demo_kills_its_leader_over_dpdk_and_loses_nothing() {
     let interfaces = || fs::read_to_string("/proc/net/dev").map(|text| text.lines().count()).expect("/proc");
     let before = interfaces();
     let child = Command::new(KV)
-        .args(["demo", "--port", "dpdk", "--seconds", "7", "--outstanding", "4"])
+        .args(["demo", "--port", "dpdk", "--quick", "--outstanding", "4"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

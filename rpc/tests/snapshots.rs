@@ -2,10 +2,11 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, agreed, call, cluster, status, write};
+use cluster_support::{Counter, SECOND, agreed, ask, call, cluster, status, write};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use trimaran_raft::Limits;
+use trimaran_rpc::client::MethodCall;
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::service::{Answer, Cx, Mark, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex, node_ip};
@@ -170,4 +171,45 @@ fn a_transfer_outlives_its_leader() {
     cluster.run_for(SECOND * 2);
     assert!(status(&mut cluster, away.0).applied > 40);
     assert_eq!(things(&mut cluster), 40);
+}
+
+/// What is sent to a dead node is dropped, not kept: neither the log nor the packet buffers grow with the calls that it misses.
+#[test]
+fn a_node_that_is_dead_for_twenty_thousand_calls_costs_its_leader_no_memory() {
+    const ROUNDS: u64 = 10;
+    const CALLERS: u64 = 20;
+    const CALLS: u64 = 100;
+    let log_bytes = 256 << 10;
+    let log_limits = Limits { log_bytes, uncommitted_bytes: 64 << 10, entry_bytes: 16 << 10, ..Limits::default() };
+    let mut cluster = cluster(4, ClusterConfig { log_limits, ..ClusterConfig::default() }, Counter::default);
+    let leader = cluster.leader().expect("a leader");
+    let away = NodeIndex((leader.0 + 1) % cluster.nodes());
+    cluster.kill(away);
+    cluster.run_for(SECOND * 3);
+    let mut looks = Vec::new();
+    for _ in 0..ROUNDS {
+        let done = ask(&mut cluster, |client| async move {
+            let caller = async || {
+                for _ in 0..CALLS {
+                    let call =
+                        MethodCall { method: 1, policy: Policy::ReplicatedRoute, shard: 0, body: b"x", server: None };
+                    client.call(call, SECOND).await.expect("applied");
+                }
+            };
+            futures::future::join_all((0..CALLERS).map(|_| caller())).await.len() as u64
+        });
+        assert_eq!(done, CALLERS);
+        let status = status(&mut cluster, leader.0);
+        looks.push((status.log_bytes, status.packets_in_use));
+    }
+    assert!(looks.iter().all(|(bytes, _)| *bytes <= log_bytes), "{looks:?}");
+    // The one that asks and the one that is answered, and heartbeats on their way.
+    assert!(looks.iter().all(|(_, packets)| *packets <= 32), "{looks:?}");
+    let first = status(&mut cluster, leader.0).first;
+    cluster.restart(away);
+    cluster.run_for(SECOND * 2);
+    assert!(agreed(&mut cluster) > ROUNDS * CALLERS * CALLS);
+    let status = status(&mut cluster, away.0);
+    assert!(first > 10_000 && status.first >= first, "a snapshot stands for what the log has forgotten");
+    assert_eq!((status.role.as_str(), status.waiting), ("follower", None));
 }

@@ -24,9 +24,15 @@ use trimaran_rpc::r2p2::Status;
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Report};
 use trimaran_runtime::{Instant, now};
 
-/// Small, so that it is full early and the rest of the run shows that it stays so.
-pub(super) const CONFIG: &str = "\n[limits]\nlog_bytes = \"64MiB\"\n";
-const LOG_BYTES_MAX: u64 = 64 << 20;
+/// The log holds a small part of the entries: it is full early, and the rest of the run shows that it stays so.
+const LOG_SHARE: u64 = 16;
+/// With a key and a small value.
+const ENTRY_BYTES: u64 = 112;
+const LOG_MIB_LEAST: u64 = 4;
+const LOG_MIB_MOST: u64 = 64;
+/// A leader waits for one that has fallen silent, for two seconds, before its log forgets what that one lacks. A small log would be
+/// full before.
+const SILENCE: Duration = Duration::from_millis(2500);
 /// Puts on their way.
 const OUTSTANDING: usize = 256;
 /// Calls of the sample.
@@ -48,6 +54,16 @@ const GROWTH_BYTES: u64 = 8 << 20;
 /// Buffers that may be in use when so many calls are on their way: each may have a packet, and so may each peer.
 const PACKETS_MAX: u64 = 2048;
 
+fn log_mib(entries: u64) -> u64 {
+    (entries * ENTRY_BYTES / LOG_SHARE).div_ceil(1 << 20).clamp(LOG_MIB_LEAST, LOG_MIB_MOST)
+}
+
+/// What the nodes' configurations say besides.
+pub(super) fn config(entries: u64) -> String {
+    let log = log_mib(entries);
+    format!("\n[limits]\nlog_bytes = \"{log}MiB\"\nuncommitted_bytes = \"{}MiB\"\n", log / 2)
+}
+
 /// One look at the leader.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Look {
@@ -62,6 +78,8 @@ struct Look {
 struct Outcome {
     follower: u8,
     away: Duration,
+    /// The log's limit.
+    log_bytes: u64,
     /// Before the follower was killed.
     before: Look,
     looks: Vec<Look>,
@@ -90,12 +108,13 @@ impl Stage {
         let slots = self.cluster.nodes.addresses().into_iter().map(|(slot, _)| slot);
         let follower = slots.filter(|slot| *slot != leader).max().unwrap_or(leader);
         self.cluster.nodes.kill(follower)?;
-        let killed_at = now();
         note(
             start,
             &format!("node {follower}, a follower, is killed; {entries} entries are to be committed without it"),
         )?;
-        let loading = self.start_load(Pace::Closed { outstanding: OUTSTANDING }, killed_at, u64::MAX, &bulk);
+        self.cluster.wait(SILENCE).await?;
+        let loaded_at = now();
+        let loading = self.start_load(Pace::Closed { outstanding: OUTSTANDING }, loaded_at, u64::MAX, &bulk);
 
         let mut looks: Vec<Look> = Vec::new();
         let log_from = loop {
@@ -110,7 +129,7 @@ impl Stage {
                 break status.first;
             }
         };
-        let away = now().saturating_since(killed_at);
+        let away = now().saturating_since(loaded_at);
 
         self.cluster.nodes.spawn(follower)?;
         note(start, &format!("node {follower} is started again; the leader's log begins at entry {log_from}"))?;
@@ -132,6 +151,7 @@ impl Stage {
         let outcome = Outcome {
             follower,
             away,
+            log_bytes: log_mib(entries) << 20,
             before,
             looks,
             log_from,
@@ -195,7 +215,7 @@ impl Outcome {
             let (early, late) = (mib(early), mib(late));
             faults.push(format!("the leader's memory grew from {early:.1} to {late:.1} MiB in the second half"));
         }
-        if self.most(|look| look.log_bytes) > LOG_BYTES_MAX {
+        if self.most(|look| look.log_bytes) > self.log_bytes {
             faults.push("the leader's log grew beyond its limit".into());
         }
         if self.most(|look| look.packets) > PACKETS_MAX {
@@ -244,7 +264,7 @@ impl Outcome {
         row(
             "log",
             format!("{:.1} MiB", mib(self.most(|look| look.log_bytes))),
-            format!("the most, of {:.0} allowed; {:.1} in the end", mib(LOG_BYTES_MAX), mib(last.log_bytes)),
+            format!("the most, of {:.0} allowed; {:.1} in the end", mib(self.log_bytes), mib(last.log_bytes)),
         );
         let packets = self.most(|look| look.packets);
         row(
@@ -319,6 +339,7 @@ mod tests {
         Outcome {
             follower: 3,
             away: Duration::from_secs(100),
+            log_bytes: log_mib(10_000_000) << 20,
             before: look(0, 11),
             looks: (0..=100).map(|nth| look(nth * 100_000, 11 + nth.min(40))).collect(),
             log_from: 9_000_000,
@@ -358,7 +379,7 @@ mod tests {
             outcome.looks.iter_mut().for_each(|look| look.resident_bytes = (11 << 20) + look.entries * 8);
         };
         assert_eq!(spoil(grows), 1, "eight bytes an entry");
-        assert_eq!(spoil(|outcome| outcome.looks[50].log_bytes = LOG_BYTES_MAX + 1), 1);
+        assert_eq!(spoil(|outcome| outcome.looks[50].log_bytes = (64 << 20) + 1), 1);
         assert_eq!(spoil(|outcome| outcome.looks[50].packets = PACKETS_MAX + 1), 1);
         assert_eq!(spoil(|outcome| outcome.log_from = 1), 1);
         assert_eq!(spoil(|outcome| outcome.returned = None), 1);

@@ -161,7 +161,7 @@ impl LocalCluster {
     pub async fn add(&mut self, slot: u8, patience: Duration) -> Result<(), Error> {
         self.nodes.add(slot)?;
         let sits = move |members: &Members| members.voters.iter().any(|member| member.slot == slot);
-        self.change(Change::Add { slot, learner: false }, sits, patience).await
+        self.change(slot, Change::Add { slot, learner: false }, sits, patience).await
     }
 
     /// Takes a member out, and then ends its process.
@@ -170,7 +170,7 @@ impl LocalCluster {
     /// What keeps it inside until `patience` is over.
     pub async fn remove(&mut self, slot: u8, patience: Duration) -> Result<(), Error> {
         let is_out = move |members: &Members| members.all().all(|member| member.slot != slot);
-        self.change(Change::Remove { slot }, is_out, patience).await?;
+        self.change(slot, Change::Remove { slot }, is_out, patience).await?;
         self.end(slot, patience).await?;
         self.nodes.forget(slot);
         Ok(())
@@ -179,12 +179,16 @@ impl LocalCluster {
     /// Asks for a change until it is `done`: a new node may not have asked to be taken in yet, and leadership may move.
     async fn change(
         &mut self,
+        slot: u8,
         change: Change,
         done: impl Fn(&Members) -> bool,
         patience: Duration,
     ) -> Result<(), Error> {
         let give_up = now() + patience;
-        let (connection, servers) = (self.connection.clone(), self.members());
+        // Not the one concerned: it may not listen yet, and everybody who is asked is waited for.
+        let others = self.nodes.addresses().into_iter().filter(|(other, _)| *other != slot);
+        let servers: Vec<SocketAddrV4> = others.map(|(_, client)| client).collect();
+        let connection = self.connection.clone();
         loop {
             let left = give_up.saturating_since(now()).max(LOOK_EVERY);
             let changing = pin!(admin::change(connection.client(), &servers, change, left));

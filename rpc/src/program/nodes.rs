@@ -35,7 +35,7 @@ pub struct Plan {
     /// For `serve`, beside the usual ones.
     pub arguments: Vec<String>,
     /// More of the configuration, such as a section `[limits]`.
-    pub config: &'static str,
+    pub config: String,
     /// The directory of the configurations and logs is not removed at the end.
     pub keep: bool,
 }
@@ -273,7 +273,7 @@ fn config_text(site: &Site, plan: &Plan, slot: u8, members: &[u8], first_port: u
     let service = plan.service;
     let mut text = format!("cluster = \"{service}\"\nslot = {slot}\ndurability = \"volatile\"\nprofile = \"shared\"\n");
     text += &site.config_text();
-    text += plan.config;
+    text += &plan.config;
     for &slot in members {
         let [client, peer] = addresses(site, slot, first_port);
         text += &format!("\n[[member]]\nslot = {slot}\nclient = \"{client}\"\npeer = \"{peer}\"\n");
@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn the_configurations_are_correct_and_differ_in_their_slot_only() {
-        let plan = Plan { service: "kv", count: 3, config: "[limits]\nlog_bytes = \"64MiB\"\n", ..Plan::default() };
+        let plan =
+            Plan { service: "kv", count: 3, config: "[limits]\nlog_bytes = \"64MiB\"\n".into(), ..Plan::default() };
         let parsed = |slot| Config::parse("node.toml", &config_text(&Site::Loopback, &plan, slot, &[1, 2, 3], 8000));
         let (first, warnings) = parsed(1).expect("correct");
         assert_eq!((warnings, first.limits.log_bytes), (Vec::new(), 64 << 20));
