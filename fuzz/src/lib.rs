@@ -7,6 +7,7 @@
 //! | [`peer_messages`] | the codec of messages between peers |
 //! | [`raft_machine`] | one replica's consensus machine, among peers that say whatever they like |
 //! | [`values`] | arguments of calls, and saved states |
+//! | [`wal`] | recovery of a log from a directory |
 //! | [`config`] | configuration files |
 //!
 //! `cargo xtask fuzz` runs them under libFuzzer with AddressSanitizer (package cargo-fuzz); the crate's test runs each on
@@ -20,16 +21,18 @@ pub mod peer_messages;
 pub mod r2p2;
 pub mod raft_machine;
 pub mod values;
+pub mod wal;
 
 /// A target's name, and what runs it.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("config", config::run),
     ("frames", frames::run),
     ("peer_messages", peer_messages::run),
     ("r2p2", r2p2::run),
     ("raft_machine", raft_machine::run),
     ("values", values::run),
+    ("wal", wal::run),
 ];

@@ -458,7 +458,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             Action::Install => {
                 if let Some(snapshot) = self.log.take_received() {
                     tracing::info!(node = %self.machine.me().id, index = %snapshot.index, bytes = snapshot.bytes.len(), "snapshot");
-                    self.storage.install(&snapshot);
+                    self.storage.install(self.machine.cluster().unwrap_or_default(), &snapshot);
                     self.delivered = snapshot.index;
                     self.received = Some(snapshot);
                     self.snapshots.reach(LogIndex(u64::MAX));

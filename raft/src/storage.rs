@@ -64,8 +64,9 @@ pub trait Storage {
         u64::MAX
     }
 
-    /// Everything stored is void: the log begins anew after this snapshot. Writes begun later complete once it is durable.
-    fn install(&mut self, snapshot: &ReceivedSnapshot);
+    /// Everything stored is void: the log of this cluster begins anew after this snapshot. Writes begun later complete once it is
+    /// durable.
+    fn install(&mut self, cluster: ClusterId, snapshot: &ReceivedSnapshot);
 
     /// Whether a snapshot of this replica's own state, which is the one after `applied`, is to be saved, so that the log stays short.
     fn wants_snapshot(&self, _applied: LogIndex) -> bool {

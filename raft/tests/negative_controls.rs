@@ -18,6 +18,9 @@
 //! | 4 whose death notice counts | `a_strangers_farewell_believed` |
 //! | 4 the clock is read again | `an_answer_that_leaves_without_a_second_look_at_the_clock` |
 //! | 5 acknowledgements cover what is durable, without a gap | `an_acknowledgement_before_it_is_durable` `persisted_by_index_only` |
+//! | 5 a record counts once it is durable | `a_record_that_counts_before_it_is_written` |
+//! | 5 damage is never cut | `damage_taken_for_a_torn_tail` |
+//! | names last before they are relied on | `a_directory_that_is_not_synced` |
 //! | 6 reserved room | `no_room_reserved` |
 //! | 6 conflict truncated before checking room | `room_asked_for_before_the_truncation` |
 //! | 7 a majority of states decides | `states_not_compared` |
@@ -26,13 +29,14 @@
 //! | 11 a lost last append is resent early | `a_lost_append_that_waits_for_the_heartbeat` |
 //! | 11 the age of the leader's last quorum round | `an_age_from_the_arrival` |
 //!
-//! Of rule 5 the holes on a disk, of 6 a disk's reserve, and 10, need a `Storage` with a disk; 9, and the sessions of 11, are rpc's.
+//! What a disk keeps in reserve (6), and rule 10, are tests of `scenarios/storage.rs`; 9, and the sessions of 11, are rpc's.
 
 mod harness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use harness::churn::{Churn, churn};
+use harness::crashes::{Crashes, History};
 use harness::walk::{Walk, walk};
 use harness::{reads, rules, staged};
 use trimaran_raft::{Fault, Sabotage};
@@ -302,4 +306,37 @@ fn nothing_broken_nothing_caught() {
     rules::full_of_what_is_replaced(none);
     rules::fenced_and_alone(none);
     rules::lost_last_append(none);
+}
+
+/// Some history of a log with the fault must lose what was acknowledged.
+#[track_caller]
+fn assert_loses(fault: Fault) {
+    let history = |seed| History {
+        seed,
+        operations: 60,
+        lives: 2,
+        subsets: 12,
+        sabotage: Sabotage::only(fault),
+        ..History::default()
+    };
+    let words = (0..20).filter_map(|seed| broken(|| Crashes::of(&history(seed)))).find(|words| words.contains("lost"));
+    println!("{fault:?}: {words:?}");
+    assert!(words.is_some(), "{fault:?} loses nothing in 20 histories");
+}
+
+#[test]
+fn a_record_that_counts_before_it_is_written() {
+    assert_loses(Fault::AcknowledgeBeforeWritten);
+}
+
+#[test]
+fn a_directory_that_is_not_synced() {
+    assert_loses(Fault::SkipDirectorySync);
+}
+
+#[test]
+fn damage_taken_for_a_torn_tail() {
+    let words = broken(|| harness::journal::rotten(Sabotage::only(Fault::DamageAsTornTail)));
+    assert!(words.is_some_and(|words| words.contains("denied")));
+    harness::journal::rotten(Sabotage::NONE);
 }

@@ -109,7 +109,7 @@ struct BenchArgs {
 
 #[derive(Args)]
 struct FuzzArgs {
-    /// Only this one: config, frames, peer_messages, r2p2, raft_machine or values.
+    /// Only this one: config, frames, peer_messages, r2p2, raft_machine, values or wal.
     target: Option<String>,
     /// How long each target runs.
     #[arg(long, default_value_t = 60, value_name = "N")]

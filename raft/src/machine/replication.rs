@@ -66,6 +66,10 @@ impl Machine {
         let (now, heartbeat_ns) = (self.now, self.settings.heartbeat_ns);
         let opened = self.lease_runs_from(ack.round);
         let peer = self.peer_mut(header.from).ok_or(DropReason::NotMember)?;
+        // A later answer lacks what an earlier one had: the peer has lost it to its disk, and says so. It is counted, and sent, anew.
+        if ack.conflict.is_some() && ack.round > peer.echo && ack.verified < peer.matched {
+            (peer.matched, peer.verified) = (ack.matched, ack.verified);
+        }
         let progressed = ack.matched > peer.matched || ack.verified > peer.verified;
         if ack.verified >= peer.verified {
             peer.offset = ack.offset;

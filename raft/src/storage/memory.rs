@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use super::{Completion, Storage, Write};
-use crate::id::LogIndex;
+use crate::id::{ClusterId, LogIndex};
 use crate::log::{Log, ReceivedSnapshot};
 
 /// The storage of the `volatile` mode. A majority's memory is what survives.
@@ -18,7 +18,7 @@ impl Storage for MemoryStorage {
         self.newest = Some(write);
     }
 
-    fn install(&mut self, _snapshot: &ReceivedSnapshot) {}
+    fn install(&mut self, _cluster: ClusterId, _snapshot: &ReceivedSnapshot) {}
 
     fn trim(&mut self, _to: LogIndex) {}
 

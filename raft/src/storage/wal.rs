@@ -438,7 +438,8 @@ impl<D: Device> Storage for Wal<D> {
         self.record_room()
     }
 
-    fn install(&mut self, snapshot: &ReceivedSnapshot) {
+    fn install(&mut self, cluster: ClusterId, snapshot: &ReceivedSnapshot) {
+        self.learn_cluster(cluster);
         self.install_snapshot(snapshot);
     }
 

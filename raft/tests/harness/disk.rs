@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll};
 
 use trimaran_raft::{
-    Completion, Configuration, EntryHeader, EntryKind, HardState, Log, LogIndex, ReceivedSnapshot, Storage, Term, Write,
+    ClusterId, Completion, Configuration, EntryHeader, EntryKind, HardState, Log, LogIndex, ReceivedSnapshot, Storage,
+    Term, Write,
 };
 
 type Entry = (EntryHeader, Vec<u8>);
@@ -48,7 +49,7 @@ impl Storage for Disk {
         self.unfinished.push_back(Operation::Write(write, entries.collect()));
     }
 
-    fn install(&mut self, snapshot: &ReceivedSnapshot) {
+    fn install(&mut self, _: ClusterId, snapshot: &ReceivedSnapshot) {
         let ReceivedSnapshot { index, term, log_time, ref configuration, .. } = *snapshot;
         let configuration = configuration.clone();
         self.unfinished.push_back(Operation::Reset(Base { index, term, log_time, configuration }));
@@ -118,6 +119,11 @@ impl Disk {
                 self.base.configuration = Configuration::decode(body).expect("a configuration");
             }
         }
+    }
+
+    /// The entries after this one cannot be read any more.
+    pub(crate) fn lose_after(&mut self, index: LogIndex) {
+        self.entries.truncate((index.0 - self.origin.index.0) as usize);
     }
 
     pub(crate) fn lose_unfinished(&mut self) {

@@ -5,8 +5,11 @@
 
 pub(crate) mod churn;
 pub(crate) mod clocks;
+pub(crate) mod crashes;
+pub(crate) mod device;
 pub(crate) mod disk;
 pub(crate) mod invariants;
+pub(crate) mod journal;
 pub(crate) mod reads;
 pub(crate) mod rules;
 pub(crate) mod staged;
@@ -285,7 +288,7 @@ impl Cluster {
             Action::SnapshotWanted => self.wanted = node.offers,
             Action::Install => {
                 let snapshot = node.log.take_received().expect("just installed");
-                node.disk.install(&snapshot);
+                node.disk.install(CLUSTER, &snapshot);
                 node.installed.push(snapshot.index);
                 self.snapshots += 1;
                 let at = snapshot.index;

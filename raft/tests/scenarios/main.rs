@@ -96,6 +96,31 @@
 //! | transfer stuck | `transfer::a_stuck_transfer_ends` |
 //! | transfer stuck after step-down (hashicorp/raft #696) | `transfer::stepping_down_forgets_the_transfer` |
 //! | two transfers | `transfer::a_second_transfer_is_refused_until_the_first_has_ended` |
+//! | **Storage** | |
+//! | crash at every write boundary | `storage::what_was_acknowledged_is_there_after_a_crash` |
+//! | torn tail | `storage::a_torn_tail_is_cut` |
+//! | overlapping writes | `storage::overlapping_writes_count_without_a_gap_only` |
+//! | a tail that was cut | `storage::what_an_earlier_start_has_cut_stays_cut` |
+//! | bit flip in the middle | `storage::a_bit_flip_in_the_middle_is_never_cut` |
+//! | damage across restarts | `storage::damage_is_remembered_until_it_is_mended` |
+//! | damage and votes | `damage::a_node_with_damage_gives_no_vote_to_a_log_without_what_it_lost` |
+//! | damage is fetched | `damage::damage_is_mended_by_the_leader` |
+//! | misdirected write | `storage::a_misdirected_write_is_found_out` |
+//! | EIO | `storage::a_failed_write_ends_acknowledgements` |
+//! | failed fsync | `storage::a_failed_sync_ends_acknowledgements` |
+//! | stall | `storage::a_device_that_stalls_is_noticed_and_may_come_back` |
+//! | ENOSPC | `storage::a_full_disk_keeps_a_reserve_and_recovers` |
+//! | ENOSPC of a leader | `damage::a_leader_with_a_full_disk_refuses_and_recovers` |
+//! | ENOSPC of a follower | `damage::a_follower_with_a_full_disk_takes_what_moves_the_group_on` |
+//! | lost fsync | `storage::a_lost_sync_is_found_out_by_the_witness` |
+//! | another cluster's log | `storage::a_disk_of_somebody_else_is_refused` |
+//! | old format | `storage::another_format_is_refused` |
+//! | rot in the superblock | `storage::a_superblock_survives_one_copy_and_not_two` |
+//! | rot in a snapshot | `storage::rot_in_the_snapshot_is_damage_and_not_an_empty_log` |
+//! | a log that grows | `storage::a_log_stays_short` |
+//! | buffered, process killed | `storage::a_buffered_log_survives_the_end_of_the_process` |
+//! | buffered, power lost | `storage::a_buffered_log_ends_its_life_with_the_power_unless_it_was_closed` |
+//! | a new life on an old disk | `storage::a_new_life_in_an_old_directory_begins_with_nothing` |
 //! | **Volatile** | |
 //! | amnesiac vote refused | `joining::a_vote_of_one_that_forgot_does_not_count` |
 //! | a reused id asks and has no vote (openraft FAQ 09) | `joining::a_new_life_of_a_seat_asks_to_join_and_has_no_vote` |
@@ -111,7 +136,7 @@
 //! | slow follower | `limits::a_slow_follower_costs_no_commit` |
 //! | slow apply | `limits::a_slow_apply_task_refuses_early_and_recovers` |
 //!
-//! Not here: sessions, and that snapshots carry them (rpc's tests); what needs a disk (no `Storage` but the volatile one yet);
+//! Not here: sessions, and that snapshots carry them (rpc's tests);
 //! OmniPaxos's constrained election, in which Raft makes no progress: where only one node can reach a majority and another has
 //! the newer entries, nobody wins until a link comes back.
 
@@ -119,6 +144,7 @@
 mod harness;
 
 mod asks;
+mod damage;
 mod digests;
 mod elections;
 mod freshness;
@@ -132,6 +158,7 @@ mod reads;
 mod replication;
 mod snapshots;
 mod stopped;
+mod storage;
 mod transfer;
 
 /// Every test that the table names is there.

@@ -3,6 +3,7 @@
 use super::files::Next;
 use super::superblock::{self, Superblock};
 use super::{Fault, OpOf, Purpose, Wal, bytes_of, names};
+use crate::id::ClusterId;
 use crate::storage::device::{BLOCK_BYTES, Buffer, Device, DeviceError, Done, Op};
 
 /// One operation, or what follows from those before.
@@ -138,6 +139,15 @@ impl<D: Device> Wal<D> {
         }
         self.begin_chores();
         self.close_when_synced();
+    }
+
+    /// Says on the disk whose it is, as soon as that is known. Nothing waits for it: records and snapshots say it as well.
+    pub(super) fn learn_cluster(&mut self, cluster: ClusterId) {
+        if self.superblock.cluster.is_none() {
+            self.superblock.cluster = Some(cluster);
+            self.chores.extend(Chore::REWRITE);
+            self.begin_chores();
+        }
     }
 
     /// Sees to the next file, where there is none and none is on its way.

@@ -1,7 +1,7 @@
 //! Records on their way: begun in order, completed in any, counted in order again.
 
 use super::record::{self, Place, RECORD_HEADER_BYTES, Record};
-use super::{Chore, Completion, Durability, Fault, Purpose, Wal, bytes_of};
+use super::{Completion, Durability, Fault, Purpose, Wal, bytes_of};
 use crate::id::{LogIndex, nanos_of};
 use crate::log::Log;
 use crate::storage::Write;
@@ -86,11 +86,7 @@ impl<D: Device> Wal<D> {
         self.previous = (sequence, record.hash);
         self.next_sequence += 1;
         self.unsaved_bytes += u64::from(payload_bytes);
-        if self.superblock.cluster.is_none() {
-            self.superblock.cluster = Some(write.cluster);
-            self.chores.extend(Chore::REWRITE);
-            self.begin_chores();
-        }
+        self.learn_cluster(write.cluster);
         let early = self.has(Fault::AcknowledgeBeforeWritten);
         let stage = if early { Stage::Counts } else { Stage::Writing };
         self.flights.push_back(Flight { sequence, write, file, stage });

@@ -226,29 +226,30 @@ fn choose(records: &[Found], report: &mut Report, sabotage: Sabotage) -> Vec<usi
     let next_of: BTreeMap<(u64, u64), usize> = links.rev().collect();
     let mut chosen = Vec::new();
     let mut at = 0;
-    let mut last: Option<&Record> = None;
+    // The record before, by sequence and hash; a disk begins after none.
+    let mut before = (0, 0);
     while at < records.len() {
         let record = &records[at].record;
-        if let Some(before) = last {
-            let follows = |record: &Record| (record.previous, record.previous_hash) == (before.sequence, before.hash);
-            // One that goes back before the last begins a life that had cut it; what is cut and still found is in the snapshot.
-            if !follows(record) && record.previous >= before.sequence {
-                let next = next_of.get(&(before.sequence, before.hash)).filter(|next| **next > at);
-                if let Some(next) = next {
-                    report.cut_before(next - at);
-                    at = *next;
-                    continue;
-                }
-                let is_damage = claims[at] > before.sequence && !sabotage.has(Fault::DamageAsTornTail);
-                if !is_damage {
-                    report.cut(before, records.len() - at);
-                    break;
-                }
-                report.damage(before, record);
+        // One that goes back before the last begins a life that had cut it; what is cut and still found is in the snapshot.
+        if (record.previous, record.previous_hash) != before && record.previous >= before.0 {
+            if let Some(next) = next_of.get(&before).filter(|next| **next > at) {
+                report.cut_before(next - at);
+                at = *next;
+                continue;
+            }
+            let was_durable = claims[at] > before.0;
+            // What came before the first one found is mostly a file that was used again: the entries will tell.
+            let is_first = before == (0, 0);
+            if !was_durable || !is_first && sabotage.has(Fault::DamageAsTornTail) {
+                report.cut(before.0, records.len() - at);
+                break;
+            }
+            if !is_first {
+                report.damage(before.0, record);
             }
         }
         chosen.push(at);
-        last = Some(record);
+        before = (record.sequence, record.hash);
         at += 1;
     }
     chosen

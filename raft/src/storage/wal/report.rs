@@ -81,20 +81,19 @@ impl Report {
         self.say(format!("{records} records do not count: an earlier start has cut them"));
     }
 
-    pub(super) fn cut(&mut self, last: &Record, records: usize) {
+    pub(super) fn cut(&mut self, sequence: u64, records: usize) {
         self.cut_records += records as u64;
-        let sequence = last.sequence;
         self.say(format!(
             "a torn tail: {records} records follow a gap after record {sequence} and were never acknowledged; they are cut"
         ));
     }
 
-    pub(super) fn damage(&mut self, before: &Record, after: &Record) {
-        self.damaged_records += after.previous.saturating_sub(before.sequence).max(1);
+    pub(super) fn damage(&mut self, before: u64, after: &Record) {
+        self.damaged_records += after.previous.saturating_sub(before).max(1);
         self.say(format!(
             "damage: records {} to {} were durable and cannot be read",
-            before.sequence.saturating_add(1),
-            after.previous.max(before.sequence.saturating_add(1))
+            before.saturating_add(1),
+            after.previous.max(before.saturating_add(1))
         ));
     }
 
