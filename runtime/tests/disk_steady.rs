@@ -52,13 +52,13 @@ fn writes_allocate_nothing_and_a_waiting_core_sleeps() {
                 }
             });
             let mut buffers: Vec<Aligned> = (0..8).map(|_| Aligned::zeroed(BLOCK_BYTES)).collect();
-            write(&mut core, &disk, file, 500, &mut buffers);
+            write(&mut core, &disk, file, 300, &mut buffers);
             // The main task itself takes the same few for any number of writes.
             let mut allocations = |count| {
                 let counted = allocation_counter::measure(|| write(&mut core, &disk, file, count, &mut buffers));
                 counted.count_total
             };
-            assert_eq!(allocations(10), allocations(1000), "{}", disk.describe());
+            assert_eq!(allocations(10), allocations(300), "{}", disk.describe());
             let stats = core.stats().clone();
             let turns = stats.turns.get();
             write(&mut core, &disk, file, 200, &mut buffers);

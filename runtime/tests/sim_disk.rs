@@ -217,6 +217,35 @@ fn names_are_durable_after_a_sync_of_the_directory_and_not_before() {
 }
 
 #[test]
+fn a_sync_covers_what_had_completed_when_it_was_submitted_and_no_more() {
+    let (mut lost_writes, mut lost_names) = (0, 0);
+    for seed in 0..20 {
+        let mut machine = Machine::new(seed, DiskFaults::default());
+        let sim = machine.sim.clone();
+        machine.run(CACHED, move |disk| async move {
+            let file = start(&disk).await;
+            sim.set_faults(DiskFaults { delay_min: ms(5), delay_max: ms(5), ..DiskFaults::default() });
+            let sync = disk.submit(Op::Sync { file }).expect("room");
+            let directory = disk.submit(Op::SyncDirectory).expect("room");
+            trimaran_runtime::sleep(Duration::from_micros(10)).await;
+            sim.set_faults(DiskFaults::default());
+            disk.submit(write(file, 0, 2)).expect("room");
+            disk.submit(Op::Remove { name: "log".into() }).expect("room");
+            let ended = [disk.completion().await, disk.completion().await].map(|completion| completion.ticket);
+            assert!(!ended.contains(&sync) && !ended.contains(&directory));
+            assert!(disk.completion().await.result.is_ok() && disk.completion().await.result.is_ok());
+        });
+        machine.sim.power_cut();
+        lost_names += machine.sim.counters().lost_names;
+        if let Ok(content) = machine.sim.mount(CACHED).read("log") {
+            assert!(content[..BLOCK_BYTES].iter().all(|byte| [1, 2].contains(byte)), "the first write was synced");
+            lost_writes += usize::from(content[..BLOCK_BYTES].contains(&1));
+        }
+    }
+    assert!(lost_names >= 4 && lost_writes >= 4, "{lost_names} removals and {lost_writes} writes came undone");
+}
+
+#[test]
 fn one_seed_gives_one_disk() {
     let history = |seed| {
         let faults = DiskFaults { write_error: 0.1, misdirect: 0.1, slow: 0.1, ..DiskFaults::default() };
