@@ -3,9 +3,11 @@
 //! Requests are ordinary calls with an own-client block, bodies are JSON: these paths are cold, and a newer tool must
 //! understand an older node.
 
+mod backups;
 mod members;
 
 use crate::apply::{Halt, Job, StateDigest};
+use crate::backup::Kept;
 use crate::client::{CallError, Client, MethodCall, NotApplied};
 use crate::endpoint::drop_counters;
 use crate::r2p2::block::Refusal;
@@ -15,6 +17,7 @@ use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::Answer;
 pub use crate::service::method_key;
+pub use backups::backup;
 pub(crate) use members::MEMBERS;
 pub use members::{Change, ChangeError, Members, change, members, members_of};
 use serde::{Deserialize, Serialize};
@@ -42,6 +45,7 @@ struct Methods {
     status: u32,
     members: u32,
     change: u32,
+    backup: u32,
 }
 
 impl Methods {
@@ -52,6 +56,7 @@ impl Methods {
             status: method_key("trimaran.status/1"),
             members: method_key(members::MEMBERS),
             change: method_key(members::CHANGE),
+            backup: method_key(backups::BACKUP),
         }
     }
 }
@@ -218,6 +223,7 @@ pub(crate) struct Admin {
     requests: Rc<RefCell<Requests>>,
     asking: RefCell<VecDeque<Request>>,
     asked: Notify,
+    kept: RefCell<Kept>,
 }
 
 impl Admin {
@@ -237,16 +243,18 @@ impl Admin {
             requests,
             asking: RefCell::default(),
             asked: Notify::new(),
+            kept: RefCell::default(),
         })
     }
 
     pub(crate) fn serves(&self, method: u32) -> bool {
-        let Methods { probe, init, status, members, change } = self.methods;
-        [probe, init, status, members, change].contains(&method)
+        let Methods { probe, init, status, members, change, backup } = self.methods;
+        [probe, init, status, members, change, backup].contains(&method)
     }
 
     pub(crate) fn submit(&self, request: Request) {
         let method = request.method();
+        self.kept.borrow_mut().forget_old();
         if request.policy.is_replicated() {
             self.node.refuse(&request, Refusal::PolicyMismatch);
         } else if method == self.methods.probe {
@@ -276,6 +284,7 @@ impl Admin {
         loop {
             let next = self.asking.borrow_mut().pop_front();
             match next {
+                Some(request) if request.method() == self.methods.backup => self.backup(&request).await,
                 Some(request) => {
                     let status = self.status().await;
                     self.answer(&request, &status);

@@ -25,6 +25,7 @@ pub mod alone;
 mod answer;
 mod apply;
 mod background;
+pub mod backup;
 pub mod client;
 pub mod codec;
 mod endpoint;

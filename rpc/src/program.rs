@@ -6,6 +6,7 @@
 //!     +-- serve.rs      one node, from a configuration to a signal        config.rs, data.rs, machine.rs, signals.rs
 //!     +-- init.rs, status.rs      the operator's questions      \
 //!     +-- methods.rs    what the service offers                  connect.rs    a client on this thread
+//!     +-- check.rs, recover.rs, snapshot.rs      data directories and backups
 //!     +-- call.rs       one call; arguments.rs: words to JSON   /
 //!     +-- demo.rs       three nodes of this very program; cluster.rs, nodes.rs, site.rs, lab.rs
 //!
@@ -19,6 +20,7 @@
 
 pub mod arguments;
 pub mod call;
+pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod config;
@@ -34,10 +36,12 @@ pub mod member;
 pub mod methods;
 pub mod nodes;
 pub mod port;
+pub mod recover;
 pub mod report;
 pub mod serve;
 pub mod signals;
 pub mod site;
+pub mod snapshot;
 pub mod status;
 
 use crate::service::Service;

@@ -11,7 +11,7 @@ mod witness;
 
 use std::task::{Context, Poll};
 use trimaran_raft::wal::{Wal, WalCounters};
-use trimaran_raft::{Completion, Log, LogIndex, MemoryStorage, Nanos, ReceivedSnapshot, Storage, Write};
+use trimaran_raft::{ClusterId, Completion, Log, LogIndex, MemoryStorage, Nanos, ReceivedSnapshot, Storage, Write};
 
 pub use device::{DiskBuffer, NodeDisk};
 pub use open::{DataConfig, DataDirectory, DataError, Found};
@@ -117,10 +117,10 @@ impl Storage for NodeStorage {
         }
     }
 
-    fn install(&mut self, snapshot: &ReceivedSnapshot) {
+    fn install(&mut self, cluster: ClusterId, snapshot: &ReceivedSnapshot) {
         match self {
-            NodeStorage::Memory(memory) => memory.install(snapshot),
-            NodeStorage::Disk(wal) => wal.install(snapshot),
+            NodeStorage::Memory(memory) => memory.install(cluster, snapshot),
+            NodeStorage::Disk(wal) => wal.install(cluster, snapshot),
         }
     }
 

@@ -1,12 +1,15 @@
 //! What may be typed to any service's program. A program with commands of its own flattens [`Common`] into them.
 
 use crate::program::call::{self, Call};
+use crate::program::check::{self, Check};
 use crate::program::config::{self, Config};
 use crate::program::connect::Target;
 use crate::program::error::Error;
 use crate::program::member::{self, Member};
 use crate::program::methods::{self, Methods};
 use crate::program::port::{self, DpdkPlan, HostAddress, PortKind, PortPlan};
+use crate::program::recover::{self, Recover};
+use crate::program::snapshot::{self, Snapshot};
 use crate::program::{LINTS, Program, init, say, status};
 use crate::service::Service;
 use clap::{Args, Subcommand};
@@ -34,6 +37,12 @@ pub enum Common {
     Status(Status),
     /// Show or change who takes part
     Member(Member),
+    /// Look at a data directory, and explain what is in it
+    Check(Check),
+    /// Begin a new cluster with what one node has, where a majority of the nodes is lost for good
+    Recover(Recover),
+    /// Back a running cluster up into a file, or begin a new one with such a file
+    Snapshot(Snapshot),
     /// List the service's methods
     Methods(Methods),
     /// Call a method of the service
@@ -54,6 +63,9 @@ impl Common {
             Common::Init(init) => init::run(init),
             Common::Status(status) => status::run(status, &program.name),
             Common::Member(member) => member::run(member, &program.name),
+            Common::Check(check) => check::run(check),
+            Common::Recover(recover) => recover::run(recover),
+            Common::Snapshot(snapshot) => snapshot::run(snapshot, program.service),
             Common::Methods(methods) => methods::run::<S>(methods),
             Common::Call(call) => call::run::<S>(call),
             Common::ExampleConfig => say(&config::example(&program.name, program.service)),

@@ -3,17 +3,24 @@
 use crate::program::config::Config;
 use crate::program::connect::random_u128;
 use crate::program::error::Error;
-use crate::storage::{DataConfig, DataDirectory, DataError, Durability, Found, Witness};
+use crate::program::port::{Between, PortPlan};
+use crate::storage::{DataConfig, DataDirectory, DataError, Durability, Found, NodeDisk, Witness};
 use std::fs;
+use std::future::poll_fn;
 use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
-use trimaran_raft::wal::{self, WalError, WalSettings};
-use trimaran_raft::{Incarnation, Slot};
+use trimaran_raft::device::{BLOCK_BYTES, Directory};
+use trimaran_raft::seed::{Legacy, Seeding};
+use trimaran_raft::wal::{self, Fresh, WalError, WalSettings};
+use trimaran_raft::{ClusterId, Incarnation, Member, Nanos, NodeId, ShardId, Slot};
 use trimaran_runtime::disk::{DiskConfig, Writes};
-use trimaran_runtime::{Disk, DiskError};
+use trimaran_runtime::{CoreConfig, Disk, DiskError, now};
 
 /// Where the kernel keeps files in memory: they survive this process and not the machine's run.
-const MEMORY_FILES: &str = "/dev/shm";
+pub(super) const MEMORY_FILES: &str = "/dev/shm";
+/// A tool writes a log of any length.
+const TOOL_FILES_MAX: usize = 1024;
 /// Which names a run of the machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -69,7 +76,7 @@ fn settings(config: &Config) -> WalSettings {
 }
 
 /// This run of the machine; 0 where the kernel does not say, and nothing is believed then.
-fn boot() -> u128 {
+pub(super) fn boot() -> u128 {
     let text = fs::read_to_string(BOOT_ID).unwrap_or_default();
     u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
 }
@@ -156,4 +163,48 @@ pub(super) fn log_refused(path: &Path, error: &WalError) -> Error {
         ),
     };
     Error::DataRefused { code, problem: format!("{shown}: {error}"), help }
+}
+
+/// No address: of nobody.
+pub(super) const NOWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+
+/// How tools look at a log, and write one.
+pub(super) fn tool_settings(durability: wal::Durability) -> WalSettings {
+    WalSettings { durability, files_max: TOOL_FILES_MAX, boot: boot(), ..WalSettings::default() }
+}
+
+/// Fills an empty directory with the data that a new cluster begins with, whose only voter is `member` under a new incarnation, and
+/// returns the cluster's id. `entry_bytes` is the largest entry's length.
+///
+/// # Errors
+/// E0104 where the directory is not empty or the disk fails.
+pub(super) fn seed(
+    path: &Path,
+    durability: wal::Durability,
+    entry_bytes: usize,
+    member: Member,
+    legacy: Legacy,
+) -> Result<ClusterId, Error> {
+    make(path)?;
+    let mut settings = tool_settings(durability);
+    settings.record_bytes = settings.record_bytes.max((entry_bytes + 2 * BLOCK_BYTES).next_multiple_of(BLOCK_BYTES));
+    settings.file_bytes = settings.file_bytes.max(2 * settings.record_bytes as u64);
+    let (random, cluster) = (random_u128()?, ClusterId(random_u128()? | 1));
+    let id = NodeId { incarnation: Incarnation((random >> 64) as u64 | 1), ..member.id };
+    let fresh = Fresh { id, shard: ShardId(0), salt: random as u64 };
+    let path = path.to_owned();
+    let core = CoreConfig { name: "seed".into(), ..CoreConfig::default() };
+    PortPlan::default().run(core, &Between::default(), move |_net| async move {
+        let failed = |error: std::io::Error| Error::io(format!("fill {}", path.display()), error);
+        let disk = open_disk(&path, &settings)?;
+        disk.lock().map_err(|error| refused(&path, error.into()))?;
+        let disk = NodeDisk::new(disk);
+        if !disk.list().map_err(|error| failed(std::io::Error::other(error.to_string())))?.is_empty() {
+            return Err(failed(ErrorKind::DirectoryNotEmpty.into()));
+        }
+        let nanos = || Nanos(now().as_nanos());
+        let mut seeding = Seeding::new(disk, settings, fresh, (cluster, member), legacy, nanos());
+        let seeded = poll_fn(|cx| seeding.poll(nanos(), cx)).await;
+        seeded.map(|()| cluster).map_err(|error| failed(std::io::Error::other(error)))
+    })
 }

@@ -37,6 +37,8 @@ pub enum Error {
     DpdkRefused { problem: String, help: String },
     #[error("{problem}")]
     DataRefused { code: &'static str, problem: String, help: String },
+    #[error("{path} {what}")]
+    DataDamaged { path: String, what: &'static str },
     #[error("the log's disk has failed; this node has stopped acknowledging, and ends")]
     LogDeviceFailed,
 
@@ -143,6 +145,7 @@ impl Error {
             Error::DpdkRefused { .. } => "E0111",
             Error::DataRefused { code, .. } => code,
             Error::LogDeviceFailed => "E0113",
+            Error::DataDamaged { .. } => "E0223",
             Error::ConfigUnreadable { .. } => "E0201",
             Error::ConfigSyntax { .. } => "E0202",
             Error::UnknownKey { .. } => "E0203",
@@ -181,7 +184,10 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Interrupted => 130,
-            Error::Refused { .. } | Error::DemoFailed { .. } | Error::SimulationFailed { .. } => 1,
+            Error::Refused { .. }
+            | Error::DemoFailed { .. }
+            | Error::SimulationFailed { .. }
+            | Error::DataDamaged { .. } => 1,
             _ => match self.code().get(..3) {
                 Some("E01") => 3,
                 Some("E02") => 2,
@@ -264,6 +270,9 @@ impl Error {
             | Error::MachineLacks { help, .. }
             | Error::DpdkRefused { help, .. }
             | Error::DataRefused { help, .. } => help.clone(),
+            Error::DataDamaged { .. } => {
+                "look at the device; as long as a majority of the others is whole, nothing is lost".into()
+            }
             Error::LogDeviceFailed => format!(
                 "look for the device's errors (`dmesg`); then `{program} check DIR`, or replace the disk and start the node with an empty directory: it joins as a new one"
             ),

@@ -12,7 +12,8 @@ use trimaran_runtime::{Aligned, Disk, DiskError, FileId, Ticket};
 pub struct NodeDisk(Disk);
 
 impl NodeDisk {
-    pub(super) fn new(disk: Disk) -> Self {
+    /// The directory of this disk.
+    pub fn new(disk: Disk) -> Self {
         NodeDisk(disk)
     }
 

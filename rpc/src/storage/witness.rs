@@ -29,7 +29,7 @@ pub enum Witness {
 
 impl Witness {
     /// The newest number of this life.
-    pub(super) fn read(&self, of: Incarnation) -> Option<u64> {
+    pub(crate) fn read(&self, of: Incarnation) -> Option<u64> {
         match self {
             Witness::Nowhere => None,
             Witness::Directory(directory) => {
