@@ -150,6 +150,8 @@ fn a_directory_that_does_not_fit_is_refused_with_one_error() {
     let (code, complaint) = node.refused();
     assert!(code == Some(2) && complaint.starts_with("error[E0221]: "), "{complaint}");
     node.start(&["--change-durability"]);
+    // The change is on the disk before anything is acknowledged under it.
+    node.put("x");
     node.kill();
     node.start(&[]);
     node.kill();

@@ -205,9 +205,8 @@ fn a_leader_with_a_stalled_disk_is_replaced() {
 #[test]
 fn full_disks_refuse_writes_and_serve_reads_until_there_is_room() {
     let mut plan = DiskPlan::default();
-    // Two files of the log, and no snapshot.
-    plan.faults.space_bytes = (4 << 20) + (64 << 10);
-    plan.settings.snapshot_every_bytes = 1 << 40;
+    // The superblock, two files of the log, and half of the smallest snapshot.
+    plan.faults.space_bytes = (4 << 20) + 8192 + 4096;
     let mut cluster = cluster(6, with_disks(plan), Counter::default);
     let body = vec![7; 60_000];
     let mut written = 0;

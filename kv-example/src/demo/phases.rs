@@ -3,7 +3,7 @@
 //! Each ends when every node is a full member again: the next one may then take one away.
 
 use super::verdict::{Outage, outage};
-use super::{PATIENCE, Stage, note};
+use super::{LOOK_EVERY, PATIENCE, Stage, note};
 use std::time::Duration;
 use trimaran_rpc::program::error::Error;
 use trimaran_runtime::{Instant, now};
@@ -204,7 +204,15 @@ impl Stage {
         if !self.cluster.whole(from + PATIENCE).await? {
             return Ok(None);
         }
-        self.cluster.leader(from + PATIENCE).await?;
+        // Its log is applied again from the newest snapshot on, and what was committed when it was elected is all of it.
+        let (leader, elected) = self.cluster.leader(from + PATIENCE).await?;
+        loop {
+            let (now_leads, status) = self.cluster.leader(from + PATIENCE).await?;
+            if now_leads != leader || status.applied >= elected.last {
+                break;
+            }
+            self.cluster.wait(LOOK_EVERY).await?;
+        }
         let took = now().saturating_since(from);
         note(start, &format!("{} again, {:.2} s after the start", list(slots), took.as_secs_f64()))?;
         Ok(Some(took))

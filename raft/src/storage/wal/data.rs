@@ -116,6 +116,7 @@ impl<D: Device> Wal<D> {
                 self.unsynced_since.get_or_insert(self.now);
             }
             self.count();
+            self.close_when_synced();
         } else {
             self.sync_written();
         }
