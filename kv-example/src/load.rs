@@ -193,6 +193,9 @@ async fn slot<T: Target, W: Workload>(
     while workload.borrow().goes_on() {
         let Some(due) = tickets.borrow_mut().take(now()) else { return };
         sleep_until(due).await;
+        if !workload.borrow().goes_on() {
+            return;
+        }
         body.clear();
         let sent = now();
         let (ask, call) = workload.borrow_mut().begin(&mut body, sent);
