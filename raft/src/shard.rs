@@ -379,8 +379,11 @@ impl<T: Transport, S: Storage> Inner<T, S> {
         (0..BURSTS).all(|_| transport.poll_recv(cx, &mut deliver).is_ready())
     }
 
-    fn complete(&mut self, cx: &mut Context<'_>) {
+    /// Takes what the storage has completed; true where there was something.
+    fn complete(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
         while let Poll::Ready(completion) = self.storage.poll_completion(cx) {
+            any = true;
             match completion {
                 Completion::Persisted(write) => self.step(Input::Persisted(write)),
                 Completion::Failed => self.step(Input::StorageFailed),
@@ -395,6 +398,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
         if self.saves_now() {
             self.wanted.reach(LogIndex(u64::MAX));
         }
+        any
     }
 
     /// Whether the storage wants this replica's own state.
@@ -426,8 +430,10 @@ impl<T: Transport, S: Storage> Inner<T, S> {
                 self.carry_out(action);
             }
             self.actions = actions;
-            self.complete(cx);
-            if more == More::No {
+            // What it has completed may be acknowledged, and where it had no room it may have some now.
+            let completed = self.complete(cx);
+            let waits = room_bytes == 0 && self.storage.room_bytes() > 0;
+            if more == More::No && !completed && !waits {
                 return More::No;
             }
         }

@@ -8,14 +8,14 @@ use harness::crashes::{Crashes, History};
 /// Every event of a hundred operations; every subset of what was under way, where that is no more than a few, with tears.
 #[test]
 fn every_state_that_a_crash_can_leave_is_one_that_was() {
-    let crashes = Crashes::of(&History { seed: 1, operations: 100, subsets: 256, ..History::default() });
+    let crashes = Crashes::of(&History { seed: 1, writes: 100, subsets: 256, ..History::default() });
     println!("{crashes:?}");
     assert!(crashes.states > 1_000 && crashes.cut > 100, "{crashes:?}");
 }
 
 #[test]
 fn so_it_is_where_writes_need_a_sync() {
-    let history = History { seed: 2, operations: 100, durable_writes: false, ..History::default() };
+    let history = History { seed: 2, writes: 100, durable_writes: false, ..History::default() };
     let crashes = Crashes::of(&history);
     println!("{crashes:?}");
     assert!(crashes.states > 1_000 && crashes.cut > 100, "{crashes:?}");

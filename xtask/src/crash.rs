@@ -2,7 +2,8 @@
 //!
 //! The rounds themselves are `kv demo --data DIR --rounds N`: one, several or all of three nodes get SIGKILL at random moments, and after
 //! each round every acknowledged write is looked for. With `--power-cut` each node's directory is a file system of its own, which stops
-//! in the middle of whatever it does before the process is killed: what was not durable is gone.
+//! in the middle of whatever it does before the process is killed: what was not durable is gone. With `--full-disk` there are no
+//! rounds: three nodes fill small file systems (`crash/full.sh`).
 
 use std::fs;
 use std::path::Path;
@@ -13,6 +14,10 @@ use crate::workspace::Workspace;
 
 const SLOTS: [&str; 3] = ["1", "2", "3"];
 const POWER: &str = "xtask/src/crash/power.sh";
+const FULL: &str = "xtask/src/crash/full.sh";
+/// Bytes of a node's file system: for rounds, and to be filled.
+const ROOMY_MIB: &str = "192";
+const SMALL_MIB: &str = "64";
 
 /// What is asked for.
 #[derive(clap::Args)]
@@ -29,6 +34,9 @@ pub struct Args {
     /// Acknowledge what is in the kernels of a majority, not on their disks: survives the kills, and no power cut.
     #[arg(long, conflicts_with = "power_cut")]
     buffered: bool,
+    /// Fill the nodes' disks instead: writes must be refused, reads answered, and both go on once there is room. Needs root and mkfs.ext4.
+    #[arg(long, conflicts_with_all = ["power_cut", "buffered"])]
+    full_disk: bool,
 }
 
 /// Runs the rounds. The nodes' directories are made anew in target/xtask/crash/, and removed at the end.
@@ -38,6 +46,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> ExitCode {
     let power = |word: &str| {
         let mut command = Command::new(root.join(POWER));
         command.env("CRASH_DIR", place).arg(word).args(SLOTS);
+        command.env("CRASH_MIB", if args.full_disk { SMALL_MIB } else { ROOMY_MIB });
         command
     };
     // What an earlier run, killed itself, has left mounted.
@@ -46,6 +55,18 @@ pub fn run(workspace: &Workspace, args: &Args) -> ExitCode {
         eprintln!("xtask: cannot make {}: {error}", place.display());
         return ExitCode::from(3);
     }
+    let has_own_disks = args.power_cut || args.full_disk;
+    if has_own_disks && !power("make").status().is_ok_and(|status| status.success()) {
+        eprintln!("xtask: cannot mount file systems over loop devices: run it as root, with mkfs.ext4 and python3");
+        clear(place, power("end"));
+        return ExitCode::from(3);
+    }
+    let code = if args.full_disk { fill(workspace, place) } else { rounds(workspace, place, args) };
+    clear(place, power("end"));
+    code
+}
+
+fn rounds(workspace: &Workspace, place: &Path, args: &Args) -> ExitCode {
     let mut cargo = workspace.cargo(&["run", "--release", "--quiet", "--package", "kv-example", "--", "demo"]);
     cargo.arg("--data").arg(place.join("data"));
     cargo.args(["--rounds", &args.rounds.to_string(), "--seed", &args.seed.to_string()]);
@@ -53,17 +74,18 @@ pub fn run(workspace: &Workspace, args: &Args) -> ExitCode {
         cargo.arg("--buffered");
     }
     if args.power_cut {
-        let made = power("make").status();
-        if !made.is_ok_and(|status| status.success()) {
-            eprintln!("xtask: cannot mount file systems over loop devices: run it as root, with mkfs.ext4 and python3");
-            clear(place, power("end"));
-            return ExitCode::from(3);
-        }
-        cargo.env("CRASH_DIR", place).arg("--hook").arg(root.join(POWER));
+        cargo.env("CRASH_DIR", place).arg("--hook").arg(workspace.root().join(POWER));
     }
-    let code = step::pass_through(&mut cargo);
-    clear(place, power("end"));
-    code
+    step::pass_through(&mut cargo)
+}
+
+fn fill(workspace: &Workspace, place: &Path) -> ExitCode {
+    let built = step::pass_through(&mut workspace.cargo(&["build", "--release", "--quiet", "--package", "kv-example"]));
+    if built != ExitCode::SUCCESS {
+        return built;
+    }
+    let mut script = Command::new(workspace.root().join(FULL));
+    step::pass_through(script.arg(workspace.target().join("release/kv")).env("CRASH_DIR", place))
 }
 
 fn clear(place: &Path, mut end: Command) {

@@ -7,7 +7,9 @@ use trimaran_raft::{Sabotage, Storage};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct History {
     pub(crate) seed: u64,
+    /// Steps of each life, and more until so many writes have been begun in it.
     pub(crate) operations: usize,
+    pub(crate) writes: usize,
     pub(crate) lives: usize,
     /// States looked at after each event, beside nothing and all.
     pub(crate) subsets: usize,
@@ -17,7 +19,15 @@ pub(crate) struct History {
 
 impl Default for History {
     fn default() -> Self {
-        History { seed: 0, operations: 100, lives: 1, subsets: 64, durable_writes: true, sabotage: Sabotage::NONE }
+        History {
+            seed: 0,
+            operations: 100,
+            writes: 0,
+            lives: 1,
+            subsets: 64,
+            durable_writes: true,
+            sabotage: Sabotage::NONE,
+        }
     }
 }
 
@@ -50,7 +60,10 @@ impl Crashes {
             crashes.lives += 1;
             let mut term = journal.hard.term.0.max(1);
             journal.disk.set(|faults| faults.holds = true);
-            for _ in 0..history.operations {
+            for step in 0..10_000 {
+                if step >= history.operations && journal.states.len() > history.writes {
+                    break;
+                }
                 let before = journal.disk.events();
                 operate(&mut journal, &mut dice, &mut term, &mut crashes);
                 if journal.disk.events() != before {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# full.sh KV POWER: three nodes fill the file systems that `power.sh make` has mounted below $CRASH_DIR/data. Writes must then be refused
+# full.sh KV: three nodes fill the file systems that `power.sh make` has mounted below $CRASH_DIR/data. Writes must then be refused
 # and reads answered; room is made, and both must go on; all nodes are killed, and everything acknowledged must be there.
 set -eu
 kv="$1"
