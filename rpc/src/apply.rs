@@ -25,9 +25,6 @@ const JOBS_PER_TURN: usize = 64;
 /// Between two tries to save a state that could not be saved.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
 
-/// A replica spends no more than one part of so many and one on giving its state out.
-const SNAPSHOT_SHARE: u32 = 9;
-
 /// Why a replica has stopped applying. It goes on voting and replicating, so that the others keep their quorum.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Halt {
@@ -230,16 +227,7 @@ impl<S: Service> Apply<S> {
     }
 
     /// Gives this replica's state out, for a peer that needs what the log no longer holds.
-    ///
-    /// Nothing is applied meanwhile. A disk that is full asks again and again, so most of the time is left for the log.
     async fn give_out(&mut self) {
-        let from = now();
-        self.take_and_offer().await;
-        let took = now().saturating_since(from);
-        self.snapshot_not_before = self.snapshot_not_before.max(now() + took * SNAPSHOT_SHARE);
-    }
-
-    async fn take_and_offer(&mut self) {
         let saved = AssertUnwindSafe(snapshot::take(&self.replica)).catch_unwind().await;
         let Ok(Some(snapshot)) = saved else {
             // A state that cannot be saved: the peer stays out, and this replica goes on.

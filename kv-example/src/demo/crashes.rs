@@ -16,8 +16,9 @@ use std::time::Duration;
 use trimaran_rpc::program::error::Error;
 use trimaran_runtime::{Instant, now};
 
-/// Files of the log so small that a run of minutes fills them again and again, and saves snapshots all the time.
-pub(super) const CONFIG: &str = "[disk]\nfile_bytes = \"2MiB\"\nfiles = 6\nsnapshot_every_bytes = \"1MiB\"\n";
+/// Files of the log so small that a run of a minute fills them again and again, and saves snapshots all the time. Together they are
+/// larger than the state, of which the journal is most: else a log is full before a snapshot is saved.
+pub(super) const CONFIG: &str = "[disk]\nfile_bytes = \"2MiB\"\nfiles = 24\nsnapshot_every_bytes = \"4MiB\"\n";
 /// The load alone, before each crash, between these.
 const BETWEEN_MS: std::ops::Range<u64> = 50..800;
 /// Nodes are away between these.
