@@ -3,6 +3,7 @@
 use crate::store::limits::TXN_OPS_MAX;
 use crate::syntax;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
 use std::time::Duration;
 use trimaran_rpc::program::cli::{self, Common, Reading, Servers};
 use trimaran_rpc::program::nodes::Placement;
@@ -384,6 +385,21 @@ pub struct Demo {
         value_parser = clap::value_parser!(u64).range(100_000..=1_000_000_000),
     )]
     pub long: Option<u64>,
+    /// Keep the nodes' logs on disk, in this directory, and kill all nodes at once as well. It must be empty, or not exist
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["long", "idle", "kill_every"])]
+    pub data: Option<PathBuf>,
+    /// With --data: an acknowledged write is in a majority's kernels, not on its disks
+    #[arg(long, requires = "data")]
+    pub buffered: bool,
+    /// With --data: only kill one, several or all nodes, again and again, so many times, and look for every acknowledged write each time
+    #[arg(long, value_name = "N", requires = "data", conflicts_with = "quick", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rounds: Option<u32>,
+    /// Decides who is killed when
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Called as `HOOK cut SLOT...` before nodes are killed and as `HOOK mend SLOT...` before they are started again
+    #[arg(long, value_name = "HOOK", requires = "rounds", hide = true)]
+    pub hook: Option<PathBuf>,
     /// Requests always on their way
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub outstanding: u32,

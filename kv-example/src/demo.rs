@@ -3,12 +3,14 @@
 //! ```text
 //! start nodes -> init -> load ........................................ -> digests, journal, history -> table
 //!                         the leader is killed -> every node is rolled -> grown by two -> shrunk by two
+//!                         --data: all killed at once, too; --data --rounds N: crashes.rs
 //!                         --quick: the first of these; --kill-every N: again and again; --long: another demo (long.rs)
 //! ```
 //!
 //! The load is one closed loop, or in a long run a rate, and beside it 500 calls a second that are sent when they are due:
 //! while the closed loop's calls wait for a dead leader, these find out when the next one serves.
 
+mod crashes;
 mod long;
 mod phases;
 mod table;
@@ -32,6 +34,7 @@ use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
 use trimaran_rpc::program::{Program, say};
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY};
+use trimaran_rpc::storage::Durability;
 use trimaran_runtime::{Instant, Panicked, Task, now, spawn};
 use workload::DemoWorkload;
 
@@ -61,11 +64,15 @@ const NODES_MAX: u8 = 9;
 pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
     if demo.idle.is_none() && demo.nodes < NODES_MIN {
         return Err(Error::Usage {
-            problem: format!("of {} nodes in memory none may die", demo.nodes),
+            problem: format!("of {} nodes none may die", demo.nodes),
             help: "`--nodes 3` or more, or `--idle 10`".into(),
         });
     }
-    let grows = demo.idle.is_none() && demo.kill_every.is_none() && demo.long.is_none() && !demo.quick;
+    if let Some(data) = &demo.data {
+        crashes::refuse_used(data)?;
+    }
+    let grows =
+        demo.rounds.is_none() && demo.idle.is_none() && demo.kill_every.is_none() && demo.long.is_none() && !demo.quick;
     let spare = if grows { SPARE.min(NODES_MAX.saturating_sub(demo.nodes)) } else { 0 };
     let site = Site::of(demo.port, program.service, demo.nodes + spare)?;
     let signals = Signals::watch()?;
@@ -76,8 +83,17 @@ pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
         placement: nodes::Placement::Apart,
         // A journal of all calls would be the largest part of a long run's memory.
         arguments: if demo.long.is_some() { Vec::new() } else { vec!["--journal".into()] },
-        config: demo.long.map_or_else(String::new, long::config),
+        config: match demo.rounds {
+            Some(_) => crashes::CONFIG.into(),
+            None => demo.long.map_or_else(String::new, long::config),
+        },
         keep: demo.keep,
+        durability: match (&demo.data, demo.buffered) {
+            (None, _) => Durability::Volatile,
+            (Some(_), true) => Durability::Buffered,
+            (Some(_), false) => Durability::Durable,
+        },
+        data: demo.data.clone(),
     };
     let nodes = Nodes::start(site, plan)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
@@ -137,7 +153,10 @@ impl Stage {
         say(&format!(
             "load: {load_name}, and {PROBES_PER_SECOND} calls a second beside them; clients repeat what is not answered\n"
         ))?;
-        let phases = self.phases(start).await?;
+        let phases = match self.demo.rounds {
+            Some(rounds) => self.crash_again(start, rounds, &workload).await?,
+            None => self.phases(start).await?,
+        };
         let least = Duration::from_secs(self.demo.seconds.unwrap_or(0).into());
         self.cluster.wait((start + least).saturating_since(now())).await?;
         workload.borrow_mut().is_over = true;

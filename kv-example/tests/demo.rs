@@ -71,6 +71,21 @@ fn leaders_die_one_after_the_other_and_nothing_is_lost() {
     assert!(value(&said, "kill 2").parse::<u64>().is_ok(), "{said}");
 }
 
+/// On disks, with snapshots all the time: one, several or all nodes at random.
+#[test]
+fn nodes_with_directories_are_killed_again_and_again_and_nothing_is_lost() {
+    let data = std::env::temp_dir().join(format!("kv-demo-data-{}", std::process::id()));
+    let said = succeeds(&["--data", data.to_str().expect("a plain path"), "--rounds", "4", "--outstanding", "8"]);
+    let _ = fs::remove_dir_all(&data);
+    let value = |name| value(&said, name);
+    assert_eq!(
+        (value("lost"), value("doubled"), value("linearizable")),
+        ("0".into(), "0".into(), "yes".into()),
+        "{said}"
+    );
+    assert_eq!(said.lines().filter(|line| line.contains("acknowledged writes looked for")).count(), 4, "{said}");
+}
+
 /// The processes whose parent is `parent`.
 fn children(parent: u32) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").expect("/proc").flatten();

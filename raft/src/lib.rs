@@ -72,6 +72,6 @@ pub use sabotage::{Fault, Sabotage};
 pub use settings::{Limits, ReadSettings, ShardConfig, Timing};
 pub use shard::{Consistency, Leadership, ReadBarrier, ReadPermit, Shard};
 pub use status::{Counters, PeerStatus, Status};
-pub use storage::{Completion, HardState, MemoryStorage, Storage, Write, device, wal};
+pub use storage::{Completion, HardState, MemoryStorage, Storage, Write, device, seed, wal};
 pub use transmit::{Sent, transmit};
 pub use transport::Transport;

@@ -323,6 +323,14 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         look(&self.inner.borrow().machine)
     }
 
+    /// Looks at the storage, and may ask it to end its work: the replica goes on afterwards, if only to hear that it has.
+    pub fn with_storage<R>(&self, look: impl FnOnce(&mut S) -> R) -> R {
+        let inner = &mut *self.inner.borrow_mut();
+        let seen = look(&mut inner.storage);
+        inner.wake();
+        seen
+    }
+
     /// Looks at the log, for tests and invariants.
     pub fn with_log<R>(&self, look: impl FnOnce(&Log) -> R) -> R {
         look(&self.inner.borrow().log)

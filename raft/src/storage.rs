@@ -6,6 +6,7 @@
 
 pub mod device;
 mod memory;
+pub mod seed;
 pub mod wal;
 
 use std::task::{Context, Poll};

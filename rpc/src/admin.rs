@@ -3,9 +3,11 @@
 //! Requests are ordinary calls with an own-client block, bodies are JSON: these paths are cold, and a newer tool must
 //! understand an older node.
 
+mod backups;
 mod members;
 
 use crate::apply::{Halt, Job, StateDigest};
+use crate::backup::Kept;
 use crate::client::{CallError, Client, MethodCall, NotApplied};
 use crate::endpoint::drop_counters;
 use crate::r2p2::block::Refusal;
@@ -15,6 +17,7 @@ use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::Answer;
 pub use crate::service::method_key;
+pub use backups::backup;
 pub(crate) use members::MEMBERS;
 pub use members::{Change, ChangeError, Members, change, members, members_of};
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,7 @@ use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, PortDescription};
+use trimaran_raft::wal::WalCounters;
 use trimaran_raft::{
     ClusterId, DropReason, Incarnation, Member, Nanos, NodeId, PeerState, PeerStatus, ReadSettings, Role, Slot, Status,
 };
@@ -43,6 +47,7 @@ struct Methods {
     status: u32,
     members: u32,
     change: u32,
+    backup: u32,
 }
 
 impl Methods {
@@ -53,6 +58,7 @@ impl Methods {
             status: method_key("trimaran.status/1"),
             members: method_key(members::MEMBERS),
             change: method_key(members::CHANGE),
+            backup: method_key(backups::BACKUP),
         }
     }
 }
@@ -97,6 +103,9 @@ pub struct Probe {
     pub cluster: Option<String>,
     /// The voters that it knows.
     pub members: Vec<MemberInfo>,
+    /// What its acknowledgements survive; empty from a node that does not say.
+    #[serde(default)]
+    pub durability: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -190,8 +199,11 @@ pub struct NodeStatus {
     pub last: u64,
     /// Bytes of the log.
     pub log_bytes: u64,
-    /// What an acknowledgement means: `volatile`, a majority's memory has it.
+    /// What an acknowledgement means: `volatile`, a majority's memory has it; `buffered`, their kernels; `durable`, their disks.
     pub durability: String,
+    /// What carries the log; empty where it is in memory only.
+    #[serde(default)]
+    pub log_device: String,
     /// Voters heard of within an election timeout, this node included.
     pub reachable: u8,
     /// Voters.
@@ -228,6 +240,7 @@ pub(crate) struct Admin {
     requests: Rc<RefCell<Requests>>,
     asking: RefCell<VecDeque<Request>>,
     asked: Notify,
+    kept: RefCell<Kept>,
 }
 
 impl Admin {
@@ -249,16 +262,18 @@ impl Admin {
             requests,
             asking: RefCell::default(),
             asked: Notify::new(),
+            kept: RefCell::default(),
         })
     }
 
     pub(crate) fn serves(&self, method: u32) -> bool {
-        let Methods { probe, init, status, members, change } = self.methods;
-        [probe, init, status, members, change].contains(&method)
+        let Methods { probe, init, status, members, change, backup } = self.methods;
+        [probe, init, status, members, change, backup].contains(&method)
     }
 
     pub(crate) fn submit(&self, request: Request) {
         let method = request.method();
+        self.kept.borrow_mut().forget_old();
         if request.policy.is_replicated() {
             self.node.refuse(&request, Refusal::PolicyMismatch);
         } else if method == self.methods.probe {
@@ -288,6 +303,7 @@ impl Admin {
         loop {
             let next = self.asking.borrow_mut().pop_front();
             match next {
+                Some(request) if request.method() == self.methods.backup => self.backup(&request).await,
                 Some(request) => {
                     let status = self.status().await;
                     self.answer(&request, &status);
@@ -311,6 +327,7 @@ impl Admin {
             node: MemberInfo::of(&self.me),
             cluster: status.cluster.map(|cluster| cluster.to_string()),
             members: status.configuration.voters.iter().map(MemberInfo::of).collect(),
+            durability: self.node.durability.name().to_owned(),
         }
     }
 
@@ -349,6 +366,10 @@ impl Admin {
         let server = self.node.counters.iter().map(|(name, count)| (format!("server.{name}"), count));
         let raft = raft_counters(&status.counters).map(|(name, count)| (format!("raft.{name}"), count));
         counters.extend(drops.chain(server).chain(raft).filter(|(_, count)| *count > 0));
+        let (log_device, wal) =
+            self.node.shard.with_storage(|storage| (storage.describe(), storage.counters().unwrap_or_default()));
+        let wal = wal_counters(&wal).map(|(name, count)| (format!("log.{name}"), count));
+        counters.extend(wal.filter(|(_, count)| *count > 0));
         self.net.counters(&mut |name, count| {
             if count > 0 {
                 counters.insert(name.to_owned(), count);
@@ -365,7 +386,8 @@ impl Admin {
             first: status.first.0,
             last: status.last.0,
             log_bytes: status.log_bytes,
-            durability: "volatile".into(),
+            durability: self.node.durability.name().to_owned(),
+            log_device,
             reachable: status.reachable as u8,
             total: status.total as u8,
             quorum: status.quorum as u8,
@@ -392,6 +414,15 @@ fn role_name(role: Role) -> &'static str {
 }
 
 fn waiting(status: &Status) -> Option<String> {
+    if let Some(index) = status.damaged {
+        return Some(format!(
+            "its disk has lost entries up to {index}, which it may have acknowledged: until the others have sent them again it does \
+             not stand, and gives no vote to a log without them"
+        ));
+    }
+    if status.storage_full {
+        return Some("its disk is full: it takes no new writes until there is room, and serves reads".to_owned());
+    }
     match status.role {
         Role::Uninitialised => Some("belongs to no cluster: waits for `init`, or to be heard by one".into()),
         Role::Joining { cluster, .. } => Some(format!(
@@ -413,6 +444,23 @@ fn raft_counters(counters: &trimaran_raft::Counters) -> impl Iterator<Item = (&'
     ];
     let dropped = DropReason::ALL.iter().map(|reason| (reason.name(), counters.dropped(*reason)));
     counted.into_iter().chain(dropped)
+}
+
+fn wal_counters(counters: &WalCounters) -> impl Iterator<Item = (&'static str, u64)> {
+    let WalCounters { records, record_bytes, syncs, under_way, under_way_max, stalls, full, snapshots, file_bytes } =
+        *counters;
+    [
+        ("records", records),
+        ("record_bytes", record_bytes),
+        ("syncs", syncs),
+        ("under_way", under_way),
+        ("under_way_max", under_way_max),
+        ("stalls", stalls),
+        ("full", full),
+        ("snapshots", snapshots),
+        ("file_bytes", file_bytes),
+    ]
+    .into_iter()
 }
 
 /// Why a cluster could not be formed.
@@ -458,6 +506,12 @@ pub async fn init(
         let probe = probe(client, address, within).await.map_err(|error| InitError::Unreachable { address, error })?;
         if probe.name != name {
             let why = format!("names its cluster {:?}, not {name:?}", probe.name);
+            return Err(InitError::Refused { address, why });
+        }
+        if let Some((first, other)) =
+            probes.first().filter(|(_, other): &&(_, Probe)| other.durability != probe.durability)
+        {
+            let why = format!("is {}, but {first} is {}: one durability for all", probe.durability, other.durability);
             return Err(InitError::Refused { address, why });
         }
         probes.push((address, probe));

@@ -15,7 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_raft::{EntryHeader, LogIndex, ReceivedSnapshot};
+use trimaran_raft::{EntryHeader, LogIndex, ReceivedSnapshot, Term};
 use trimaran_runtime::channel::{Notify, OneshotSender};
 use trimaran_runtime::{Instant, now, sleep_until};
 
@@ -61,8 +61,20 @@ pub(crate) enum Job {
     Query { sight: Sight, request: Request },
     /// Hash the whole state.
     Digest(OneshotSender<StateDigest>),
+    /// Write the whole state down.
+    Backup(OneshotSender<Option<TakenState>>),
     /// Look at the service.
     Look(Look),
+}
+
+/// A replica's state and its place in the log.
+pub(crate) struct TakenState {
+    pub(crate) service: &'static str,
+    pub(crate) index: LogIndex,
+    pub(crate) term: Term,
+    pub(crate) log_time: u64,
+    pub(crate) digest: u64,
+    pub(crate) bytes: Rc<Vec<u8>>,
 }
 
 /// The hash of a replica's state and of the way it came there.
@@ -122,7 +134,7 @@ pub(crate) async fn run<S: Service>(node: Rc<Replicated>, replica: Replica<S>) {
             let job = node.jobs.queue.borrow_mut().pop_front();
             match job {
                 Some(Job::Query { request, .. }) => node.refuse_halted(&request),
-                Some(Job::Digest(_) | Job::Look(_)) => {}
+                Some(Job::Digest(_) | Job::Backup(_) | Job::Look(_)) => {}
                 None => node.jobs.added.notified().await,
             }
         }
@@ -246,7 +258,7 @@ impl<S: Service> Apply<S> {
             self.node.effects_added.notify();
         }
         if let Some(outcome) = outcome {
-            self.node.answer_applied(header, &outcome, &self.reply);
+            self.node.answer_applied(index, header, &outcome, &self.reply);
         }
         Ok(())
     }
@@ -270,6 +282,16 @@ impl<S: Service> Apply<S> {
                     left -= 1;
                     // A panic is the asker's loss, who gets no answer.
                     let _ = std::panic::catch_unwind(AssertUnwindSafe(|| look(&self.replica.service)));
+                }
+                Job::Backup(to) => {
+                    left -= 1;
+                    let taken = AssertUnwindSafe(snapshot::take(&self.replica)).catch_unwind().await;
+                    let cx = &self.replica.cx;
+                    let (index, term, log_time) = (cx.index, cx.term, cx.now.as_nanos());
+                    let (service, digest) = (S::NAME, self.replica.chain);
+                    let state = |bytes| TakenState { service, index, term, log_time, digest, bytes };
+                    // The asker may have given up.
+                    let _ = to.send(taken.ok().flatten().map(|snapshot| state(snapshot.bytes)));
                 }
                 Job::Digest(to) => {
                     left -= 1;

@@ -25,6 +25,7 @@ pub mod alone;
 mod answer;
 mod apply;
 mod background;
+pub mod backup;
 pub mod client;
 pub mod codec;
 mod consistency;
@@ -53,6 +54,7 @@ pub mod sim;
 mod snapshot;
 pub mod state;
 pub mod stats;
+pub mod storage;
 pub mod timers;
 
 /// The serialization framework that typed methods use; `#[data]` derives its traits for types of yours.

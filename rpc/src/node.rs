@@ -13,6 +13,7 @@ use crate::replicated::Replicated;
 use crate::service::{Service, method_key};
 use crate::session::REGISTER;
 use crate::stats::ServerCounters;
+use crate::storage::{DataDirectory, DataError, Durability, NodeStorage};
 use crate::{apply, background};
 use std::cell::RefCell;
 use std::net::SocketAddrV4;
@@ -20,7 +21,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, NetError, Priority, SocketOptions};
 use trimaran_raft::{
-    Incarnation, Limits, Member, MemoryStorage, NodeId, ReadSettings, Sabotage, Shard, ShardConfig, Slot, Timing,
+    Fatal, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, ShardConfig, Slot, Timing,
 };
 use trimaran_runtime::{Lane, Task, now, sleep};
 
@@ -42,7 +43,8 @@ pub struct NodeConfig {
     pub cluster_name: String,
     /// Seat in the cluster, 1 to 9.
     pub slot: Slot,
-    /// Drawn at random at every start: a node that has lost its memory must not be taken for the one that promised.
+    /// Drawn at random at every start: a node that has lost its memory must not be taken for the one that promised. One that finds its
+    /// life in a [`DataDirectory`] goes on under the incarnation there.
     pub incarnation: Incarnation,
     /// Where clients send requests; port 0 is not allowed.
     pub client: SocketAddrV4,
@@ -84,11 +86,15 @@ pub enum NodeError {
         /// What the port said.
         source: NetError,
     },
+    /// The data directory cannot be used after all.
+    #[error("the data directory: {0}")]
+    Data(#[from] DataError),
 }
 
 /// A running replica. Dropping it ends its tasks and closes its sockets.
 pub struct Node {
     replicated: Rc<Replicated>,
+    ended: Rc<RefCell<Option<Fatal>>>,
     _tasks: Vec<Task<()>>,
 }
 
@@ -114,18 +120,50 @@ impl Node {
         }
     }
 
-    /// Starts a replica of `service` on the current core. It takes part in a cluster once `init` has formed one.
+    /// After [`Node::hand_over`], for a node with a data directory: makes all durable and writes down that nothing is missing, so
+    /// that the next start needs to believe nothing. Waits at most `within`; what is not done then is as after a crash.
+    ///
+    /// Await it on the node's core.
+    pub fn close(&self, within: Duration) -> impl Future<Output = ()> + use<> {
+        let shard = self.replicated.shard.clone();
+        async move {
+            let until = now() + within;
+            shard.with_storage(NodeStorage::close);
+            while !shard.with_storage(|storage| storage.is_closed()) && now() < until {
+                sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    /// Starts a replica of `service` on the current core that keeps everything in memory. It takes part in a cluster once `init`
+    /// has formed one.
     ///
     /// # Errors
     /// An address that cannot be bound.
     pub fn start<S: Service>(net: &Net, config: NodeConfig, service: S) -> Result<Node, NodeError> {
+        Node::start_in(net, config, service, None)
+    }
+
+    /// As [`Node::start`], with the log in `directory` if there is one: the node goes on with the life that was found there.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, or what is wrong with the directory.
+    pub fn start_in<S: Service>(
+        net: &Net,
+        config: NodeConfig,
+        service: S,
+        directory: Option<DataDirectory>,
+    ) -> Result<Node, NodeError> {
         let bind = |what, local, priority| {
             let options = SocketOptions { priority, rcvbuf_bytes: config.rcvbuf_bytes, ..SocketOptions::default() };
             net.bind(local, options).map_err(|source| NodeError::Bind { what, source })
         };
         let client_socket = Rc::new(bind("client", config.client, Priority::Normal)?);
         let peer_socket = bind("peer", config.peer, Priority::Control)?;
-        let id = NodeId { slot: config.slot, incarnation: config.incarnation };
+        let drawn = NodeId { slot: config.slot, incarnation: config.incarnation };
+        let id = directory.as_ref().map_or(drawn, DataDirectory::id);
+        let durability = directory.as_ref().map_or(Durability::Volatile, DataDirectory::durability);
+        let recovered = directory.as_ref().map_or(LogIndex::ZERO, DataDirectory::last);
         let me = Member { id, client: config.client, peer: config.peer };
         let counters = Rc::new(ServerCounters::default());
         let pending = config.request_limits.pending_messages;
@@ -133,19 +171,20 @@ impl Node {
 
         let forwards = ForwardQueue::new(pending);
         let peers = PeerSocket::new(peer_socket, id, forwards.clone(), counters.clone());
-        let shard = Shard::new(
-            ShardConfig {
-                timing: config.timing,
-                limits: config.log_limits,
-                reads: config.reads,
-                contacts: config.contacts,
-                commit_notice: COMMIT_NOTICE,
-                sabotage: config.sabotage,
-                ..ShardConfig::new(me, config.seed)
-            },
-            PeerTransport(peers.clone()),
-            MemoryStorage::default(),
-        );
+        let shard_config = ShardConfig {
+            timing: config.timing,
+            limits: config.log_limits,
+            reads: config.reads,
+            contacts: config.contacts,
+            commit_notice: COMMIT_NOTICE,
+            sabotage: config.sabotage,
+            ..ShardConfig::new(me, config.seed)
+        };
+        let transport = PeerTransport(peers.clone());
+        let shard = match directory {
+            None => Shard::new(shard_config, transport, NodeStorage::memory()),
+            Some(directory) => directory.shard(shard_config, transport)?,
+        };
         shard.set_clock(trimaran_runtime::read_clock);
         let flow = FlowConfig { reply_bytes: config.reply_bytes, router: config.router, ..FlowConfig::default() };
         let answers = Answers::new(client_socket.clone(), flow, counters.clone());
@@ -153,7 +192,10 @@ impl Node {
         let forwarder = Forwarder::new(peers, pending.saturating_mul(16), reassembly, counters.clone());
         let locals = config.queued_reads.min(LOCALS_MAX);
         let reads = Reads::new(config.queued_reads, config.reads.lease);
-        let replicated = Rc::new(Replicated::new(shard.clone(), id, answers, forwarder, counters, reads, S::mark));
+        let replicated = Rc::new(
+            Replicated::new(shard.clone(), id, answers, forwarder, counters, reads, S::mark)
+                .with_durability(durability, recovered),
+        );
         let replica = Replica::new(service);
         let (timers, outbox) = (replica.cx.timers.clone(), replica.cx.outbox.clone());
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
@@ -170,10 +212,13 @@ impl Node {
             register: method_key(REGISTER),
         };
         let raft = shard;
+        let ended = Rc::new(RefCell::new(None));
+        let end = ended.clone();
         let tasks = vec![
             trimaran_runtime::spawn_in(Lane::Control, "raft", async move {
                 let fatal = raft.run().await;
                 tracing::error!(%fatal, "the Raft shard has stopped");
+                *end.borrow_mut() = Some(fatal);
             }),
             trimaran_runtime::spawn_in(Lane::Normal, "requests", endpoint.run()),
             trimaran_runtime::spawn_in(Lane::Normal, "status", operators.run()),
@@ -193,22 +238,27 @@ impl Node {
                 background::run_locals::<S>(replicated.clone(), net.clone(), locals),
             ),
         ];
-        Ok(Node { replicated, _tasks: tasks })
+        Ok(Node { replicated, ended, _tasks: tasks })
     }
 
     /// The Raft shard, for tests and status.
-    pub fn shard(&self) -> &Shard<impl trimaran_raft::Transport + use<>> {
+    pub fn shard(&self) -> &Shard<impl trimaran_raft::Transport + use<>, NodeStorage> {
         &self.replicated.shard
     }
 
     /// As [`Node::shard`], by its type.
-    pub(crate) fn own_shard(&self) -> &Shard<PeerTransport> {
+    pub(crate) fn own_shard(&self) -> &Shard<PeerTransport, NodeStorage> {
         &self.replicated.shard
     }
 
     /// Writes appended here and not yet applied.
     pub fn pending_writes(&self) -> usize {
         self.replicated.pending_writes()
+    }
+
+    /// Why this node takes part no more, if so: its disk has failed. It acknowledges nothing any more and should be ended.
+    pub fn failed(&self) -> Option<Fatal> {
+        self.ended.borrow().clone()
     }
 
     /// Why this replica no longer applies, if so.

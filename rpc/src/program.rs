@@ -3,10 +3,11 @@
 //! ```text
 //!  entry.rs   serve::<S>(): a whole program in one line          cli.rs    what may be typed
 //!     |
-//!     +-- serve.rs      nodes, from their configurations to a signal       config.rs, machine.rs, signals.rs
+//!     +-- serve.rs      nodes, from their configurations to a signal       config.rs, data.rs, machine.rs, signals.rs
 //!     |     hosted.rs   whether several fit into one process, and the port under them
 //!     +-- init.rs, status.rs      the operator's questions      \
 //!     +-- methods.rs    what the service offers                  connect.rs    a client on this thread
+//!     +-- check.rs, recover.rs, snapshot.rs      data directories and backups
 //!     +-- call.rs       one call; arguments.rs: words to JSON   /
 //!     +-- demo.rs       three nodes of this very program; cluster.rs, nodes.rs, site.rs, lab.rs
 //!
@@ -20,10 +21,12 @@
 
 pub mod arguments;
 pub mod call;
+pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod connect;
+pub mod data;
 pub mod demo;
 pub mod entry;
 pub mod error;
@@ -35,10 +38,12 @@ pub mod member;
 pub mod methods;
 pub mod nodes;
 pub mod port;
+pub mod recover;
 pub mod report;
 pub mod serve;
 pub mod signals;
 pub mod site;
+pub mod snapshot;
 pub mod status;
 
 use crate::service::Service;

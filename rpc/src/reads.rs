@@ -14,6 +14,7 @@ use crate::r2p2::counters::DropReason;
 use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::stats::Event;
+use crate::storage::NodeStorage;
 use futures::future::{Either, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::cell::{Cell, RefCell};
@@ -66,7 +67,7 @@ pub(crate) struct Sight {
     /// The state must have got so far.
     pub(crate) at: LogIndex,
     /// What is looked at again before the answer leaves, besides whether this replica serves at all.
-    permit: Option<ReadPermit<PeerTransport>>,
+    permit: Option<ReadPermit<PeerTransport, NodeStorage>>,
     /// How it is counted.
     kind: Event,
 }
@@ -76,7 +77,7 @@ impl Sight {
         Sight { at, permit: None, kind }
     }
 
-    fn of(permit: ReadPermit<PeerTransport>, wanted: Wanted) -> Sight {
+    fn of(permit: ReadPermit<PeerTransport, NodeStorage>, wanted: Wanted) -> Sight {
         let kind = match wanted {
             Wanted::Lease if permit.is_under_lease() => Event::ReadUnderLease,
             Wanted::Linearizable | Wanted::Lease => Event::ReadLinearizable,

@@ -15,6 +15,7 @@ use crate::request::Request;
 use crate::service::{Answer, Mark};
 use crate::session::{CallId, SessionId};
 use crate::stats::{Event, ServerCounters};
+use crate::storage::{Durability, NodeStorage};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -25,8 +26,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The replicated half of one node: its Raft shard, what waits for it, and the way back to the clients.
 pub(crate) struct Replicated {
-    pub(crate) shard: Shard<PeerTransport>,
+    pub(crate) shard: Shard<PeerTransport, NodeStorage>,
     me: NodeId,
+    /// What an acknowledgement of this node survives.
+    pub(crate) durability: Durability,
+    /// Entries up to here were on the disk when this node started.
+    recovered: LogIndex,
     pub(crate) jobs: Jobs,
     pub(crate) answers: Answers,
     pub(crate) counters: Rc<ServerCounters>,
@@ -47,7 +52,7 @@ pub(crate) struct Replicated {
 
 impl Replicated {
     pub(crate) fn new(
-        shard: Shard<PeerTransport>,
+        shard: Shard<PeerTransport, NodeStorage>,
         me: NodeId,
         answers: Answers,
         forwarder: Forwarder,
@@ -59,6 +64,8 @@ impl Replicated {
         Replicated {
             shard,
             me,
+            durability: Durability::Volatile,
+            recovered: LogIndex::ZERO,
             jobs: Jobs::new(limit),
             answers,
             counters,
@@ -73,6 +80,11 @@ impl Replicated {
             halted: RefCell::default(),
             mark,
         }
+    }
+
+    /// For a node whose log is on a disk, where it found entries up to `recovered`.
+    pub(crate) fn with_durability(self, durability: Durability, recovered: LogIndex) -> Self {
+        Replicated { durability, recovered, ..self }
     }
 
     /// Takes a complete request whatever its policy and sees to it that it is answered, forwarded, refused or counted.
@@ -271,7 +283,13 @@ impl Replicated {
     }
 
     /// The apply task has executed an entry that a client asked for: whoever leads now answers it.
-    pub(crate) fn answer_applied(&self, header: &EntryHeader, outcome: &Outcome, reply: &[u8]) {
+    ///
+    /// Of what an earlier life has left in the log nobody waits for an answer under the request id in it: by now the client may use
+    /// that id for another call, for which it would take this answer.
+    pub(crate) fn answer_applied(&self, index: LogIndex, header: &EntryHeader, outcome: &Outcome, reply: &[u8]) {
+        if index <= self.recovered {
+            return;
+        }
         let triple =
             Triple { client: SocketAddrV4::new(header.client_ip.into(), header.client_port), rid: Rid(header.rid) };
         if !self.shard.is_leader() || triple.client.port() == 0 {
@@ -381,7 +399,7 @@ impl Replicated {
             status,
             reason,
             leader: self.shard.leader().map_or(0, |leader| leader.id.slot.0),
-            durability: 0,
+            durability: self.durability as u8,
             reachable: reachable as u8,
             total: total as u8,
             term: term.0,

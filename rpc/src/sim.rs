@@ -21,6 +21,7 @@ mod calls;
 pub mod chaos;
 mod clients;
 pub mod cluster;
+mod disks;
 mod faults;
 mod handle;
 pub mod history;

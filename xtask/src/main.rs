@@ -9,6 +9,7 @@
 //!   fuzz.rs       the fuzz targets, under libFuzzer
 //!   mutants.rs    small faults in consensus and the wire, to see whether the tests notice
 //!   nic_test.rs   programs over DPDK on network cards, in machines of QEMU's
+//!   crash.rs      nodes with data directories, killed again and again
 //!   bindings.rs   reads DPDK's headers for net/dpdk-sys
 //!   preflight.rs  installs what a fresh machine lacks
 //!   workspace.rs  the root, and what each crate has to offer
@@ -17,6 +18,7 @@
 
 mod asan;
 mod bindings;
+mod crash;
 mod fuzz;
 mod mutants;
 mod nic_test;
@@ -78,6 +80,10 @@ enum Task {
     /// What `nic-test` runs in namespaces of its own.
     #[command(hide = true)]
     NicTestInside(NicTestInsideArgs),
+    /// Kill nodes with data directories again and again under load, one, several or all at once, and look for every acknowledged write.
+    ///
+    /// Prints each round, and at the end what was lost (nothing). The seed decides who is killed when.
+    Crash(crash::Args),
     /// Write the bindings of net/dpdk-sys anew from the installed headers. Needs libdpdk-dev and libclang-dev.
     Bindings,
 }
@@ -156,6 +162,7 @@ fn main() -> ExitCode {
         Task::Readme => readme::run(&workspace),
         Task::NicTest(args) => nic_test::run(&workspace, args.device),
         Task::NicTestInside(args) => nic_test::inside(args.device, &args.directory),
+        Task::Crash(args) => crash::run(&workspace, &args),
         Task::Bindings => bindings::run(&workspace),
     }
 }

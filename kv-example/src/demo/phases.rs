@@ -3,7 +3,7 @@
 //! Each ends when every node is a full member again: the next one may then take one away.
 
 use super::verdict::{Outage, outage};
-use super::{PATIENCE, Stage, note};
+use super::{LOOK_EVERY, PATIENCE, Stage, note};
 use std::time::Duration;
 use trimaran_rpc::program::error::Error;
 use trimaran_runtime::{Instant, now};
@@ -60,6 +60,9 @@ impl Stage {
         let mut phases = vec![self.kill_leader(start).await?];
         if !self.demo.quick && is_good(&phases) {
             phases.push(self.roll(start).await?);
+        }
+        if self.demo.data.is_some() && is_good(&phases) {
+            phases.push(self.kill_all(start).await?);
         }
         if self.spare > 0 && is_good(&phases) {
             phases.push(self.grow(start).await?);
@@ -174,11 +177,53 @@ impl Stage {
         Ok((slot, at))
     }
 
+    /// Kills every node at once and starts all of them again from their directories.
+    async fn kill_all(&mut self, start: Instant) -> Result<Phase, Error> {
+        let from = now();
+        let slots: Vec<u8> = self.cluster.nodes.addresses().into_iter().map(|(slot, _)| slot).collect();
+        let returned = self.crash(&slots, AWAY, start).await?;
+        let what = format!("{} by SIGKILL, and started again {} s later", list(&slots), AWAY.as_secs());
+        self.end_phase("all killed", &what, from, Some((0, returned))).await
+    }
+
+    /// Kills these nodes in one go, starts them again after a while, and waits until the cluster is whole and has a leader; tells
+    /// how long that took, if it came to that.
+    pub(super) async fn crash(
+        &mut self,
+        slots: &[u8],
+        away: Duration,
+        start: Instant,
+    ) -> Result<Option<Duration>, Error> {
+        self.hook("cut", slots)?;
+        slots.iter().try_for_each(|&slot| self.cluster.nodes.kill(slot))?;
+        note(start, &format!("{} killed", list(slots)))?;
+        self.cluster.wait(away).await?;
+        self.hook("mend", slots)?;
+        let from = now();
+        slots.iter().try_for_each(|&slot| self.cluster.nodes.spawn(slot))?;
+        if !self.cluster.whole(from + PATIENCE).await? {
+            return Ok(None);
+        }
+        // Its log is applied again from the newest snapshot on, and what was committed when it was elected is all of it.
+        let (leader, elected) = self.cluster.leader(from + PATIENCE).await?;
+        loop {
+            let (now_leads, status) = self.cluster.leader(from + PATIENCE).await?;
+            if now_leads != leader || status.applied >= elected.last {
+                break;
+            }
+            self.cluster.wait(LOOK_EVERY).await?;
+        }
+        let took = now().saturating_since(from);
+        note(start, &format!("{} again, {:.2} s after the start", list(slots), took.as_secs_f64()))?;
+        Ok(Some(took))
+    }
+
     /// Starts a node again and waits until it is a voter, and all others are; tells how long that took, if it came to that.
     async fn start_again(&mut self, slot: u8, start: Instant) -> Result<Option<Duration>, Error> {
         let from = now();
         self.cluster.nodes.spawn(slot)?;
-        note(start, &format!("node {slot} is started again, with an empty memory"))?;
+        let with = if self.demo.data.is_some() { "from its directory" } else { "with an empty memory" };
+        note(start, &format!("node {slot} is started again, {with}"))?;
         let is_whole = self.cluster.whole(from + PATIENCE).await?;
         let took = now().saturating_since(from);
         if is_whole {
@@ -193,7 +238,7 @@ fn is_good(phases: &[Phase]) -> bool {
 }
 
 /// Some nodes in words.
-fn list(slots: &[u8]) -> String {
+pub(super) fn list(slots: &[u8]) -> String {
     let slots: Vec<String> = slots.iter().map(ToString::to_string).collect();
     match slots.as_slice() {
         [one] => format!("node {one}"),

@@ -17,8 +17,10 @@
 //! `wal/recovery.rs` finds out, after a start, what the node was.
 
 mod chores;
+mod counters;
 mod data;
 mod files;
+mod identity;
 mod image;
 mod names;
 mod record;
@@ -46,6 +48,8 @@ use recovery::Resume;
 use saver::Saver;
 use superblock::Superblock;
 
+pub use counters::WalCounters;
+pub use identity::{Identity, identify};
 pub use recovery::{Recovered, Recovery, recover, recover_with};
 pub use report::Report;
 
@@ -254,6 +258,7 @@ pub struct Wal<D: Device> {
     unsaved_bytes: u64,
 
     completions: VecDeque<Completion>,
+    counters: WalCounters,
     witness: Option<Box<dyn FnMut(u64)>>,
     closing: bool,
 }
@@ -331,6 +336,7 @@ impl<D: Device> Wal<D> {
             saved: resume.saved,
             unsaved_bytes: resume.unsaved_bytes,
             completions: VecDeque::with_capacity(8),
+            counters: WalCounters::default(),
             witness: None,
             closing: false,
         }
@@ -350,6 +356,11 @@ impl<D: Device> Wal<D> {
     /// Looks at the device, and may change it.
     pub fn device_mut(&mut self) -> &mut D {
         &mut self.device
+    }
+
+    /// What it has done since its start.
+    pub fn counters(&self) -> WalCounters {
+        WalCounters { under_way: self.flights.len() as u64, file_bytes: self.file_bytes(), ..self.counters }
     }
 
     fn has(&self, fault: Fault) -> bool {
@@ -380,6 +391,7 @@ impl<D: Device> Wal<D> {
     fn set_full(&mut self, full: bool) {
         if std::mem::replace(&mut self.full, full) != full {
             self.completions.push_back(Completion::Full(full));
+            self.counters.full += u64::from(full);
         }
         if full {
             self.retry_at = self.now.after(nanos_of(self.settings.retry).max(1));
@@ -412,6 +424,7 @@ impl<D: Device> Wal<D> {
         let stalled = self.oldest().is_some_and(|begun| self.now.since(begun) >= stall_ns);
         if !self.failed && std::mem::replace(&mut self.stalled, stalled) != stalled {
             self.completions.push_back(Completion::Stalled(stalled));
+            self.counters.stalls += u64::from(stalled);
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use crate::client::{Call, Consistency, Read, Replica};
 use crate::program::call;
+use crate::program::check::{self, Check};
 use crate::program::config::{self, Config};
 use crate::program::connect::Target;
 use crate::program::error::Error;
 use crate::program::member::{self, Member};
 use crate::program::methods::{self, Methods};
 use crate::program::port::{self, DpdkPlan, HostAddress, PortKind, PortPlan};
+use crate::program::recover::{self, Recover};
+use crate::program::snapshot::{self, Snapshot};
 use crate::program::{LINTS, Program, init, say, status};
 use crate::service::Service;
 use clap::{Args, Subcommand};
@@ -35,6 +38,12 @@ pub enum Common {
     Status(Status),
     /// Show or change who takes part
     Member(Member),
+    /// Look at a data directory, and explain what is in it
+    Check(Check),
+    /// Begin a new cluster with what one node has, where a majority of the nodes is lost for good
+    Recover(Recover),
+    /// Back a running cluster up into a file, or begin a new one with such a file
+    Snapshot(Snapshot),
     /// List the service's methods
     Methods(Methods),
     /// Call a method of the service
@@ -55,6 +64,9 @@ impl Common {
             Common::Init(init) => init::run(init),
             Common::Status(status) => status::run(status, &program.name),
             Common::Member(member) => member::run(member, &program.name),
+            Common::Check(check) => check::run(check),
+            Common::Recover(recover) => recover::run(recover),
+            Common::Snapshot(snapshot) => snapshot::run(snapshot, program.service),
             Common::Methods(methods) => methods::run::<S>(methods),
             Common::Call(call) => call::run::<S>(call),
             Common::ExampleConfig => say(&config::example(&program.name, program.service)),
@@ -195,6 +207,9 @@ pub struct Serve {
     /// Run the `us` profile on cores that are not isolated
     #[arg(long)]
     pub force: bool,
+    /// Let the durability be another than the data directory was used with so far; once
+    #[arg(long)]
+    pub change_durability: bool,
     /// How much to log: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: tracing::Level,

@@ -7,6 +7,7 @@
 //! Every key of [`example`] may be written, no other. What is wrong is said with its line and a caret.
 
 mod check;
+pub mod disk;
 mod dpdk;
 pub mod place;
 mod section;
@@ -14,6 +15,7 @@ pub mod units;
 
 use crate::program::error::Error;
 use crate::program::port::{DpdkPlan, PortKind};
+use disk::DiskLimits;
 use place::{Document, Place};
 use section::{Found, Section};
 use std::net::SocketAddrV4;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeTable;
 
+pub use crate::storage::Durability;
 pub use check::Warning;
 
 /// A complete configuration with every key and its default, as `example-config` prints it. The cluster is named after
@@ -64,28 +67,8 @@ pub struct Config {
     pub reads: Reads,
     /// Budgets, in bytes and counts.
     pub limits: Limits,
-}
-
-/// What an acknowledgement means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// A majority's memory holds the write.
-    Volatile,
-    /// A majority's kernel holds it.
-    Buffered,
-    /// A majority's disk holds it.
-    Durable,
-}
-
-impl Durability {
-    /// As it is written in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Durability::Volatile => "volatile",
-            Durability::Buffered => "buffered",
-            Durability::Durable => "durable",
-        }
-    }
+    /// How the log is laid out in `data_dir`.
+    pub disk: DiskLimits,
 }
 
 /// A named pair of heartbeat and election timeout.
@@ -207,6 +190,8 @@ impl Config {
         let (net, port_place) = net(&document, &root)?;
         let dpdk = dpdk::read(&document, &root, &cluster, slot, &members)?;
         check::port(&net, &dpdk, port_place)?;
+        let limits = limits(&document, &root)?;
+        let disk = disk::read(&document, &root, &limits, data_dir.is_some())?;
         let mut warnings = check::warnings(&members);
         warnings.extend(check::unused_dpdk(&net, &root));
         let config = Config {
@@ -219,7 +204,8 @@ impl Config {
             dpdk,
             members: members.iter().map(|(member, _)| *member).collect(),
             reads: reads(&document, &root)?,
-            limits: limits(&document, &root)?,
+            limits,
+            disk,
         };
         Ok((config, warnings))
     }
@@ -268,7 +254,7 @@ fn timing(root: &Section<'_>) -> Result<Timing, Error> {
 
 fn durability(root: &Section<'_>) -> Result<(Durability, Option<PathBuf>), Error> {
     let data_dir = root.find("data_dir").map(|found| found.text().map(PathBuf::from)).transpose()?;
-    let choices = [Durability::Volatile, Durability::Buffered, Durability::Durable].map(|mode| (mode.name(), mode));
+    let choices = Durability::ALL.map(|mode| (mode.name(), mode));
     let Some(found) = root.find("durability") else {
         let Some(found) = root.find("data_dir") else {
             return Err(Error::DurabilityMissing { place: root.place() });

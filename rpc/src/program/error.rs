@@ -35,6 +35,12 @@ pub enum Error {
     MachineLacks { problem: String, help: String },
     #[error("{problem}")]
     DpdkRefused { problem: String, help: String },
+    #[error("{problem}")]
+    DataRefused { code: &'static str, problem: String, help: String },
+    #[error("{path} {what}")]
+    DataDamaged { path: String, what: &'static str },
+    #[error("the log's disk has failed; this node has stopped acknowledging, and ends")]
+    LogDeviceFailed,
 
     #[error("cannot read the configuration {path}: {source}")]
     ConfigUnreadable { path: String, source: std::io::Error },
@@ -56,8 +62,6 @@ pub enum Error {
     DurabilityMissing { place: Box<Place> },
     #[error("`durability = \"{durability}\"` {problem}")]
     DurabilityContradicts { durability: &'static str, problem: &'static str, help: &'static str, place: Box<Place> },
-    #[error("{what} is not in this build")]
-    NotInThisBuild { what: &'static str, help: &'static str, place: Box<Place> },
     #[error(
         "an election timeout of {election_min:?} is too short for a heartbeat of {heartbeat:?}: one lost packet would cost the leader its office"
     )]
@@ -139,6 +143,9 @@ impl Error {
             Error::DpdkNotBuilt => "E0109",
             Error::MachineLacks { .. } => "E0110",
             Error::DpdkRefused { .. } => "E0111",
+            Error::DataRefused { code, .. } => code,
+            Error::LogDeviceFailed => "E0113",
+            Error::DataDamaged { .. } => "E0223",
             Error::ConfigUnreadable { .. } => "E0201",
             Error::ConfigSyntax { .. } => "E0202",
             Error::UnknownKey { .. } => "E0203",
@@ -149,7 +156,6 @@ impl Error {
             Error::SlotNotMember { .. } => "E0208",
             Error::DurabilityMissing { .. } => "E0209",
             Error::DurabilityContradicts { .. } => "E0210",
-            Error::NotInThisBuild { .. } => "E0211",
             Error::TimingTight { .. } => "E0212",
             Error::LimitsContradict { .. } => "E0213",
             Error::Usage { .. } => "E0215",
@@ -178,7 +184,10 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Interrupted => 130,
-            Error::Refused { .. } | Error::DemoFailed { .. } | Error::SimulationFailed { .. } => 1,
+            Error::Refused { .. }
+            | Error::DemoFailed { .. }
+            | Error::SimulationFailed { .. }
+            | Error::DataDamaged { .. } => 1,
             _ => match self.code().get(..3) {
                 Some("E01") => 3,
                 Some("E02") => 2,
@@ -199,7 +208,6 @@ impl Error {
             | Error::SlotNotMember { place, .. }
             | Error::DurabilityMissing { place }
             | Error::DurabilityContradicts { place, .. }
-            | Error::NotInThisBuild { place, .. }
             | Error::TimingTight { place, .. }
             | Error::PortContradicts { place, .. }
             | Error::LimitsContradict { place, .. } => Some(place),
@@ -247,9 +255,9 @@ impl Error {
             }
             Error::SlotNotMember { .. } => "set `slot` to this node's member, or add a [[member]] for it".into(),
             Error::DurabilityMissing { .. } => {
-                "add `durability = \"volatile\"` (memory only: a power loss of all nodes loses everything)".into()
+                "add `data_dir = \"/var/lib/name\"` for a log on disk, or `durability = \"volatile\"` (memory only: a power loss of all nodes loses everything)".into()
             }
-            Error::DurabilityContradicts { help, .. } | Error::NotInThisBuild { help, .. } => (*help).into(),
+            Error::DurabilityContradicts { help, .. } => (*help).into(),
             Error::TimingTight { heartbeat, .. } => {
                 format!(
                     "let the election timeout begin at {:?} or later",
@@ -260,7 +268,14 @@ impl Error {
             Error::Usage { help, .. }
             | Error::PortContradicts { help, .. }
             | Error::MachineLacks { help, .. }
-            | Error::DpdkRefused { help, .. } => help.clone(),
+            | Error::DpdkRefused { help, .. }
+            | Error::DataRefused { help, .. } => help.clone(),
+            Error::DataDamaged { .. } => {
+                "look at the device; as long as a majority of the others is whole, nothing is lost".into()
+            }
+            Error::LogDeviceFailed => format!(
+                "look for the device's errors (`dmesg`); then `{program} check DIR`, or replace the disk and start the node with an empty directory: it joins as a new one"
+            ),
             Error::DpdkNotBuilt => "build it with `cargo build --release --features dpdk`, which needs libdpdk-dev (`apt-get install libdpdk-dev`); or use port \"udp\"".into(),
             Error::NoQuorum { .. } => {
                 format!("start the missing nodes: `{program} serve --config node.toml`; `{program} status` shows which")

@@ -7,6 +7,7 @@ use crate::program::error::Error;
 use crate::program::machine;
 use crate::program::port::PortPlan;
 use crate::program::site::{self, Site};
+use crate::storage::Durability;
 use clap::ValueEnum;
 use rustix::process::{Pid, kill_process};
 use std::fs::{self, File};
@@ -37,6 +38,10 @@ pub struct Plan {
     pub placement: Placement,
     /// For `serve`, beside the usual ones.
     pub arguments: Vec<String>,
+    /// Where each node keeps its log, in a directory of its own below this one, which outlives the demo.
+    pub data: Option<PathBuf>,
+    /// What an acknowledgement survives; with `data` not [`Durability::Volatile`].
+    pub durability: Durability,
     /// More of the configuration, such as a section `[limits]`.
     pub config: String,
     /// The directory of the configurations and logs is not removed at the end.
@@ -306,9 +311,19 @@ fn choose_port(site: &Site, count: u8) -> Result<u16, Error> {
     Err(Error::AddressInUse { address, owner })
 }
 
+/// The directory of one node below that of all.
+fn data_of(data: &Path, slot: u8) -> PathBuf {
+    data.join(format!("node{slot}"))
+}
+
 fn config_text(site: &Site, plan: &Plan, slot: u8, members: &[u8], first_port: u16) -> String {
     let service = plan.service;
-    let mut text = format!("cluster = \"{service}\"\nslot = {slot}\ndurability = \"volatile\"\nprofile = \"shared\"\n");
+    let durability = plan.durability.name();
+    let mut text =
+        format!("cluster = \"{service}\"\nslot = {slot}\ndurability = \"{durability}\"\nprofile = \"shared\"\n");
+    if let Some(data) = &plan.data {
+        text += &format!("data_dir = {:?}\n", data_of(data, slot));
+    }
     text += &site.config_text();
     text += &plan.config;
     for &slot in members {

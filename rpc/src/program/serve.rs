@@ -2,15 +2,17 @@
 
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::program::cli::Serve;
+use crate::program::config::Config;
 use crate::program::config::Warning;
-use crate::program::config::{Config, Durability};
 use crate::program::connect::{net_error, random_u128};
+use crate::program::data;
 use crate::program::error::Error;
 use crate::program::port::{Between, Capture, Loss, PortKind};
 use crate::program::signals::Signals;
 use crate::program::{hosted, machine, report};
 use crate::r2p2::reassembly;
 use crate::service::Service;
+use crate::storage::DataDirectory;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::path::Path;
 use std::time::Duration;
@@ -25,6 +27,8 @@ const QUEUED_READS: usize = 65_536;
 const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
 /// How long a leader that is told to end may take to find a successor.
 const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
+/// For what is on its way to the disk when a node is told to end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Between two looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -53,21 +57,28 @@ pub fn run<S: Service>(serve: &Serve, service: impl Fn() -> S + 'static) -> Resu
     if loss.is_some_and(|loss| loss.per_million > 0) {
         tracing::warn!("loses packets on purpose: --inject-loss");
     }
+    let changes_durability = serve.change_durability;
     port.run(core, &Between { capture, loss }, move |net| async move {
         if configs.iter().any(|config| net.payload_bytes() < config.net.payload_bytes) {
             let bytes = net.payload_bytes();
             tracing::info!("datagrams carry {bytes} bytes at most: the device's MTU allows no more");
         }
-        let starts = nodes.into_iter().zip(&configs);
-        let started = starts.map(|(node, config)| start(&net, node, service(), config.durability));
-        let running = started.collect::<Result<Vec<_>, _>>()?;
+        let mut running = Vec::new();
+        for (node, config) in nodes.into_iter().zip(&configs) {
+            let directory = data::open(config, node.incarnation, changes_durability)?;
+            running.push(start(&net, node, service(), directory, config)?);
+        }
         while signals.check().is_ok() {
+            if running.iter().any(|node| node.failed().is_some()) {
+                return Err(Error::LogDeviceFailed);
+            }
             sleep(LOOK_EVERY).await;
         }
         tracing::info!("ending: a signal came");
         // One after the other, each gone before the next: what this process leads ends up with others where there are any.
         for node in running {
             node.hand_over(HAND_OVER_WITHIN).await;
+            node.close(CLOSE_WITHIN).await;
             drop(node);
         }
         Ok(())
@@ -84,10 +95,17 @@ fn load(path: &Path, port: Option<PortKind>) -> Result<Config, Error> {
     Ok(config)
 }
 
-fn start<S: Service>(net: &Net, config: NodeConfig, service: S, durability: Durability) -> Result<Node, Error> {
-    let (slot, client, peer) = (config.slot.0, config.client, config.peer);
-    let node = Node::start(net, config, service).map_err(|error| match error {
+fn start<S: Service>(
+    net: &Net,
+    node: NodeConfig,
+    service: S,
+    directory: Option<DataDirectory>,
+    config: &Config,
+) -> Result<Node, Error> {
+    let (slot, client, peer, durability) = (node.slot.0, node.client, node.peer, config.durability);
+    let node = Node::start_in(net, node, service, directory).map_err(|error| match error {
         NodeError::Bind { source, .. } => net_error(source),
+        NodeError::Data(error) => data::refused(config.data_dir.as_deref().unwrap_or(Path::new("")), error),
     })?;
     tracing::info!("node {slot} serves clients on {client} and peers on {peer}, {}", durability.name());
     Ok(node)

@@ -94,6 +94,7 @@ fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
         );
     }
     out += &read_line(node.leases, &node.counters);
+    out += &log_lines(node);
     out += &port_lines(&node.port, &node.counters);
     // Only a leader hears from the others.
     for PeerInfo { slot, matched, silent_ms, out_of_reach } in node.peers.iter().filter(|_| role == "leader") {
@@ -120,6 +121,29 @@ fn read_line(leases: Option<LeaseInfo>, counters: &BTreeMap<String, u64>) -> Str
     let counts: Vec<_> = counts.map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
     if !counts.is_empty() {
         out += &format!("; reads: {}", counts.join(", "));
+    }
+    out + "\n"
+}
+
+/// What carries the log, how much it has written, and what was in its way.
+fn log_lines(node: &NodeStatus) -> String {
+    if node.log_device.is_empty() {
+        return String::new();
+    }
+    let count = |name: &str| node.counters.get(&format!("log.{name}")).copied().unwrap_or(0);
+    let mut out = format!(
+        "    log on {}\n    {} records ({} KiB), up to {} under way, {} snapshots, files of {} MiB",
+        node.log_device,
+        count("records"),
+        count("record_bytes") / 1024,
+        count("under_way_max"),
+        count("snapshots"),
+        count("file_bytes") >> 20
+    );
+    for (name, what) in [("stalls", "stalled"), ("full", "full")] {
+        if count(name) > 0 {
+            out += &format!(", {what} {} times", count(name));
+        }
     }
     out + "\n"
 }

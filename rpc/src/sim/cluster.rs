@@ -3,6 +3,8 @@
 //! Every node runs what a real one runs: the same loop, sockets, R2P2, Raft and apply task. Only the clock, the network
 //! and the order of runnable tasks come from the seed.
 
+pub use super::disks::DiskPlan;
+use super::disks::Disks;
 use super::invariants::{Invariants, Violation};
 pub use super::wire::Wire;
 use crate::admin;
@@ -12,6 +14,7 @@ use crate::peer::PeerTransport;
 use crate::r2p2::Rid;
 use crate::r2p2::reassembly;
 use crate::service::Service;
+use crate::storage::NodeStorage;
 use rand::RngExt;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,6 +29,7 @@ use trimaran_raft::{
     ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
     Timing,
 };
+use trimaran_runtime::sim::disk::SimDisk;
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
 
@@ -70,6 +74,8 @@ pub struct ClusterConfig {
     pub spare_addresses: usize,
     /// The network is a switch of Ethernet frames, and each machine has the stack that raw ports need.
     pub frames: bool,
+    /// Each machine has a disk, which outlives its node. `None`: everything is in memory.
+    pub disks: Option<DiskPlan>,
 }
 
 impl Default for ClusterConfig {
@@ -84,6 +90,7 @@ impl Default for ClusterConfig {
             sabotage: Sabotage::default(),
             spare_addresses: 0,
             frames: false,
+            disks: None,
         }
     }
 }
@@ -105,6 +112,7 @@ pub struct Cluster<S: Service> {
     network: SimNet,
     make: Box<dyn Fn() -> S>,
     seats: Vec<Seat<S>>,
+    disks: Option<Disks>,
     clients: u16,
     client_cores: BTreeMap<Ipv4Addr, CoreIndex>,
     invariants: Invariants,
@@ -131,6 +139,7 @@ impl<S: Service> Cluster<S> {
             network: SimNet::new(seed ^ 0x006e_6574_776f_726b),
             make: Box::new(make),
             seats: Vec::new(),
+            disks: config.disks.map(|plan| Disks::new(seed, config.nodes, plan)),
             clients: 0,
             client_cores: BTreeMap::new(),
             invariants: Invariants::new(config.nodes),
@@ -205,9 +214,13 @@ impl<S: Service> Cluster<S> {
         let seat = &mut self.seats[node.0];
         let service = (self.make)();
         let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
-        let started = self.world.enter(seat.core, || Node::start(&net, config, service));
+        let disks = self.disks.as_ref();
+        let started = self.world.enter(seat.core, || {
+            let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
+            Node::start_in(&net, config, service, directory)
+        });
         match started {
-            Ok(node) => seat.node = Some(node),
+            Ok(started) => seat.node = Some(started),
             Err(error) => panic!("a simulated node could not start: {error}"),
         }
     }
@@ -362,7 +375,11 @@ impl<S: Service> Cluster<S> {
     }
 
     /// Has a node's shard do something, outside of its turns. `None` where the node is down.
-    pub(super) fn at_node<R>(&mut self, node: NodeIndex, ask: impl FnOnce(&Shard<PeerTransport>) -> R) -> Option<R> {
+    pub(super) fn at_node<R>(
+        &mut self,
+        node: NodeIndex,
+        ask: impl FnOnce(&Shard<PeerTransport, NodeStorage>) -> R,
+    ) -> Option<R> {
         let core = self.core(node);
         let shard = self.node(node)?.own_shard().clone();
         Some(self.world.enter(core, || ask(&shard)))
@@ -453,7 +470,22 @@ impl<S: Service> Cluster<S> {
         self.invariants.forget(node);
     }
 
-    /// Starts a killed node again, with nothing of what it knew.
+    /// The power of these nodes' machines is lost at one moment: what was not durable on their disks is gone, or a part of it.
+    pub fn power_cut(&mut self, nodes: &[NodeIndex]) {
+        for &node in nodes {
+            if let Some(disks) = &mut self.disks {
+                disks.power_cut(node);
+            }
+            self.kill(node);
+        }
+    }
+
+    /// The disk of a node's machine, for faults; `None` where nodes have none.
+    pub fn disk(&self, node: NodeIndex) -> Option<&SimDisk> {
+        self.disks.as_ref().map(|disks| disks.disk(node))
+    }
+
+    /// Starts a killed node again, with what is on its disk, or with nothing of what it knew.
     pub fn restart(&mut self, node: NodeIndex) {
         let (driver, net) = self.driver(node_ip(node.0));
         let seat = &mut self.seats[node.0];
@@ -475,6 +507,13 @@ impl<S: Service> Cluster<S> {
         {
             self.violation = Some(violation);
             return false;
+        }
+        if self.disks.is_some()
+            && let Some(index) = self.last_node()
+            && self.node(index).is_some_and(|node| node.failed().is_some())
+        {
+            // As its process would.
+            self.kill(index);
         }
         true
     }

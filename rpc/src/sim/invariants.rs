@@ -2,7 +2,7 @@
 
 use super::cluster::NodeIndex;
 use std::collections::BTreeMap;
-use trimaran_raft::{Configuration, EntryKind, Log, LogIndex, Machine, NodeId, Shard, Term, Transport};
+use trimaran_raft::{Configuration, EntryKind, Log, LogIndex, Machine, NodeId, Shard, Storage, Term, Transport};
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -213,7 +213,11 @@ impl Invariants {
     }
 
     /// Checks what the last turn of `node` may have broken. Costs O(1) and O(1) for each newly committed entry.
-    pub(crate) fn check<T: Transport>(&mut self, node: NodeIndex, shard: &Shard<T>) -> Result<(), Violation> {
+    pub(crate) fn check<T: Transport, S: Storage>(
+        &mut self,
+        node: NodeIndex,
+        shard: &Shard<T, S>,
+    ) -> Result<(), Violation> {
         self.checks += 1;
         let snapshots = shard.counters().snapshots_installed;
         self.snapshots += snapshots - self.seen[node.0].snapshots;

@@ -81,6 +81,8 @@ impl<D: Device> Wal<D> {
         let bytes = bytes_of(blocks) as usize;
         buffer[used..bytes].fill(0);
         buffer.set_bytes(bytes);
+        self.counters.records += 1;
+        self.counters.record_bytes += bytes as u64;
         self.previous = (sequence, record.hash);
         self.next_sequence += 1;
         self.unsaved_bytes += u64::from(payload_bytes);
@@ -88,6 +90,7 @@ impl<D: Device> Wal<D> {
         let early = self.has(Fault::AcknowledgeBeforeWritten);
         let stage = if early { Stage::Counts } else { Stage::Writing };
         self.flights.push_back(Flight { sequence, write, file, stage });
+        self.counters.under_way_max = self.counters.under_way_max.max(self.flights.len() as u64);
         let Place { block, .. } = place;
         self.begin(
             Purpose::Record(sequence),
@@ -113,6 +116,7 @@ impl<D: Device> Wal<D> {
                 self.unsynced_since.get_or_insert(self.now);
             }
             self.count();
+            self.close_when_synced();
         } else {
             self.sync_written();
         }
@@ -141,6 +145,7 @@ impl<D: Device> Wal<D> {
         if let Err(error) = result {
             return self.fail(&error);
         }
+        self.counters.syncs += 1;
         for flight in self.flights.iter_mut().filter(|flight| flight.file == file) {
             if flight.stage == Stage::Syncing {
                 flight.stage = Stage::Counts;

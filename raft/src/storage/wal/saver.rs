@@ -12,6 +12,9 @@ use crate::id::{Nanos, nanos_of};
 use crate::log::{ReceivedSnapshot, state_hash};
 use crate::storage::device::{BLOCK_BYTES, Buffer, Device, DeviceError, Done, Op};
 
+/// So often is the time between two tries doubled, at most.
+const RETRY_DOUBLINGS: u32 = 5;
+
 /// What is done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -50,11 +53,21 @@ pub(super) struct Saver<F, B> {
     old: Vec<String>,
     kept: Option<String>,
     pub(super) not_before: Nanos,
+    /// Tries in a row for which there was no room.
+    refused: u32,
 }
 
 impl<F: Copy, B> Saver<F, B> {
     pub(super) fn new(buffer: B, known: Vec<String>) -> Self {
-        Saver { job: None, next: None, buffer: Some(buffer), old: known, kept: None, not_before: Nanos::ZERO }
+        Saver {
+            job: None,
+            next: None,
+            buffer: Some(buffer),
+            old: known,
+            kept: None,
+            not_before: Nanos::ZERO,
+            refused: 0,
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -175,7 +188,10 @@ impl<D: Device> Wal<D> {
     }
 
     fn no_room_to_save(&mut self) {
-        self.saver.not_before = self.now.after(nanos_of(self.settings.retry).max(1));
+        // Each try costs the replica a copy of its state, during which it applies nothing.
+        let retry_ns = nanos_of(self.settings.retry).max(1) << self.saver.refused.min(RETRY_DOUBLINGS);
+        self.saver.refused += 1;
+        self.saver.not_before = self.now.after(retry_ns);
         match &mut self.saver.job {
             // The log before it is gone from memory: there is no going back.
             Some(job) if job.installs => {
@@ -191,6 +207,7 @@ impl<D: Device> Wal<D> {
         let (index, installs) = (job.snapshot.index, job.installs);
         let name = names::snapshot(index, job.snapshot.term);
         job.installs = false;
+        self.saver.refused = 0;
         self.saver.old.extend(self.saver.kept.replace(name.clone()));
         self.saver.old.retain(|old| *old != name);
         self.saved = self.saved.max(index);
@@ -199,6 +216,7 @@ impl<D: Device> Wal<D> {
             tracing::info!(%index, "a received snapshot is on the disk");
         }
         self.completions.push_back(Completion::Saved(index));
+        self.counters.snapshots += 1;
         self.want_spare();
         self.remove_old();
     }

@@ -20,6 +20,7 @@ pub(super) const ROOT: &[&str] = &[
     "election",
     "net",
     "dpdk",
+    "disk",
     "member",
     "reads",
     "limits",
@@ -27,6 +28,7 @@ pub(super) const ROOT: &[&str] = &[
 pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes", "router"];
 pub(super) const DPDK: &[&str] =
     &["device", "prefix_bits", "gateway", "queues", "core", "memory_mib", "huge_pages", "mbufs", "file_prefix"];
+pub(super) const DISK: &[&str] = &["file_bytes", "files", "snapshot_every_bytes"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
 pub(super) const READS: &[&str] = &["lease", "clock_drift_ppm"];
 pub(super) const LIMITS: &[&str] = &[
@@ -39,10 +41,11 @@ pub(super) const LIMITS: &[&str] = &[
     "pending_bytes",
     "reassembly_ms",
 ];
-const SECTIONS: [(&str, &[&str]); 6] = [
+const SECTIONS: [(&str, &[&str]); 7] = [
     ("the top level", ROOT),
     ("[net]", NET),
     ("[dpdk]", DPDK),
+    ("[disk]", DISK),
     ("[[member]]", MEMBER),
     ("[reads]", READS),
     ("[limits]", LIMITS),

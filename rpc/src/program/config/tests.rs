@@ -33,7 +33,8 @@ fn the_example_is_every_default() {
     assert_eq!(example.members.len(), 3);
     assert_eq!(example.me().map(|me| me.peer), "10.0.0.1:8100".parse().ok());
     let (least, _) = Config::parse("n.toml", &with_line("")).expect("correct");
-    let same = Config { members: least.members.clone(), ..example };
+    assert_eq!((example.durability, example.data_dir), (Durability::Durable, Some("/var/lib/kv".into())));
+    let same = Config { members: least.members.clone(), durability: Durability::Volatile, data_dir: None, ..example };
     assert_eq!(least, same, "a key left out means what the example says");
     assert_eq!(least.limits.log_bytes, 268_435_456);
     assert_eq!(least.timing.election_max, Duration::from_millis(200));
@@ -204,7 +205,7 @@ error[E0208]: slot 4 is no member; the members are 1
 fn e0209_durability_must_be_spelled_out() {
     let found = complaint(&with_line("").replace("durability = \"volatile\"\n", ""));
     assert!(found.starts_with("error[E0209]: nothing says how durable an acknowledgement is"), "{found}");
-    assert!(found.contains("add `durability = \"volatile\"`"));
+    assert!(found.contains("or `durability = \"volatile\"`"));
 }
 
 #[test]
@@ -223,11 +224,25 @@ error[E0210]: `durability = \"durable\"` needs a `data_dir`
 }
 
 #[test]
-fn e0211_not_in_this_build() {
-    let disk = with_line("data_dir = \"/tmp/kv\"").replace("volatile", "durable");
-    assert!(complaint(&disk).starts_with("error[E0211]: a log on disk is not in this build\n"));
-    let implied = with_line("data_dir = \"/tmp/kv\"").replace("durability = \"volatile\"\n", "");
-    assert!(complaint(&implied).starts_with("error[E0211]: a log on disk is not in this build\n"));
+fn a_data_directory_alone_means_durable() {
+    let parse = |text: &str| Config::parse("n.toml", text).expect("correct").0;
+    let implied = parse(&with_line("data_dir = \"/tmp/kv\"").replace("durability = \"volatile\"\n", ""));
+    assert_eq!((implied.durability, implied.data_dir), (Durability::Durable, Some("/tmp/kv".into())));
+    let buffered = parse(&with_line("data_dir = \"/tmp/kv\"").replace("volatile", "buffered"));
+    assert_eq!(buffered.durability, Durability::Buffered);
+}
+
+#[test]
+fn the_largest_request_fits_twice_into_a_file() {
+    let disk = |file: &str, request: &str| {
+        let line = with_line("data_dir = \"/tmp/kv\"").replace("volatile", "durable");
+        format!("{line}[limits]\nrequest_bytes = \"{request}\"\n[disk]\nfile_bytes = \"{file}\"\n")
+    };
+    let (config, _) = Config::parse("n.toml", &disk("3MiB", "1MiB")).expect("fits");
+    let record_bytes = config.disk.record_bytes(&config.limits);
+    assert!(record_bytes > (1 << 20) && 2 * record_bytes <= config.disk.file_bytes, "{record_bytes}");
+    let found = complaint(&disk("2MiB", "1MiB"));
+    assert!(found.starts_with("error[E0213]: request_bytes may not exceed half of file_bytes\n"), "{found}");
 }
 
 #[test]
