@@ -21,7 +21,7 @@ const SMALL_MIB: &str = "64";
 
 /// What is asked for.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// How often nodes are killed.
     #[arg(long, default_value_t = 20, value_name = "N")]
     rounds: u32,
@@ -40,7 +40,7 @@ pub struct Args {
 }
 
 /// Runs the rounds. The nodes' directories are made anew in target/xtask/crash/, and removed at the end.
-pub fn run(workspace: &Workspace, args: &Args) -> ExitCode {
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> ExitCode {
     let root = workspace.root();
     let place = &workspace.target().join("xtask/crash");
     let power = |word: &str| {
