@@ -224,5 +224,8 @@ mod tests {
         assert!(append.push(&log, index) && !append.push(&log, index));
         assert_eq!(append.finish(), all);
         assert!(!AppendWriter::new(&mut buffer[1..], &header, &head).push(&log, index));
+        let mut buffer = [0; FRAGMENT_OVERHEAD_BYTES + 10];
+        let all = buffer.len();
+        assert_eq!(write_fragment(&mut buffer, &header, &head, &log, index), (all, 10));
     }
 }
