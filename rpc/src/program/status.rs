@@ -6,7 +6,7 @@ use crate::program::connect;
 use crate::program::error::Error;
 use crate::program::say;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 
 /// A peer that has not answered the leader for so long is worth a line.
@@ -50,6 +50,15 @@ pub fn run(status: &Status, program: &str) -> Result<(), Error> {
             (Ok(node), false) => lines(*server, node, program),
             (Err(error), false) => format!("{server}  {error}\n"),
         })?;
+    }
+    let modes: BTreeSet<&str> =
+        answers.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.durability.as_str())).collect();
+    if modes.len() > 1 && !status.json {
+        let modes: Vec<&str> = modes.into_iter().collect();
+        let all = modes.join(" and ");
+        say(&format!(
+            "the nodes differ in durability ({all}): an acknowledgement survives what a majority survives\n"
+        ))?;
     }
     match answers.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>() {
         answers if answers.iter().any(Result::is_ok) => Ok(()),
