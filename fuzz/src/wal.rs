@@ -93,6 +93,7 @@ fn record(says: &Says, hashes: &BTreeMap<u8, u64>, block: usize) -> Vec<u8> {
     for number in [wide(says.from), wide(says.before_term), wide(says.to_term)] {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
+    bytes.extend_from_slice(&[0; 8]);
     assert_eq!(bytes.len(), HEADER_BYTES);
     let hash = xxh3_64_with_seed(&bytes[8..], SALT);
     bytes[..8].copy_from_slice(&hash.to_le_bytes());

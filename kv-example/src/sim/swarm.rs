@@ -34,8 +34,9 @@ const CLIENTS: u32 = 4;
 const DEADLINE: Duration = Duration::from_millis(400);
 /// How long faults strike.
 const STORM: Duration = Duration::from_secs(5);
-/// How long a healed majority may take to commit again. Twenty of the longest election timeouts.
-const PEACE: Duration = Duration::from_secs(4);
+/// How long a healed majority may take to commit again: twenty of the longest election timeouts, and ten more for which a new
+/// leader with a full log may wait for a member that has not answered it yet.
+const PEACE: Duration = Duration::from_secs(6);
 
 /// How long a cluster at peace may take to be whole again: every voter up, caught up, and no change under way.
 const WHOLE: Duration = Duration::from_secs(10);

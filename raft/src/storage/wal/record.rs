@@ -4,6 +4,7 @@
 //!   hash u64 | magic u32 | payload_crc32c u32 | payload_bytes u32 | count u32 | cluster u128 | incarnation u64
 //!   sequence u64 | previous u64 | previous_hash u64 | durable u64 | place_file u32 | place_block u32
 //!   term u64 | vote_incarnation u64 | vote_slot u8 | has_vote u8 | 6 zeroes | from u64 | before_term u64 | to_term u64
+//!   8 zeroes
 //!   payload: count times (entry header of 64 bytes, body); zeroes to the end of the block
 //! ```
 //!
@@ -132,6 +133,8 @@ impl Record {
         w.u64(self.from.0);
         w.u64(self.before_term.0);
         w.u64(self.to_term.0);
+        // Buffers are used again: what is left over must not be an earlier record's.
+        w.u64(0);
         self.hash = hash_of(header, salt);
         header[..8].copy_from_slice(&self.hash.to_le_bytes());
     }
