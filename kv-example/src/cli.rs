@@ -317,8 +317,8 @@ pub struct BenchPorts {
     /// Only with a process for each node, or only with one for all [default: both]
     #[arg(long, value_enum)]
     pub placement: Option<Placement>,
-    /// Times that each port has its turn
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=99))]
+    /// Times that each port has its turn in each placement
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub rounds: u32,
     /// How long to measure echoes, and puts, in each round
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]

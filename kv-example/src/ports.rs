@@ -21,7 +21,7 @@ use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::machine;
 use trimaran_rpc::program::nodes::{self, Nodes, Placement};
-use trimaran_rpc::program::port::PortKind;
+use trimaran_rpc::program::port::{MEMORY_MIB, PortKind, PortPlan};
 use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
 use trimaran_rpc::program::{Program, say};
@@ -36,6 +36,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An idle cluster is measured from so long after its start.
 const SETTLE: Duration = Duration::from_secs(1);
+/// What the client's buffers take of DPDK's memory each time that its device is opened.
+const OPENING_MIB: u32 = 10;
 /// Each kind of call is made for so long before it is measured.
 const WARMUP_SECONDS: u32 = 1;
 
@@ -97,7 +99,12 @@ fn measure(row: &Row, bench: &BenchPorts, service: &'static str) -> Result<Round
     let plan = nodes::Plan { service, count: bench.nodes, placement: row.placement, ..nodes::Plan::default() };
     let nodes = Nodes::start(row.site.clone(), plan)?;
     let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
-    let target = Target { port: nodes.client_port(), ..Target::new(servers, CALL_DEADLINE) };
+    let mut port = nodes.client_port();
+    if let PortPlan::Dpdk(plan) = &mut port {
+        // DPDK starts once, and each opening of the client's device takes buffers anew.
+        plan.memory_mib = MEMORY_MIB + OPENING_MIB * 2 * bench.rounds;
+    }
+    let target = Target { port, ..Target::new(servers, CALL_DEADLINE) };
     let (seconds, idle_seconds) = (bench.seconds, bench.idle);
     let (echo, put) = (asked(bench, Op::Echo), asked(bench, Op::Put));
     with_connection(target, move |connection| async move {
