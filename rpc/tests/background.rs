@@ -2,7 +2,7 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, agreed, ask, call, status, write};
+use cluster_support::{SECOND, agreed, ask, call, config, status, write};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -125,7 +125,7 @@ fn cluster(seed: u64) -> Cluster<Clock> {
     POSTED.take();
     PANICS.set(0);
     TAKES_MS.set(1);
-    cluster_support::cluster(seed, ClusterConfig::default(), Clock::default)
+    cluster_support::cluster(seed, config(), Clock::default)
 }
 
 #[test]

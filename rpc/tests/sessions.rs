@@ -3,7 +3,7 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, agreed, ask, call, cluster, status};
+use cluster_support::{SECOND, agreed, ask, call, cluster, config, status};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -68,7 +68,7 @@ impl Service for Ledger {
 type Ended = Result<Reply, CallError>;
 
 fn ledger(seed: u64) -> Cluster<Ledger> {
-    cluster(seed, ClusterConfig::default(), Ledger::default)
+    cluster(seed, config(), Ledger::default)
 }
 
 fn leader(cluster: &Cluster<Ledger>) -> NodeIndex {

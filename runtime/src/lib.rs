@@ -11,6 +11,7 @@
 //!                      +------------------------------------------------------------------+
 //!
 //!   disk.rs   files, in the same turn: io_uring or a thread; sim/disk.rs, a disk with faults
+//!   handoff.rs  one value between two cores
 //!   run.rs    one core per thread, pinned, on the machine's clock       sim.rs    many cores on one thread, in virtual
 //!   clock.rs  where time comes from                                               time: the same core, one seed, one trace
 //!   time.rs   now, sleep, timeout, interval        stats.rs, stall.rs   what is counted, and slow polls
@@ -26,6 +27,7 @@ pub mod core;
 pub mod disk;
 pub mod driver;
 mod error;
+mod handoff;
 mod handshake;
 mod idle;
 mod local;
@@ -45,8 +47,9 @@ mod atomic {
 pub use crate::core::{Core, CoreConfig, Turn};
 pub use clock::{Clock, Monotonic, Virtual};
 pub use disk::{Aligned, BLOCK_BYTES, Completion, Disk, DiskConfig, DiskError, Done, FileId, Full, Op, Ticket};
-pub use driver::{Driver, Flushed, Polled};
+pub use driver::{Driver, Flushed, NoDevice, Polled};
 pub use error::RuntimeError;
+pub use handoff::{Handoff, handoff};
 pub use idle::Idle;
 pub use run::{CoreHandle, run, start};
 pub use stats::{Counter, Stats};

@@ -74,6 +74,8 @@ pub struct ClusterConfig {
     pub spare_addresses: usize,
     /// The network is a switch of Ethernet frames, and each machine has the stack that raw ports need.
     pub frames: bool,
+    /// Each machine has a second core, which executes the handlers.
+    pub appliers: bool,
     /// Each machine has a disk, which outlives its node. `None`: everything is in memory.
     pub disks: Option<DiskPlan>,
 }
@@ -90,6 +92,7 @@ impl Default for ClusterConfig {
             sabotage: Sabotage::default(),
             spare_addresses: 0,
             frames: false,
+            appliers: false,
             disks: None,
         }
     }
@@ -97,6 +100,8 @@ impl Default for ClusterConfig {
 
 struct Seat<S> {
     core: CoreIndex,
+    /// Where its handlers run, if not on `core`.
+    applier: Option<CoreIndex>,
     slot: Slot,
     node: Option<Node>,
     life: u64,
@@ -160,7 +165,12 @@ impl<S: Service> Cluster<S> {
         let index = self.seats.len();
         let (driver, net) = self.driver(node_ip(index));
         let core = self.world.add_core(&format!("node{}", index + 1), driver);
-        let seat = Seat { core, slot, node: None, life: 0, net: Some(net), _service: std::marker::PhantomData };
+        let applier = self.config.appliers.then(|| {
+            let (driver, _) = self.driver(applier_ip(index));
+            self.world.add_core(&format!("applier{}", index + 1), driver)
+        });
+        let seat =
+            Seat { core, applier, slot, node: None, life: 0, net: Some(net), _service: std::marker::PhantomData };
         self.seats.push(seat);
         self.start(NodeIndex(index));
         NodeIndex(index)
@@ -215,12 +225,22 @@ impl<S: Service> Cluster<S> {
         let service = (self.make)();
         let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
         let disks = self.disks.as_ref();
+        let with_applier = seat.applier.is_some();
         let started = self.world.enter(seat.core, || {
             let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
-            Node::start_in(&net, config, service, directory)
+            match with_applier {
+                true => Node::start_with_applier(&net, config, service, directory)
+                    .map(|(node, applier)| (node, Some(applier))),
+                false => Node::start_in(&net, config, service, directory).map(|node| (node, None)),
+            }
         });
         match started {
-            Ok(started) => seat.node = Some(started),
+            Ok((started, applier)) => {
+                seat.node = Some(started);
+                if let Some((core, applier)) = seat.applier.zip(applier) {
+                    self.world.spawn(core, Lane::Normal, applier.run()).detach();
+                }
+            }
             Err(error) => panic!("a simulated node could not start: {error}"),
         }
     }
@@ -467,6 +487,7 @@ impl<S: Service> Cluster<S> {
         let seat = &mut self.seats[node.0];
         seat.node = None;
         self.world.kill(seat.core);
+        seat.applier.into_iter().for_each(|core| self.world.kill(core));
         self.invariants.forget(node);
     }
 
@@ -488,6 +509,10 @@ impl<S: Service> Cluster<S> {
     /// Starts a killed node again, with what is on its disk, or with nothing of what it knew.
     pub fn restart(&mut self, node: NodeIndex) {
         let (driver, net) = self.driver(node_ip(node.0));
+        if let Some(core) = self.seats[node.0].applier {
+            let (driver, _) = self.driver(applier_ip(node.0));
+            self.world.revive(core, driver);
+        }
         let seat = &mut self.seats[node.0];
         seat.life += 1;
         seat.net = Some(net);
@@ -561,6 +586,11 @@ fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
         voters.is_empty() || left > voters.len() / 2
     };
     majority(&config.voters) && majority(&config.old_voters)
+}
+
+/// Of a core that has no sockets, and a driver all the same.
+fn applier_ip(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 255, 0, index as u8 + 1)
 }
 
 /// The address of a node.
