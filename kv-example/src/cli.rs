@@ -314,7 +314,7 @@ pub struct BenchPorts {
     /// Bytes of a value
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=262_144))]
     pub value: u32,
-    /// Only with a process for each node, or only with one for all [default: both]
+    /// Only with the nodes so placed [default: each in turn]
     #[arg(long, value_enum)]
     pub placement: Option<Placement>,
     /// Times that each port has its turn in each placement

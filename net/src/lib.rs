@@ -14,6 +14,7 @@
 //! * [`packet`], [`pool`], [`burst`]: an owned buffer, where it comes from, and how buffers travel together
 //! * [`port`]: the seam; [`port::udp`] over kernel sockets, [`port::sim`] over a simulated network in virtual time
 //! * [`stack`], [`port::framed`]: Ethernet, ARP, IPv4, ICMP, IGMP and UDP for ports that carry raw frames
+//! * [`port::multihomed`]: several of these as one port
 //! * `driver`, `demux`: from the port to the right socket and back, once per turn of the core
 //! * `net`, `socket`: what tasks hold
 //! * [`tap`]: wrap any port, or a device of frames, to write a pcap file; wrap a port to inject faults
@@ -41,6 +42,7 @@ pub use net::{Net, NetConfig};
 pub use offload::{Checksum, Checksums, Offloads};
 pub use packet::Packet;
 pub use port::framed::Framed;
+pub use port::multihomed::MultiHomed;
 pub use port::sim::{FaultCounters, Link, SimCounters, SimFramePort, SimNet, SimPort};
 pub use port::udp::{UdpConfig, UdpPort, device_payload_bytes};
 pub use port::{Capabilities, FramePort, Port, PortDescription};
