@@ -34,9 +34,9 @@ const CLIENTS: u32 = 4;
 const DEADLINE: Duration = Duration::from_millis(400);
 /// How long faults strike.
 const STORM: Duration = Duration::from_secs(5);
-/// How long a healed majority may take to commit again: twenty of the longest election timeouts, and ten more for which a new
-/// leader with a full log may wait for a member that has not answered it yet.
-const PEACE: Duration = Duration::from_secs(6);
+/// How long a healed majority may take to commit again: twenty of the longest election timeouts, and five more: for three of them
+/// a new leader with a full log may wait for a member that has not answered it yet.
+const PEACE: Duration = Duration::from_secs(5);
 
 /// How long a cluster at peace may take to be whole again: every voter up, caught up, and no change under way.
 const WHOLE: Duration = Duration::from_secs(10);
@@ -429,12 +429,5 @@ mod tests {
         let digest = |applied, state| StateDigest { applied, state, chain: 3 };
         assert_eq!(agree(&[digest(0, 1), digest(7, 2), digest(7, 2)]), Ok(()));
         assert!(agree(&[digest(7, 2), digest(0, 1), digest(7, 4)]).is_err());
-    }
-
-    /// One member is dead, one beyond reach, and a follower's log is full while its leader's is not: the leader must let
-    /// it forget what only the dead lack, or nothing commits any more.
-    #[test]
-    fn seed_1112_a_full_follower_may_forget_what_only_the_dead_lack() {
-        assert_eq!(run(1112, 5, None).failure, None);
     }
 }

@@ -405,6 +405,82 @@ fn a_full_log_of_a_lone_voter_stops_waiting_for_a_silent_learner() {
     cluster.propose(0, &[7; 500]).expect("there is room again");
 }
 
+/// A new leader with a full log has heard nothing of a learner that is gone: writes wait for that one some election timeouts,
+/// not as long as for one that was heard of late. It comes back by a snapshot, so that nothing but time is at stake.
+#[test]
+fn a_new_leader_with_a_full_log_waits_a_few_elections_for_a_member_it_never_heard() {
+    let mut cluster = Cluster::of_some_with(4, 3, |config| config.limits.log_bytes = 16 << 10);
+    cluster.elect(0);
+    let target = Configuration { learners: vec![member(3, 1)], ..cluster.machine(0).configuration().clone() };
+    cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    cluster.run_for(50 * MS);
+    cluster.isolate(&[3]);
+    while cluster.propose(0, &[7; 500]).is_ok() {
+        cluster.run_for(MS);
+    }
+    cluster.run_for(1000 * MS);
+    assert_eq!(cluster.propose(0, &[7; 500]), Err(Error::Overloaded), "heard a second ago, it is still waited for");
+    let lacks = cluster.log(3).last();
+    cluster.elect(1);
+    cluster.run_for(300 * MS);
+    assert!(cluster.machine(1).commit() >= cluster.log(0).last().prev(), "it commits, but has no room");
+    assert_eq!(cluster.propose(1, &[7; 500]), Err(Error::Overloaded), "perhaps it answers yet");
+    assert!(cluster.log(1).first() <= lacks.next());
+    cluster.run_for(400 * MS);
+    cluster.propose(1, &[7; 500]).expect("three elections are enough");
+    cluster.heal();
+    cluster.run_for(2000 * MS);
+    assert_eq!(cluster.machine(3).commit(), cluster.log(1).last(), "back by a snapshot");
+    assert!(cluster.log(3).first() > lacks.next());
+}
+
+/// Seed 1112 of the swarm, as it was once: of five voters one is dead and one beyond reach, so that each of the others is
+/// needed; a follower that was slow to apply has a full log, and its leader, of the same budget, has just made room. It must be
+/// told to forget what only the dead lacks, or nothing commits any more.
+#[test]
+fn a_full_follower_may_forget_what_only_the_dead_lack() {
+    let budget = 32 << 10;
+    let mut cluster = Cluster::with(5, |config| config.limits.log_bytes = budget);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    // Beyond reach: it answers, and lacks what is forgotten; nobody gives a snapshot out.
+    cluster.nodes.iter_mut().for_each(|node| node.offers = false);
+    cluster.isolate(&[3]);
+    for round in 0..3000 {
+        let _ = cluster.propose(0, &[round as u8; 500]);
+        cluster.run_for(MS);
+    }
+    cluster.heal();
+    cluster.run_for(300 * MS);
+    let state = |cluster: &Cluster, of: usize| {
+        cluster.machine(0).peers().iter().find(|peer| peer.id() == member(of, 1).id).expect("a peer").state
+    };
+    assert_eq!(state(&cluster, 3), PeerState::OutOfReach);
+    cluster.crash(4);
+    cluster.run_for(2500 * MS);
+    // One applies nothing for a while, and all logs fill up to it.
+    cluster.nodes[1].applies = false;
+    while cluster.propose(0, &[7; 500]).is_ok() {
+        cluster.run_for(MS);
+    }
+    // It has applied all of it, and says so before it hears what it may forget.
+    cluster.nodes[1].applies = true;
+    let commit = cluster.machine(1).commit();
+    cluster.filter = Some(Box::new(|from, to, _| !(from == 0 && to == 1)));
+    cluster.apply(1, commit);
+    cluster.flush(1);
+    cluster.run_for(10 * MS);
+    cluster.filter = None;
+    for round in 0..300 {
+        cluster.run_for(20 * MS);
+        let free = cluster.propose(0, &[round as u8; 500]);
+        assert!(free.is_ok(), "round {round}: {} of {budget} bytes at the follower", cluster.log(1).bytes());
+    }
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.machine(0).commit(), cluster.log(0).last());
+    assert_eq!(state(&cluster, 3), PeerState::OutOfReach, "all along");
+}
+
 /// One slow follower holds neither the other nor the service up.
 #[test]
 fn a_slow_follower_costs_no_commit() {
