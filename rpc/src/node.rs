@@ -12,6 +12,7 @@ use crate::replica::Replica;
 use crate::replicated::Replicated;
 use crate::service::{Service, method_key};
 use crate::session::REGISTER;
+use crate::shards::ShardPlace;
 use crate::stats::ServerCounters;
 use crate::storage::{DataDirectory, DataError, Durability, NodeStorage};
 use crate::{apply, background};
@@ -43,6 +44,8 @@ pub struct NodeConfig {
     pub cluster_name: String,
     /// Seat in the cluster, 1 to 9.
     pub slot: Slot,
+    /// Which of the cluster's shards this replica is of. The addresses below are this shard's own.
+    pub place: ShardPlace,
     /// Drawn at random at every start: a node that has lost its memory must not be taken for the one that promised. One that finds its
     /// life in a [`DataDirectory`] goes on under the incarnation there.
     pub incarnation: Incarnation,
@@ -170,7 +173,7 @@ impl Node {
         let reassembly = config.request_limits.reassembly;
 
         let forwards = ForwardQueue::new(pending);
-        let peers = PeerSocket::new(peer_socket, id, forwards.clone(), counters.clone());
+        let peers = PeerSocket::new(peer_socket, id, config.place, forwards.clone(), counters.clone());
         let shard_config = ShardConfig {
             timing: config.timing,
             limits: config.log_limits,
@@ -178,6 +181,7 @@ impl Node {
             contacts: config.contacts,
             commit_notice: COMMIT_NOTICE,
             sabotage: config.sabotage,
+            shard: config.place.group(),
             ..ShardConfig::new(me, config.seed)
         };
         let transport = PeerTransport(peers.clone());
@@ -194,9 +198,11 @@ impl Node {
         let reads = Reads::new(config.queued_reads, config.reads.lease);
         let replicated = Rc::new(
             Replicated::new(shard.clone(), id, answers, forwarder, counters, reads, S::mark)
-                .with_durability(durability, recovered),
+                .with_durability(durability, recovered)
+                .with_place(config.place),
         );
-        let replica = Replica::new(service);
+        let mut replica = Replica::new(service);
+        replica.cx.place = config.place;
         let (timers, outbox) = (replica.cx.timers.clone(), replica.cx.outbox.clone());
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
         let admin =

@@ -205,6 +205,7 @@ fn node(last: u8) -> SocketAddrV4 {
     let config = NodeConfig {
         cluster_name: "one".into(),
         slot: Slot(1),
+        place: trimaran_rpc::shards::ShardPlace::ALONE,
         incarnation: Incarnation(u64::from(last)),
         client,
         peer,

@@ -117,6 +117,17 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::call`], in the shard of a key, see [`Client::call_keyed`].
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn call_keyed(&self, call: MethodCall<'_>, key: Option<u64>) -> Result<Reply, Error> {
+        match self.client.call_keyed(call, key, self.deadline).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.failure(call.policy, error).await),
+        }
+    }
+
     /// As [`Connection::call`], for a call with options. It gets this connection's deadline, unless it has one.
     ///
     /// # Errors
