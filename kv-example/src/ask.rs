@@ -111,7 +111,7 @@ pub fn scan(scan: &Scan) -> Result<(), Error> {
         let (mut items, mut next) = (Vec::new(), None);
         for shard in map.all() {
             let range = (from.clone(), to.clone());
-            let (more, rest) = scan_shard(&kv, shard, range, limit, &reading, within).await?;
+            let (more, rest) = scan_shard(kv, shard, range, limit, &reading, within).await?;
             items.extend(more);
             next = next.into_iter().chain(rest).min();
         }
@@ -218,12 +218,18 @@ pub fn size(size: &Size) -> Result<(), Error> {
     let (servers, deadline) = (target.servers.clone(), target.deadline);
     let answers = once(target, move |connection| async move {
         let kv = KvClient::on(connection.client().clone());
-        let map = connection.client().ask_shards(deadline).await;
-        let asked = servers.iter().map(|&server| {
-            let (connection, kv) = (connection.clone(), kv.clone());
-            async move { (server, size_of(&connection, &kv, server, map, deadline).await) }
-        });
-        Ok(futures::future::join_all(asked).await)
+        loop {
+            let map = connection.client().shards();
+            let asked = servers.iter().map(|&server| {
+                let (connection, kv) = (connection.clone(), kv.clone());
+                async move { (server, size_of(&connection, &kv, server, map, deadline).await) }
+            });
+            let answers = futures::future::join_all(asked).await;
+            // It may have turned out that there are more.
+            if connection.client().shards() == map {
+                return Ok(answers);
+            }
+        }
     })?;
     let mut out = String::new();
     for (server, answer) in &answers {
@@ -283,20 +289,24 @@ where
     })
 }
 
-/// As [`ask`], for what concerns several shards: the nodes are asked first how many there are.
-fn ask_shards<T: 'static, F>(
+/// As [`ask`], for what concerns several shards. `calls` is made for the shards that are known, which at first is one; where it has
+/// turned out that there are more, it is made anew: if it `reads` only, or else if it was refused.
+fn ask_shards<T: 'static>(
     servers: &Servers,
     policy: Policy,
-    calls: impl FnOnce(KvClient<Client>, ShardMap, Duration) -> F + 'static,
-) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, CallError<KvError>>> + 'static,
-{
+    calls: impl AsyncFn(&KvClient<Client>, ShardMap, Duration) -> Result<T, CallError<KvError>> + 'static,
+) -> Result<T, Error> {
     let deadline = servers.deadline;
+    let reads = policy != Policy::ReplicatedRoute;
     once(servers.target()?, move |connection| async move {
-        let map = connection.client().ask_shards(deadline).await;
-        let result = calls(KvClient::on(connection.client().clone()), map, deadline).await;
-        end(&connection, policy, result).await
+        let kv = KvClient::on(connection.client().clone());
+        loop {
+            let map = connection.client().shards();
+            let result = calls(&kv, map, deadline).await;
+            if connection.client().shards() == map || (result.is_ok() && !reads) {
+                return end(&connection, policy, result).await;
+            }
+        }
     })
 }
 

@@ -19,7 +19,9 @@ use crate::service::Answer;
 pub use crate::service::method_key;
 pub use backups::backup;
 pub(crate) use members::MEMBERS;
-pub use members::{Change, ChangeError, Members, change, members, members_of};
+pub use members::{
+    Change, ChangeError, Changed, Members, change, change_all, members, members_of, of_shard, shards_of, spread,
+};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -533,6 +535,17 @@ pub async fn init(
     fresh: ClusterId,
     within: Duration,
 ) -> Result<ClusterId, InitError> {
+    init_shards(client, name, addresses, fresh, within).await.map(|(cluster, _)| cluster)
+}
+
+/// As [`init`]; tells the number of shards, too.
+pub async fn init_shards(
+    client: &Client,
+    name: &str,
+    addresses: &[SocketAddrV4],
+    fresh: ClusterId,
+    within: Duration,
+) -> Result<(ClusterId, u16), InitError> {
     let mut probes = Vec::with_capacity(addresses.len());
     for &address in addresses {
         let probe = probe(client, address, within).await.map_err(|error| InitError::Unreachable { address, error })?;
@@ -593,7 +606,7 @@ pub async fn init(
             }
         }
     }
-    Ok(ClusterId(u128::from_str_radix(&cluster, 16).unwrap_or(fresh.0)))
+    Ok((ClusterId(u128::from_str_radix(&cluster, 16).unwrap_or(fresh.0)), shards))
 }
 
 /// Whether those of a group that belong to a cluster already know exactly these nodes as its members.
