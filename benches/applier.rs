@@ -13,6 +13,7 @@ use trimaran_rpc::client::{Client, ClientConfig, MethodCall};
 use trimaran_rpc::node::{Node, NodeConfig};
 use trimaran_rpc::r2p2::{Policy, reassembly};
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
+use trimaran_rpc::shards::ShardPlace;
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_runtime::{
     CoreConfig, Idle, Instant, NoDevice, TaskGroup, now, read_clock, run, sleep, sleep_until, spawn, start,
@@ -97,6 +98,7 @@ async fn measure(net: Net, with_applier: bool, minute: Duration) -> Figures {
     let config = NodeConfig {
         cluster_name: "bench".into(),
         slot: Slot(1),
+        place: ShardPlace::ALONE,
         incarnation: Incarnation(1),
         client: client_at,
         peer,

@@ -2,20 +2,25 @@
 
 use crate::cli::{Cas, Del, Get, If, Incr, Output, Put, Scan, Size, Txn};
 use crate::error::KvError;
-use crate::service::KvClient;
+use crate::service::{KvClient, Size as Held};
 use crate::store::limits::SCAN_ITEMS_MAX;
 use crate::store::{Expected, Item, prefix_end};
 use crate::syntax;
 use crate::txn::{self, OpResult, TxnResult};
 use serde_json::{Value, json};
 use std::future::Future;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 use trimaran_rpc::client::{CallError, Client, Indexed};
-use trimaran_rpc::program::cli::Servers;
+use trimaran_rpc::program::cli::{Reading, Servers};
 use trimaran_rpc::program::connect::{Connection, once};
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::say;
 use trimaran_rpc::r2p2::policy::Policy;
+use trimaran_rpc::shards::{ShardMap, shard_key};
+
+/// How reads go.
+const READ: Policy = Policy::ReplicatedRouteNoSideEffects;
 
 /// Prints the value of a key.
 pub fn get(get: &Get) -> Result<(), Error> {
@@ -67,13 +72,23 @@ fn stored(output: Output, written: Indexed<u64>) -> Result<(), Error> {
     }
 }
 
-/// Removes keys and prints how many there were.
+/// Removes keys and prints how many there were: those of one shard at one moment, those of different shards one after the other.
 pub fn del(del: &Del) -> Result<(), Error> {
-    let keys = del.keys.iter().map(|key| txn::Op::Del { key: key.clone().into_bytes() }).collect();
-    let txn = txn::Txn { then: keys, ..txn::Txn::default() };
-    let result =
-        ask(&del.servers, Policy::ReplicatedRoute, async move |kv, within| kv.txn(txn).deadline(within).await)?;
-    let removed = result.results.iter().filter(|result| **result == OpResult::Deleted(true)).count();
+    let keys: Vec<Vec<u8>> = del.keys.iter().map(|key| key.clone().into_bytes()).collect();
+    let removed = ask_shards(&del.servers, Policy::ReplicatedRoute, async move |kv, map, within| {
+        let mut removed = 0;
+        for shard in map.all() {
+            let of_shard = keys.iter().filter(|key| map.shard_of(shard_key(key)) == shard);
+            let then: Vec<_> = of_shard.map(|key| txn::Op::Del { key: key.clone() }).collect();
+            if then.is_empty() {
+                continue;
+            }
+            let txn = txn::Txn { then, ..txn::Txn::default() };
+            let result = kv.txn(txn).shard(shard).deadline(within).await?;
+            removed += result.results.iter().filter(|result| **result == OpResult::Deleted(true)).count();
+        }
+        Ok(removed)
+    })?;
     if del.output.json { say(&format!("{}\n", json!({ "removed": removed }))) } else { say(&format!("{removed}\n")) }
 }
 
@@ -92,19 +107,24 @@ pub fn scan(scan: &Scan) -> Result<(), Error> {
         None => (scan.from.clone().into_bytes(), scan.to.clone().map(String::into_bytes)),
     };
     let (limit, reading) = (scan.limit, scan.reading.clone());
-    let (items, next) = ask(&scan.servers, Policy::ReplicatedRouteNoSideEffects, async move |kv, within| {
-        let (mut items, mut next) = (Vec::<Item>::new(), Some(from));
-        while let Some(from) = next.take() {
-            let left = limit.saturating_sub(items.len() as u64);
-            if left == 0 {
-                return Ok((items, Some(from)));
-            }
-            let left = u32::try_from(left).unwrap_or(u32::MAX).min(SCAN_ITEMS_MAX);
-            let page = reading.of(kv.scan(&from, to.clone(), left)).deadline(within).await?;
-            items.extend(page.items);
-            next = page.next;
+    let (shards, items, next) = ask_shards(&scan.servers, READ, async move |kv, map, within| {
+        let (mut items, mut next) = (Vec::new(), None);
+        for shard in map.all() {
+            let range = (from.clone(), to.clone());
+            let (more, rest) = scan_shard(kv, shard, range, limit, &reading, within).await?;
+            items.extend(more);
+            next = next.into_iter().chain(rest).min();
         }
-        Ok((items, None))
+        if map.shards() > 1 {
+            // Each shard was asked for as many as are wanted of all. What lies behind the first key that one has kept back may have
+            // others between.
+            items.sort_by(|a: &Item, b: &Item| a.key.cmp(&b.key));
+            let complete = items.partition_point(|item| next.as_ref().is_none_or(|next| item.key < *next));
+            let kept = complete.min(usize::try_from(limit).unwrap_or(usize::MAX));
+            next = items.get(kept).map(|item| item.key.clone()).or(next);
+            items.truncate(kept);
+        }
+        Ok((map.shards(), items, next))
     })?;
     let mut out = Vec::new();
     for Item { key, value, version } in &items {
@@ -123,7 +143,33 @@ pub fn scan(scan: &Scan) -> Result<(), Error> {
         let next = next.escape_ascii();
         eprintln!("there is more, from {next} on: a higher --limit shows it");
     }
+    if shards > 1 {
+        eprintln!("of {shards} shards, one after the other: each as it was at a moment of its own");
+    }
     Ok(())
+}
+
+/// The keys of one shard, page by page, and where there are more.
+async fn scan_shard(
+    kv: &KvClient<Client>,
+    shard: u16,
+    (from, to): (Vec<u8>, Option<Vec<u8>>),
+    limit: u64,
+    reading: &Reading,
+    within: Duration,
+) -> Result<(Vec<Item>, Option<Vec<u8>>), CallError<KvError>> {
+    let (mut items, mut next) = (Vec::<Item>::new(), Some(from));
+    while let Some(from) = next.take() {
+        let left = limit.saturating_sub(items.len() as u64);
+        if left == 0 {
+            return Ok((items, Some(from)));
+        }
+        let left = u32::try_from(left).unwrap_or(u32::MAX).min(SCAN_ITEMS_MAX);
+        let page = reading.of(kv.scan(&from, to.clone(), left)).shard(shard).deadline(within).await?;
+        items.extend(page.items);
+        next = page.next;
+    }
+    Ok((items, None))
 }
 
 /// Executes a transaction and prints which branch it took, and what became of each operation.
@@ -133,8 +179,10 @@ pub fn txn(typed: &Txn) -> Result<(), Error> {
     };
     let guards = typed.guards.iter().map(|text| syntax::guard(text)).collect::<Result<_, _>>()?;
     let txn = txn::Txn { guards, then: ops(&typed.then)?, otherwise: ops(&typed.otherwise)? };
-    let result =
-        ask(&typed.servers, Policy::ReplicatedRoute, async move |kv, within| kv.txn(txn).deadline(within).await)?;
+    let first = txn.keys().next().unwrap_or_default().to_vec();
+    let result = ask(&typed.servers, Policy::ReplicatedRoute, async move |kv, within| {
+        kv.txn(txn).shard_key(&first).deadline(within).await
+    })?;
     if typed.output.json { say(&format!("{}\n", txn_json(&result))) } else { write(&txn_lines(&result)) }
 }
 
@@ -170,11 +218,18 @@ pub fn size(size: &Size) -> Result<(), Error> {
     let (servers, deadline) = (target.servers.clone(), target.deadline);
     let answers = once(target, move |connection| async move {
         let kv = KvClient::on(connection.client().clone());
-        let asked = servers.iter().map(|&server| {
-            let (connection, call) = (connection.clone(), kv.size().replica(server).deadline(deadline));
-            async move { (server, end(&connection, Policy::FixedRoute, call.await).await) }
-        });
-        Ok(futures::future::join_all(asked).await)
+        loop {
+            let map = connection.client().shards();
+            let asked = servers.iter().map(|&server| {
+                let (connection, kv) = (connection.clone(), kv.clone());
+                async move { (server, size_of(&connection, &kv, server, map, deadline).await) }
+            });
+            let answers = futures::future::join_all(asked).await;
+            // It may have turned out that there are more.
+            if connection.client().shards() == map {
+                return Ok(answers);
+            }
+        }
     })?;
     let mut out = String::new();
     for (server, answer) in &answers {
@@ -199,6 +254,25 @@ pub fn size(size: &Size) -> Result<(), Error> {
     }
 }
 
+/// What a node holds in all shards.
+async fn size_of(
+    connection: &Connection,
+    kv: &KvClient<Client>,
+    server: SocketAddrV4,
+    map: ShardMap,
+    deadline: Duration,
+) -> Result<Held, Error> {
+    let mut sum = Held { keys: 0, bytes: 0, version: 0 };
+    for shard in map.all() {
+        let call = kv.size().replica(server).shard(shard).deadline(deadline);
+        let held = end(connection, Policy::FixedRoute, call.await).await?;
+        (sum.keys, sum.bytes) = (sum.keys + held.keys, sum.bytes + held.bytes);
+        // Each shard counts for itself; the sum of all counts the writes.
+        sum.version += held.version;
+    }
+    Ok(sum)
+}
+
 /// Makes calls with the typed client and explains a failure. Each call gets the deadline that was asked for.
 fn ask<T: 'static, F>(
     servers: &Servers,
@@ -212,6 +286,27 @@ where
     once(servers.target()?, move |connection| async move {
         let result = calls(KvClient::on(connection.client().clone()), deadline).await;
         end(&connection, policy, result).await
+    })
+}
+
+/// As [`ask`], for what concerns several shards. `calls` is made for the shards that are known, which at first is one; where it has
+/// turned out that there are more, it is made anew: if it `reads` only, or else if it was refused.
+fn ask_shards<T: 'static>(
+    servers: &Servers,
+    policy: Policy,
+    calls: impl AsyncFn(&KvClient<Client>, ShardMap, Duration) -> Result<T, CallError<KvError>> + 'static,
+) -> Result<T, Error> {
+    let deadline = servers.deadline;
+    let reads = policy != Policy::ReplicatedRoute;
+    once(servers.target()?, move |connection| async move {
+        let kv = KvClient::on(connection.client().clone());
+        loop {
+            let map = connection.client().shards();
+            let result = calls(&kv, map, deadline).await;
+            if connection.client().shards() == map || (result.is_ok() && !reads) {
+                return end(&connection, policy, result).await;
+            }
+        }
     })
 }
 

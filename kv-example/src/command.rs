@@ -86,6 +86,15 @@ pub enum CommandError {
 }
 
 impl<'a> Command<'a> {
+    /// Whether all keys that it names are such as `is_ours` says.
+    pub fn keys_are(&self, is_ours: impl Fn(&[u8]) -> bool) -> bool {
+        match self {
+            Command::Ping(_) | Command::Echo(_) | Command::Journal(_) => true,
+            Command::Get(key) | Command::Incr(key) | Command::Set(key, ..) | Command::SetV(key, _) => is_ours(key),
+            Command::Del(keys) => keys.iter().all(is_ours),
+        }
+    }
+
     /// Reads a request. Borrows; does not allocate unless it fails.
     pub fn parse(request: &'a [u8]) -> Result<Self, CommandError> {
         let args = resp::parse(request)?;

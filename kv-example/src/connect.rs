@@ -18,7 +18,7 @@ fn method_call(ask: Ask, body: &[u8]) -> MethodCall<'_> {
 
 /// Calls a method whose arguments are in `body`; what the service says no to is an error like any other.
 pub async fn call<T: DeserializeOwned>(connection: &Connection, ask: Ask, body: &[u8]) -> Result<T, Error> {
-    finish(connection.call(method_call(ask, body)).await?)
+    finish(connection.call_keyed(method_call(ask, body), ask.key).await?)
 }
 
 /// As [`call`], of the node given: for methods that one replica answers.
@@ -54,7 +54,7 @@ pub async fn journal(connection: &Connection, node: SocketAddrV4, position: u64)
 impl Target for Connection {
     async fn call(&self, ask: Ask, body: &[u8], deadline: Instant) -> Result<Answered, Failure> {
         let within: Duration = deadline.saturating_since(now());
-        match self.client().call(method_call(ask, body), within).await {
+        match self.client().call_keyed(method_call(ask, body), ask.key, within).await {
             Ok(reply) => Ok(Answered { status: reply.status, body: reply.body }),
             Err(CallError::NotApplied(_) | CallError::NoQuorum { .. }) => Err(Failure::NotApplied),
             Err(_) => Err(Failure::Unknown),

@@ -60,6 +60,11 @@ pub enum KvError {
         /// Why.
         error: Box<KvError>,
     },
+    /// A key of the call belongs to another shard than the one that was asked.
+    #[error(
+        "the keys of one call must be of one shard: keys with a common part in braces are, such as {{user1}}.name and {{user1}}.age"
+    )]
+    OtherShard,
 }
 
 fn conflict(version: Option<u64>) -> String {

@@ -42,6 +42,8 @@ pub struct Ask {
     pub method: u32,
     /// Fits the method's mark.
     pub policy: Policy,
+    /// The hash of the key that decides on the shard; `None`: shard 0.
+    pub key: Option<u64>,
 }
 
 /// What the service has answered.

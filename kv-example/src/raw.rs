@@ -45,12 +45,15 @@ pub fn answer(store: &Store, now: LogTime, command: &Command<'_>, reply: &mut Ve
 }
 
 /// As Redis says it, where it has a word for it.
-fn refuse(error: &KvError, reply: &mut Vec<u8>) {
+pub fn refuse(error: &KvError, reply: &mut Vec<u8>) {
     match error {
         KvError::Full => Reply::Error("OOM command not allowed when used memory > 'maxmemory'").emit(reply),
         KvError::TimersFull => Reply::Error("OOM too many keys have a time to live").emit(reply),
         KvError::NotANumber => Reply::Error("ERR value is not an integer or out of range").emit(reply),
         KvError::Overflow => Reply::Error("ERR increment or decrement would overflow").emit(reply),
+        KvError::OtherShard => {
+            Reply::Error("CROSSSLOT a key of this command is of another shard than the one asked").emit(reply)
+        }
         error => Reply::Error(&format!("ERR {error}")).emit(reply),
     }
 }

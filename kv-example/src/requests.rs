@@ -15,6 +15,7 @@ use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_rpc::serde::Serialize;
 use trimaran_rpc::serde::de::DeserializeOwned;
 use trimaran_rpc::service::{Mark, Service, method_key};
+use trimaran_rpc::shards::shard_key;
 
 /// The methods, and RESP commands under their key.
 static METHODS: LazyLock<Methods> = LazyLock::new(Methods::find);
@@ -41,7 +42,7 @@ impl Methods {
                 _ => Policy::LbRoute,
             };
             // A name that is not there, which the tests would notice, is a key that no service has.
-            Ask { method: method.map_or(0, |method| method.key), policy }
+            Ask { method: method.map_or(0, |method| method.key), policy, key: None }
         };
         Methods {
             put: of("put"),
@@ -57,39 +58,47 @@ impl Methods {
     }
 }
 
+impl Ask {
+    /// The same in the shard of a key.
+    pub fn of(self, key: &[u8]) -> Ask {
+        Ask { key: Some(shard_key(key)), ..self }
+    }
+}
+
 /// As `Kv::put`.
 pub fn put(key: &[u8], value: &[u8], ttl: Option<Duration>, body: &mut Vec<u8>) -> Ask {
-    encode(METHODS.put, &(Bytes(key), Bytes(value), ttl), body)
+    encode(METHODS.put.of(key), &(Bytes(key), Bytes(value), ttl), body)
 }
 
 /// As `Kv::get`.
 pub fn get(key: &[u8], body: &mut Vec<u8>) -> Ask {
-    encode(METHODS.get, &(Bytes(key),), body)
+    encode(METHODS.get.of(key), &(Bytes(key),), body)
 }
 
 /// As `Kv::del`.
 pub fn del(key: &[u8], body: &mut Vec<u8>) -> Ask {
-    encode(METHODS.del, &(Bytes(key),), body)
+    encode(METHODS.del.of(key), &(Bytes(key),), body)
 }
 
 /// As `Kv::cas`.
 pub fn cas(key: &[u8], expected: &Expected, value: &[u8], ttl: Option<Duration>, body: &mut Vec<u8>) -> Ask {
-    encode(METHODS.cas, &(Bytes(key), expected, Bytes(value), ttl), body)
+    encode(METHODS.cas.of(key), &(Bytes(key), expected, Bytes(value), ttl), body)
 }
 
 /// As `Kv::incr`.
 pub fn incr(key: &[u8], by: i64, body: &mut Vec<u8>) -> Ask {
-    encode(METHODS.incr, &(Bytes(key), by), body)
+    encode(METHODS.incr.of(key), &(Bytes(key), by), body)
 }
 
-/// As `Kv::txn`.
+/// As `Kv::txn`, in the shard of its first key.
 pub fn txn(txn: &Txn, body: &mut Vec<u8>) -> Ask {
-    encode(METHODS.txn, &(txn,), body)
+    let ask = txn.keys().next().map_or(METHODS.txn, |key| METHODS.txn.of(key));
+    encode(ask, &(txn,), body)
 }
 
-/// As `Kv::scan`.
+/// As `Kv::scan`, in the shard of `from`.
 pub fn scan(from: &[u8], to: Option<&[u8]>, limit: u32, body: &mut Vec<u8>) -> Ask {
-    encode(METHODS.scan, &(Bytes(from), to.map(Bytes), limit), body)
+    encode(METHODS.scan.of(from), &(Bytes(from), to.map(Bytes), limit), body)
 }
 
 /// As `Kv::journal`.
@@ -99,7 +108,7 @@ pub fn journal(position: u64, body: &mut Vec<u8>) -> Ask {
 
 /// A RESP command under a policy of the caller's choice.
 pub fn raw(policy: Policy) -> Ask {
-    Ask { method: METHODS.raw, policy }
+    Ask { method: METHODS.raw, policy, key: None }
 }
 
 fn encode(ask: Ask, arguments: &impl Serialize, body: &mut Vec<u8>) -> Ask {
@@ -126,8 +135,8 @@ mod tests {
     /// The same request as the generated calls make.
     fn same<K: Kind, T, E>(request: Request<K, T, E>, ours: impl FnOnce(&mut Vec<u8>) -> Ask) {
         let mut body = Vec::new();
-        let Ask { method, policy } = ours(&mut body);
-        assert_eq!(AnyRequest { method, policy, body }, request.erase());
+        let Ask { method, policy, key: shard_key } = ours(&mut body);
+        assert_eq!(AnyRequest { method, policy, body, shard_key }, request.erase());
     }
 
     #[test]

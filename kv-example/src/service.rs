@@ -10,6 +10,7 @@ use crate::txn::{Txn, TxnResult};
 use trimaran_rpc::prelude::*;
 use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_rpc::service::{NoState, RawHandler};
+use trimaran_rpc::shards::ShardPlace;
 use trimaran_rpc::state::{Reader, StateError, Writer};
 use trimaran_rpc::timers::{TimerId, TimersFull};
 
@@ -37,6 +38,7 @@ impl Kv {
     /// Stores a value and returns its version; `ttl` later the key is absent again. Without `ttl` it stays.
     #[replicated]
     pub async fn put(&mut self, cx: &mut Cx, key: &[u8], value: &[u8], ttl: Option<Duration>) -> Result<u64, KvError> {
+        owned(cx.shard(), [key])?;
         let Version(version) = self.store.put(cx, key, value, ttl)?;
         self.note(cx, Version(version - 1), || CallHash::of_put(key, value));
         Ok(version)
@@ -45,6 +47,7 @@ impl Kv {
     /// Removes a key; returns whether it was there.
     #[replicated]
     pub async fn del(&mut self, cx: &mut Cx, key: &[u8]) -> Result<bool, KvError> {
+        owned(cx.shard(), [key])?;
         let before = self.store.version();
         let removed = self.store.del(cx, std::iter::once(key))?;
         self.note(cx, before, || CallHash::of_call(cx));
@@ -61,6 +64,7 @@ impl Kv {
         value: &[u8],
         ttl: Option<Duration>,
     ) -> Result<u64, KvError> {
+        owned(cx.shard(), [key])?;
         let Version(version) = self.store.cas(cx, key, &expected, value, ttl)?;
         self.note(cx, Version(version - 1), || CallHash::of_call(cx));
         Ok(version)
@@ -69,15 +73,18 @@ impl Kv {
     /// Adds to a number in plain decimal, counting from 0 where there is none, and returns the sum.
     #[replicated]
     pub async fn incr(&mut self, cx: &mut Cx, key: &[u8], by: i64) -> Result<i64, KvError> {
+        owned(cx.shard(), [key])?;
         let before = self.store.version();
         let sum = self.store.incr(cx, key, by)?;
         self.note(cx, before, || CallHash::of_call(cx));
         Ok(sum)
     }
 
-    /// Executes one of two lists of operations, depending on guards, all of it or nothing.
+    /// Executes one of two lists of operations, depending on guards, all of it or nothing. All keys must be of one shard, which the
+    /// caller names.
     #[replicated]
     pub async fn txn(&mut self, cx: &mut Cx, txn: Txn) -> Result<TxnResult, KvError> {
+        owned(cx.shard(), txn.keys())?;
         let before = self.store.version();
         let result = self.store.txn(cx, &txn)?;
         self.note(cx, before, || CallHash::of_call(cx));
@@ -87,10 +94,12 @@ impl Kv {
     /// What a key holds.
     #[read]
     pub async fn get(&self, cx: &ReadCx, key: &[u8]) -> Result<Option<Found>, KvError> {
+        owned(cx.shard(), [key])?;
         Ok(self.store.get(cx.now(), key))
     }
 
-    /// The keys from `from` on, up to but without `to`, at most `limit` of them and a page of bytes.
+    /// The keys from `from` on, up to but without `to`, at most `limit` of them and a page of bytes: those of one shard, which is
+    /// that of `from` unless the caller names another. Of several shards there is no common moment.
     #[read]
     pub async fn scan(&self, cx: &ReadCx, from: &[u8], to: Option<Vec<u8>>, limit: u32) -> Result<Page, KvError> {
         self.store.scan(cx.now(), from, to.as_deref(), limit)
@@ -137,7 +146,7 @@ impl Kv {
         }
     }
 
-    fn look(&self, is_local: bool, now: LogTime, request: &[u8], reply: &mut Vec<u8>) {
+    fn look(&self, place: ShardPlace, is_local: bool, now: LogTime, request: &[u8], reply: &mut Vec<u8>) {
         match Command::parse(request) {
             Ok(Command::Journal(position)) if is_local => match &self.journal {
                 Some(journal) => Reply::Bulk(&journal.page(position).to_bytes()).emit(reply),
@@ -146,10 +155,16 @@ impl Kv {
             Ok(Command::Journal(_)) => {
                 Reply::Error("ERR this command asks one replica: send it under policy 0 or 1").emit(reply);
             }
+            Ok(command) if !command.keys_are(|key| place.owns(key)) => raw::refuse(&KvError::OtherShard, reply),
             Ok(command) => raw::answer(&self.store, now, &command, reply),
             Err(refusal) => Reply::Error(&refusal.to_string()).emit(reply),
         }
     }
+}
+
+/// A key in another shard's store would never be found again.
+fn owned<'a>(place: ShardPlace, keys: impl IntoIterator<Item = &'a [u8]>) -> Result<(), KvError> {
+    if keys.into_iter().all(|key| place.owns(key)) { Ok(()) } else { Err(KvError::OtherShard) }
 }
 
 fn unavailable(_: NoState) -> KvError {
@@ -159,6 +174,7 @@ fn unavailable(_: NoState) -> KvError {
 impl RawHandler for Kv {
     fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) {
         match Command::parse(request) {
+            Ok(command) if !command.keys_are(|key| cx.shard().owns(key)) => raw::refuse(&KvError::OtherShard, reply),
             Ok(command) => {
                 let before = self.store.version();
                 raw::execute(&mut self.store, cx, &command, reply);
@@ -172,7 +188,8 @@ impl RawHandler for Kv {
     }
 
     fn query(&self, cx: &ReadCx, request: &[u8], reply: &mut Vec<u8>) {
-        self.look(cx.policy() != Policy::ReplicatedRouteNoSideEffects, cx.now(), request, reply);
+        let is_local = cx.policy() != Policy::ReplicatedRouteNoSideEffects;
+        self.look(cx.shard(), is_local, cx.now(), request, reply);
     }
 }
 

@@ -19,6 +19,14 @@ pub struct Txn {
     pub otherwise: Vec<Op>,
 }
 
+impl Txn {
+    /// Every key that it names, in the order in which they are written, some perhaps more than once.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let guards = self.guards.iter().map(|guard| guard.key.as_slice());
+        guards.chain(self.then.iter().chain(&self.otherwise).map(Op::key))
+    }
+}
+
 /// One condition of one key.
 #[data]
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +100,15 @@ pub enum Op {
         /// What to add.
         by: i64,
     },
+}
+
+impl Op {
+    /// The key that it is about.
+    pub fn key(&self) -> &[u8] {
+        match self {
+            Op::Put { key, .. } | Op::Get { key } | Op::Del { key } | Op::Incr { key, .. } => key,
+        }
+    }
 }
 
 /// What became of a transaction.

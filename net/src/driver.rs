@@ -2,15 +2,17 @@
 
 use crate::burst::{BURST_PACKETS, Burst};
 use crate::net::{Net, NetConfig, Shared};
+use crate::packet::Packet;
 use crate::port::Port;
 use crate::socket::{Priority, SocketState};
+use crate::steer::{Crossed, Crossing, Steering};
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::time::Duration;
-use trimaran_runtime::{Driver, Flushed, Instant, Polled};
+use trimaran_runtime::{Driver, Flushed, Instant, MeshEnd, Polled};
 
 /// The driver of one core: owns its port. Dropping it closes the port; sockets that are left can only fail.
 pub struct NetDriver<P: Port> {
@@ -21,6 +23,8 @@ pub struct NetDriver<P: Port> {
     woken: Vec<Waker>,
     /// The last flush stopped at its own limit, not because the port was full: go on without sleeping.
     cut_short: bool,
+    /// The other cores' drivers, where this core is one of several.
+    crossing: Option<Crossing>,
 }
 
 impl<P: Port + 'static> NetDriver<P> {
@@ -32,10 +36,8 @@ impl<P: Port + 'static> NetDriver<P> {
         let weak: Weak<RefCell<dyn Port>> = Rc::downgrade(&erased);
         let shared = Rc::new(Shared::new(config, payload_bytes, weak));
         let net = Net::new(Rc::clone(&shared));
-        (
-            NetDriver { port, shared, burst: Burst::new(), woken: Vec::with_capacity(BURST_PACKETS), cut_short: false },
-            net,
-        )
+        let (burst, woken) = (Burst::new(), Vec::with_capacity(BURST_PACKETS));
+        (NetDriver { port, shared, burst, woken, cut_short: false, crossing: None }, net)
     }
 }
 
@@ -43,6 +45,12 @@ impl<P: Port> NetDriver<P> {
     /// The port, to be looked at or adjusted between turns.
     pub fn port_mut(&mut self) -> RefMut<'_, P> {
         self.port.borrow_mut()
+    }
+
+    /// Joins the drivers of several cores: a packet that this port receives and another core has the socket of crosses the mesh. What
+    /// finds its ring full is dropped, and what crosses is counted on both sides.
+    pub fn join(&mut self, steering: Steering, mesh: MeshEnd<Packet>) {
+        self.crossing = Some(Crossing { steering, mesh });
     }
 
     /// Sorts the packets of one burst into the queues of their sockets, then wakes those who wait for them.
@@ -54,7 +62,11 @@ impl<P: Port> NetDriver<P> {
         let mut demux = shared.demux.borrow_mut();
         for packet in self.burst.drain() {
             let counter = match demux.lookup(packet.dst()) {
-                None => &shared.dropped_unbound,
+                None => match self.crossing.as_mut().map(|crossing| crossing.hand_on(packet)) {
+                    Some(Crossed::Sent) => &shared.crossed_out,
+                    Some(Crossed::Full) => &shared.crossing_full,
+                    Some(Crossed::Unbound) | None => &shared.dropped_unbound,
+                },
                 Some(socket) => {
                     let queued = socket.deliver(packet);
                     self.woken.extend(socket.take_receiver());
@@ -65,7 +77,32 @@ impl<P: Port> NetDriver<P> {
         }
         // Nothing is borrowed any more: whatever a waker does, it may even drop sockets.
         drop(demux);
+        if let Some(crossing) = &mut self.crossing {
+            crossing.mesh.notify();
+        }
         self.woken.drain(..).for_each(Waker::wake);
+    }
+
+    /// As [`deliver`](Self::deliver), what other cores have handed on. It goes no further: who has no socket for it drops it.
+    fn deliver_crossed(&mut self) -> usize {
+        let Some(crossing) = self.crossing.as_mut().filter(|crossing| crossing.mesh.has_news()) else { return 0 };
+        let (shared, woken) = (&self.shared, &mut self.woken);
+        let mut demux = shared.demux.borrow_mut();
+        let taken = crossing.mesh.drain(BURST_PACKETS, |_, packet| {
+            shared.crossed_in.add(1);
+            let counter = match demux.lookup(packet.dst()) {
+                None => &shared.dropped_unbound,
+                Some(socket) => {
+                    let queued = socket.deliver(packet);
+                    woken.extend(socket.take_receiver());
+                    if queued { &shared.received } else { &shared.dropped_full }
+                }
+            };
+            counter.add(1);
+        });
+        drop(demux);
+        self.woken.drain(..).for_each(Waker::wake);
+        taken
     }
 
     /// Transmits for the sockets of one priority in turns of one burst each, at most `limit` packets. Sockets for
@@ -107,6 +144,7 @@ impl<P: Port> Driver for NetDriver<P> {
     }
 
     fn poll(&mut self, now: Instant, budget: usize) -> Polled {
+        let crossed = self.deliver_crossed();
         let mut packets = 0;
         while packets < budget {
             let max = (budget - packets).min(BURST_PACKETS);
@@ -114,10 +152,10 @@ impl<P: Port> Driver for NetDriver<P> {
             self.deliver();
             packets += taken;
             if taken < max {
-                return Polled { packets, more: false };
+                return Polled { packets: crossed + packets, more: false };
             }
         }
-        Polled { packets, more: budget > 0 }
+        Polled { packets: crossed + packets, more: budget > 0 }
     }
 
     fn flush(&mut self, now: Instant) -> Flushed {
@@ -140,6 +178,7 @@ impl<P: Port> Driver for NetDriver<P> {
     }
 
     fn next_arrival(&self) -> Option<Instant> {
-        self.port.borrow().next_arrival()
+        let has_crossed = self.crossing.as_ref().is_some_and(|crossing| crossing.mesh.has_news());
+        if has_crossed { Some(Instant::ZERO) } else { self.port.borrow().next_arrival() }
     }
 }

@@ -15,7 +15,8 @@
 //! * [`port`]: the seam; [`port::udp`] over kernel sockets, [`port::sim`] over a simulated network in virtual time
 //! * [`stack`], [`port::framed`]: Ethernet, ARP, IPv4, ICMP, IGMP and UDP for ports that carry raw frames
 //! * [`port::multihomed`]: several of these as one port
-//! * `driver`, `demux`: from the port to the right socket and back, once per turn of the core
+//! * `driver`, `demux`, [`steer`]: from the port to the right socket and back, once per turn of the core; to another core where
+//!   the socket is there
 //! * `net`, `socket`: what tasks hold
 //! * [`tap`]: wrap any port, or a device of frames, to write a pcap file; wrap a port to inject faults
 //!
@@ -33,6 +34,7 @@ pub mod port;
 mod socket;
 pub mod stack;
 mod stats;
+pub mod steer;
 pub mod tap;
 
 pub use burst::{Burst, PacketQueue};
@@ -49,4 +51,5 @@ pub use port::{Capabilities, FramePort, Port, PortDescription};
 pub use socket::{Priority, SocketOptions, UdpSocket};
 pub use stack::{MacAddr, Stack, StackConfig, StackCounters};
 pub use stats::{NetStats, PortStats, SocketStats};
+pub use steer::{Layout, SHARDS_MAX, Steering, shard_address};
 pub use tap::{FaultInjector, FrameTap, PcapWriter, Tap};

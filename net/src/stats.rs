@@ -42,6 +42,12 @@ pub struct NetStats {
     pub dropped_full: u64,
     /// Dropped because nobody is bound to their destination.
     pub dropped_unbound: u64,
+    /// Received for another core of this process, and handed on to it.
+    pub crossed_out: u64,
+    /// Received by another core and handed on to this one.
+    pub crossed_in: u64,
+    /// Received for another core and dropped, since too many were on their way to it.
+    pub crossing_full: u64,
     /// Taken by the port.
     pub sent: u64,
     /// Never sent because their socket was dropped and its address bound again.
@@ -59,10 +65,14 @@ pub struct NetStats {
 impl NetStats {
     /// Tells each count of packets with its name, zeroes too: `net.received`, `port.rx_packets`. The pool is the thread's, and left out.
     pub(crate) fn each(&self, tell: &mut dyn FnMut(&str, u64)) {
-        let NetStats { received, dropped_full, dropped_unbound, sent, dropped_closed, .. } = *self;
+        let NetStats { received, dropped_full, dropped_unbound, crossed_out, crossed_in, .. } = *self;
+        let NetStats { crossing_full, sent, dropped_closed, .. } = *self;
         tell("net.received", received);
         tell("net.dropped_full", dropped_full);
         tell("net.dropped_unbound", dropped_unbound);
+        tell("net.crossed_out", crossed_out);
+        tell("net.crossed_in", crossed_in);
+        tell("net.crossing_full", crossing_full);
         tell("net.sent", sent);
         tell("net.dropped_closed", dropped_closed);
         self.port.each(&mut |name, count| tell(&format!("port.{name}"), count));

@@ -111,6 +111,7 @@ impl<S: Service> Alone<S> {
             client: SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1),
             applied: self.replica.cx.index,
             now: self.replica.cx.now,
+            place: self.replica.cx.place,
         };
         let mut reply = Vec::new();
         (self.replica.service.query(&cx, request, &mut reply), reply)

@@ -364,6 +364,7 @@ impl<S: Service> Apply<S> {
             client: request.triple.client,
             applied: self.replica.cx.index,
             now: self.replica.cx.now,
+            place: self.replica.cx.place,
         }
     }
 

@@ -29,6 +29,7 @@ mod connect;
 mod error;
 mod exchange;
 mod follow;
+mod lanes;
 mod pace;
 mod pool;
 mod registration;
@@ -48,22 +49,21 @@ pub use typed::{
     Replicated, Request,
 };
 
-use crate::r2p2::{
-    Counters, Header, MessageType, PACKETS_MAX, Policy, ReplyLimits, ResponseBlock, Rid, Segmenter, Status,
-};
+use crate::r2p2::{Counters, Header, MessageType, PACKETS_MAX, Policy, ReplyLimits, ResponseBlock, Rid, Status};
 use crate::session::WINDOW;
+use crate::shards::ShardMap;
 use exchange::{Shared, Tries, What};
+use lanes::Lanes;
 use pool::End;
 use registration::Claim;
-use route::Route;
 use running::{Failure, Naming, Repeat, Running};
 use rustix::rand::{GetRandomFlags, getrandom};
 use std::cell::RefCell;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_net::{Net, NetError, SocketOptions};
-use trimaran_runtime::{Instant, Lane, Task, now, spawn_in};
+use trimaran_net::{Net, NetError, SocketOptions, shard_address};
+use trimaran_runtime::{Instant, Task, now};
 
 /// Method key of the call that asks a server who leads. No service has it, so that the answer is a refusal whose block
 /// names the leader.
@@ -125,7 +125,7 @@ pub struct MethodCall<'a> {
     pub method: u32,
     /// Must fit the method's mark.
     pub policy: Policy,
-    /// The shard responsible for it.
+    /// The shard that is asked; 0 where there is one. Of an operator's question to one server, the server's port says it.
     pub shard: u16,
     /// The encoded arguments.
     pub body: &'a [u8],
@@ -144,6 +144,8 @@ struct Manner {
     is_pinned: bool,
     /// What a read must see.
     consistency: Consistency,
+    /// Who answers; `None`: whom the call names, or whoever can.
+    replica: Option<Replica>,
 }
 
 /// What the service answered.
@@ -162,10 +164,11 @@ pub struct Reply {
 /// A handle on one socket and its calls. Cheap to clone; when the last clone is gone, so are socket and receive task.
 #[derive(Clone)]
 pub struct Client {
-    core: Rc<Core>,
+    lanes: Rc<Lanes>,
 }
 
-struct Core {
+/// The way to one shard.
+struct Lane {
     shared: Rc<Shared>,
     /// Cancelled when dropped, as are the others.
     _receive: Task<()>,
@@ -189,48 +192,51 @@ impl Client {
         servers: Vec<SocketAddrV4>,
         config: ClientConfig,
     ) -> Result<Client, NetError> {
-        let socket = net.bind(local, config.socket)?;
-        let segmenter = Segmenter::new(net.payload_bytes(), config.request_packets);
         let nonce = config.nonce.unwrap_or_else(random_nonce);
-        let shared = Rc::new(Shared::new(
-            config,
-            socket,
-            segmenter,
-            Route::new(servers, nonce as u64 ^ (nonce >> 64) as u64),
-            nonce,
-        ));
-        let receiving = Rc::clone(&shared);
-        let receive = spawn_in(Lane::Normal, "client receive", async move { receiving.receive().await });
-        let following = Rc::clone(&shared);
-        let follow = spawn_in(Lane::Normal, "client members", async move { follow::follow(&following).await });
-        let core = Core { shared, _receive: receive, _follow: follow, registering: RefCell::default() };
-        Ok(Client { core: Rc::new(core) })
+        Ok(Client { lanes: Rc::new(Lanes::new(net, local, servers, config, nonce)?) })
     }
 
-    /// The address that servers answer to.
+    /// The address that servers answer to, those of shard 0; the calls to each other shard have a port of their own.
     pub fn local_addr(&self) -> SocketAddrV4 {
-        self.core.shared.socket.local_addr()
+        self.lanes.first().shared.socket.local_addr()
     }
 
     /// How the client was set up.
     pub fn config(&self) -> &ClientConfig {
-        &self.core.shared.config
+        &self.lanes.first().shared.config
     }
 
-    /// Where the next write would go first, once a response has told.
+    /// Where the next write to shard 0 would go first, once a response has told.
     pub fn leader(&self) -> Option<SocketAddrV4> {
-        self.core.shared.route.borrow().leader()
+        self.lanes.first().shared.route.borrow().leader()
+    }
+
+    /// The shards of the cluster, as far as this client has learned: one, until a call has shown that there are more, or
+    /// [`Client::ask_shards`] has asked.
+    pub fn shards(&self) -> ShardMap {
+        self.lanes.map()
+    }
+
+    /// Asks the servers how many shards there are, for whoever wants to call all of them. What was known stays where nobody answers.
+    pub async fn ask_shards(&self, within: Duration) -> ShardMap {
+        self.lanes.refresh(now() + within).await;
+        self.lanes.map()
     }
 
     /// Calls without an answer yet, over all tasks, each try counted; but for the client's own question about the members.
     pub fn waiting(&self) -> usize {
-        let shared = &self.core.shared;
-        shared.replies.borrow().waiting().saturating_sub(usize::from(shared.asks_members.get()))
+        let mut waiting = 0;
+        self.lanes.each(|Lane { shared, .. }| {
+            waiting += shared.replies.borrow().waiting().saturating_sub(usize::from(shared.asks_members.get()));
+        });
+        waiting
     }
 
     /// Datagrams that were not used, and why.
     pub fn counters(&self) -> Counters {
-        self.core.shared.replies.borrow().counters().clone()
+        let mut counters = Counters::default();
+        self.lanes.each(|lane| counters.merge(lane.shared.replies.borrow().counters()));
+        counters
     }
 
     /// A plain R2P2 call as a reference client makes it: no block, one server, one try, the reply's bytes. It may be
@@ -246,7 +252,7 @@ impl Client {
         within: Duration,
     ) -> Result<Vec<u8>, CallError> {
         let deadline = now() + within;
-        let shared = &*self.core.shared;
+        let shared = &*self.lanes.first().shared;
         let segments = shared.segmenter.request(body.len()).map_err(too_large)?;
         let message = Header::single(MessageType::Request, policy, Rid(0));
         let mut tries = Tries::new(shared);
@@ -268,7 +274,7 @@ impl Client {
         })
     }
 
-    /// Calls a service: finds and follows the leader, repeats what may be repeated, and ends by the deadline. Dropped
+    /// Calls a service in the shard that the call names: finds and follows the leader, repeats what may be repeated, and ends by the deadline. Dropped
     /// before its end, the call may have been applied or may yet be, and nobody will learn of it.
     ///
     /// # Errors
@@ -278,12 +284,45 @@ impl Client {
         let is_read = call.policy == Policy::ReplicatedRouteNoSideEffects;
         // Operators' calls go by `FixedRoute`, to any node of any cluster.
         let is_pinned = call.policy != Policy::FixedRoute;
-        let manner = Manner { call_id: None, is_read, is_pinned, consistency: Consistency::Linearizable };
-        self.call_in(call, manner, now() + within).await
+        let manner =
+            Manner { call_id: None, is_read, is_pinned, consistency: Consistency::Linearizable, replica: None };
+        self.lanes.call(call, None, manner, now() + within).await
     }
 
-    async fn call_in(&self, call: MethodCall<'_>, manner: Manner, deadline: Instant) -> Result<Reply, CallError> {
-        let core = &*self.core;
+    /// As [`Client::call`], in the shard of a key, by the hash of [`shard_key`](crate::shards::shard_key); without one in the shard
+    /// that the call names.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn call_keyed(
+        &self,
+        call: MethodCall<'_>,
+        key: Option<u64>,
+        within: Duration,
+    ) -> Result<Reply, CallError> {
+        let is_read = call.policy == Policy::ReplicatedRouteNoSideEffects;
+        let manner =
+            Manner { call_id: None, is_read, is_pinned: true, consistency: Consistency::Linearizable, replica: None };
+        self.lanes.call(call, key, manner, now() + within).await
+    }
+}
+
+impl Lane {
+    /// Makes a call in this lane. `map_version` says by which map it was chosen.
+    async fn call(
+        &self,
+        call: MethodCall<'_>,
+        map_version: u32,
+        manner: Manner,
+        deadline: Instant,
+    ) -> Result<Reply, Failure> {
+        let core = self;
+        let server = match manner.replica {
+            None => call.server,
+            Some(Replica::At(base)) => shard_address(base, call.shard),
+            Some(Replica::Slot(slot)) => Some(follow::find(&self.shared, slot, deadline).await?),
+        };
+        let call = MethodCall { server, ..call };
         let is_write = call.policy == Policy::ReplicatedRoute;
         let mut renamings = 0;
         loop {
@@ -292,7 +331,13 @@ impl Client {
             }
             let mut claim = match manner.call_id {
                 Some(id) if is_write => Some(Claim::again(&core.shared, id)),
-                None if is_write && core.shared.config.sessions => Some(core.claim(deadline).await?),
+                None if is_write && core.shared.config.sessions => match core.claim(map_version, deadline).await {
+                    // Nothing of the call itself has been sent.
+                    Err(CallError::NotApplied(NotApplied::WrongShard)) => {
+                        return Err(Failure::WrongShard { untouched: true });
+                    }
+                    claim => Some(claim?),
+                },
                 _ => None,
             };
             let (naming, repeat) = match &claim {
@@ -302,19 +347,19 @@ impl Client {
                 None => (Naming::Cluster(Consistency::Linearizable), Repeat::Never),
             };
             if let Naming::Cluster(_) = naming {
-                core.get_pinned();
+                core.get_pinned(map_version);
             }
-            let end = Running::new(&core.shared, call, naming, repeat, deadline)?.run().await;
+            let end = Running::new(&core.shared, call, (naming, repeat), map_version, deadline)?.run().await;
             let call_id = claim.as_ref().map(|claim| claim.id);
             match end {
                 Ok(reply) => return Ok(reply),
-                Err(Failure::Call(CallError::Unknown { .. })) => {
+                Err(Failure::Call(CallError::Unknown { .. }) | Failure::WrongShard { untouched: false }) => {
                     if let Some(claim) = &mut claim {
                         claim.end = End::Keep;
                     }
-                    return Err(CallError::Unknown { call_id });
+                    return Err(CallError::Unknown { call_id }.into());
                 }
-                Err(Failure::Call(error)) => return Err(error),
+                Err(failure @ (Failure::Call(_) | Failure::WrongShard { .. })) => return Err(failure),
                 Err(Failure::SessionExpired { untouched }) => {
                     if let Some(id) = call_id {
                         core.shared.pool.borrow_mut().expired(id.session);
@@ -322,14 +367,14 @@ impl Client {
                     // What changes nothing, or has changed nothing and never will, may be called anew.
                     let is_harmless = manner.is_read || (untouched && manner.call_id.is_none());
                     if !is_harmless || renamings == RENAMINGS_MAX || now() >= deadline {
-                        return Err(CallError::Unknown { call_id });
+                        return Err(CallError::Unknown { call_id }.into());
                     }
                     // A client that has long been idle may have many expired sessions; each is met once, and gone.
                     if claim.is_none() {
                         renamings += 1;
                     }
                     if claim.is_none() {
-                        core.identify(deadline).await?;
+                        core.identify(map_version, deadline).await?;
                     }
                 }
             }

@@ -171,11 +171,12 @@ impl Endpoint {
 
     fn dispatch(&self, request: Request) {
         match request.block {
-            Some(block) if block.shard != 0 => self.node.wrong_shard(&request),
             Some(block) if block.method == PROBE_METHOD && !request.policy.is_replicated() => {
                 self.node.refuse(&request, Refusal::UnknownMethod);
             }
+            // Of these the port alone says whom they ask.
             Some(block) if self.admin.serves(block.method) => self.admin.submit(request),
+            Some(block) if self.node.is_astray(&block) => self.node.wrong_shard(&request),
             Some(block) if self.node.is_of_another_cluster(&block) => self.node.refuse_session(&request),
             Some(_) if self.node.is_too_young(&request) => self.node.refuse(&request, Refusal::Uninitialised),
             Some(block) if block.method == self.register => self.node.register(request),

@@ -82,9 +82,7 @@ pub fn request<T: Serialize>(arguments: &T) -> Vec<u8> {
 }
 
 /// Where a call goes in a cluster of several shards.
-pub fn shard_key(bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(bytes)
-}
+pub use crate::shards::shard_key;
 
 /// Bytes that are copied whole, where serde would hand over one by one. The form is the same.
 #[derive(Debug)]

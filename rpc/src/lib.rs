@@ -50,6 +50,7 @@ mod request;
 pub mod schema;
 pub mod service;
 pub mod session;
+pub mod shards;
 pub mod sim;
 mod snapshot;
 pub mod state;

@@ -13,6 +13,7 @@ use crate::replica::Replica;
 use crate::replicated::Replicated;
 use crate::service::{Service, method_key};
 use crate::session::REGISTER;
+use crate::shards::ShardPlace;
 use crate::stats::ServerCounters;
 use crate::storage::{DataDirectory, DataError, Durability, NodeStorage};
 use crate::{apply, background};
@@ -45,6 +46,8 @@ pub struct NodeConfig {
     pub cluster_name: String,
     /// Seat in the cluster, 1 to 9.
     pub slot: Slot,
+    /// Which of the cluster's shards this replica is of. The addresses below are this shard's own.
+    pub place: ShardPlace,
     /// Drawn at random at every start: a node that has lost its memory must not be taken for the one that promised. One that finds its
     /// life in a [`DataDirectory`] goes on under the incarnation there.
     pub incarnation: Incarnation,
@@ -205,7 +208,7 @@ impl Node {
         let reassembly = config.request_limits.reassembly;
 
         let forwards = ForwardQueue::new(pending);
-        let peers = PeerSocket::new(peer_socket, id, forwards.clone(), counters.clone());
+        let peers = PeerSocket::new(peer_socket, id, config.place, forwards.clone(), counters.clone());
         let shard_config = ShardConfig {
             timing: config.timing,
             limits: config.log_limits,
@@ -213,6 +216,7 @@ impl Node {
             contacts: config.contacts,
             commit_notice: COMMIT_NOTICE,
             sabotage: config.sabotage,
+            shard: config.place.group(),
             ..ShardConfig::new(me, config.seed)
         };
         let transport = PeerTransport(peers.clone());
@@ -229,9 +233,11 @@ impl Node {
         let reads = Reads::new(config.queued_reads, config.reads.lease);
         let replicated = Rc::new(
             Replicated::new(shard.clone(), id, answers, forwarder, counters, reads, S::mark)
-                .with_durability(durability, recovered),
+                .with_durability(durability, recovered)
+                .with_place(config.place),
         );
-        let replica = Replica::new(service);
+        let mut replica = Replica::new(service);
+        replica.cx.place = config.place;
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
         let admin =
             Admin::new(config.cluster_name, me, config.reads, net.clone(), replicated.clone(), requests.clone());

@@ -4,6 +4,7 @@ use crate::r2p2::forward::Forwarded;
 use crate::r2p2::header::{Header, MessageType, Rid};
 use crate::r2p2::layout::{FORWARD_BYTES, HEADER_BYTES};
 use crate::r2p2::policy::Policy;
+use crate::shards::ShardPlace;
 use crate::stats::{Event, ServerCounters};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -23,6 +24,7 @@ const DATAGRAMS_PER_POLL: usize = 64;
 pub(crate) struct PeerSocket {
     socket: UdpSocket,
     id: NodeId,
+    place: ShardPlace,
     forwards: Rc<ForwardQueue>,
     counters: Rc<ServerCounters>,
 }
@@ -31,10 +33,11 @@ impl PeerSocket {
     pub(crate) fn new(
         socket: UdpSocket,
         id: NodeId,
+        place: ShardPlace,
         forwards: Rc<ForwardQueue>,
         counters: Rc<ServerCounters>,
     ) -> Rc<Self> {
-        Rc::new(PeerSocket { socket, id, forwards, counters })
+        Rc::new(PeerSocket { socket, id, place, forwards, counters })
     }
 
     /// Bytes of a forwarded datagram after R2P2's header, and what Raft puts around it.
@@ -50,7 +53,8 @@ impl PeerSocket {
         framing: &[u8; FORWARD_BYTES],
         part: &[u8],
     ) -> bool {
-        let envelope = Envelope { cluster, from: self.id, to: leader.id, ..Envelope::default() };
+        let shard = self.place.group();
+        let envelope = Envelope { shard, cluster, from: self.id, to: leader.id, ..Envelope::default() };
         let write = |buffer: &mut [u8]| write_foreign(buffer, &envelope, &[framing, part]);
         self.send(MessageType::Forward, leader.peer, write)
     }
@@ -73,7 +77,7 @@ impl PeerSocket {
     /// A forwarded request: for this node, in this life?
     fn forwarded(&self, message: &[u8]) {
         let framed = read_foreign(message)
-            .filter(|(envelope, _)| envelope.to == self.id)
+            .filter(|(envelope, _)| envelope.to == self.id && envelope.shard == self.place.group())
             .and_then(|(envelope, rest)| Some((envelope.cluster, Forwarded::parse(rest).ok()?)));
         match framed {
             Some((cluster, (framing, part))) => {

@@ -16,6 +16,7 @@ use crate::replica::{Outcome, status_of};
 use crate::request::Request;
 use crate::service::{Answer, Mark};
 use crate::session::{CallId, SessionId};
+use crate::shards::ShardPlace;
 use crate::stats::{Event, ServerCounters};
 use crate::storage::{Durability, NodeStorage};
 use std::cell::{Cell, RefCell};
@@ -31,6 +32,8 @@ pub(crate) struct Replicated {
     pub(crate) shard: Shard<PeerTransport, NodeStorage>,
     me: NodeId,
     /// What an acknowledgement of this node survives.
+    /// Which shard this is.
+    pub(crate) place: ShardPlace,
     pub(crate) durability: Durability,
     /// Entries up to here were on the disk when this node started.
     recovered: LogIndex,
@@ -68,6 +71,7 @@ impl Replicated {
         Replicated {
             shard,
             me,
+            place: ShardPlace::ALONE,
             durability: Durability::Volatile,
             recovered: LogIndex::ZERO,
             jobs: Jobs::new(limit),
@@ -90,6 +94,11 @@ impl Replicated {
     /// For a node whose log is on a disk, where it found entries up to `recovered`.
     pub(crate) fn with_durability(self, durability: Durability, recovered: LogIndex) -> Self {
         Replicated { durability, recovered, ..self }
+    }
+
+    /// For a node of several shards.
+    pub(crate) fn with_place(self, place: ShardPlace) -> Self {
+        Replicated { place, ..self }
     }
 
     /// Takes a complete request whatever its policy and sees to it that it is answered, forwarded, refused or counted.
@@ -353,6 +362,11 @@ impl Replicated {
             let block = self.block(Status::Internal, Refusal::Unspecified);
             self.answers.respond(request.triple, Some(&block), message.as_bytes());
         }
+    }
+
+    /// Whether a call was sent here by another map of the shards than the cluster has, or to another shard.
+    pub(crate) fn is_astray(&self, block: &RequestBlock) -> bool {
+        block.shard != self.place.shard() || block.map_version != self.place.map().version()
     }
 
     /// Says no to a call for a shard that this node does not have.

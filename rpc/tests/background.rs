@@ -10,7 +10,7 @@ use trimaran_rpc::client::{CallError, MethodCall, NotApplied};
 use trimaran_rpc::outbox::{Effect, EffectId};
 use trimaran_rpc::r2p2::{Policy, Refusal};
 use trimaran_rpc::service::{Answer, Cx, LocalCx, Mark, ReadCx, Service};
-use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
+use trimaran_rpc::sim::cluster::{Cluster, NodeIndex};
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_rpc::timers::Timer;
 

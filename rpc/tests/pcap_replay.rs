@@ -246,6 +246,7 @@ fn node_config() -> NodeConfig {
     NodeConfig {
         cluster_name: "replay".into(),
         slot: Slot(1),
+        place: trimaran_rpc::shards::ShardPlace::ALONE,
         incarnation: Incarnation(1),
         client: addr(NODE, SERVICE),
         peer: addr(NODE, 8_100),

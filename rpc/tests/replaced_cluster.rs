@@ -25,6 +25,7 @@ fn config(machine: &Machine, life: u64) -> NodeConfig {
     NodeConfig {
         cluster_name: "one".into(),
         slot: Slot(1),
+        place: trimaran_rpc::shards::ShardPlace::ALONE,
         incarnation: Incarnation(life),
         client,
         peer,
@@ -61,7 +62,7 @@ fn call(lab: &mut Lab, user: &Machine, client: &Client, call: OwnedCall) -> Resu
 }
 
 fn any(policy: Policy) -> OwnedCall {
-    OwnedCall::new(AnyRequest { method: METHOD, policy, body: Vec::new() })
+    OwnedCall::new(AnyRequest { method: METHOD, policy, body: Vec::new(), shard_key: None })
 }
 
 #[test]

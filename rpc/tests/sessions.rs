@@ -15,7 +15,7 @@ use trimaran_rpc::client::{
 };
 use trimaran_rpc::r2p2::{Policy, Refusal};
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
-use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex, node_ip};
+use trimaran_rpc::sim::cluster::{Cluster, NodeIndex, node_ip};
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_runtime::{TaskGroup, sleep, timeout};
 
@@ -100,7 +100,7 @@ async fn write(client: &Client, body: &[u8], within: Duration) -> Ended {
 
 /// The call once more, under a name that it had before.
 async fn again(client: &Client, body: &[u8], id: CallId, within: Duration) -> Ended {
-    let request = AnyRequest { method: METHOD, policy: WRITE, body: body.to_vec() };
+    let request = AnyRequest { method: METHOD, policy: WRITE, body: body.to_vec(), shard_key: None };
     client.submit(OwnedCall { call_id: Some(id), within: Some(within), ..OwnedCall::new(request) }).await
 }
 

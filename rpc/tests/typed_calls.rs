@@ -21,7 +21,6 @@ use trimaran_rpc::codec;
 use trimaran_rpc::node::{Node, NodeConfig};
 use trimaran_rpc::r2p2::Refusal;
 use trimaran_rpc::service::{Answer, Cx, LocalCx, Mark, ReadCx, Service};
-use trimaran_rpc::sim::cluster::ClusterConfig;
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_runtime::CoreConfig;
 
@@ -205,6 +204,7 @@ fn node(last: u8) -> SocketAddrV4 {
     let config = NodeConfig {
         cluster_name: "one".into(),
         slot: Slot(1),
+        place: trimaran_rpc::shards::ShardPlace::ALONE,
         incarnation: Incarnation(u64::from(last)),
         client,
         peer,

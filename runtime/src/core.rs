@@ -1,14 +1,15 @@
 //! One core: the turn, its lanes and its budgets.
 //!
 //! ```text
-//!   turn:  stamp now -> inbox -> disk, wake -> receive a burst, wake -> timers, wake -> Control, Normal lanes -> transmit -> disk
+//!   turn:  stamp now -> inbox, mesh -> disk, wake -> receive a burst, wake -> timers, wake -> Control, Normal lanes -> transmit -> disk
 //!   rest:  spin -> yield -> park (the only call that blocks)
 //! ```
 
 use crate::clock::{Clock, Monotonic};
 use crate::driver::Driver;
 use crate::idle::{Idle, Idler, Rest};
-use crate::local::{Local, LocalParts};
+use crate::local::{Job, Local, LocalParts};
+use crate::mesh::{Doorbell, MeshEnd};
 use crate::stall::{StallWatch, Suspect};
 use crate::stats::Stats;
 use crate::task::{ControlPanic, Lane, Panicked, Runnable, Task, spawn_in};
@@ -22,6 +23,8 @@ use std::time::Duration;
 const AWAY: Duration = Duration::from_millis(1);
 /// Bursts received in such a turn, at most.
 const BURSTS_AFTER_AWAY: usize = 8;
+/// Closures of each other core that are run in one turn.
+const JOBS_PER_TURN: usize = 16;
 /// The longest sleep where no eventfd could be had, or the device has left packets untaken.
 const SHORT_PARK: Duration = Duration::from_millis(1);
 
@@ -111,10 +114,16 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
     /// A core without tasks. It takes an eventfd unless its idle policy never sleeps; failing that, it sleeps for at
     /// most a millisecond at a time.
     pub fn new(config: CoreConfig, clock: C, driver: D) -> Self {
+        Core::with_bell(config, clock, driver, None)
+    }
+
+    /// As [`Core::new`], woken by a bell that others know already.
+    pub fn with_bell(config: CoreConfig, clock: C, driver: D, bell: Option<Doorbell>) -> Self {
         let parts = LocalParts {
             permute: config.permute.then_some(config.seed),
             tasks_max: config.tasks_max,
             eventfd: config.idle != Idle::Spin,
+            inbox: bell.map(|Doorbell(inbox)| inbox),
             control_panic: config.control_panic,
         };
         let (now, clock) = (clock.now(), Rc::new(clock));
@@ -145,7 +154,7 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
         self.local.timers.now.set(now);
         let mut turn = Turn::default();
         let wire_now = self.clock.wire_time(now);
-        let woken = self.local.inbox.drain(&self.local.lanes);
+        let woken = self.local.inbox.drain(&self.local.lanes) + self.run_jobs();
         let completed = self.local.disks.sum(|disk| disk.reap(wire_now));
         self.is_bell_stale |= completed > 0;
         self.receive(now, &mut turn);
@@ -160,6 +169,21 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
         self.last_turn = now;
         self.count(&turn, woken);
         turn
+    }
+
+    /// Does what other cores have sent. One at a time: it may send something itself.
+    fn run_jobs(&self) -> usize {
+        let has_news = self.local.jobs.borrow().as_ref().is_some_and(MeshEnd::has_news);
+        if !has_news {
+            return 0;
+        }
+        let mut jobs: Vec<Job> = Vec::new();
+        if let Some(end) = self.local.jobs.borrow_mut().as_mut() {
+            end.drain(JOBS_PER_TURN, |_, job| jobs.push(job));
+        }
+        let count = jobs.len();
+        jobs.into_iter().for_each(|job| job());
+        count
     }
 
     /// All that waits after an absence, else one burst.
@@ -248,7 +272,8 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
 impl<D: Driver, C: Clock + 'static> Core<D, C> {
     /// Whether a turn now would find a task to run, or an operation on a disk to hand on or to end.
     pub fn has_work(&self) -> bool {
-        let has_task = !self.local.lanes.borrow().is_empty() || self.local.inbox.bell.is_ready();
+        let has_jobs = || self.local.jobs.borrow().as_ref().is_some_and(MeshEnd::has_news);
+        let has_task = !self.local.lanes.borrow().is_empty() || self.local.inbox.bell.is_ready() || has_jobs();
         has_task || self.local.disks.sum(|disk| usize::from(disk.has_work())) > 0
     }
 
@@ -342,6 +367,11 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
         &self.clock
     }
 
+    /// What wakes this core.
+    pub fn doorbell(&self) -> Doorbell {
+        Doorbell(self.local.inbox.clone())
+    }
+
     /// The counters; any thread may keep them and read.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.local.stats
@@ -393,6 +423,9 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
             }
         }
         self.local.inbox.close();
+        // A task that was leaked abroad keeps the rest of the core; nobody shall wait for what is in the rings.
+        let jobs = self.local.jobs.take();
+        drop(jobs);
     }
 }
 

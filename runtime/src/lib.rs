@@ -8,6 +8,7 @@
 //!   time ----> wheel.rs -----> wake --+      (task.rs: spawn, Task; channel.rs between)   |
 //!                      |              |                                                   |
 //!   other threads --> local.rs inbox -+        nothing to do: idle.rs spin, yield, park   |
+//!   other cores ----> mesh.rs rings --+                                                   |
 //!                      +------------------------------------------------------------------+
 //!
 //!   disk.rs   files, in the same turn: io_uring or a thread; sim/disk.rs, a disk with faults
@@ -27,10 +28,12 @@ pub mod core;
 pub mod disk;
 pub mod driver;
 mod error;
+mod flags;
 mod handoff;
 mod handshake;
 mod idle;
 mod local;
+pub mod mesh;
 pub mod run;
 pub mod sim;
 mod stall;
@@ -39,9 +42,9 @@ pub mod task;
 pub mod time;
 mod wheel;
 
-/// What the handshake is made of. Its test puts loom's atomics in this place.
+/// What the handshake and the flags of a mesh are made of. Its test puts loom's atomics in this place.
 mod atomic {
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 }
 
 pub use crate::core::{Core, CoreConfig, Turn};
@@ -51,7 +54,8 @@ pub use driver::{Driver, Flushed, NoDevice, Polled};
 pub use error::RuntimeError;
 pub use handoff::{Handoff, handoff};
 pub use idle::Idle;
-pub use run::{CoreHandle, run, start};
+pub use mesh::{Doorbell, MESH_CORES_MAX, MeshEnd, MeshStats, NotTaken, mesh};
+pub use run::{Abroad, CoreFailure, CoreHandle, Failure, Lost, Runtime, Seat, core_number, run, spawn_on, start};
 pub use stats::{Counter, Stats};
 pub use task::{ControlPanic, Lane, Panicked, Task, TaskGroup, YieldNow, spawn, spawn_in, yield_now};
 pub use time::{

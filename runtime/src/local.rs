@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::disk;
 use crate::idle::Bell;
+use crate::mesh::MeshEnd;
 use crate::stats::Stats;
 use crate::task::{ControlPanic, Lane, Runnable, Tasks};
 use crate::time::Instant;
@@ -38,6 +39,8 @@ pub(crate) struct Local {
     pub(crate) lanes: RefCell<Lanes>,
     pub(crate) tasks: RefCell<Tasks>,
     pub(crate) inbox: Arc<Inbox>,
+    /// What other cores want done here, where this one is among several.
+    pub(crate) jobs: RefCell<Option<MeshEnd<Job>>>,
     pub(crate) disks: Disks,
     pub(crate) stats: Arc<Stats>,
     pub(crate) control_panic: ControlPanic,
@@ -57,7 +60,8 @@ impl Local {
             clock,
             lanes: RefCell::new(Lanes::new(parts.permute)),
             tasks: RefCell::new(Tasks::new(parts.tasks_max)),
-            inbox: Arc::new(Inbox { queue: Mutex::default(), bell: Bell::new(parts.eventfd) }),
+            inbox: parts.inbox.unwrap_or_else(|| Arc::new(Inbox::new(Bell::new(parts.eventfd)))),
+            jobs: RefCell::default(),
             disks: Disks::default(),
             stats: Arc::default(),
             control_panic: parts.control_panic,
@@ -119,8 +123,13 @@ pub(crate) struct LocalParts {
     pub(crate) permute: Option<u64>,
     pub(crate) tasks_max: usize,
     pub(crate) eventfd: bool,
+    /// One that others know already; `None` makes one.
+    pub(crate) inbox: Option<Arc<Inbox>>,
     pub(crate) control_panic: ControlPanic,
 }
+
+/// What one core has another do: mostly to build a future there and start it.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// Restores the core that was current before.
 pub(crate) struct Entered {
@@ -220,6 +229,10 @@ struct Queue {
 }
 
 impl Inbox {
+    pub(crate) fn new(bell: Bell) -> Inbox {
+        Inbox { queue: Mutex::default(), bell }
+    }
+
     fn push(&self, runnable: Runnable) {
         let mut queue = self.lock();
         if queue.closed {
@@ -266,7 +279,7 @@ mod tests {
 
     fn local() -> Rc<Local> {
         let control_panic = ControlPanic::Propagate;
-        let parts = LocalParts { permute: None, tasks_max: 8, eventfd: false, control_panic };
+        let parts = LocalParts { permute: None, tasks_max: 8, eventfd: false, inbox: None, control_panic };
         Local::new(Instant::ZERO, Rc::new(crate::Monotonic), parts)
     }
 

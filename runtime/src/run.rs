@@ -1,19 +1,25 @@
 //! Cores and threads: pin, start, run main, shut down in order.
 
+mod several;
+
 use crate::clock::Monotonic;
 use crate::core::{Core, CoreConfig};
 use crate::driver::Driver;
 use crate::error::RuntimeError;
-use crate::local::Inbox;
+use crate::local::{Inbox, Job};
+use crate::mesh::{Doorbell, MeshEnd};
 use crate::stats::Stats;
 use crate::task::{Lane, Panicked, spawn_in};
 use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
+use std::convert::Infallible;
 use std::future::Future;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
+
+pub use several::{Abroad, CoreFailure, Failure, Lost, Runtime, Seat, core_number, spawn_on};
 
 /// Runs `main` on a core on the calling thread, which is pinned first where the configuration says so. When `main` ends,
 /// the other tasks are dropped, what they sent is transmitted, and `main`'s output is returned.
@@ -29,7 +35,7 @@ where
     F: Future + 'static,
 {
     let never = AtomicBool::new(false);
-    match run_until(config, driver, main, &never, |_, _| {})? {
+    match run_alone(config, driver, main, &never, |_, _| {})? {
         Some(Ok(output)) => Ok(output),
         Some(Err(panicked)) => Err(RuntimeError::MainPanicked(panicked)),
         None => Err(RuntimeError::Stopped),
@@ -52,7 +58,7 @@ where
     let thread = {
         let stop = stop.clone();
         let name = config.name.clone();
-        let run = move || run_until(config, driver, main, &stop, |inbox, stats| drop(started.send((inbox, stats))));
+        let run = move || run_alone(config, driver, main, &stop, |inbox, stats| drop(started.send((inbox, stats))));
         // This is where a core is started.
         #[allow(clippy::disallowed_methods)]
         std::thread::Builder::new().name(name).spawn(run).map_err(RuntimeError::Thread)?
@@ -104,7 +110,7 @@ impl<T> CoreHandle<T> {
     }
 }
 
-fn run_until<D, F>(
+fn run_alone<D, F>(
     config: CoreConfig,
     driver: impl FnOnce() -> D,
     main: impl FnOnce() -> F,
@@ -115,6 +121,37 @@ where
     D: Driver,
     F: Future + 'static,
 {
+    let boot = || Ok::<_, Infallible>((driver(), main));
+    let ran = run_until(config, boot, Stop { flag: stop, bell: None, jobs: None }, started)?;
+    match ran {
+        Ok(end) => Ok(end),
+        Err(never) => match never {},
+    }
+}
+
+/// What ends a core from outside, and how others reach it.
+struct Stop<'a> {
+    flag: &'a AtomicBool,
+    /// Of one among several.
+    bell: Option<Doorbell>,
+    jobs: Option<MeshEnd<Job>>,
+}
+
+/// What a core has ended with: its main task's output, that task's panic, or nothing where it was stopped before.
+type End<T> = Option<Result<T, Panicked>>;
+
+/// Pins the thread, boots the core there, and runs it to its end. The error inside is that of `boot`.
+fn run_until<D, M, F, E>(
+    config: CoreConfig,
+    boot: impl FnOnce() -> Result<(D, M), E>,
+    stop: Stop<'_>,
+    started: impl FnOnce(Arc<Inbox>, Arc<Stats>),
+) -> Result<Result<End<F::Output>, E>, RuntimeError>
+where
+    D: Driver,
+    M: FnOnce() -> F,
+    F: Future + 'static,
+{
     if let Some(cpu) = config.cpu {
         pin(cpu)?;
     }
@@ -122,14 +159,19 @@ where
     if let Err(error) = set_current_timer_slack(NonZeroU64::new(1)) {
         tracing::warn!(%error, "timers may be 50 us late: the timer slack could not be set");
     }
-    let mut core = Core::new(config, Monotonic, driver());
+    let (driver, main) = match boot() {
+        Ok(booted) => booted,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut core = Core::with_bell(config, Monotonic, driver, stop.bell);
+    *core.local().jobs.borrow_mut() = stop.jobs;
     core.driver_mut().start();
     started(core.local().inbox.clone(), core.stats().clone());
     tracing::debug!(name = core.config().name, id = core.config().core_id, "core started");
     let main = core.enter(|| spawn_in(Lane::Normal, "main", main()));
-    let end = core.run_main(main, || stop.load(Ordering::Acquire));
+    let end = core.run_main(main, || stop.flag.load(Ordering::Acquire));
     core.shutdown();
-    Ok(end)
+    Ok(Ok(end))
 }
 
 /// Pins the calling thread to one CPU.

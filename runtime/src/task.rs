@@ -174,13 +174,18 @@ impl<F: Future> Future for TaskCell<'_, F> {
     }
 }
 
-#[cold]
-fn panicked(local: &Local, meta: &Meta, payload: Box<dyn Any + Send>) -> Panicked {
-    let message = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+/// What somebody who panicked had to say.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),
         (_, Some(text)) => text.clone(),
         _ => "a panic without a message".to_owned(),
-    };
+    }
+}
+
+#[cold]
+fn panicked(local: &Local, meta: &Meta, payload: Box<dyn Any + Send>) -> Panicked {
+    let message = panic_message(payload.as_ref());
     let error = Panicked { name: meta.name, site: meta.site, message };
     tracing::error!(lane = ?meta.lane, "{error}");
     match (meta.lane, local.control_panic) {

@@ -1,13 +1,16 @@
-//! The sleep handshake under loom: the interleavings of a core that falls asleep with threads that bring it work. A lost
-//! wake is a deadlock, which loom reports.
+//! The sleep handshake and the flags of a mesh under loom: the interleavings of a core that falls asleep with threads that bring
+//! it work. A lost wake is a deadlock, which loom reports.
 
 mod atomic {
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 }
 
+#[path = "../src/flags.rs"]
+mod flags;
 #[path = "../src/handshake.rs"]
 mod handshake;
 
+use flags::Flags;
 use handshake::Handshake;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
@@ -83,4 +86,69 @@ fn one_waker_is_never_missed() {
 #[test]
 fn of_two_wakers_none_is_missed() {
     model(2, 3);
+}
+
+/// `peers` cores put so many messages each into a ring of their own, with one announcement for all of them, or for each. The core
+/// looks into the rings of raised flags only, in its turn, and sleeps when a turn has found nothing. Rings are counters here, as
+/// relaxed as can be: what is seen of them is seen because of flags and bell.
+fn mesh_model(peers: usize, messages: usize, announces_each: bool, preemptions: usize) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(move || {
+        let rings: Vec<_> = (0..peers).map(|_| AtomicUsize::new(0)).collect();
+        let shared = Arc::new((Handshake::new(), Eventfd::default(), Flags::new(), rings));
+        let threads: Vec<_> = (0..peers)
+            .map(|peer| {
+                let shared = shared.clone();
+                loom::thread::spawn(move || {
+                    let (handshake, eventfd, flags, rings) = &*shared;
+                    let announce = || {
+                        flags.raise(peer);
+                        if handshake.ring() {
+                            eventfd.write();
+                        }
+                    };
+                    for message in 1..=messages {
+                        rings[peer].store(message, Ordering::Relaxed);
+                        if announces_each || message == messages {
+                            announce();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let (handshake, eventfd, flags, rings) = &*shared;
+        let mut seen = vec![0; peers];
+        while seen.iter().any(|seen| *seen < messages) {
+            let rung = handshake.take_ready();
+            let mut news = flags.take();
+            let found = rung || news != 0;
+            while news != 0 {
+                let peer = news.trailing_zeros() as usize;
+                news &= news - 1;
+                seen[peer] = rings[peer].load(Ordering::Relaxed);
+            }
+            if found {
+                continue;
+            }
+            if handshake.fall_asleep() {
+                eventfd.sleep();
+            }
+            handshake.rise();
+            eventfd.drain();
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_message_in_a_ring_is_never_slept_over() {
+    mesh_model(1, 2, true, 4);
+}
+
+#[test]
+fn messages_of_two_peers_announced_together_are_all_seen() {
+    mesh_model(2, 2, false, 3);
 }

@@ -58,7 +58,7 @@ impl Workload for Count {
     type Call = ();
     fn begin(&mut self, _body: &mut Vec<u8>, _at: Instant) -> (Ask, ()) {
         self.begun += 1;
-        (Ask { method: 1, policy: Policy::ReplicatedRoute }, ())
+        (Ask { method: 1, policy: Policy::ReplicatedRoute, key: None }, ())
     }
     fn end(&mut self, _call: (), result: &Result<Answered, Failure>, _at: Instant) -> bool {
         self.ended += 1;

@@ -52,7 +52,7 @@ fn command(kv: &mut Alone<Kv>, words: &[&str]) -> String {
 /// A command that one replica answers.
 fn look(kv: &Alone<Kv>, is_local: bool, words: &[&str]) -> String {
     let mut reply = Vec::new();
-    kv.service().look(is_local, kv.now(), &request(words), &mut reply);
+    kv.service().look(ShardPlace::ALONE, is_local, kv.now(), &request(words), &mut reply);
     String::from_utf8_lossy(&reply).into_owned()
 }
 

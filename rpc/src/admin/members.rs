@@ -4,11 +4,13 @@
 //! looks at the members until it is done. Nodes that are to be taken in ask for it themselves, so that a change names seats
 //! only, never addresses.
 
-use super::{Admin, MemberInfo, PeerInfo, ask};
+use super::{Admin, MemberInfo, PeerInfo, Probe, ask, probe};
 use crate::client::{CallError, Client};
+use crate::shards::ShardMap;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
 use std::time::Duration;
+use trimaran_net::shard_address;
 use trimaran_raft::{Configuration, Member, Slot, Status, TransferError, Unfit};
 use trimaran_runtime::{Instant, now, sleep};
 
@@ -16,6 +18,8 @@ pub(crate) const MEMBERS: &str = "trimaran.members/1";
 pub(super) const CHANGE: &str = "trimaran.change/1";
 /// Between two looks at a change that is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// For one node to say who it is.
+const PROBE_WITHIN: Duration = Duration::from_millis(300);
 /// A last look is not cut shorter than this.
 const LOOK_WITHIN: Duration = Duration::from_millis(100);
 
@@ -262,6 +266,108 @@ pub async fn change(
         let _ = apply(client, servers, Change::Transfer { to: None }, deadline).await;
     }
     apply(client, servers, change, deadline).await
+}
+
+/// What came of a change in one shard.
+pub type Changed = (u16, Result<Members, ChangeError>);
+
+/// Asks the nodes how many shards there are, and where the nodes of shards 0 differ in that, refuses.
+///
+/// # Errors
+/// [`ChangeError::NoLeader`] where nobody answers, [`ChangeError::Refused`] where they disagree.
+pub async fn shards_of(client: &Client, servers: &[SocketAddrV4], within: Duration) -> Result<ShardMap, ChangeError> {
+    let deadline = now() + within;
+    let mut probes: Vec<Probe> = Vec::new();
+    while probes.is_empty() {
+        // Somebody who is dead is not waited for as long as one who is slow may need.
+        let within = PROBE_WITHIN.min(deadline.saturating_since(now()));
+        let asked = servers.iter().map(|&server| probe(client, server, within));
+        probes = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        if now() >= deadline {
+            break;
+        }
+    }
+    // Nodes that belong to the cluster know better than one that is yet to be taken in.
+    let (in_it, others): (Vec<_>, Vec<_>) = probes.iter().partition(|probe| probe.cluster.is_some());
+    let mut counts: Vec<u16> =
+        if in_it.is_empty() { &others } else { &in_it }.iter().map(|probe| probe.shards).collect();
+    counts.sort_unstable();
+    counts.dedup();
+    match counts[..] {
+        [] => Err(ChangeError::NoLeader),
+        [shards] => ShardMap::new(shards).ok_or_else(|| ChangeError::Refused(format!("the nodes say {shards} shards"))),
+        _ => Err(ChangeError::Refused(format!("the nodes differ in their number of shards: {counts:?}"))),
+    }
+}
+
+/// Changes the members of every shard of a cluster, or of one, each as [`change`] does; of each is told what came of it. The shards
+/// are changed one after the other, and all are tried, whatever comes of the first. With several shards, one in which all is so
+/// already as is asked for is done: whoever asks again after a part has failed brings the rest about.
+///
+/// # Errors
+/// As [`shards_of`]; nothing was changed.
+pub async fn change_all(
+    client: &Client,
+    servers: &[SocketAddrV4],
+    only: Option<u16>,
+    change: Change,
+    within: Duration,
+) -> Result<Vec<Changed>, ChangeError> {
+    let map = shards_of(client, servers, within / 4).await?;
+    if let Some(shard) = only.filter(|shard| *shard >= map.shards()) {
+        return Err(ChangeError::Refused(format!("there is no shard {shard}: there are {}", map.shards())));
+    }
+    let mut ends = Vec::new();
+    for shard in map.all().filter(|shard| only.is_none_or(|only| only == *shard)) {
+        let servers = of_shard(servers, shard);
+        let before = match map {
+            ShardMap::ONE => None,
+            _ => members_of(client, &servers, within / 4).await.ok(),
+        };
+        let end = match before.filter(|before| before.shows(change, before) && before.leader != 0) {
+            Some(done) if change != Change::Cancel => Ok(done),
+            _ => self::change(client, &servers, change, within).await,
+        };
+        ends.push((shard, end));
+    }
+    Ok(ends)
+}
+
+/// Hands the leadership of each shard to a node of its own: shard n to the member that is n-th, and round again. Returns the shards
+/// in which that did not work; they go on under the leader that they have.
+pub async fn spread(client: &Client, servers: &[SocketAddrV4], within: Duration) -> Result<Vec<Changed>, ChangeError> {
+    let map = shards_of(client, servers, within / 4).await?;
+    let mut failed = Vec::new();
+    for shard in map.all().filter(|_| map != ShardMap::ONE) {
+        let servers = of_shard(servers, shard);
+        let spread = async {
+            let deadline = now() + within;
+            let mut members = members_of(client, &servers, within / 4).await?;
+            while members.leader == 0 && now() < deadline {
+                sleep(LOOK_EVERY).await;
+                members = members_of(client, &servers, within / 4).await?;
+            }
+            let mut slots: Vec<u8> = members.voters.iter().map(|voter| voter.slot).collect();
+            slots.sort_unstable();
+            let to = slots.get(usize::from(shard) % slots.len().max(1)).copied();
+            match to {
+                Some(to) if to != members.leader => {
+                    self::change(client, &servers, Change::Transfer { to: Some(to) }, within).await
+                }
+                _ => Ok(members),
+            }
+        };
+        let end = spread.await;
+        if end.is_err() {
+            failed.push((shard, end));
+        }
+    }
+    Ok(failed)
+}
+
+/// Where one shard of these nodes is reached.
+pub fn of_shard(servers: &[SocketAddrV4], shard: u16) -> Vec<SocketAddrV4> {
+    servers.iter().filter_map(|server| shard_address(*server, shard)).collect()
 }
 
 /// Has the leader begin the change, and watches it.

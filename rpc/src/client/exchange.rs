@@ -26,6 +26,8 @@ const FULL_QUEUE_PAUSE: Duration = Duration::from_micros(50);
 /// What the calls of one client share.
 pub(super) struct Shared {
     pub(super) config: ClientConfig,
+    /// The shard that is called here.
+    pub(super) shard: u16,
     pub(super) socket: UdpSocket,
     pub(super) segmenter: Segmenter,
     pub(super) replies: RefCell<Replies>,
@@ -63,12 +65,14 @@ impl Shared {
     /// `nonce` names the client's registrations.
     pub(super) fn new(
         config: ClientConfig,
+        shard: u16,
         socket: UdpSocket,
         segmenter: Segmenter,
         route: Route,
         nonce: u128,
     ) -> Shared {
         Shared {
+            shard,
             socket,
             segmenter,
             replies: RefCell::new(Replies::new(config.replies, config.first_rid)),

@@ -4,7 +4,7 @@ use super::error::{CallError, NotApplied, is_passing};
 use super::exchange::Shared;
 use super::pool::{End, Replaced};
 use super::running::{Failure, Naming, Repeat, Running};
-use super::{Core, MethodCall};
+use super::{Lane as ClientLane, MethodCall};
 use crate::admin::method_key;
 use crate::r2p2::{Policy, Status};
 use crate::session::{CallId, REGISTER};
@@ -44,10 +44,10 @@ impl Drop for Claim<'_> {
     }
 }
 
-impl Core {
+impl ClientLane {
     /// A fresh name, at once where a session has room. Else a session is opened, unless there are as many as may be; then
     /// the call waits for another one to end.
-    pub(super) async fn claim(&self, deadline: Instant) -> Result<Claim<'_>, CallError> {
+    pub(super) async fn claim(&self, map_version: u32, deadline: Instant) -> Result<Claim<'_>, CallError> {
         let mut round = None;
         loop {
             let pool = &self.shared.pool;
@@ -61,7 +61,7 @@ impl Core {
             }
             let has_room = pool.borrow().has_room();
             if has_room {
-                self.follow_round(&mut round)?;
+                self.follow_round(map_version, &mut round)?;
             }
             if now() >= deadline {
                 let refusal = pool.borrow().refusal.filter(|_| has_room);
@@ -76,19 +76,19 @@ impl Core {
 
     /// Before its first read, a client that has written nothing learns in passing which cluster it is that answers, so that
     /// another one cannot answer later.
-    pub(super) fn get_pinned(&self) {
+    pub(super) fn get_pinned(&self, map_version: u32) {
         let is_due = {
             let pool = self.shared.pool.borrow();
             pool.pin() == 0 && !pool.is_registering && pool.refusal.is_none_or(|refusal| is_passing(&refusal))
         };
         if is_due && self.shared.config.sessions {
             // Nobody waits for it, so nobody hears why it fails.
-            let _ = self.follow_round(&mut None);
+            let _ = self.follow_round(map_version, &mut None);
         }
     }
 
     /// Asks the cluster who it is, by opening one more session: it has just denied that it knows this client.
-    pub(super) async fn identify(&self, deadline: Instant) -> Result<(), CallError> {
+    pub(super) async fn identify(&self, map_version: u32, deadline: Instant) -> Result<(), CallError> {
         let before = self.shared.pool.borrow().rounds;
         let mut round = None;
         while now() < deadline {
@@ -97,7 +97,7 @@ impl Core {
                 self.shared.pool_changed.notify();
                 return Ok(());
             }
-            self.follow_round(&mut round)?;
+            self.follow_round(map_version, &mut round)?;
             self.pool_changed(deadline).await;
         }
         Ok(())
@@ -107,7 +107,7 @@ impl Core {
     ///
     /// # Errors
     /// Where that has ended for a reason that waiting cannot mend.
-    fn follow_round(&self, round: &mut Option<u64>) -> Result<(), CallError> {
+    fn follow_round(&self, map_version: u32, round: &mut Option<u64>) -> Result<(), CallError> {
         let (rounds, is_registering, refusal) = {
             let pool = self.shared.pool.borrow();
             (pool.rounds, pool.is_registering, pool.refusal)
@@ -126,7 +126,7 @@ impl Core {
             pool.refusal = refusal.filter(|refusal| !is_final(refusal));
             drop(pool);
             let shared = Rc::clone(&self.shared);
-            let task = spawn_in(Lane::Normal, "client register", async move { register(&shared).await });
+            let task = spawn_in(Lane::Normal, "client register", async move { register(&shared, map_version).await });
             *self.registering.borrow_mut() = Some(task);
         }
         Ok(())
@@ -145,18 +145,18 @@ const REGISTRATION_MIN: Duration = Duration::from_secs(1);
 
 /// One registration, whatever becomes of it. The nonce stays the same until one succeeds, so that one that succeeded unheard
 /// leaves no session behind.
-async fn register(shared: &Shared) {
+async fn register(shared: &Shared, map_version: u32) {
     let nonce = shared.pool.borrow().nonce().to_le_bytes();
     let call = MethodCall {
         method: method_key(REGISTER),
         policy: Policy::ReplicatedRoute,
-        shard: 0,
+        shard: shared.shard,
         body: &nonce,
         server: None,
     };
     // No caller waits for it longer than its own deadline allows, and one that gives up before its answer comes opens nothing.
     let deadline = now() + shared.config.deadline.max(REGISTRATION_MIN);
-    let end = match Running::new(shared, call, Naming::Registration, Repeat::Recognised, deadline) {
+    let end = match Running::new(shared, call, (Naming::Registration, Repeat::Recognised), map_version, deadline) {
         Ok(mut running) => running.run().await,
         Err(error) => Err(error.into()),
     };
@@ -169,6 +169,7 @@ async fn register(shared: &Shared) {
         Ok(_) => pool.refusal = Some(CallError::BadReply),
         // Nothing the caller asked for has been sent, so nothing of it is in doubt.
         Err(Failure::Call(CallError::Unknown { .. }) | Failure::SessionExpired { .. }) => {}
+        Err(Failure::WrongShard { .. }) => pool.refusal = Some(CallError::NotApplied(NotApplied::WrongShard)),
         Err(Failure::Call(error)) => pool.refusal = Some(error),
     }
     pool.rounds += 1;

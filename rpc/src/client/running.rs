@@ -57,6 +57,10 @@ pub(super) enum Failure {
     SessionExpired {
         untouched: bool,
     },
+    /// The server says that the call is another shard's, or chosen by a wrong map. `untouched` as above.
+    WrongShard {
+        untouched: bool,
+    },
 }
 
 impl From<CallError> for Failure {
@@ -71,6 +75,8 @@ pub(super) struct Running<'a> {
     call: MethodCall<'a>,
     naming: Naming,
     repeat: Repeat,
+    /// Of the map by which its shard was chosen.
+    map_version: u32,
     message: Header,
     segments: Segments,
     body: Vec<u8>,
@@ -113,8 +119,8 @@ impl<'a> Running<'a> {
     pub(super) fn new(
         shared: &'a Shared,
         call: MethodCall<'a>,
-        naming: Naming,
-        repeat: Repeat,
+        (naming, repeat): (Naming, Repeat),
+        map_version: u32,
         deadline: Instant,
     ) -> Result<Running<'a>, CallError> {
         let bytes = REQUEST_BLOCK_BYTES + call.body.len();
@@ -128,6 +134,7 @@ impl<'a> Running<'a> {
             call,
             naming,
             repeat,
+            map_version,
             message: own_header(call.policy),
             segments,
             body,
@@ -273,7 +280,8 @@ impl<'a> Running<'a> {
     }
 
     fn write_block(&mut self) {
-        let block = RequestBlock { shard: self.call.shard, method: self.call.method, ..RequestBlock::default() };
+        let (shard, map_version, method) = (self.call.shard, self.map_version, self.call.method);
+        let block = RequestBlock { shard, map_version, method, ..RequestBlock::default() };
         let pool = self.shared.pool.borrow();
         let block = match self.naming {
             Naming::Nothing | Naming::Registration => block,
@@ -392,6 +400,10 @@ impl<'a> Running<'a> {
             // Forgotten is what was known once.
             let untouched = block.reason != Refusal::Forgotten && self.all_refused();
             return Err(Failure::SessionExpired { untouched });
+        }
+        if block.status == Status::WrongShard {
+            self.avoid(asked.unwrap_or(event.from));
+            return Err(Failure::WrongShard { untouched: self.all_refused() });
         }
         if block.index == 0 && !is_passing(&error) && self.repeat == Repeat::Recognised && !self.all_refused() {
             // What one server will never do, another may have done.

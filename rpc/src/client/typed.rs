@@ -1,10 +1,11 @@
 //! Calls as generated clients make them: typed arguments in, a typed reply or error out, options by name, and `.await`.
 
-use super::{CallError, Client, Consistency, Manner, MethodCall, NotApplied, Reply, follow};
+use super::{CallError, Client, Consistency, Manner, MethodCall, NotApplied, Reply};
 use crate::codec;
 use crate::r2p2::{Policy, Status};
 use crate::service::Answer;
 use crate::session::CallId;
+use crate::shards::shard_key;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
@@ -60,7 +61,7 @@ mod sealed {
 pub enum Replica {
     /// The member in this seat, 1 to 9, whose address the cluster names.
     Slot(u8),
-    /// Whoever serves clients at this address.
+    /// Whoever serves clients at this address, which is that of shard 0 where there are several.
     At(SocketAddrV4),
 }
 
@@ -81,7 +82,7 @@ impl From<SocketAddrV4> for Replica {
 pub struct Indexed<T> {
     /// What it returned.
     pub value: T,
-    /// Of a write, the entry that it was; of a read, the newest one that it saw. [`Consistency::AtLeast`] of it sees as much.
+    /// In its shard's log: of a write, the entry that it was; of a read, the newest one that it saw. [`Consistency::AtLeast`] of it sees as much.
     pub index: LogIndex,
 }
 
@@ -128,7 +129,8 @@ impl<K: Kind, T: DeserializeOwned> Request<K, T, Infallible> {
 impl<K: Kind, T, E> Request<K, T, E> {
     /// The same without its types. Arguments that have no form are empty.
     pub fn erase(self) -> AnyRequest {
-        AnyRequest { method: self.method, policy: K::POLICY, body: self.body.unwrap_or_default() }
+        let (policy, body) = (K::POLICY, self.body.unwrap_or_default());
+        AnyRequest { method: self.method, policy, body, shard_key: self.shard_key }
     }
 
     /// Key of the method.
@@ -184,6 +186,8 @@ pub struct AnyRequest {
     pub policy: Policy,
     /// The encoded arguments.
     pub body: Vec<u8>,
+    /// The hash of what decides on the shard, see [`shard_key`](crate::shards::shard_key); `None`: shard 0.
+    pub shard_key: Option<u64>,
 }
 
 /// A call with all that it was asked for, ready to be made anywhere.
@@ -201,6 +205,8 @@ pub struct OwnedCall {
     pub consistency: Consistency,
     /// For reads and local calls: who answers. `None`: whoever can.
     pub replica: Option<Replica>,
+    /// The shard that is called, whatever the key says.
+    pub shard: Option<u16>,
 }
 
 impl OwnedCall {
@@ -213,6 +219,7 @@ impl OwnedCall {
             call_id: None,
             consistency: Consistency::Linearizable,
             replica: None,
+            shard: None,
         }
     }
 
@@ -225,7 +232,7 @@ impl OwnedCall {
             policy => policy,
         };
         let consistency = if is_read { self.consistency } else { Consistency::Linearizable };
-        (policy, Manner { call_id: self.call_id, is_read, is_pinned: true, consistency })
+        (policy, Manner { call_id: self.call_id, is_read, is_pinned: true, consistency, replica: self.replica })
     }
 }
 
@@ -255,12 +262,9 @@ impl Client {
         let (policy, manner) = call.manner();
         let (method, body) = (call.request.method, &call.request.body);
         let deadline = now() + call.within.unwrap_or(self.config().deadline);
-        let server = match call.replica {
-            None => None,
-            Some(Replica::At(server)) => Some(server),
-            Some(Replica::Slot(slot)) => Some(follow::find(&self.core.shared, slot, deadline).await?),
-        };
-        self.call_in(MethodCall { method, policy, shard: 0, body, server }, manner, deadline).await
+        let key = call.request.shard_key.filter(|_| call.shard.is_none());
+        let call = MethodCall { method, policy, shard: call.shard.unwrap_or(0), body, server: None };
+        self.lanes.call(call, key, manner, deadline).await
     }
 }
 
@@ -284,6 +288,19 @@ impl<C: Caller, K: Kind, T, E> Call<C, K, T, E> {
     /// Ends the call after this time, answered or not; by default after that of the client, one second.
     pub fn deadline(mut self, within: Duration) -> Self {
         self.call.within = Some(within);
+        self
+    }
+
+    /// Calls this shard, whatever the method's key says: for methods without one, which else go to shard 0, and for whoever asks all
+    /// shards one by one ([`Client::ask_shards`]).
+    pub fn shard(mut self, shard: u16) -> Self {
+        self.call.shard = Some(shard);
+        self
+    }
+
+    /// Calls the shard of this key, whatever the method's own says: for arguments that hold their keys inside.
+    pub fn shard_key(mut self, key: &[u8]) -> Self {
+        self.call.request.shard_key = Some(shard_key(key));
         self
     }
 

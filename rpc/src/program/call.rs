@@ -45,7 +45,7 @@ pub fn run<S: Service>(call: &Call) -> Result<(), Error> {
         problem: format!("{} does not take these arguments: {problem}", method.name),
         help: format!("write {}, or an object of them", takes()),
     })?;
-    let request = AnyRequest { method: method.key, policy: policy(method, call)?, body };
+    let request = AnyRequest { method: method.key, policy: policy(method, call)?, body, shard_key: None };
     let reading = call.reading.clone();
     let reply = connect::once(call.servers.target()?, move |connection| async move {
         let replica = match request.policy {

@@ -204,6 +204,12 @@ pub struct Serve {
     /// What carries its packets, whatever the configuration says
     #[arg(long, value_enum)]
     pub port: Option<PortKind>,
+    /// Cut the data into so many shards, whatever the configuration says; the same on every node, and for good
+    #[arg(long, value_name = "N", value_parser = shards())]
+    pub shards: Option<u16>,
+    /// Serve on so many cores, whatever the configuration says
+    #[arg(long, value_name = "N", value_parser = shards())]
+    pub cores: Option<u16>,
     /// Run the `us` profile on cores that are not isolated
     #[arg(long)]
     pub force: bool,
@@ -250,6 +256,11 @@ pub struct Status {
     /// One JSON object per node, all that the nodes tell
     #[arg(long)]
     pub json: bool,
+}
+
+/// A number of shards, or of the cores that they lie on.
+pub fn shards() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=i64::from(config::SHARD_PORTS))
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {

@@ -7,6 +7,7 @@
 //! Every key of [`example`] may be written, no other. What is wrong is said with its line and a caret.
 
 mod check;
+pub mod cores;
 pub mod disk;
 mod dpdk;
 pub mod place;
@@ -15,6 +16,7 @@ pub mod units;
 
 use crate::program::error::Error;
 use crate::program::port::{DpdkPlan, PortKind};
+use cores::Cores;
 use disk::DiskLimits;
 use place::{Document, Place};
 use section::{Found, Section};
@@ -42,7 +44,7 @@ pub const ELECTION_HEARTBEATS_MIN: u32 = 4;
 const CLOCK_DRIFT_PPM_MAX: u64 = 100_000;
 
 /// Ports reserved from the first one: shard `n` uses port `first + n`.
-pub const SHARD_PORTS: u16 = 64;
+pub const SHARD_PORTS: u16 = trimaran_net::SHARDS_MAX;
 
 /// A node's configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct Config {
     pub net: Net,
     /// The device of the DPDK port, where the file names one.
     pub dpdk: Option<DpdkPlan>,
+    /// Shards, and the cores that they lie on.
+    pub cores: Cores,
     /// All members in the order of the file.
     pub members: Vec<Member>,
     /// How reads are answered.
@@ -202,6 +206,7 @@ impl Config {
             timing,
             net,
             dpdk,
+            cores: cores::read(&document, &root)?,
             members: members.iter().map(|(member, _)| *member).collect(),
             reads: reads(&document, &root)?,
             limits,

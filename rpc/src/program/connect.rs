@@ -19,6 +19,9 @@ use trimaran_runtime::{CoreConfig, Panicked, RuntimeError};
 /// Calls on their way at a time, and packets queued for them: what a benchmark may ask for, and room for tries.
 const CALLS_MAX: usize = 32_768;
 
+/// How long the first leader of a shard is waited for, and then the one that is to lead it.
+const SPREAD_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long nodes are asked for their state after a call without an answer.
 const EXPLAIN_WITHIN: Duration = Duration::from_millis(300);
 
@@ -117,6 +120,17 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::call`], in the shard of a key, see [`Client::call_keyed`].
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub async fn call_keyed(&self, call: MethodCall<'_>, key: Option<u64>) -> Result<Reply, Error> {
+        match self.client.call_keyed(call, key, self.deadline).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.failure(call.policy, error).await),
+        }
+    }
+
     /// As [`Connection::call`], for a call with options. It gets this connection's deadline, unless it has one.
     ///
     /// # Errors
@@ -174,7 +188,8 @@ impl Connection {
     /// Forms a cluster of `members`, each of which must answer.
     pub async fn init(&self, name: &str, members: &[SocketAddrV4]) -> Result<ClusterId, Error> {
         let fresh = ClusterId(random_u128()?);
-        admin::init(&self.client, name, members, fresh, self.deadline).await.map_err(|error| match error {
+        let formed = admin::init_shards(&self.client, name, members, fresh, self.deadline).await;
+        let (cluster, shards) = formed.map_err(|error| match error {
             InitError::Unreachable { address, .. } => {
                 Error::Unreachable { servers: address.to_string(), within: self.deadline }
             }
@@ -182,7 +197,18 @@ impl Connection {
                 Error::AlreadyInitialised { who: address.to_string(), cluster }
             }
             InitError::Refused { address, why } => Error::InitRefused { who: address.to_string(), why },
-        })
+        })?;
+        if shards == 1 {
+            return Ok(cluster);
+        }
+        // It works without, if less well; `member spread` does the same later.
+        let failed = admin::spread(&self.client, members, SPREAD_WITHIN).await.unwrap_or_default();
+        for (shard, end) in failed {
+            if let Err(error) = end {
+                tracing::warn!("shard {shard} stays with the leader that it has chosen: {error}");
+            }
+        }
+        Ok(cluster)
     }
 
     /// A call's failure in the words of whoever made it.

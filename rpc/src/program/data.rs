@@ -4,12 +4,13 @@ use crate::program::config::Config;
 use crate::program::connect::random_u128;
 use crate::program::error::Error;
 use crate::program::port::{Between, PortPlan};
+use crate::shards::{ShardMap, ShardPlace};
 use crate::storage::{DataConfig, DataDirectory, DataError, Durability, Found, NodeDisk, Witness};
 use std::fs;
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use trimaran_raft::device::{BLOCK_BYTES, Directory};
 use trimaran_raft::seed::{Legacy, Seeding};
 use trimaran_raft::wal::{self, Fresh, WalError, WalSettings};
@@ -21,6 +22,8 @@ use trimaran_runtime::{CoreConfig, Disk, DiskError, now};
 pub(super) const MEMORY_FILES: &str = "/dev/shm";
 /// A tool writes a log of any length.
 const TOOL_FILES_MAX: usize = 1024;
+/// What the directories of shards are called, but for their numbers.
+const SHARD_DIRECTORY: &str = "shard-";
 /// Which names a run of the machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -29,17 +32,24 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 ///
 /// # Errors
 /// E0103, E0104 and E0112 where the machine is in the way, E0218 to E0222 where the directory does not fit.
-pub fn open(config: &Config, incarnation: Incarnation, changes: bool) -> Result<Option<DataDirectory>, Error> {
+pub fn open(
+    config: &Config,
+    place: ShardPlace,
+    incarnation: Incarnation,
+    changes: bool,
+) -> Result<Option<DataDirectory>, Error> {
     let Some(path) = config.data_dir.as_deref().filter(|_| config.durability != Durability::Volatile) else {
         return Ok(None);
     };
+    make(path)?;
+    let path = &shard_directory(path, place)?;
     make(path)?;
     let settings = settings(config);
     let disk = open_disk(path, &settings)?;
     let salt = random_u128()? as u64;
     let witness = Witness::Directory(MEMORY_FILES.into());
     let slot = Slot(config.slot);
-    let data = DataConfig { slot, incarnation, salt, settings, changes_durability: changes, witness };
+    let data = DataConfig { slot, place, incarnation, salt, settings, changes_durability: changes, witness };
     let directory = DataDirectory::open(disk, data).map_err(|error| refused(path, error))?;
     let shown = path.display();
     match directory.found() {
@@ -57,6 +67,34 @@ pub fn open(config: &Config, incarnation: Incarnation, changes: bool) -> Result<
         }
     }
     Ok(Some(directory))
+}
+
+/// Where one shard's log is kept: in the directory itself where there is one shard, else in one below it.
+fn shard_directory(path: &Path, place: ShardPlace) -> Result<PathBuf, Error> {
+    let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let entries = entries.map_err(|error| Error::io(format!("look at {}", path.display()), error))?;
+    let is_shards = |entry: &&fs::DirEntry| entry.file_name().to_string_lossy().starts_with(SHARD_DIRECTORY);
+    let below = entries.iter().filter(is_shards).count();
+    let refuse = |found: &str, help: &str| {
+        let shown = path.display();
+        let problem =
+            format!("{shown} is the directory of a node of {found}, and this one has {}", place.map().shards());
+        Err(Error::DataRefused { code: "E0218", problem, help: format!("{help}; or name another directory") })
+    };
+    let fixed = "the number of shards is fixed when the cluster is formed: write that one as `shards` in [cores]";
+    if place.map() == ShardMap::ONE {
+        return if below == 0 { Ok(path.to_owned()) } else { refuse("several shards", fixed) };
+    }
+    if below > usize::from(place.map().shards()) {
+        return refuse(&format!("{below} shards"), fixed);
+    }
+    if entries.iter().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+        return refuse(
+            "one shard",
+            "the number of shards is fixed when the cluster is formed: leave `shards` out of [cores]",
+        );
+    }
+    Ok(path.join(format!("{SHARD_DIRECTORY}{}", place.shard())))
 }
 
 /// How this configuration keeps its log.
@@ -148,7 +186,13 @@ pub(super) fn log_refused(path: &Path, error: &WalError) -> Error {
             "E0218",
             format!("write `slot = {}`, or name this node's own directory in `data_dir`", found.0),
         ),
-        WalError::AnotherShard { .. } | WalError::AnotherCluster { .. } | WalError::AnotherNode { .. } => (
+        WalError::AnotherShard { found, expected } => {
+            let name = |group| ShardPlace::of_group(group).map_or("an unknown shard".to_owned(), |place| place.to_string());
+            let problem = format!("{shown} holds the log of {}, not of {}", name(*found), name(*expected));
+            let help = "the number of shards is fixed when the cluster is formed: write that one as `shards` in [cores], or name another directory";
+            return Error::DataRefused { code: "E0218", problem, help: help.to_owned() };
+        }
+        WalError::AnotherCluster { .. } | WalError::AnotherNode { .. } => (
             "E0218",
             "name this node's own directory in `data_dir`; an empty one makes it join as a new node".to_owned(),
         ),

@@ -101,6 +101,8 @@ pub enum Error {
     ChangeRefused { why: String },
     #[error("the change has begun and is not done yet; it goes on")]
     ChangePending,
+    #[error("the members were changed in {done}, but not in {failed}")]
+    ChangePartial { done: String, failed: String },
     #[error("the demo failed: {what}")]
     DemoFailed { what: String },
     #[error("the simulation found a fault: {what}")]
@@ -174,6 +176,7 @@ impl Error {
             Error::NoLeader { .. } => "E0316",
             Error::ChangeRefused { .. } => "E0317",
             Error::ChangePending => "E0318",
+            Error::ChangePartial { .. } => "E0319",
             Error::DemoFailed { .. } => "E0320",
             Error::SimulationFailed { .. } => "E0321",
         }
@@ -306,6 +309,9 @@ impl Error {
             Error::NoLeader { .. } => format!("`{program} status` shows who is there; a change needs a majority of the voters"),
             Error::ChangeRefused { .. } | Error::ChangePending => {
                 format!("`{program} member list` shows who takes part now")
+            }
+            Error::ChangePartial { .. } => {
+                format!("run it again: it does what is missing; `{program} member list` shows who takes part in each shard")
             }
             Error::DemoFailed { .. } => {
                 format!("that is a bug of this program: `{program} demo --keep` leaves the nodes' logs")

@@ -9,7 +9,7 @@ use crate::program::config::{Config, Profile};
 use crate::program::error::Error;
 use crate::program::port::{DpdkPlan, PortKind, PortPlan, device_parts};
 use std::net::SocketAddrV4;
-use trimaran_net::device_payload_bytes;
+use trimaran_net::{Layout, Steering, device_payload_bytes};
 
 /// Most nodes of one process: as many as a cluster has members.
 pub(super) const NODES_MAX: usize = 9;
@@ -36,10 +36,24 @@ pub(super) fn check(nodes: &[Config]) -> Result<(), Error> {
             nodes.iter().take(at).try_for_each(|earlier| check_devices(earlier, node))?;
         }
     }
+    if let Some(other) = others.iter().find(|other| other.cores != first.cores) {
+        let problem = format!("nodes {} and {} have another [cores]", first.slot, other.slot);
+        return refuse(problem, "nodes of one process share its cores: write the same, or start another process");
+    }
+    let shards = first.cores.layout()?.shards();
+    // A node and its members' files agree on who is where; among them no shard may have another's port.
+    let mut places: Vec<SocketAddrV4> = Vec::new();
+    for address in first.members.iter().flat_map(|member| [member.client, member.peer]) {
+        if let Some(other) = places.iter().find(|other| overlap(**other, address, shards)) {
+            let problem = format!("with {shards} shards {address} and {other} use the same ports: each takes as many");
+            return refuse(problem, "leave 64 ports between any two addresses of a host");
+        }
+        places.push(address);
+    }
     let mut taken: Vec<(SocketAddrV4, u8)> = Vec::new();
     for node in nodes {
         for address in node.me().into_iter().flat_map(|me| [me.client, me.peer]) {
-            if let Some((_, other)) = taken.iter().find(|(used, _)| *used == address) {
+            if let Some((_, other)) = taken.iter().find(|(used, _)| overlap(*used, address, shards)) {
                 let problem = format!("nodes {other} and {} of this process both use {address}", node.slot);
                 return refuse(problem, "name each configuration once; each node has addresses of its own");
             }
@@ -47,6 +61,16 @@ pub(super) fn check(nodes: &[Config]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether two addresses of shards 0 leave too few ports between them.
+fn overlap(a: SocketAddrV4, b: SocketAddrV4, shards: u16) -> bool {
+    a.ip() == b.ip() && a.port().abs_diff(b.port()) < shards
+}
+
+/// Where the shards of these nodes are.
+pub(super) fn steering(nodes: &[Config], layout: Layout) -> Steering {
+    Steering::new(layout, nodes.iter().filter_map(Config::me).flat_map(|me| [me.client, me.peer]).collect())
 }
 
 /// Refuses two nodes that neither share a device nor have devices which one process can open.

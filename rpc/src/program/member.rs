@@ -1,7 +1,8 @@
 //! `member`: who takes part, and changing it while the cluster serves.
 
-use crate::admin::{self, Change, ChangeError, MemberInfo, Members};
+use crate::admin::{self, Change, ChangeError, Changed, MemberInfo, Members};
 use crate::program::cli::{Servers, parse_time};
+use crate::program::config::SHARD_PORTS;
 use crate::program::connect::{self, Connection};
 use crate::program::error::Error;
 use crate::program::say;
@@ -27,7 +28,7 @@ pub enum What {
         #[command(flatten)]
         #[allow(missing_docs)]
         servers: Servers,
-        /// One JSON object
+        /// One JSON object, or one for each shard
         #[arg(long)]
         json: bool,
     },
@@ -70,6 +71,12 @@ pub enum What {
         #[allow(missing_docs)]
         to: To,
     },
+    /// With several shards: let each be led by a node of its own, shard n by the n-th member, and round again
+    Spread {
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        to: To,
+    },
     /// Take a change back that is under way, where that is still possible
     Cancel {
         #[command(flatten)]
@@ -84,7 +91,10 @@ pub struct To {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub servers: Servers,
-    /// How long the change may take; it goes on where that is too short
+    /// Only in this shard; in all of them otherwise, one after the other
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..i64::from(SHARD_PORTS)))]
+    pub shard: Option<u16>,
+    /// How long the change may take, in each shard; it goes on where that is too short
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time)]
     pub within: Duration,
 }
@@ -106,24 +116,85 @@ pub fn run(member: &Member, program: &str) -> Result<(), Error> {
         What::Remove { slot, to } => (Change::Remove { slot: *slot }, to),
         What::Transfer { slot, to } => (Change::Transfer { to: *slot }, to),
         What::Cancel { to } => (Change::Cancel, to),
+        What::Spread { to } => return spread(to, program),
     };
-    let (target, within) = (to.servers.target()?, to.within);
-    let members = connect::once(target, move |connection| async move {
-        let changed = admin::change(connection.client(), connection.servers(), change, within).await;
-        changed.map_err(|error| failure(&connection, error))
+    let (target, within, only) = (to.servers.target()?, to.within, to.shard);
+    let ends = connect::once(target, move |connection| async move {
+        let ends = admin::change_all(connection.client(), connection.servers(), only, change, within).await;
+        let ends = ends.map_err(|error| failure(&connection, error))?;
+        let explain = |(shard, end): Changed| (shard, end.map_err(|error| failure(&connection, error)));
+        Ok(ends.into_iter().map(explain).collect::<Vec<_>>())
     })?;
-    say(&table(&members, program))
+    let is_alone = ends.len() == 1;
+    let (mut done, mut failed, mut first) = (Vec::new(), Vec::new(), None);
+    for (shard, end) in ends {
+        match end {
+            Ok(members) if is_alone => say(&table(&members, program))?,
+            Ok(members) => {
+                say(&format!("shard {shard}: {}", table(&members, program)))?;
+                done.push(shard.to_string());
+            }
+            Err(error) => {
+                failed.push(format!("shard {shard} ({error})"));
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match first {
+        None => Ok(()),
+        // Everywhere for the same reason, as far as anybody can tell.
+        Some(error) if done.is_empty() => Err(error),
+        Some(_) => {
+            let done = format!("shard{} {}", if done.len() == 1 { "" } else { "s" }, done.join(", "));
+            Err(Error::ChangePartial { done, failed: failed.join(", ") })
+        }
+    }
+}
+
+fn spread(to: &To, program: &str) -> Result<(), Error> {
+    let within = to.within;
+    let failed = connect::once(to.servers.target()?, move |connection| async move {
+        let failed = admin::spread(connection.client(), connection.servers(), within).await;
+        failed.map_err(|error| failure(&connection, error))
+    })?;
+    for (shard, end) in &failed {
+        if let Err(error) = end {
+            eprintln!("shard {shard} stays with its leader: {error}");
+        }
+    }
+    list(&to.servers, false, program)
 }
 
 fn list(servers: &Servers, json: bool, program: &str) -> Result<(), Error> {
-    let members = connect::once(servers.target()?, |connection| async move {
-        let members = admin::members_of(connection.client(), connection.servers(), connection.deadline()).await;
-        members.map_err(|error| failure(&connection, error))
+    let shards = connect::once(servers.target()?, |connection| async move {
+        let (client, within) = (connection.client(), connection.deadline());
+        let map = admin::shards_of(client, connection.servers(), within).await;
+        let map = map.map_err(|error| failure(&connection, error))?;
+        let asked = map.all().map(|shard| {
+            let servers = admin::of_shard(connection.servers(), shard);
+            async move { admin::members_of(client, &servers, within).await }
+        });
+        let shards = futures::future::join_all(asked).await;
+        shards
+            .into_iter()
+            .map(|members| members.map_err(|error| failure(&connection, error)))
+            .collect::<Result<Vec<_>, _>>()
     })?;
-    match json {
-        true => say(&format!("{}\n", serde_json::to_string(&members).unwrap_or_default())),
-        false => say(&table(&members, program)),
+    let is_alone = shards.len() == 1;
+    for (shard, members) in shards.iter().enumerate() {
+        match json {
+            true => {
+                let mut value = serde_json::to_value(members).unwrap_or_default();
+                if !is_alone {
+                    value["shard"] = shard.into();
+                }
+                say(&format!("{value}\n"))?;
+            }
+            false if is_alone => say(&table(members, program))?,
+            false => say(&format!("shard {shard}: {}", table(members, program)))?,
+        }
     }
+    Ok(())
 }
 
 /// What a change of the members failed with, in the words of whoever made it.

@@ -4,6 +4,7 @@
 #[cfg(feature = "dpdk")]
 mod dpdk;
 mod loss;
+mod several;
 
 pub use loss::{Loss, parse_share};
 

@@ -12,11 +12,15 @@ use crate::program::signals::Signals;
 use crate::program::{hosted, machine, report};
 use crate::r2p2::reassembly;
 use crate::service::Service;
+use crate::shards::{ShardMap, ShardPlace};
 use crate::storage::DataDirectory;
+use futures::future::join_all;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use std::net::SocketAddrV4;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use trimaran_net::Net;
+use trimaran_net::{Layout, Net, shard_address};
 use trimaran_raft::{Incarnation, Limits, ReadSettings, Sabotage, Slot, Timing};
 use trimaran_runtime::{CoreConfig, Idle, sleep};
 
@@ -33,23 +37,22 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs a node, or several in this process, until a signal asks it to end. `service` makes the state of a replica that has applied
-/// nothing.
+/// nothing: of each shard there is one, on the shard's own core.
 ///
 /// # Errors
 /// The configurations' (E02xx) and the environment's (E01xx).
-pub fn run<S: Service>(serve: &Serve, service: impl Fn() -> S + 'static) -> Result<(), Error> {
+pub fn run<S: Service>(serve: &Serve, service: impl Fn() -> S + Clone + Send + 'static) -> Result<(), Error> {
     end_with_parent(serve)?;
-    let configs = serve.config.iter().map(|path| load(path, serve.port)).collect::<Result<Vec<_>, _>>()?;
+    let configs = serve.config.iter().map(|path| load(path, serve)).collect::<Result<Vec<_>, _>>()?;
     hosted::check(&configs)?;
     let port = hosted::port_plan(&configs)?;
+    let cores = configs.first().map(|config| config.cores.clone()).unwrap_or_default();
+    let layout = cores.layout()?;
     init_log(serve.log);
     if hosted::needs_own_core(&configs) && !serve.force && !machine::has_isolated_cores() {
         return Err(Error::SharedCores);
     }
-    let signals = Signals::watch()?;
-    let nodes = configs.iter().map(node_config).collect::<Result<Vec<_>, _>>()?;
-    let seed = nodes.first().map_or(0, |node| node.seed);
-    let core = CoreConfig { name: hosted::name(&configs), seed, idle: IDLE, ..CoreConfig::default() };
+    let signals = Arc::new(Signals::watch()?);
     let capture = serve.capture.as_ref().map(|path| Capture { path: path.clone(), limit_bytes: serve.capture_bytes });
     let loss = serve
         .inject_loss
@@ -57,38 +60,80 @@ pub fn run<S: Service>(serve: &Serve, service: impl Fn() -> S + 'static) -> Resu
     if loss.is_some_and(|loss| loss.per_million > 0) {
         tracing::warn!("loses packets on purpose: --inject-loss");
     }
-    let changes_durability = serve.change_durability;
-    port.run(core, &Between { capture, loss }, move |net| async move {
-        if configs.iter().any(|config| net.payload_bytes() < config.net.payload_bytes) {
+    let between = Between { capture, loss };
+    let steering = hosted::steering(&configs, layout);
+    let (name, changes_durability) = (hosted::name(&configs), serve.change_durability);
+    let seed = random_u128()? as u64;
+    let core_config = |core: usize| {
+        let name = if layout.cores() == 1 { name.clone() } else { format!("{name} core {core}") };
+        let cpu = cores.cpus.get(core).copied();
+        let (core_id, seed) = (core as u16, seed ^ core as u64);
+        CoreConfig { name, core_id, cpu, seed, idle: IDLE, ..CoreConfig::default() }
+    };
+    let main = move |core: usize, net: Net| {
+        let part = Part { core, layout, net, changes_durability, signals: signals.clone(), configs: configs.clone() };
+        part.run(service.clone())
+    };
+    match layout.cores() {
+        1 => port.run(core_config(0), &between, move |net| main(0, net)),
+        cores => {
+            let cores = (0..cores).map(core_config).collect();
+            port.run_several(cores, &between, &steering, main).map(|_| ())
+        }
+    }
+}
+
+/// What one core does for this process's nodes: of each it has some shards.
+struct Part {
+    core: usize,
+    layout: Layout,
+    net: Net,
+    changes_durability: bool,
+    signals: Arc<Signals>,
+    configs: Vec<Config>,
+}
+
+impl Part {
+    async fn run<S: Service>(self, service: impl Fn() -> S) -> Result<(), Error> {
+        let Part { core, layout, net, changes_durability, signals, configs } = self;
+        if core == 0 && configs.iter().any(|config| net.payload_bytes() < config.net.payload_bytes) {
             let bytes = net.payload_bytes();
             tracing::info!("datagrams carry {bytes} bytes at most: the device's MTU allows no more");
         }
-        let mut running = Vec::new();
-        for (node, config) in nodes.into_iter().zip(&configs) {
-            let directory = data::open(config, node.incarnation, changes_durability)?;
-            running.push(start(&net, node, service(), directory, config)?);
+        let map = ShardMap::new(layout.shards()).unwrap_or_default();
+        let mut nodes: Vec<Vec<Node>> = Vec::new();
+        for config in &configs {
+            let mut shards = Vec::new();
+            for place in layout.shards_of(core).filter_map(|shard| ShardPlace::new(shard, map)) {
+                let node = node_config(config, place)?;
+                let directory = data::open(config, place, node.incarnation, changes_durability)?;
+                shards.push(start(&net, node, service(), directory, config)?);
+            }
+            nodes.push(shards);
         }
         while signals.check().is_ok() {
-            if running.iter().any(|node| node.failed().is_some()) {
+            if nodes.iter().flatten().any(|node| node.failed().is_some()) {
                 return Err(Error::LogDeviceFailed);
             }
             sleep(LOOK_EVERY).await;
         }
         tracing::info!("ending: a signal came");
-        // One after the other, each gone before the next: what this process leads ends up with others where there are any.
-        for node in running {
-            node.hand_over(HAND_OVER_WITHIN).await;
-            node.close(CLOSE_WITHIN).await;
-            drop(node);
+        // One node after the other, each gone before the next: what this process leads ends up with others where there are any.
+        for shards in nodes {
+            join_all(shards.iter().map(|shard| shard.hand_over(HAND_OVER_WITHIN))).await;
+            join_all(shards.iter().map(|shard| shard.close(CLOSE_WITHIN))).await;
+            drop(shards);
         }
         Ok(())
-    })
+    }
 }
 
 /// A node's configuration with the port that it shall use; prints what it warns of.
-fn load(path: &Path, port: Option<PortKind>) -> Result<Config, Error> {
+fn load(path: &Path, serve: &Serve) -> Result<Config, Error> {
     let (mut config, warnings) = Config::load(path)?;
-    config.net.port = port.unwrap_or(config.net.port);
+    config.net.port = serve.port.unwrap_or(config.net.port);
+    config.cores.shards = serve.shards.unwrap_or(config.cores.shards);
+    config.cores.count = serve.cores.map_or(config.cores.count, usize::from);
     let is_moot =
         |warning: &Warning| matches!(warning, Warning::UnusedDpdk { .. }) && config.net.port == PortKind::Dpdk;
     warnings.iter().filter(|warning| !is_moot(warning)).for_each(|warning| eprint!("{}", report::warning(warning)));
@@ -103,11 +148,13 @@ fn start<S: Service>(
     config: &Config,
 ) -> Result<Node, Error> {
     let (slot, client, peer, durability) = (node.slot.0, node.client, node.peer, config.durability);
+    let place = node.place;
     let node = Node::start_in(net, node, service, directory).map_err(|error| match error {
         NodeError::Bind { source, .. } => net_error(source),
         NodeError::Data(error) => data::refused(config.data_dir.as_deref().unwrap_or(Path::new("")), error),
     })?;
-    tracing::info!("node {slot} serves clients on {client} and peers on {peer}, {}", durability.name());
+    let of = if place == ShardPlace::ALONE { String::new() } else { format!(", {place}") };
+    tracing::info!("node {slot}{of} serves clients on {client} and peers on {peer}, {}", durability.name());
     Ok(node)
 }
 
@@ -126,20 +173,24 @@ fn end_with_parent(serve: &Serve) -> Result<(), Error> {
     if getppid() == Pid::from_raw(parent) { Ok(()) } else { Err(Error::Interrupted) }
 }
 
-fn node_config(config: &Config) -> Result<NodeConfig, Error> {
+/// Of one shard: each has its own random numbers, so that its disk's witness is its own, too.
+fn node_config(config: &Config, place: ShardPlace) -> Result<NodeConfig, Error> {
     let random = random_u128()?;
     let me = config.me().ok_or_else(|| Error::Usage {
         problem: format!("slot {} is no member", config.slot),
         help: "add a [[member]] for it".into(),
     })?;
     let limits = &config.limits;
+    // The configuration leaves room for 64 ports behind each.
+    let own = |base: SocketAddrV4| shard_address(base, place.shard()).unwrap_or(base);
     Ok(NodeConfig {
         cluster_name: config.cluster.clone(),
         slot: Slot(config.slot),
+        place,
         incarnation: Incarnation((random >> 64) as u64),
-        client: me.client,
-        peer: me.peer,
-        contacts: config.members.iter().map(|member| member.peer).collect(),
+        client: own(me.client),
+        peer: own(me.peer),
+        contacts: config.members.iter().map(|member| own(member.peer)).collect(),
         timing: Timing {
             heartbeat: config.timing.heartbeat,
             election_min: config.timing.election_min,

@@ -8,6 +8,7 @@ use crate::program::say;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
+use trimaran_net::shard_address;
 
 /// A peer that has not answered the leader for so long is worth a line.
 const SILENT_MS: u64 = 1000;
@@ -37,9 +38,17 @@ pub fn run(status: &Status, program: &str) -> Result<(), Error> {
     let answers = connect::once(target, move |connection| async move {
         let asked = servers.iter().map(|&server| {
             let connection = connection.clone();
-            async move { (server, connection.status(server).await) }
+            async move {
+                let first = connection.status(server).await;
+                let shards = first.as_ref().map_or(1, |node| node.probe.shards);
+                let mut answers = vec![(server, first)];
+                for server in (1..shards).filter_map(|shard| shard_address(server, shard)) {
+                    answers.push((server, connection.status(server).await));
+                }
+                answers
+            }
         });
-        Ok(futures::future::join_all(asked).await)
+        Ok(futures::future::join_all(asked).await.into_iter().flatten().collect::<Vec<_>>())
     })?;
     for (server, answer) in &answers {
         say(&match (answer, status.json) {
@@ -60,6 +69,13 @@ pub fn run(status: &Status, program: &str) -> Result<(), Error> {
             "the nodes differ in durability ({all}): an acknowledgement survives what a majority survives\n"
         ))?;
     }
+    let shards: BTreeSet<u16> =
+        answers.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.probe.shards)).collect();
+    if shards.len() > 1 && !status.json {
+        let shards: Vec<String> = shards.iter().map(u16::to_string).collect();
+        let all = shards.join(" and ");
+        say(&format!("the nodes differ in their number of shards ({all}): none takes part in what the others have\n"))?;
+    }
     match answers.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>() {
         answers if answers.iter().any(Result::is_ok) => Ok(()),
         answers => answers.into_iter().next().map_or(Ok(()), |answer| answer.map(drop)),
@@ -76,8 +92,9 @@ fn node_json(server: SocketAddrV4, node: &NodeStatus) -> Value {
 fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
     let NodeStatus { probe, role, term, commit, applied, first, last, log_bytes, .. } = node;
     let leader = if node.leader == 0 { "no leader known".to_owned() } else { format!("leader {}", node.leader) };
+    let shard = if probe.shards == 1 { String::new() } else { format!(" shard {}", probe.shard) };
     let mut out = format!(
-        "{server}  node {}  {role}, term {term}, {leader}, committed {commit}, applied {applied}, log {first}..{last} ({} KiB, {})\n",
+        "{server}  node {}{shard}  {role}, term {term}, {leader}, committed {commit}, applied {applied}, log {first}..{last} ({} KiB, {})\n",
         probe.node.slot,
         log_bytes / 1024,
         node.durability
@@ -104,7 +121,10 @@ fn lines(server: SocketAddrV4, node: &NodeStatus, program: &str) -> String {
     }
     out += &read_line(node.leases, &node.counters);
     out += &log_lines(node);
-    out += &port_lines(&node.port, &node.counters);
+    if probe.shard == 0 {
+        // A core's port is the same for all of its shards.
+        out += &port_lines(&node.port, &node.counters);
+    }
     // Only a leader hears from the others.
     for PeerInfo { slot, matched, silent_ms, out_of_reach } in node.peers.iter().filter(|_| role == "leader") {
         let why = match silent_ms {

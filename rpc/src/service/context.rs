@@ -7,6 +7,7 @@ use crate::outbox::{Effect, EffectId, Outbox, OutboxFull};
 use crate::r2p2::policy::Policy;
 use crate::replicated::Replicated;
 use crate::session::CallId;
+use crate::shards::ShardPlace;
 use crate::timers::{Timer, TimerId, Timers, TimersFull};
 use std::any::Any;
 use std::future::Future;
@@ -33,6 +34,7 @@ pub struct Cx {
     /// Tells apart what runs at one index: 0 the entry itself, then the timers that it fires.
     pub(crate) stream: u64,
     pub(crate) cluster: u128,
+    pub(crate) place: ShardPlace,
     pub(crate) rng: Option<LogRng>,
     pub(crate) yielded: Arc<AtomicBool>,
     pub(crate) timers: Timers,
@@ -49,6 +51,7 @@ impl Cx {
             call: None,
             stream: 0,
             cluster: 0,
+            place: ShardPlace::ALONE,
             rng: None,
             yielded: Arc::default(),
             timers: Timers::default(),
@@ -81,9 +84,15 @@ impl Cx {
         self.call
     }
 
-    /// Random numbers, the same on every replica: seeded by cluster and entry.
+    /// Which of the cluster's shards this is, the same on every replica.
+    pub fn shard(&self) -> ShardPlace {
+        self.place
+    }
+
+    /// Random numbers, the same on every replica: seeded by cluster, shard and entry.
     pub fn rng(&mut self) -> &mut LogRng {
-        let (cluster, index, stream) = (self.cluster, self.index.0, self.stream);
+        let stream = u64::from(self.place.shard()) << 32 | self.stream;
+        let (cluster, index) = (self.cluster, self.index.0);
         self.rng.get_or_insert_with(|| LogRng::new(cluster, index, stream))
     }
 
@@ -145,6 +154,7 @@ pub struct ReadCx {
     pub(crate) client: SocketAddrV4,
     pub(crate) applied: LogIndex,
     pub(crate) now: LogTime,
+    pub(crate) place: ShardPlace,
 }
 
 impl ReadCx {
@@ -166,6 +176,11 @@ impl ReadCx {
     /// The newest entry that the state holds.
     pub fn applied(&self) -> LogIndex {
         self.applied
+    }
+
+    /// Which of the cluster's shards this is.
+    pub fn shard(&self) -> ShardPlace {
+        self.place
     }
 
     /// Log time of that entry. While nothing is written and no timer is pending, it stands still.
@@ -262,6 +277,11 @@ impl<S: 'static> LocalCx<S> {
     /// The newest entry that the state holds.
     pub fn applied(&self) -> LogIndex {
         self.node.shard.with_machine(|machine| machine.applied_index())
+    }
+
+    /// Which of the cluster's shards this is.
+    pub fn shard(&self) -> ShardPlace {
+        self.node.place
     }
 
     /// The network of this core, for clients of other services.

@@ -14,6 +14,7 @@ use crate::peer::PeerTransport;
 use crate::r2p2::Rid;
 use crate::r2p2::reassembly;
 use crate::service::Service;
+use crate::shards::ShardPlace;
 use crate::storage::NodeStorage;
 use rand::RngExt;
 use std::cell::RefCell;
@@ -206,6 +207,7 @@ impl<S: Service> Cluster<S> {
         let config = NodeConfig {
             cluster_name: "sim".into(),
             slot: self.seats[node.0].slot,
+            place: ShardPlace::ALONE,
             incarnation: Incarnation(incarnation | 1),
             client: SocketAddrV4::new(node_ip(node.0), CLIENT_PORT),
             peer: SocketAddrV4::new(node_ip(node.0), PEER_PORT),

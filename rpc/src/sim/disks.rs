@@ -72,6 +72,7 @@ impl Disks {
         let disk = machine.disk.mount(DiskConfig { writes, ..DiskConfig::default() });
         let data = DataConfig {
             slot: config.slot,
+            place: config.place,
             incarnation: config.incarnation,
             salt: config.incarnation.0.rotate_left(17),
             settings,

@@ -16,12 +16,12 @@ use std::time::Duration;
 impl AnyRequest {
     /// A request that goes through the log.
     pub fn write(method: u32, body: impl Into<Vec<u8>>) -> AnyRequest {
-        AnyRequest { method, policy: Policy::ReplicatedRoute, body: body.into() }
+        AnyRequest { method, policy: Policy::ReplicatedRoute, body: body.into(), shard_key: None }
     }
 
     /// A linearizable read.
     pub fn read(method: u32, body: impl Into<Vec<u8>>) -> AnyRequest {
-        AnyRequest { method, policy: Policy::ReplicatedRouteNoSideEffects, body: body.into() }
+        AnyRequest { method, policy: Policy::ReplicatedRouteNoSideEffects, body: body.into(), shard_key: None }
     }
 }
 

@@ -3,10 +3,11 @@
 use super::device::NodeDisk;
 use super::witness::Witness;
 use super::{Durability, NodeStorage};
+use crate::shards::ShardPlace;
 use std::fmt;
 use trimaran_raft::device::Directory;
 use trimaran_raft::wal::{self, Expected, Fresh, Recovery, Report, Wal, WalError, WalSettings};
-use trimaran_raft::{Incarnation, LogIndex, Nanos, NodeId, Shard, ShardConfig, ShardId, Slot, Transport};
+use trimaran_raft::{Incarnation, LogIndex, Nanos, NodeId, Shard, ShardConfig, Slot, Transport};
 use trimaran_runtime::{Disk, DiskError, now};
 
 /// Whose directory is wanted, and how it is kept.
@@ -14,6 +15,8 @@ use trimaran_runtime::{Disk, DiskError, now};
 pub struct DataConfig {
     /// The seat of the node.
     pub slot: Slot,
+    /// Which shard's it is.
+    pub place: ShardPlace,
     /// The incarnation of the life that begins where none can be resumed.
     pub incarnation: Incarnation,
     /// Random, and never shown: marks what that life writes.
@@ -91,7 +94,7 @@ impl DataDirectory {
         let identity = wal::identify(&disk)?;
         let settings = config.settings;
         let mut expected =
-            Expected { slot: config.slot, shard: ShardId(0), boot: settings.boot, ..Expected::default() };
+            Expected { slot: config.slot, shard: config.place.group(), boot: settings.boot, ..Expected::default() };
         let mut before = None;
         if let Some(identity) = identity.filter(|identity| identity.id.slot == config.slot) {
             if identity.durability != settings.durability && !config.changes_durability {
@@ -165,7 +168,7 @@ impl DataDirectory {
                 Ok(Shard::resume(shard, transport, NodeStorage::Disk(Box::new(wal)), *recovered))
             }
             Recovery::Nothing | Recovery::Untrusted(_) => {
-                let fresh = Fresh { id, shard: ShardId(0), salt: config.salt };
+                let fresh = Fresh { id, shard: config.place.group(), salt: config.salt };
                 let mut wal = Wal::create(disk, config.settings, fresh, &left, time);
                 if let Some(witness) = witness(0)? {
                     wal.set_witness(witness);

@@ -97,7 +97,7 @@ impl Worker {
         let request = |by: i64| {
             let mut body = Vec::new();
             let ask = requests::incr(&name, by, &mut body);
-            AnyRequest { method: ask.method, policy: ask.policy, body }
+            AnyRequest { method: ask.method, policy: ask.policy, body, shard_key: ask.key }
         };
         let patience = Duration::from_micros(self.rng.random_range(20..2_000));
         let operation = self.invoked(number, key, op);

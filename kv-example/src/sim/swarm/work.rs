@@ -113,7 +113,7 @@ pub(super) fn method_call(ask: Ask, body: &[u8]) -> MethodCall<'_> {
 
 impl Worker {
     async fn call(&self, ask: Ask, body: &[u8]) -> Result<Answered, CallError> {
-        let reply = self.client.call(method_call(ask, body), DEADLINE).await?;
+        let reply = self.client.call_keyed(method_call(ask, body), ask.key, DEADLINE).await?;
         Ok(Answered { status: reply.status, body: reply.body })
     }
 

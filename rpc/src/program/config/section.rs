@@ -21,6 +21,7 @@ pub(super) const ROOT: &[&str] = &[
     "net",
     "dpdk",
     "disk",
+    "cores",
     "member",
     "reads",
     "limits",
@@ -29,6 +30,7 @@ pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes", "rout
 pub(super) const DPDK: &[&str] =
     &["device", "prefix_bits", "gateway", "queues", "core", "memory_mib", "huge_pages", "mbufs", "file_prefix"];
 pub(super) const DISK: &[&str] = &["file_bytes", "files", "snapshot_every_bytes"];
+pub(super) const CORES: &[&str] = &["shards", "count", "cpus"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
 pub(super) const READS: &[&str] = &["lease", "clock_drift_ppm"];
 pub(super) const LIMITS: &[&str] = &[
@@ -41,11 +43,12 @@ pub(super) const LIMITS: &[&str] = &[
     "pending_bytes",
     "reassembly_ms",
 ];
-const SECTIONS: [(&str, &[&str]); 7] = [
+const SECTIONS: [(&str, &[&str]); 8] = [
     ("the top level", ROOT),
     ("[net]", NET),
     ("[dpdk]", DPDK),
     ("[disk]", DISK),
+    ("[cores]", CORES),
     ("[[member]]", MEMBER),
     ("[reads]", READS),
     ("[limits]", LIMITS),
@@ -168,6 +171,22 @@ impl<'a> Found<'a> {
     pub(super) fn integer(&self, min: u64, max: u64) -> Result<u64, Error> {
         let number = self.number().filter(|number| (min..=max).contains(number));
         number.ok_or_else(|| self.bad(format!("a number from {min} to {max}")))
+    }
+
+    /// A list of numbers, each once.
+    pub(super) fn integers(&self, min: u64, max: u64) -> Result<Vec<usize>, Error> {
+        let wrong = || self.bad(format!("a list of different numbers from {min} to {max}"));
+        let items = self.value.get_ref().as_array().ok_or_else(wrong)?;
+        let mut numbers = Vec::new();
+        for value in items.iter() {
+            let found = Found { document: self.document, key: self.key, value };
+            let number = found.integer(min, max).map_err(|_| wrong())? as usize;
+            if numbers.contains(&number) {
+                return Err(wrong());
+            }
+            numbers.push(number);
+        }
+        Ok(numbers)
     }
 
     pub(super) fn bytes(&self, min: u64, max: u64) -> Result<u64, Error> {

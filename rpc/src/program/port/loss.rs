@@ -17,6 +17,11 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// Cores lose different packets.
+    pub(super) fn of_core(self, core: usize) -> Loss {
+        Loss { seed: self.seed ^ (core as u64) << 32, ..self }
+    }
+
     pub(super) fn inject<P: Port>(self, port: P) -> FaultInjector<P> {
         let link = Link {
             loss: f64::from(self.per_million) / f64::from(MILLION),

@@ -1,0 +1,77 @@
+//! The `[cores]` section: into how many shards the data is cut, and on how many cores they lie.
+
+use super::section::{self, Section};
+use super::subsection;
+use crate::program::config::place::Document;
+use crate::program::error::Error;
+use toml::Spanned;
+use toml::de::DeTable;
+use trimaran_net::{Layout, SHARDS_MAX};
+
+/// The `[cores]` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cores {
+    /// Raft groups of the cluster, 1 to 64; the same on every node, and fixed when the cluster is formed.
+    pub shards: u16,
+    /// Threads of this process, each with a core of the runtime: shard n lies on core n mod count.
+    pub count: usize,
+    /// The processors on which they stay, one for each; empty: the kernel chooses.
+    pub cpus: Vec<usize>,
+}
+
+impl Default for Cores {
+    fn default() -> Self {
+        Cores { shards: 1, count: 1, cpus: Vec::new() }
+    }
+}
+
+impl Cores {
+    /// Which shard lies where.
+    ///
+    /// # Errors
+    /// E0215 where the numbers do not fit each other.
+    pub fn layout(&self) -> Result<Layout, Error> {
+        let Cores { shards, count, ref cpus } = *self;
+        let refuse = |problem: String, help: String| Err(Error::Usage { problem, help });
+        if count > usize::from(shards) {
+            let problem = format!("{count} cores for {shards} shards: a core without a shard has nothing to do");
+            return refuse(
+                problem,
+                format!("use {shards} cores at most; more shards must be there when the cluster is formed"),
+            );
+        }
+        if !cpus.is_empty() && cpus.len() != count {
+            let problem = format!("`cpus` names {} processors for {count} cores", cpus.len());
+            return refuse(problem, "name one for each core, or none".into());
+        }
+        let layout = Layout::new(shards, count);
+        layout.ok_or_else(|| Error::Usage {
+            problem: format!("{shards} shards on {count} cores"),
+            help: format!("1 to {SHARDS_MAX} shards, and no more cores than shards"),
+        })
+    }
+}
+
+pub(super) fn read(document: &Document<'_>, root: &Section<'_>) -> Result<Cores, Error> {
+    let (found, empty) = (root.find("cores"), Spanned::new(0..0, DeTable::new()));
+    let section = subsection(document, &found, &empty, "[cores]", section::CORES)?;
+    let most = u64::from(SHARDS_MAX);
+    let cores = Cores {
+        shards: section.integer_or("shards", 1, 1, most)? as u16,
+        count: section.integer_or("count", 1, 1, most)?,
+        cpus: section.find("cpus").map_or(Ok(Vec::new()), |found| found.integers(0, 1023))?,
+    };
+    let contradicts = |smaller, larger, key| {
+        let place = section.find(key).map_or_else(|| section.place(), |found| found.place());
+        Err(Error::LimitsContradict { smaller, larger, place })
+    };
+    if cores.count > usize::from(cores.shards) {
+        return contradicts("count", "shards", "count");
+    }
+    if !cores.cpus.is_empty() && cores.cpus.len() != cores.count {
+        let found = section.find("cpus");
+        return Err(found
+            .map_or(Error::Interrupted, |found| found.bad(format!("a list of {}, one for each core", cores.count))));
+    }
+    Ok(cores)
+}
