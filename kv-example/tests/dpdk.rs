@@ -366,7 +366,8 @@ fn three_nodes_on_one_device_serve_clients_of_both_ports() {
 /// Frames that the bridge has sent by one of its ports, to whoever is at its other end.
 fn frames_to(port: &str) -> u64 {
     let text = fs::read_to_string("/proc/self/net/dev").expect("/proc");
-    let counts = text.lines().find_map(|line| line.trim().strip_prefix(port)?.strip_prefix(':')).expect("the port is there");
+    let counts =
+        text.lines().find_map(|line| line.trim().strip_prefix(port)?.strip_prefix(':')).expect("the port is there");
     // Bytes, packets and six more that were received; then bytes and packets that were sent.
     counts.split_whitespace().nth(9).and_then(|count| count.parse().ok()).expect("a count")
 }
