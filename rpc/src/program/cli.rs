@@ -219,7 +219,7 @@ pub struct Serve {
     /// How much to log: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: tracing::Level,
-    /// Write every packet down, as Wireshark and tcpdump read it
+    /// Write every packet down, as Wireshark and tcpdump read it; of several devices the second has FILE.2, and so on
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
     /// How long that file may become; what comes then is not in it
