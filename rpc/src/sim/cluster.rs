@@ -4,7 +4,7 @@
 //! and the order of runnable tasks come from the seed.
 
 pub use super::disks::DiskPlan;
-use super::disks::Disks;
+use super::disks::{Beside, Disks, Promise};
 use super::invariants::{Invariants, Violation};
 pub use super::wire::Wire;
 use crate::admin;
@@ -25,6 +25,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
+use trimaran_raft::wal::{Durability, Map};
 use trimaran_raft::{
     ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
     Timing,
@@ -95,12 +96,17 @@ impl Default for ClusterConfig {
     }
 }
 
+/// A configuration in a log: where, whether it is known to be committed, and what it says.
+type Known = (LogIndex, bool, Configuration);
+
 struct Seat<S> {
     core: CoreIndex,
     slot: Slot,
     node: Option<Node>,
     life: u64,
     net: Option<Net>,
+    /// Of a node that is down and whose disk is not: what it has promised, and the configurations in its log.
+    asleep: Option<(Promise, Vec<Known>)>,
     _service: std::marker::PhantomData<S>,
 }
 
@@ -160,7 +166,8 @@ impl<S: Service> Cluster<S> {
         let index = self.seats.len();
         let (driver, net) = self.driver(node_ip(index));
         let core = self.world.add_core(&format!("node{}", index + 1), driver);
-        let seat = Seat { core, slot, node: None, life: 0, net: Some(net), _service: std::marker::PhantomData };
+        let seat =
+            Seat { core, slot, node: None, life: 0, net: Some(net), asleep: None, _service: std::marker::PhantomData };
         self.seats.push(seat);
         self.start(NodeIndex(index));
         NodeIndex(index)
@@ -172,6 +179,9 @@ impl<S: Service> Cluster<S> {
         let free = self.seats.len() < self.config.nodes + self.config.spare_addresses;
         free.then(|| {
             self.invariants.add_node();
+            if let Some(disks) = &mut self.disks {
+                disks.add();
+            }
             self.boot(self.slot(node))
         })
     }
@@ -215,13 +225,22 @@ impl<S: Service> Cluster<S> {
         let service = (self.make)();
         let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
         let disks = self.disks.as_ref();
+        let promise = seat.asleep.take().map(|(promise, _)| promise);
+        let mut broken = None;
         let started = self.world.enter(seat.core, || {
             let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
+            let is_broken = |directory: &crate::storage::DataDirectory| {
+                promise.filter(|promise| promise.is_broken(directory.id(), directory.kept()))
+            };
+            broken = directory.as_ref().and_then(is_broken);
             Node::start_in(&net, config, service, directory)
         });
         match started {
             Ok(started) => seat.node = Some(started),
             Err(error) => panic!("a simulated node could not start: {error}"),
+        }
+        if let Some(promise) = broken {
+            self.violation.get_or_insert(Violation::Forgot { node, index: promise.entry() });
         }
     }
 
@@ -403,16 +422,15 @@ impl<S: Service> Cluster<S> {
         self.seats.iter().position(|seat| seat.node.as_ref().is_some_and(is)).map(NodeIndex)
     }
 
-    /// The newest configuration that a living node knows to be committed, and all newer ones in their logs: those that may
-    /// yet decide. Of a node that was taken out long ago nothing is left in it.
+    /// The newest configuration that a node knows to be committed which is alive or will remember, and all newer ones in their logs:
+    /// those that may yet decide. Of a node that was taken out long ago nothing is left in it.
     pub fn configurations(&self) -> Vec<Configuration> {
-        let known = |node: &Node| {
-            node.shard().with_machine(|machine| {
-                let at = machine.configuration_index();
-                (at, at <= machine.commit(), machine.configuration().clone())
-            })
+        let known = |seat: &Seat<S>| match (&seat.node, &seat.asleep) {
+            (Some(node), _) => vec![known_to(node)],
+            (None, Some((_, known))) => known.clone(),
+            (None, None) => Vec::new(),
         };
-        let known: Vec<_> = self.seats.iter().filter_map(|seat| seat.node.as_ref()).map(known).collect();
+        let known: Vec<_> = self.seats.iter().flat_map(known).collect();
         let committed = known.iter().filter(|(_, committed, _)| *committed).map(|(at, ..)| *at);
         let newest = committed.max().unwrap_or(LogIndex::ZERO);
         known.into_iter().filter(|(at, ..)| *at >= newest).map(|(.., config)| config).collect()
@@ -464,8 +482,11 @@ impl<S: Service> Cluster<S> {
 
     /// Ends a node as SIGKILL does: its memory, its sockets and what was on the way to it are gone.
     pub fn kill(&mut self, node: NodeIndex) {
+        let remembers = self.disks.is_some();
         let seat = &mut self.seats[node.0];
-        seat.node = None;
+        if let Some(node) = seat.node.take().filter(|_| remembers) {
+            seat.asleep = Some((Promise::of(&node), vec![known_to(&node)]));
+        }
         self.world.kill(seat.core);
         self.invariants.forget(node);
     }
@@ -477,7 +498,34 @@ impl<S: Service> Cluster<S> {
                 disks.power_cut(node);
             }
             self.kill(node);
+            if self.durability() == Some(Durability::Buffered) {
+                self.seats[node.0].asleep = None;
+            }
         }
+    }
+
+    /// Ends a node and puts an empty disk into its machine.
+    pub fn wipe(&mut self, node: NodeIndex) {
+        self.kill(node);
+        self.seats[node.0].asleep = None;
+        if let Some(disks) = &mut self.disks {
+            disks.wipe(node);
+        }
+    }
+
+    /// What an acknowledgement of these nodes survives; `None` where they have no disks.
+    pub fn durability(&self) -> Option<Durability> {
+        self.disks.as_ref().map(|disks| disks.plan().settings.durability)
+    }
+
+    /// Records that a node's log has under way at most; 0 without disks.
+    pub(super) fn log_window(&self) -> usize {
+        self.disks.as_ref().map_or(0, |disks| disks.plan().settings.window)
+    }
+
+    /// What is whole on a node's disk; `None` where it has none, or nothing can be told.
+    pub(super) fn map(&self, node: NodeIndex) -> Option<Map> {
+        Map::of(&Beside(self.disk(node)?)).ok()
     }
 
     /// The disk of a node's machine, for faults; `None` where nodes have none.
@@ -555,7 +603,14 @@ impl<S: Service> Cluster<S> {
     }
 }
 
-fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
+fn known_to(node: &Node) -> Known {
+    node.shard().with_machine(|machine| {
+        let at = machine.configuration_index();
+        (at, at <= machine.commit(), machine.configuration().clone())
+    })
+}
+
+pub(super) fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
     let majority = |voters: &[Member]| {
         let left = voters.iter().filter(|voter| living.contains(&voter.id)).count();
         voters.is_empty() || left > voters.len() / 2
