@@ -252,7 +252,11 @@ pub struct Status {
     pub json: bool,
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+/// Reads a size such as `64MiB`.
+///
+/// # Errors
+/// Anything else.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     config::units::bytes(text).ok_or_else(|| "a number of bytes, or one with KiB, MiB or GiB".to_owned())
 }
 
