@@ -3,8 +3,10 @@
 //! Every node runs what a real one runs: the same loop, sockets, R2P2, Raft and apply task. Only the clock, the network
 //! and the order of runnable tasks come from the seed.
 
+mod power;
+
 pub use super::disks::DiskPlan;
-use super::disks::{Beside, Disks, Promise};
+use super::disks::{Disks, Promise};
 use super::invariants::{Invariants, Violation};
 pub use super::wire::Wire;
 use crate::admin;
@@ -25,12 +27,10 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
-use trimaran_raft::wal::{Durability, Map};
 use trimaran_raft::{
     ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
     Timing,
 };
-use trimaran_runtime::sim::disk::SimDisk;
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
 
@@ -489,48 +489,6 @@ impl<S: Service> Cluster<S> {
         }
         self.world.kill(seat.core);
         self.invariants.forget(node);
-    }
-
-    /// The power of these nodes' machines is lost at one moment: what was not durable on their disks is gone, or a part of it.
-    pub fn power_cut(&mut self, nodes: &[NodeIndex]) {
-        for &node in nodes {
-            if let Some(disks) = &mut self.disks {
-                disks.power_cut(node);
-            }
-            self.kill(node);
-            if self.durability() == Some(Durability::Buffered) {
-                self.seats[node.0].asleep = None;
-            }
-        }
-    }
-
-    /// Ends a node and puts an empty disk into its machine.
-    pub fn wipe(&mut self, node: NodeIndex) {
-        self.kill(node);
-        self.seats[node.0].asleep = None;
-        if let Some(disks) = &mut self.disks {
-            disks.wipe(node);
-        }
-    }
-
-    /// What an acknowledgement of these nodes survives; `None` where they have no disks.
-    pub fn durability(&self) -> Option<Durability> {
-        self.disks.as_ref().map(|disks| disks.plan().settings.durability)
-    }
-
-    /// Records that a node's log has under way at most; 0 without disks.
-    pub(super) fn log_window(&self) -> usize {
-        self.disks.as_ref().map_or(0, |disks| disks.plan().settings.window)
-    }
-
-    /// What is whole on a node's disk; `None` where it has none, or nothing can be told.
-    pub(super) fn map(&self, node: NodeIndex) -> Option<Map> {
-        Map::of(&Beside(self.disk(node)?)).ok()
-    }
-
-    /// The disk of a node's machine, for faults; `None` where nodes have none.
-    pub fn disk(&self, node: NodeIndex) -> Option<&SimDisk> {
-        self.disks.as_ref().map(|disks| disks.disk(node))
     }
 
     /// Starts a killed node again, with what is on its disk, or with nothing of what it knew.
