@@ -263,7 +263,11 @@ pub fn shards() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=i64::from(config::SHARD_PORTS))
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+/// Reads a size such as `64MiB`.
+///
+/// # Errors
+/// Anything else.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     config::units::bytes(text).ok_or_else(|| "a number of bytes, or one with KiB, MiB or GiB".to_owned())
 }
 

@@ -3,8 +3,10 @@
 //! Every node runs what a real one runs: the same loop, sockets, R2P2, Raft and apply task. Only the clock, the network
 //! and the order of runnable tasks come from the seed.
 
+mod power;
+
 pub use super::disks::DiskPlan;
-use super::disks::Disks;
+use super::disks::{Disks, Promise};
 use super::invariants::{Invariants, Violation};
 pub use super::wire::Wire;
 use crate::admin;
@@ -30,7 +32,6 @@ use trimaran_raft::{
     ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
     Timing,
 };
-use trimaran_runtime::sim::disk::SimDisk;
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
 
@@ -99,6 +100,9 @@ impl Default for ClusterConfig {
     }
 }
 
+/// A configuration in a log: where, whether it is known to be committed, and what it says.
+type Known = (LogIndex, bool, Configuration);
+
 struct Seat<S> {
     core: CoreIndex,
     /// Where its handlers run, if not on `core`.
@@ -107,6 +111,8 @@ struct Seat<S> {
     node: Option<Node>,
     life: u64,
     net: Option<Net>,
+    /// Of a node that is down and whose disk is not: what it has promised, and the configurations in its log.
+    asleep: Option<(Promise, Vec<Known>)>,
     _service: std::marker::PhantomData<S>,
 }
 
@@ -170,8 +176,8 @@ impl<S: Service> Cluster<S> {
             let (driver, _) = self.driver(applier_ip(index));
             self.world.add_core(&format!("applier{}", index + 1), driver)
         });
-        let seat =
-            Seat { core, applier, slot, node: None, life: 0, net: Some(net), _service: std::marker::PhantomData };
+        let _service = std::marker::PhantomData;
+        let seat = Seat { core, applier, slot, node: None, life: 0, net: Some(net), asleep: None, _service };
         self.seats.push(seat);
         self.start(NodeIndex(index));
         NodeIndex(index)
@@ -183,6 +189,9 @@ impl<S: Service> Cluster<S> {
         let free = self.seats.len() < self.config.nodes + self.config.spare_addresses;
         free.then(|| {
             self.invariants.add_node();
+            if let Some(disks) = &mut self.disks {
+                disks.add();
+            }
             self.boot(self.slot(node))
         })
     }
@@ -227,9 +236,15 @@ impl<S: Service> Cluster<S> {
         let service = (self.make)();
         let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
         let disks = self.disks.as_ref();
+        let promise = seat.asleep.take().map(|(promise, _)| promise);
+        let mut broken = None;
         let with_applier = seat.applier.is_some();
         let started = self.world.enter(seat.core, || {
             let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
+            let is_broken = |directory: &crate::storage::DataDirectory| {
+                promise.filter(|promise| promise.is_broken(directory.id(), directory.kept()))
+            };
+            broken = directory.as_ref().and_then(is_broken);
             match with_applier {
                 true => Node::start_with_applier(&net, config, service, directory)
                     .map(|(node, applier)| (node, Some(applier))),
@@ -244,6 +259,9 @@ impl<S: Service> Cluster<S> {
                 }
             }
             Err(error) => panic!("a simulated node could not start: {error}"),
+        }
+        if let Some(promise) = broken {
+            self.violation.get_or_insert(Violation::Forgot { node, index: promise.entry() });
         }
     }
 
@@ -425,16 +443,15 @@ impl<S: Service> Cluster<S> {
         self.seats.iter().position(|seat| seat.node.as_ref().is_some_and(is)).map(NodeIndex)
     }
 
-    /// The newest configuration that a living node knows to be committed, and all newer ones in their logs: those that may
-    /// yet decide. Of a node that was taken out long ago nothing is left in it.
+    /// The newest configuration that a node knows to be committed which is alive or will remember, and all newer ones in their logs:
+    /// those that may yet decide. Of a node that was taken out long ago nothing is left in it.
     pub fn configurations(&self) -> Vec<Configuration> {
-        let known = |node: &Node| {
-            node.shard().with_machine(|machine| {
-                let at = machine.configuration_index();
-                (at, at <= machine.commit(), machine.configuration().clone())
-            })
+        let known = |seat: &Seat<S>| match (&seat.node, &seat.asleep) {
+            (Some(node), _) => vec![known_to(node)],
+            (None, Some((_, known))) => known.clone(),
+            (None, None) => Vec::new(),
         };
-        let known: Vec<_> = self.seats.iter().filter_map(|seat| seat.node.as_ref()).map(known).collect();
+        let known: Vec<_> = self.seats.iter().flat_map(known).collect();
         let committed = known.iter().filter(|(_, committed, _)| *committed).map(|(at, ..)| *at);
         let newest = committed.max().unwrap_or(LogIndex::ZERO);
         known.into_iter().filter(|(at, ..)| *at >= newest).map(|(.., config)| config).collect()
@@ -486,26 +503,14 @@ impl<S: Service> Cluster<S> {
 
     /// Ends a node as SIGKILL does: its memory, its sockets and what was on the way to it are gone.
     pub fn kill(&mut self, node: NodeIndex) {
+        let remembers = self.disks.is_some();
         let seat = &mut self.seats[node.0];
-        seat.node = None;
+        if let Some(node) = seat.node.take().filter(|_| remembers) {
+            seat.asleep = Some((Promise::of(&node), vec![known_to(&node)]));
+        }
         self.world.kill(seat.core);
         seat.applier.into_iter().for_each(|core| self.world.kill(core));
         self.invariants.forget(node);
-    }
-
-    /// The power of these nodes' machines is lost at one moment: what was not durable on their disks is gone, or a part of it.
-    pub fn power_cut(&mut self, nodes: &[NodeIndex]) {
-        for &node in nodes {
-            if let Some(disks) = &mut self.disks {
-                disks.power_cut(node);
-            }
-            self.kill(node);
-        }
-    }
-
-    /// The disk of a node's machine, for faults; `None` where nodes have none.
-    pub fn disk(&self, node: NodeIndex) -> Option<&SimDisk> {
-        self.disks.as_ref().map(|disks| disks.disk(node))
     }
 
     /// Starts a killed node again, with what is on its disk, or with nothing of what it knew.
@@ -582,7 +587,14 @@ impl<S: Service> Cluster<S> {
     }
 }
 
-fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
+fn known_to(node: &Node) -> Known {
+    node.shard().with_machine(|machine| {
+        let at = machine.configuration_index();
+        (at, at <= machine.commit(), machine.configuration().clone())
+    })
+}
+
+pub(super) fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
     let majority = |voters: &[Member]| {
         let left = voters.iter().filter(|voter| living.contains(&voter.id)).count();
         voters.is_empty() || left > voters.len() / 2

@@ -1,12 +1,14 @@
 //! The disks of a simulated cluster's machines: they outlive the nodes, and lose at a power cut what was not durable.
 
 use super::cluster::NodeIndex;
-use crate::node::NodeConfig;
+use crate::node::{Node, NodeConfig};
 use crate::storage::{DataConfig, DataDirectory, DataError, Witness};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use trimaran_raft::device::{DeviceError, Directory};
 use trimaran_raft::wal::{Durability, WalSettings};
+use trimaran_raft::{HardState, LogIndex, NodeId, Term};
 use trimaran_runtime::disk::{DiskConfig, Writes};
 use trimaran_runtime::sim::disk::{DiskFaults, SimDisk};
 
@@ -43,18 +45,34 @@ struct Machine {
 
 /// One disk for each node.
 pub(super) struct Disks {
+    seed: u64,
     plan: DiskPlan,
     machines: Vec<Machine>,
 }
 
 impl Disks {
     pub(super) fn new(seed: u64, nodes: usize, plan: DiskPlan) -> Disks {
-        let machine = |node: usize| Machine {
-            disk: SimDisk::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ node as u64, plan.faults),
-            witness: Rc::default(),
-            boot: 1,
-        };
-        Disks { plan, machines: (0..nodes).map(machine).collect() }
+        let mut disks = Disks { seed, plan, machines: Vec::new() };
+        (0..nodes).for_each(|_| disks.add());
+        disks
+    }
+
+    /// One more machine, with an empty disk.
+    pub(super) fn add(&mut self) {
+        let seed = self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.machines.len() as u64;
+        let disk = SimDisk::new(seed, self.plan.faults);
+        self.machines.push(Machine { disk, witness: Rc::default(), boot: 1 });
+    }
+
+    pub(super) fn plan(&self) -> &DiskPlan {
+        &self.plan
+    }
+
+    /// Another disk takes the place of this one.
+    pub(super) fn wipe(&mut self, node: NodeIndex) {
+        let machine = &mut self.machines[node.0];
+        machine.disk.wipe();
+        machine.witness.borrow_mut().clear();
     }
 
     pub(super) fn disk(&self, node: NodeIndex) -> &SimDisk {
@@ -88,5 +106,48 @@ impl Disks {
         machine.disk.power_cut();
         machine.witness.borrow_mut().clear();
         machine.boot += 1;
+    }
+}
+
+/// A simulated disk, looked at from beside the program that uses it.
+pub(super) struct Beside<'a>(pub(super) &'a SimDisk);
+
+impl Directory for Beside<'_> {
+    fn list(&self) -> Result<Vec<(String, u64)>, DeviceError> {
+        Ok(self.0.list().into_iter().map(|entry| (entry.name, entry.bytes)).collect())
+    }
+
+    fn read_at(&self, name: &str, offset: u64, place: &mut [u8]) -> Result<usize, DeviceError> {
+        self.0.peek(name, offset, place).map_err(|_| DeviceError::NotFound)
+    }
+}
+
+/// What a node has told others that it has: term and vote, and the newest entry that it counts as durable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Promise {
+    id: NodeId,
+    hard: HardState,
+    entry: (Term, LogIndex),
+}
+
+impl Promise {
+    pub(super) fn of(node: &Node) -> Promise {
+        node.shard().with_machine(|machine| {
+            let durable = machine.durable();
+            let term = node.shard().with_log(|log| log.term_at(durable).unwrap_or_default());
+            Promise { id: machine.me().id, hard: machine.durable_hard_state(), entry: (term, durable) }
+        })
+    }
+
+    /// Whether the life goes on that has made the promise, and what it found on its disk is less.
+    pub(super) fn is_broken(&self, id: NodeId, kept: Option<(HardState, (Term, LogIndex))>) -> bool {
+        let (hard, entry) = kept.unwrap_or_default();
+        let forgot_vote = hard.term < self.hard.term
+            || hard.term == self.hard.term && self.hard.vote.is_some() && hard.vote != self.hard.vote;
+        id == self.id && (forgot_vote || entry < self.entry)
+    }
+
+    pub(super) fn entry(&self) -> LogIndex {
+        self.entry.1
     }
 }
