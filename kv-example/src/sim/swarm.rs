@@ -163,6 +163,7 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
 fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, sabotage: Sabotage) -> SeedReport {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
     let mut config = config(&mut rng, nodes, has_disks(seed));
+    config.appliers = matches!(seed % 8, 2..=3);
     if let Some(plan) = &mut config.disks {
         plan.settings.sabotage = sabotage;
     }
