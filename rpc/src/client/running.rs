@@ -70,7 +70,8 @@ pub(super) struct Running<'a> {
     repeat: Repeat,
     message: Header,
     segments: Segments,
-    body: Vec<u8>,
+    /// As of the latest try.
+    block: [u8; REQUEST_BLOCK_BYTES],
     deadline: Instant,
     /// When to try again or to probe.
     next_at: Instant,
@@ -112,10 +113,7 @@ impl<'a> Running<'a> {
     ) -> Result<Running<'a>, CallError> {
         let bytes = REQUEST_BLOCK_BYTES + call.body.len();
         let segments = shared.segmenter.own_request(bytes).map_err(too_large)?;
-        let mut body = Vec::with_capacity(bytes);
-        // The block is written in front of each try.
-        body.extend_from_slice(&[0; REQUEST_BLOCK_BYTES]);
-        body.extend_from_slice(call.body);
+        let now = now();
         Ok(Running {
             shared,
             call,
@@ -123,11 +121,11 @@ impl<'a> Running<'a> {
             repeat,
             message: own_header(call.policy),
             segments,
-            body,
+            block: [0; REQUEST_BLOCK_BYTES],
             deadline,
-            next_at: now(),
-            again_at: now(),
-            sent_at: now(),
+            next_at: now,
+            again_at: now,
+            sent_at: now,
             patience: shared.config.probe,
             redirects: 0,
             asked: 0,
@@ -204,7 +202,7 @@ impl<'a> Running<'a> {
             self.patience = (self.patience * 2).min(PATIENCE_MAX);
         }
         self.write_block();
-        match self.tries.send(to, self.message, &self.segments, &self.body) {
+        match self.tries.send(to, self.message, &self.segments, [&self.block, self.call.body]) {
             // Earlier tries may still be answered.
             Err(_) if !self.tries.is_empty() => Ok(()),
             Err(error) if is_passing(&error) => {
@@ -265,7 +263,7 @@ impl<'a> Running<'a> {
             }
             Naming::Call(id) => RequestBlock { session: id.session, seq: id.seq, acked: pool.acked(id), ..block },
         };
-        self.body[..REQUEST_BLOCK_BYTES].copy_from_slice(&block.emit());
+        self.block = block.emit();
     }
 
     /// Asks the next server who leads, unless that was done less than `pause` ago, by this call or another.
@@ -274,7 +272,7 @@ impl<'a> Running<'a> {
         let block = RequestBlock { shard: self.call.shard, method: PROBE_METHOD, ..RequestBlock::default() }.emit();
         let segments = self.shared.segmenter.own_request(block.len()).map_err(too_large)?;
         let probes = self.probes.get_or_insert_with(|| Tries::new(self.shared));
-        probes.send(to, own_header(Policy::FixedRoute), &segments, &block)
+        probes.send(to, own_header(Policy::FixedRoute), &segments, [&block, &[]])
     }
 
     /// `true`: a write is still better held back, and the next server has been asked who leads. It is sent to one server
@@ -333,7 +331,7 @@ impl<'a> Running<'a> {
             probes.close(rid);
         }
         if let What::Answered(message) = what
-            && let Ok((block, _)) = ResponseBlock::parse(&message)
+            && let Ok((block, _)) = ResponseBlock::parse(message.bytes())
         {
             self.shared.learn(from, Policy::FixedRoute, &block);
         }
@@ -347,7 +345,8 @@ impl<'a> Running<'a> {
                 // It is there, and long: another copy can wait.
                 self.again_at = self.again_at.max(now() + PATIENCE_MAX);
                 let (message, deadline) = (self.message, self.deadline);
-                self.tries.send_rest(&event, message, &self.segments, &self.body, deadline).await;
+                let parts = [&self.block[..], self.call.body];
+                self.tries.send_rest(&event, message, &self.segments, parts, deadline).await;
                 return Ok(None);
             }
             What::Refused => {
@@ -360,7 +359,7 @@ impl<'a> Running<'a> {
         };
         let asked = self.tries.close(event.rid);
         // `Replies` has looked at the block already; a broken one is as good as silence.
-        let Ok((block, body)) = ResponseBlock::parse(&answer) else { return Ok(None) };
+        let Ok((block, body)) = ResponseBlock::parse(answer.bytes()) else { return Ok(None) };
         self.shared.learn(event.from, self.call.policy, &block);
         let route = &self.shared.route;
         route.borrow_mut().heard(event.from, now());
