@@ -11,6 +11,8 @@
 //!
 //! Times are of one run on one machine: compare ratios within a run.
 
+pub mod callgrind;
+
 use rustix::time::{ClockId, clock_gettime};
 
 /// Wall-clock seconds that `work` takes.
