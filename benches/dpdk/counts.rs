@@ -7,12 +7,11 @@
 use crate::here::echo;
 use crate::need;
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket as Plain};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
+use trimaran_benches::callgrind::count;
 use trimaran_net::port::dpdk::{DpdkPort, FrameQueue, OpenOptions};
 use trimaran_net::{
     Burst, FramePort, Link, MacAddr, Net, NetConfig, NetDriver, Packet, PacketQueue, Port, Priority, SimNet,
@@ -50,17 +49,7 @@ const ROWS: [(&str, &str, u64, Option<&str>); 14] = [
 /// Runs this program under callgrind and prints what it counted.
 pub(crate) fn print() -> Result<(), String> {
     need("valgrind", "valgrind")?;
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let file = std::env::temp_dir().join(format!("trimaran-callgrind-{}", std::process::id()));
-    let mut command = Command::new("valgrind");
-    command.args(["--quiet", "--tool=callgrind"]).arg(format!("--callgrind-out-file={}", file.display()));
-    let output = command.arg(program).arg("counted").output().map_err(|error| error.to_string())?;
-    let profile = std::fs::read_to_string(&file);
-    let _ = std::fs::remove_file(&file);
-    if !output.status.success() {
-        return Err(format!("the counted process has failed: {}", String::from_utf8_lossy(&output.stderr)));
-    }
-    let counts = inclusive(&profile.map_err(|error| format!("callgrind has written nothing: {error}"))?);
+    let counts = count(&["counted"])?;
     let of = |function: &str| counts.get(function).copied().ok_or_else(|| format!("{function} was not counted"));
     println!("instructions");
     for (function, what, times, without) in ROWS {
@@ -68,40 +57,6 @@ pub(crate) fn print() -> Result<(), String> {
         println!("{:>8.1}  {what}", total as f64 / (ROUNDS * times) as f64);
     }
     Ok(())
-}
-
-/// What each `counted_` function has cost together with all that it called, by its bare name.
-fn inclusive(profile: &str) -> BTreeMap<String, u64> {
-    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut counts = BTreeMap::new();
-    let mut current = None;
-    for line in profile.lines() {
-        if let Some((key, id_and_name)) = line.split_once("=(") {
-            // A name is written once, and stands for its number from then on.
-            let (id, name) = id_and_name.split_once(')').unwrap_or((id_and_name, ""));
-            if key == "fn" || key == "cfn" {
-                if !name.is_empty() {
-                    names.insert(id, name.trim_start());
-                }
-                if key == "fn" {
-                    let name = names.get(id).copied().unwrap_or_default();
-                    current = name.find("counted_").map(|at| bare(&name[at..]));
-                }
-            }
-        } else if let Some(function) = current
-            && line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c))
-            && let Some(cost) = line.split(' ').nth(1).and_then(|cost| cost.parse::<u64>().ok())
-        {
-            // Its own instructions, or those of a call, which follow the call's line.
-            *counts.entry(function.to_owned()).or_default() += cost;
-        }
-    }
-    counts
-}
-
-/// The name up to what the compiler has added.
-fn bare(name: &str) -> &str {
-    name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or(name)
 }
 
 /// A clock that its owner moves.

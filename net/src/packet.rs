@@ -131,14 +131,27 @@ impl Packet {
     }
 
     /// Appends `bytes`, all or nothing.
+    #[inline]
     pub fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), NoRoom> {
-        let room_bytes = self.room();
+        self.extend_from_slices([bytes])
+    }
+
+    /// Appends one of `parts` after the other, all or nothing.
+    #[inline]
+    pub fn extend_from_slices<const N: usize>(&mut self, parts: [&[u8]; N]) -> Result<(), NoRoom> {
+        let wanted_bytes = parts.iter().map(|part| part.len()).sum();
         let spare = self.spare_mut();
-        let Some(target) = spare.get_mut(..bytes.len()) else {
-            return Err(NoRoom { wanted_bytes: bytes.len(), room_bytes });
+        let room_bytes = spare.len();
+        let Some(mut target) = spare.get_mut(..wanted_bytes) else {
+            return Err(NoRoom { wanted_bytes, room_bytes });
         };
-        target.copy_from_slice(bytes);
-        self.claim(bytes.len())
+        for part in parts {
+            let (place, rest) = target.split_at_mut(part.len());
+            place.copy_from_slice(part);
+            target = rest;
+        }
+        self.len += wanted_bytes as u16; // no more than the room, which is at most BUFFER_BYTES
+        Ok(())
     }
 
     /// The tail room, to be written in place and then [claimed](Packet::claim). Holds whatever an earlier packet left.

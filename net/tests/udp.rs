@@ -88,6 +88,50 @@ fn bursts_of_many_full_packets_arrive_whole_and_in_order() {
     }
 }
 
+/// The kernel gets neighbours of one length as one message to be cut: each must arrive as it was, whatever is beside it.
+#[test]
+fn neighbours_of_one_length_arrive_each_by_itself() {
+    let (mut a, mut b) = (node(), node());
+    let (from, first, second) = (a.bind(any_port()), b.bind(any_port()), b.bind(any_port()));
+    let lengths = [[100; 5].as_slice(), &[40, 40, 41, 100, 0, 0, 100, 99, 99, 98], &[1472; 50], &[7; 60]].concat();
+    let mut sent = [Vec::new(), Vec::new()];
+    for (number, length) in lengths.into_iter().enumerate() {
+        let payload: Vec<u8> = (0..length).map(|byte| (number * 31 + byte) as u8).collect();
+        let at = usize::from(number % 11 > 7);
+        from.send_to(packet(&payload), [&first, &second][at].local_addr()).unwrap();
+        sent[at].push(payload);
+        // Many to the first before one to the second, so that there are neighbours.
+        if number % 40 == 39 {
+            a.flush(Instant::ZERO);
+        }
+    }
+    a.flush(Instant::ZERO);
+    for (socket, sent) in [&first, &second].into_iter().zip(sent) {
+        let got = receive(&mut b, socket, sent.len());
+        assert_eq!(got, sent);
+    }
+    assert_eq!(a.net.stats().port.tx_refused, 0);
+}
+
+#[test]
+fn what_is_forbidden_together_is_refused_one_by_one() {
+    let mut a = node();
+    let (receiver, to) = plain();
+    let from = a.bind(any_port());
+    // Without SO_BROADCAST that is EACCES.
+    let forbidden = "255.255.255.255:9".parse().unwrap();
+    for (number, to) in [to, to, forbidden, forbidden, forbidden, to, to].into_iter().enumerate() {
+        from.send_to(packet(&[number as u8; 10]), to).unwrap();
+    }
+    a.flush(Instant::ZERO);
+    for number in [0, 1, 5, 6] {
+        let mut payload = [0; 10];
+        assert_eq!((receiver.recv(&mut payload).unwrap(), payload), (10, [number; 10]));
+    }
+    let stats = a.net.stats().port;
+    assert_eq!((stats.tx_packets, stats.tx_refused), (4, 3));
+}
+
 #[test]
 fn taken_and_foreign_addresses_are_named() {
     let (a, b) = (node(), node());

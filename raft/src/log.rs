@@ -107,6 +107,12 @@ impl Log {
         self.headers.get(index.0).map(|stored| &stored.header)
     }
 
+    /// Header and body at `index`, the body in the pieces it is stored in. O(1).
+    pub fn entry(&self, index: LogIndex) -> Option<(&EntryHeader, impl Iterator<Item = &[u8]>)> {
+        let Stored { header, body_end } = self.headers.get(index.0)?;
+        Some((header, self.bodies.pieces(*body_end - u64::from(header.body_len)..*body_end)))
+    }
+
     /// The newest header, if the log holds an entry.
     pub fn last_header(&self) -> Option<&EntryHeader> {
         self.header(self.last())
@@ -146,7 +152,7 @@ impl Log {
 
     /// Bytes held, headers and bodies. An entry under assembly counts once it is whole.
     pub fn bytes(&self) -> u64 {
-        self.bytes_between(self.base(), self.last())
+        (self.last().0 - self.base().0) * ENTRY_HEADER_BYTES as u64 + (self.bodies.end() - self.base_body_end)
     }
 
     /// Bytes of the entries after `after` up to `to`, of those held. O(1).

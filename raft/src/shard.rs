@@ -339,7 +339,9 @@ impl<T: Transport, S: Storage> Shard<T, S> {
 
 impl<T: Transport, S: Storage> Inner<T, S> {
     fn turn(&mut self, cx: &mut Context<'_>, sleep: &mut Sleep) -> Poll<Fatal> {
-        self.runner = Some(cx.waker().clone());
+        if !self.runner.as_ref().is_some_and(|runner| runner.will_wake(cx.waker())) {
+            self.runner = Some(cx.waker().clone());
+        }
         self.woken = true;
         let mut busy = self.receive(cx);
         self.storage.tick(stamp());
@@ -492,10 +494,11 @@ impl<T: Transport, S: Storage> Inner<T, S> {
         if index > self.machine.commit() || !used || self.received.is_some() {
             return None;
         }
-        let header = *self.log.header(index)?;
-        self.log.copy_body(index, scratch);
+        let (header, body) = self.log.entry(index)?;
+        scratch.clear();
+        body.for_each(|piece| scratch.extend_from_slice(piece));
         self.delivered = index;
-        Some((index, header))
+        Some((index, *header))
     }
 
     fn refused(&mut self, refused: Refused) -> Error {

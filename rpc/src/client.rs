@@ -256,12 +256,12 @@ impl Client {
         let segments = shared.segmenter.request(body.len()).map_err(too_large)?;
         let message = Header::single(MessageType::Request, policy, Rid(0));
         let mut tries = Tries::new(shared);
-        tries.send(to, message, &segments, body)?;
+        tries.send(to, message, &segments, [&[], body])?;
         while let Some(event) = tries.event(deadline).await {
             match event.what {
-                What::SendRest => tries.send_rest(&event, message, &segments, body, deadline).await,
+                What::SendRest => tries.send_rest(&event, message, &segments, [&[], body], deadline).await,
                 What::Refused => return Err(CallError::NotApplied(NotApplied::Dropped)),
-                What::Answered(reply) => return Ok(reply),
+                What::Answered(reply) => return Ok(reply.into_vec()),
             }
         }
         if segments.packets() > 1 {

@@ -142,7 +142,7 @@ impl Flow {
         }
         // A long reply waits its turn behind another one to the same client.
         let waits = long && queue.clients.contains_key(&to);
-        let next = if waits { 0 } else { shared.send_burst(to, &message, &segments, 0, &[head, body]) };
+        let next = if waits { 0 } else { shared.send_burst(to, &message, &segments, 0, [head, body]) };
         if next == segments.packets() {
             shared.finish(&mut queue, to, &message);
             return Ok(());
@@ -199,7 +199,7 @@ impl Shared {
             queue.due.pop_first();
             let Some(place) = queue.clients.get_mut(&to) else { continue };
             let Some(waiting) = place.front_mut() else { continue };
-            waiting.next = self.send_burst(to, &waiting.message, &waiting.segments, waiting.next, &[&waiting.body]);
+            waiting.next = self.send_burst(to, &waiting.message, &waiting.segments, waiting.next, [&waiting.body, &[]]);
             if waiting.next == waiting.segments.packets()
                 && let Some(done) = place.pop_front()
             {
@@ -216,7 +216,7 @@ impl Shared {
     }
 
     /// Sends packets from `next` on until the burst is full or the socket is; the number of the next packet to send.
-    fn send_burst(&self, to: SocketAddrV4, message: &Header, segments: &Segments, next: u16, parts: &[&[u8]]) -> u16 {
+    fn send_burst(&self, to: SocketAddrV4, message: &Header, segments: &Segments, next: u16, parts: [&[u8]; 2]) -> u16 {
         let end = segments.packets().min(next.saturating_add(self.config.burst_packets));
         (next..end).find(|index| !self.send_packet(to, message, segments, *index, parts)).unwrap_or(end)
     }
@@ -227,21 +227,12 @@ impl Shared {
         message: &Header,
         segments: &Segments,
         index: u16,
-        parts: &[&[u8]],
+        parts: [&[u8]; 2],
     ) -> bool {
         let Some(mut packet) = self.socket.alloc() else { return false };
-        let mut written = packet.extend_from_slice(&segments.header(message, index).emit()).is_ok();
-        let range = segments.range(index);
-        let mut start = 0;
-        for part in parts {
-            let end = start + part.len();
-            let (from, until) = (range.start.max(start), range.end.min(end));
-            if from < until {
-                written &= packet.extend_from_slice(&part[from - start..until - start]).is_ok();
-            }
-            start = end;
-        }
-        written && self.socket.send_to(packet, to).is_ok()
+        let header = segments.header(message, index).emit();
+        let [head, body] = segments.part_of(index, parts);
+        packet.extend_from_slices([&header, head, body]).is_ok() && self.socket.send_to(packet, to).is_ok()
     }
 
     /// The last packet of a reply is out: count it, and tell the router.

@@ -16,6 +16,7 @@
 
 mod assembly;
 pub mod block;
+pub(crate) mod by_rid;
 pub mod counters;
 pub mod forward;
 pub mod header;

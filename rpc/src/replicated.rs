@@ -23,8 +23,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
-use trimaran_raft::{EntryHeader, EntryKind, Error as RaftError, LogIndex, Member, NodeId, Proposal, Shard};
+use trimaran_raft::{
+    ClusterId, EntryHeader, EntryKind, Error as RaftError, LogIndex, Member, NodeId, Proposal, Shard, Term,
+};
 use trimaran_runtime::channel::{Notify, oneshot};
+use trimaran_runtime::{Instant, now};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The replicated half of one node: its Raft shard, what waits for it, and the way back to the clients.
@@ -54,6 +57,10 @@ pub(crate) struct Replicated {
     /// There are new effects.
     pub(crate) effects_added: Notify,
     halted: RefCell<Option<Halt>>,
+    /// When, in which term, and how many replicas were last counted as heard of: once a turn is enough.
+    reachable: Cell<(Instant, Term, u8)>,
+    /// This cluster's tag in the ids of its sessions.
+    tag: Cell<Option<(ClusterId, u16)>>,
     mark: fn(u32) -> Option<Mark>,
 }
 
@@ -87,6 +94,8 @@ impl Replicated {
             timers_moved: Notify::new(),
             effects_added: Notify::new(),
             halted: RefCell::default(),
+            reachable: Cell::new((Instant::FAR, Term::ZERO, 0)),
+            tag: Cell::default(),
             mark,
         }
     }
@@ -205,9 +214,16 @@ impl Replicated {
     /// Whether the request names a session, or the cluster, of another cluster than this node's: its client believes that
     /// it talks to one that is gone.
     pub(crate) fn is_of_another_cluster(&self, block: &RequestBlock) -> bool {
-        let cluster = self.shard.with_machine(|machine| machine.cluster());
-        let named = SessionId(block.session);
-        block.session != 0 && cluster.is_some_and(|cluster| SessionId::pin(cluster).tag() != named.tag())
+        if block.session == 0 {
+            return false;
+        }
+        let Some(cluster) = self.shard.with_machine(|machine| machine.cluster()) else { return false };
+        let tag = match self.tag.get() {
+            Some((known, tag)) if known == cluster => tag,
+            _ => SessionId::pin(cluster).tag(),
+        };
+        self.tag.set(Some((cluster, tag)));
+        tag != SessionId(block.session).tag()
     }
 
     /// Whether the request names its cluster, and this node does not know yet what that cluster has: it would answer from an
@@ -323,10 +339,9 @@ impl Replicated {
         }
         let triple =
             Triple { client: SocketAddrV4::new(header.client_ip.into(), header.client_port), rid: Rid(header.rid) };
-        if !self.shard.is_leader() || triple.client.port() == 0 {
-            return;
-        }
-        let (me, term) = self.shard.with_machine(|machine| (machine.me().client, machine.term()));
+        let leading =
+            self.shard.with_machine(|machine| machine.is_leader().then(|| (machine.me().client, machine.term())));
+        let Some((me, term)) = leading.filter(|_| triple.client.port() != 0) else { return };
         if header.term != term && is_foreign_loopback(triple.client, me) {
             // An earlier leader took it on another machine, whose loopback this is: here it would be somebody else's.
             return self.counters.drop_for(DropReason::LoopbackClient);
@@ -428,19 +443,25 @@ impl Replicated {
 
     /// What every response block says of this node and its cluster.
     pub(crate) fn block(&self, status: Status, reason: Refusal) -> ResponseBlock {
-        let (term, reachable, total) = self
-            .shard
-            .with_machine(|machine| (machine.term(), machine.reachable(), machine.configuration().voters.len()));
-        ResponseBlock {
-            status,
-            reason,
-            leader: self.shard.leader().map_or(0, |leader| leader.id.slot.0),
-            durability: self.durability as u8,
-            reachable: reachable as u8,
-            total: total as u8,
-            term: term.0,
-            index: 0,
-        }
+        let now = now();
+        self.shard.with_machine(|machine| {
+            let term = machine.term();
+            let reachable = match self.reachable.get() {
+                (at, of, reachable) if (at, of) == (now, term) => reachable,
+                _ => machine.reachable() as u8,
+            };
+            self.reachable.set((now, term, reachable));
+            ResponseBlock {
+                status,
+                reason,
+                leader: machine.leader().map_or(0, |leader| leader.id.slot.0),
+                durability: self.durability as u8,
+                reachable,
+                total: machine.configuration().voters.len() as u8,
+                term: term.0,
+                index: 0,
+            }
+        })
     }
 }
 

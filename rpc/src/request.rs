@@ -5,7 +5,7 @@ use crate::r2p2::header::{Header, Triple};
 use crate::r2p2::policy::Policy;
 use trimaran_net::Packet;
 
-/// The bytes of a request: still in the packet that brought them, or put together from several.
+/// The bytes of a request or reply: still in the packet that brought them, or put together from several.
 #[derive(Debug)]
 pub(crate) enum Body {
     /// The packet's data from the given offset on.
@@ -19,6 +19,14 @@ impl Body {
         match self {
             Body::Packet(packet, from) => packet.data().get(*from..).unwrap_or_default(),
             Body::Assembled(message, from) => message.get(*from..).unwrap_or_default(),
+        }
+    }
+
+    /// The bytes, of their own.
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        match self {
+            Body::Assembled(message, 0) => message,
+            other => other.bytes().to_vec(),
         }
     }
 

@@ -207,7 +207,7 @@ impl Sessions {
     ) -> Result<SessionId, SessionsFull> {
         self.expire(now);
         if let Some(&known) = self.by_nonce.get(&nonce) {
-            if self.use_session(known, now).is_some() {
+            if use_session(&mut self.sessions, &mut self.by_use, known, now).is_some() {
                 return Ok(known);
             }
             self.close(known);
@@ -225,10 +225,9 @@ impl Sessions {
     pub fn admit(&mut self, call: CallId, acked: u64, request_hash: u64, now: LogTime) -> Admission<'_> {
         self.expire(now);
         let id = SessionId(call.session);
-        if self.use_session(id, now).is_none() {
+        let Some(session) = use_session(&mut self.sessions, &mut self.by_use, id, now) else {
             return Admission::Expired;
-        }
-        let Some(session) = self.sessions.get_mut(&id) else { return Admission::Expired };
+        };
         // A call waits for its own answer, whatever it says.
         session.acknowledge(acked.min(call.seq.saturating_sub(1)), &mut self.replies);
         match session.find(call.seq) {
@@ -289,21 +288,6 @@ impl Sessions {
         }
     }
 
-    /// Marks a session as used; `None` where it is not open any more.
-    fn use_session(&mut self, id: SessionId, now: LogTime) -> Option<()> {
-        let session = self.sessions.get_mut(&id)?;
-        if is_expired(session.used, now) {
-            // It leaves in its turn.
-            return None;
-        }
-        if now.saturating_since(session.used) >= TOUCH_GRAIN {
-            self.by_use.remove(&(session.used, id));
-            session.used = now;
-            self.by_use.insert((now, id));
-        }
-        Some(())
-    }
-
     /// Closes some of the sessions whose time has come, those that were used longest ago first.
     fn expire(&mut self, now: LogTime) {
         for _ in 0..EXPIRED_PER_ENTRY {
@@ -313,6 +297,26 @@ impl Sessions {
             }
         }
     }
+}
+
+/// Marks a session as used; `None` where it is not open any more.
+fn use_session<'a>(
+    sessions: &'a mut BTreeMap<SessionId, Session>,
+    by_use: &mut BTreeSet<(LogTime, SessionId)>,
+    id: SessionId,
+    now: LogTime,
+) -> Option<&'a mut Session> {
+    let session = sessions.get_mut(&id)?;
+    if is_expired(session.used, now) {
+        // It leaves in its turn.
+        return None;
+    }
+    if now.saturating_since(session.used) >= TOUCH_GRAIN {
+        by_use.remove(&(session.used, id));
+        session.used = now;
+        by_use.insert((now, id));
+    }
+    Some(session)
 }
 
 fn is_expired(used: LogTime, now: LogTime) -> bool {

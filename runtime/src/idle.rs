@@ -42,8 +42,10 @@ pub enum Idle {
 }
 
 impl Default for Idle {
+    /// As long as a sleep and its end would take. The first few polls, some microseconds together, keep the processor: an answer of a
+    /// peer may be as near as that. After them whoever else wants it gets it.
     fn default() -> Self {
-        Idle::Hybrid { polls: 50, yields: 100 }
+        Idle::Hybrid { polls: 16, yields: 120 }
     }
 }
 

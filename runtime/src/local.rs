@@ -76,7 +76,19 @@ impl Local {
     pub(crate) fn current() -> Rc<Local> {
         match CURRENT.with_borrow(Clone::clone) {
             Some(local) => local,
-            None => panic!("no core is current on this thread: call this from a task, or inside of Core::enter"),
+            None => outside(),
+        }
+    }
+
+    /// The stamp of the current turn of the caller's core. Asked many times for each packet: it takes no handle on the core.
+    ///
+    /// # Panics
+    /// Outside of any core.
+    #[track_caller]
+    pub(crate) fn stamp() -> Instant {
+        match CURRENT.with_borrow(|current| current.as_ref().map(|local| local.timers.now.get())) {
+            Some(now) => now,
+            None => outside(),
         }
     }
 
@@ -84,6 +96,12 @@ impl Local {
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
         Entered { before: CURRENT.replace(Some(self.clone())) }
     }
+}
+
+#[cold]
+#[track_caller]
+fn outside() -> ! {
+    panic!("no core is current on this thread: call this from a task, or inside of Core::enter")
 }
 
 /// The disks that tasks of the core have used: none, or one for each shard.

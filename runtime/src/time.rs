@@ -69,7 +69,7 @@ impl Sub for Instant {
 /// Outside of a core.
 #[track_caller]
 pub fn now() -> Instant {
-    Local::current().timers.now.get()
+    Local::stamp()
 }
 
 /// The core's clock as it is at this moment, for what a stamp is too old for: the process may have been stopped since the turn

@@ -57,6 +57,11 @@ enum Task {
     ///
     /// Compare ratios within one run: absolute times on a shared machine mean little.
     Bench(BenchArgs),
+    /// Count the instructions of a commit at leader, follower and client, and of single steps; fail where one takes more than it did.
+    ///
+    /// Needs valgrind, and installs it where it may. The numbers do not depend on how busy the machine is; what they were is in
+    /// benches/ring/counts.rs.
+    Counts,
     /// Feed random input to whatever reads what others have written: one target, or each.
     ///
     /// Installs cargo-fuzz where it is missing. Inputs that make a target fail are kept.
@@ -114,7 +119,7 @@ struct SimArgs {
 
 #[derive(Args)]
 struct BenchArgs {
-    /// Only this one: runtime, ports, raft_commit, rpc or dpdk.
+    /// Only this one: runtime, disk, ports, raft_commit, ring, rpc or dpdk.
     ///
     /// `dpdk` is not among those that run without a name: it needs DPDK, `dpdk-testpmd` and `valgrind`, and installs none of them.
     name: Option<String>,
@@ -156,6 +161,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&workspace, args.fail_fast, args.quick),
         Task::Sim(args) => sim(&workspace, &args),
         Task::Bench(args) => bench(&workspace, &args),
+        Task::Counts => counts(&workspace),
         Task::Fuzz(args) => fuzz::run(&workspace, args.target.as_deref(), args.seconds),
         Task::Mutants(args) => mutants::run(&workspace, &args),
         Task::Asan => asan::run(&workspace, preflight::look().nextest),
@@ -176,6 +182,14 @@ fn sim(workspace: &Workspace, args: &SimArgs) -> ExitCode {
         cargo.args(["--seed", &seed.to_string()]);
     }
     step::pass_through(cargo.args(&args.more))
+}
+
+fn counts(workspace: &Workspace) -> ExitCode {
+    if let Err(missing) = preflight::programs(&[test::VALGRIND]) {
+        eprintln!("xtask: {missing}");
+        return ExitCode::from(3);
+    }
+    step::pass_through(&mut workspace.cargo(&test::COUNTS))
 }
 
 fn bench(workspace: &Workspace, args: &BenchArgs) -> ExitCode {

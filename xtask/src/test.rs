@@ -13,6 +13,11 @@ const EXAMPLE: &str = "kv-example";
 /// Steps that choose the same packages share their builds: cargo unites features over what is chosen.
 const ALL: [&str; 1] = ["--workspace"];
 const DENY_VERSION: &str = "0.20.2";
+/// What counts instructions, and its package.
+pub(crate) const VALGRIND: (&str, &str) = ("valgrind", "valgrind");
+/// Counts them, and fails where there are more than there were.
+pub(crate) const COUNTS: [&str; 8] =
+    ["bench", "--quiet", "--package", "trimaran-benches", "--bench", "ring", "--", "counts"];
 
 /// Runs all steps, or the quick ones; stops at the first that fails.
 pub(crate) fn run(workspace: &Workspace, fail_fast: bool, quick: bool) -> ExitCode {
@@ -25,7 +30,7 @@ pub(crate) fn run(workspace: &Workspace, fail_fast: bool, quick: bool) -> ExitCo
     };
     let mut run = Run {
         workspace,
-        steps: Steps::new(log_dir, if quick { 5 } else { 13 }),
+        steps: Steps::new(log_dir, if quick { 5 } else { 14 }),
         tools: preflight::look(),
         fail_fast,
         closing: String::new(),
@@ -101,6 +106,10 @@ impl Run<'_> {
         // That the swarm notices what breaks the promise of a disk.
         let control = ["-p", EXAMPLE, "--features", "sabotage", "--lib", "swarm"];
         self.test("control of the simulator", vec![self.runner(&control)])?;
+        match preflight::programs(&[VALGRIND]) {
+            Ok(()) => _ = self.steps.run("instructions", vec![self.cargo(&COUNTS)])?,
+            Err(missing) => self.steps.skip("instructions", &missing),
+        }
         let selection = self.workspace.tests(|package| package == EXAMPLE);
         self.test("real processes", vec![self.runner(&[&ALL[..], &targets(&selection)[..]].concat())])?;
         self.dpdk()?;

@@ -26,6 +26,8 @@ use trimaran_runtime::Instant;
 const BATCH_PACKETS: usize = BURST_PACKETS;
 /// What epoll says of the wake fd. Keys of sockets have 49 bits.
 const WAKE_KEY: u64 = u64::MAX;
+/// Packets that go one by one after a message of several was refused: others' addresses must not make that a habit.
+const UNCUT_PACKETS: usize = 1024;
 /// Errors of earlier packets swallowed per call before the socket is left alone until the next turn.
 const STALE_ERRORS: usize = 8;
 
@@ -258,11 +260,12 @@ impl Port for UdpPort {
         let mut stale_errors = 0;
         while gone < count {
             let socket = &mut self.sockets[at];
-            match self.mmsg.send(socket.fd(), queue, count - gone) {
+            match self.mmsg.send(socket.fd(), queue, count - gone, socket.uncut_packets == 0) {
                 Ok(sent) => {
                     (0..sent).for_each(|_| drop(queue.pop()));
                     self.stats.tx_packets += sent as u64;
                     socket.blocked = false;
+                    socket.uncut_packets = socket.uncut_packets.saturating_sub(sent);
                     gone += sent;
                 }
                 Err(error) => match Verdict::of(&error) {
@@ -278,6 +281,8 @@ impl Port for UdpPort {
                             break;
                         }
                     }
+                    // Nobody there may be told, or nothing cut: before Linux 4.18, without checksums by the device, beyond the path's MTU.
+                    Verdict::Refused if self.mmsg.first_packets() > 1 => socket.uncut_packets = UNCUT_PACKETS,
                     Verdict::Refused => {
                         drop(queue.pop());
                         self.stats.tx_refused += 1;

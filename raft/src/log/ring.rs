@@ -35,10 +35,35 @@ impl<T: Copy + Default, const N: usize> Ring<T, N> {
     }
 
     pub(super) fn push(&mut self, item: T) {
-        self.extend(&[item]);
+        match self.room() {
+            Some(([place, ..], end)) => {
+                *place = item;
+                *end += 1;
+            }
+            _ => self.extend_chunks(&[item]),
+        }
     }
 
-    pub(super) fn extend(&mut self, mut items: &[T]) {
+    pub(super) fn extend(&mut self, items: &[T]) {
+        match self.room() {
+            Some((room, end)) if items.len() <= room.len() => {
+                room[..items.len()].copy_from_slice(items);
+                *end += items.len() as u64;
+            }
+            _ => self.extend_chunks(items),
+        }
+    }
+
+    /// What is left of the chunk that the end lies in, if it lies in one, and the end.
+    #[inline]
+    fn room(&mut self) -> Option<(&mut [T], &mut u64)> {
+        let at = (self.end % N as u64) as usize;
+        // At a chunk's beginning the next one is still to be made, or may be.
+        let chunk = self.chunks.back_mut().filter(|_| at > 0)?;
+        Some((chunk.get_mut(at..)?, &mut self.end))
+    }
+
+    fn extend_chunks(&mut self, mut items: &[T]) {
         while !items.is_empty() {
             let (chunk, at) = self.place(self.end);
             if chunk == self.chunks.len() {

@@ -16,6 +16,8 @@ const UNHEARD_ELECTIONS: u64 = 3;
 const UNHEARD_NS: u64 = 100_000_000;
 /// Entries forgotten at once.
 const TRIM_ENTRIES: u64 = 1024;
+/// Entries applied between two looks at what can be forgotten, while more are to be applied.
+const APPLIED_GRAIN: u64 = 32;
 
 impl Machine {
     pub(super) fn commit_to(&mut self, index: LogIndex) {
@@ -78,7 +80,10 @@ impl Machine {
                 self.compare_ahead();
             }
         }
-        self.relieve_pressure(log);
+        // In a burst of applied entries only some look at what can be forgotten, the last of them in any case.
+        if index == self.commit || index.0.is_multiple_of(APPLIED_GRAIN) {
+            self.relieve_pressure(log);
+        }
     }
 
     /// How long the log is kept for a member that says nothing.

@@ -135,13 +135,13 @@ impl<'a> AppendWriter<'a> {
 
     /// Copies the entry at `index` in. False when it does not fit, or is not in the log.
     pub fn push(&mut self, log: &Log, index: LogIndex) -> bool {
-        let Some(entry) = log.header(index) else { return false };
+        let Some((entry, body)) = log.entry(index) else { return false };
         let needed = ENTRY_HEADER_BYTES + entry.body_len as usize;
         if self.w.room() < needed + CRC_BYTES || self.count == u16::MAX {
             return false;
         }
         entry.write(&mut self.w);
-        for piece in log.body(index) {
+        for piece in body {
             self.w.bytes(piece);
         }
         self.count += 1;

@@ -5,15 +5,20 @@ use super::error::{CallError, NotApplied};
 use super::pace::Pace;
 use super::pool::Pool;
 use super::route::Route;
+use crate::r2p2::by_rid::ByRid;
 use crate::r2p2::message::{Segmenter, Segments};
-use crate::r2p2::{Call, Header, Policy, Replies, Reply, ResponseBlock, Rid};
+use crate::r2p2::{Call, HEADER_BYTES, Header, Policy, Replies, Reply, ResponseBlock, Rid};
+use crate::request::Body;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::net::SocketAddrV4;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use trimaran_net::UdpSocket;
-use trimaran_runtime::channel::{Notify, Receiver, Sender, mpsc};
+use trimaran_runtime::channel::Notify;
 use trimaran_runtime::{Instant, now, recv_or_deadline, sleep, yield_now};
 
 /// Tries of one call that may wait for an answer at once. One more, and the oldest is given up.
@@ -22,6 +27,9 @@ const TRIES_MAX: usize = 8;
 const BURST_PACKETS: u16 = 32;
 /// Pause before a full transmit queue is tried again.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_micros(50);
+
+/// A message in two parts: a block, or nothing, and the rest.
+pub(super) type Parts<'a> = [&'a [u8]; 2];
 
 /// What the calls of one client share.
 pub(super) struct Shared {
@@ -33,7 +41,9 @@ pub(super) struct Shared {
     pub(super) replies: RefCell<Replies>,
     pub(super) route: RefCell<Route>,
     pub(super) pace: RefCell<Pace>,
-    waiting: RefCell<BTreeMap<Rid, Sender<Event>>>,
+    waiting: RefCell<ByRid<Rc<Mailbox>>>,
+    /// Those of calls that have ended, at most as many as calls may wait.
+    spare: RefCell<Vec<Rc<Mailbox>>>,
     /// The route has changed: for the writes that look for the leader.
     changed: Notify,
     /// The members shall be asked for: for the task that follows them.
@@ -58,7 +68,40 @@ pub(super) enum What {
     /// DROP.
     Refused,
     /// The whole reply, block included.
-    Answered(Vec<u8>),
+    Answered(Body),
+}
+
+/// Where a call finds the events of its tries. Used again by later calls, so that a call allocates none.
+#[derive(Default)]
+struct Mailbox {
+    events: RefCell<VecDeque<Event>>,
+    reader: Cell<Option<Waker>>,
+}
+
+impl Mailbox {
+    /// Holds the two events of each open try; what does not fit is as good as lost on the wire.
+    fn put(&self, event: Event) {
+        let mut events = self.events.borrow_mut();
+        if events.len() < 2 * TRIES_MAX {
+            events.push_back(event);
+        }
+        drop(events);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    fn take(&self) -> Option<Event> {
+        self.events.borrow_mut().pop_front()
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(event) = self.take() {
+            return Poll::Ready(event);
+        }
+        self.reader.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
 }
 
 impl Shared {
@@ -79,6 +122,7 @@ impl Shared {
             route: RefCell::new(route),
             pace: RefCell::new(Pace::new(config.probe)),
             waiting: RefCell::default(),
+            spare: RefCell::default(),
             changed: Notify::new(),
             members_wanted: Notify::new(),
             asks_members: Cell::new(false),
@@ -120,33 +164,57 @@ impl Shared {
     pub(super) async fn receive(&self) {
         loop {
             let packet = self.socket.recv().await;
-            let taken = self.replies.borrow_mut().on_datagram(packet.src(), packet.data());
+            let from = packet.src();
+            let taken = self.replies.borrow_mut().on_datagram(from, packet.data());
             // Refused input has been counted and concerns no call.
-            let Ok((header, payload, reply)) = taken else { continue };
+            let Ok((header, _, reply)) = taken else { continue };
             let what = match reply {
-                Reply::Complete => What::Answered(payload.to_vec()),
-                Reply::Assembled(body) => What::Answered(body),
+                Reply::Complete => What::Answered(Body::Packet(packet, HEADER_BYTES)),
+                Reply::Assembled(body) => What::Answered(Body::Assembled(body, 0)),
                 Reply::Refused => What::Refused,
                 Reply::SendRest => What::SendRest,
                 Reply::Pending | Reply::Dropped(_) => continue,
             };
             let ended = !matches!(what, What::SendRest);
             let call = match ended {
-                true => self.waiting.borrow_mut().remove(&header.rid),
-                false => self.waiting.borrow().get(&header.rid).cloned(),
+                true => self.waiting.borrow_mut().remove(header.rid),
+                false => self.waiting.borrow().get(header.rid).cloned(),
             };
             if let Some(call) = call {
-                // The channel holds the two events of each open try; what does not fit is as good as lost on the wire.
-                let _ = call.try_send(Event { rid: header.rid, from: packet.src(), what });
+                call.put(Event { rid: header.rid, from, what });
             }
         }
     }
 
-    /// Queues one packet of a message; false where there is no buffer or no room.
-    fn send_packet(&self, to: SocketAddrV4, header: &Header, body: &[u8]) -> bool {
+    /// Queues packet `index` of a message; false where there is no buffer or no room.
+    fn send_packet(
+        &self,
+        to: SocketAddrV4,
+        message: &Header,
+        segments: &Segments,
+        index: u16,
+        parts: Parts<'_>,
+    ) -> bool {
         let Some(mut packet) = self.socket.alloc() else { return false };
-        let written = packet.extend_from_slice(&header.emit()).and_then(|()| packet.extend_from_slice(body));
-        written.is_ok() && self.socket.send_to(packet, to).is_ok()
+        let header = segments.header(message, index).emit();
+        let [block, body] = segments.part_of(index, parts);
+        packet.extend_from_slices([&header, block, body]).is_ok() && self.socket.send_to(packet, to).is_ok()
+    }
+
+    fn mailbox(&self) -> Rc<Mailbox> {
+        self.spare.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// No other handle on it is left, but where a call has ended in the middle of its reply.
+    fn give_back(&self, mailbox: &mut Rc<Mailbox>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < self.config.replies.calls
+            && let Some(emptied) = Rc::get_mut(mailbox)
+        {
+            emptied.events.get_mut().clear();
+            emptied.reader.set(None);
+            spare.push(Rc::clone(mailbox));
+        }
     }
 }
 
@@ -160,8 +228,7 @@ struct Try {
 /// The tries of one call that are still unanswered. Dropping it gives their request ids back.
 pub(super) struct Tries<'a> {
     shared: &'a Shared,
-    events: Receiver<Event>,
-    sender: Sender<Event>,
+    mailbox: Rc<Mailbox>,
     open: SmallVec<[Try; 2]>,
     lost_one: bool,
     /// Stamp of the latest poll, for a drop that happens outside of the core.
@@ -170,18 +237,17 @@ pub(super) struct Tries<'a> {
 
 impl<'a> Tries<'a> {
     pub(super) fn new(shared: &'a Shared) -> Tries<'a> {
-        let (sender, events) = mpsc(2 * TRIES_MAX);
-        Tries { shared, events, sender, open: SmallVec::new(), lost_one: false, stamp: now() }
+        Tries { shared, mailbox: shared.mailbox(), open: SmallVec::new(), lost_one: false, stamp: now() }
     }
 
-    /// Sends the first packet of `body` to `to` under a new request id. With [`TRIES_MAX`] tries open the oldest is
+    /// Sends the first packet of a message to `to` under a new request id. With [`TRIES_MAX`] tries open the oldest is
     /// given up.
     pub(super) fn send(
         &mut self,
         to: SocketAddrV4,
         message: Header,
         segments: &Segments,
-        body: &[u8],
+        parts: Parts<'_>,
     ) -> Result<(), CallError> {
         self.stamp = now();
         if self.open.len() >= TRIES_MAX {
@@ -193,34 +259,34 @@ impl<'a> Tries<'a> {
         let begun = self.shared.replies.borrow_mut().begin(self.stamp, call);
         let rid = begun.map_err(|full| CallError::NotApplied(NotApplied::TooManyCalls(full)))?;
         self.open.push(Try { rid, to, acked: false });
-        self.shared.waiting.borrow_mut().insert(rid, self.sender.clone());
-        let header = segments.header(&Header { rid, ..message }, 0);
-        if self.shared.send_packet(to, &header, &body[segments.range(0)]) {
+        self.shared.waiting.borrow_mut().insert(rid, Rc::clone(&self.mailbox));
+        if self.shared.send_packet(to, &Header { rid, ..message }, segments, 0, parts) {
             return Ok(());
         }
         self.close(rid);
         Err(CallError::NotApplied(NotApplied::NotSent))
     }
 
-    /// Sends the rest of `body` to the server that asked for it, until `deadline`, letting others in between.
+    /// Sends the rest of a message to the server that asked for it, until `deadline`, letting others in between.
     pub(super) async fn send_rest(
         &mut self,
         event: &Event,
         message: Header,
         segments: &Segments,
-        body: &[u8],
+        parts: Parts<'_>,
         deadline: Instant,
     ) {
         let Some(open) = self.open.iter_mut().find(|open| open.rid == event.rid) else { return };
         open.acked = true;
-        for (header, range) in segments.packets_from(Header { rid: event.rid, ..message }, 1) {
-            while !self.shared.send_packet(event.from, &header, &body[range.clone()]) {
+        let message = Header { rid: event.rid, ..message };
+        for index in 1..segments.packets() {
+            while !self.shared.send_packet(event.from, &message, segments, index, parts) {
                 if now() >= deadline {
                     return;
                 }
                 sleep(FULL_QUEUE_PAUSE).await;
             }
-            if header.p_order % BURST_PACKETS == 0 {
+            if index % BURST_PACKETS == 0 {
                 yield_now().await;
             }
         }
@@ -228,14 +294,14 @@ impl<'a> Tries<'a> {
 
     /// The next event of any try, `None` at `until`. An event that is there wins over the deadline.
     pub(super) async fn event(&mut self, until: Instant) -> Option<Event> {
-        let event = recv_or_deadline(self.events.recv(), until).await.flatten();
+        let event = recv_or_deadline(poll_fn(|cx| self.mailbox.poll(cx)), until).await;
         self.stamp = now();
         event
     }
 
     /// An event that has happened already.
     pub(super) fn try_event(&mut self) -> Option<Event> {
-        self.events.try_recv()
+        self.mailbox.take()
     }
 
     /// Forgets a try that has ended or that nobody waits for any more; where it was sent to.
@@ -280,7 +346,7 @@ impl<'a> Tries<'a> {
 
     fn end(&self, rid: Rid) {
         self.shared.replies.borrow_mut().end(self.stamp, rid);
-        self.shared.waiting.borrow_mut().remove(&rid);
+        self.shared.waiting.borrow_mut().remove(rid);
     }
 }
 
@@ -289,5 +355,6 @@ impl Drop for Tries<'_> {
         for open in &self.open {
             self.end(open.rid);
         }
+        self.shared.give_back(&mut self.mailbox);
     }
 }

@@ -38,10 +38,10 @@ async fn ask(shared: &Shared, node: SocketAddrV4, until: Instant) -> Option<Memb
     let block = RequestBlock { method: method_key(MEMBERS), ..RequestBlock::default() }.emit();
     let segments = shared.segmenter.own_request(block.len()).ok()?;
     let mut tries = Tries::new(shared);
-    tries.send(node, own_header(Policy::FixedRoute), &segments, &block).ok()?;
+    tries.send(node, own_header(Policy::FixedRoute), &segments, [&block, &[]]).ok()?;
     // Silence says nothing of the node that its other callers do not learn by themselves.
     let What::Answered(answer) = tries.event(until).await?.what else { return None };
-    let (_, body) = ResponseBlock::parse(&answer).ok()?;
+    let (_, body) = ResponseBlock::parse(answer.bytes()).ok()?;
     serde_json::from_slice(body).ok()
 }
 

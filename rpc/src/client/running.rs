@@ -79,7 +79,8 @@ pub(super) struct Running<'a> {
     map_version: u32,
     message: Header,
     segments: Segments,
-    body: Vec<u8>,
+    /// As of the latest try.
+    block: [u8; REQUEST_BLOCK_BYTES],
     deadline: Instant,
     /// When to try again or to probe.
     next_at: Instant,
@@ -125,10 +126,7 @@ impl<'a> Running<'a> {
     ) -> Result<Running<'a>, CallError> {
         let bytes = REQUEST_BLOCK_BYTES + call.body.len();
         let segments = shared.segmenter.own_request(bytes).map_err(too_large)?;
-        let mut body = Vec::with_capacity(bytes);
-        // The block is written in front of each try.
-        body.extend_from_slice(&[0; REQUEST_BLOCK_BYTES]);
-        body.extend_from_slice(call.body);
+        let now = now();
         Ok(Running {
             shared,
             call,
@@ -137,11 +135,11 @@ impl<'a> Running<'a> {
             map_version,
             message: own_header(call.policy),
             segments,
-            body,
+            block: [0; REQUEST_BLOCK_BYTES],
             deadline,
-            next_at: now(),
-            again_at: now(),
-            sent_at: now(),
+            next_at: now,
+            again_at: now,
+            sent_at: now,
             copies: None,
             sent_once: false,
             patience: shared.config.probe,
@@ -225,7 +223,7 @@ impl<'a> Running<'a> {
             self.patience = (self.patience * 2).min(PATIENCE_MAX);
         }
         self.write_block();
-        let sent = self.tries.send(to, self.message, &self.segments, &self.body);
+        let sent = self.tries.send(to, self.message, &self.segments, [&self.block, self.call.body]);
         self.sent_once = self.asked == 1;
         if sent.is_ok() {
             self.prepare_copies(to);
@@ -292,7 +290,7 @@ impl<'a> Running<'a> {
             }
             Naming::Call(id) => RequestBlock { session: id.session, seq: id.seq, acked: pool.acked(id), ..block },
         };
-        self.body[..REQUEST_BLOCK_BYTES].copy_from_slice(&block.emit());
+        self.block = block.emit();
     }
 
     /// Asks the next server who leads, unless that was done less than `pause` ago, by this call or another.
@@ -301,7 +299,7 @@ impl<'a> Running<'a> {
         let block = RequestBlock { shard: self.call.shard, method: PROBE_METHOD, ..RequestBlock::default() }.emit();
         let segments = self.shared.segmenter.own_request(block.len()).map_err(too_large)?;
         let probes = self.probes.get_or_insert_with(|| Tries::new(self.shared));
-        probes.send(to, own_header(Policy::FixedRoute), &segments, &block)
+        probes.send(to, own_header(Policy::FixedRoute), &segments, [&block, &[]])
     }
 
     /// `true`: a write is still better held back, and the next server has been asked who leads. It is sent to one server
@@ -360,7 +358,7 @@ impl<'a> Running<'a> {
             probes.close(rid);
         }
         if let What::Answered(message) = what
-            && let Ok((block, _)) = ResponseBlock::parse(&message)
+            && let Ok((block, _)) = ResponseBlock::parse(message.bytes())
         {
             self.shared.learn(from, Policy::FixedRoute, &block);
         }
@@ -374,7 +372,8 @@ impl<'a> Running<'a> {
                 // It is there, and long: another copy can wait.
                 self.again_at = self.again_at.max(now() + PATIENCE_MAX);
                 let (message, deadline) = (self.message, self.deadline);
-                self.tries.send_rest(&event, message, &self.segments, &self.body, deadline).await;
+                let parts = [&self.block[..], self.call.body];
+                self.tries.send_rest(&event, message, &self.segments, parts, deadline).await;
                 return Ok(None);
             }
             What::Refused => {
@@ -387,7 +386,7 @@ impl<'a> Running<'a> {
         };
         let asked = self.tries.close(event.rid);
         // `Replies` has looked at the block already; a broken one is as good as silence.
-        let Ok((block, body)) = ResponseBlock::parse(&answer) else { return Ok(None) };
+        let Ok((block, body)) = ResponseBlock::parse(answer.bytes()) else { return Ok(None) };
         self.shared.learn(event.from, self.call.policy, &block);
         let route = &self.shared.route;
         route.borrow_mut().heard(event.from, now());

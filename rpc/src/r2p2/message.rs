@@ -128,6 +128,19 @@ impl Segments {
         start_of(index)..start_of(index.saturating_add(1))
     }
 
+    /// What packet `index` carries of a message that is the one of `parts` after the other; nothing where they are shorter.
+    pub(crate) fn part_of<'a>(&self, index: u16, parts: [&'a [u8]; 2]) -> [&'a [u8]; 2] {
+        if self.packets == 1 {
+            return parts;
+        }
+        let Range { start, end } = self.range(index);
+        let [head, body] = parts;
+        let cut = |part: &'a [u8], at: usize| {
+            part.get(start.saturating_sub(at)..end.saturating_sub(at).min(part.len())).unwrap_or_default()
+        };
+        [cut(head, 0), cut(body, head.len())]
+    }
+
     /// The header of packet `index`, from the type, policy, rid and own-block flag of `message`. The block flag goes on
     /// the first packet only.
     pub fn header(&self, message: &Header, index: u16) -> Header {

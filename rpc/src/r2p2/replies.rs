@@ -4,6 +4,7 @@
 //! [`Replies::end`] at the call's deadline or when its caller loses interest.
 
 use super::assembly::{Assembly, PACKET_COST_BYTES};
+use super::by_rid::ByRid;
 use super::counters::{Counters, DropReason};
 use super::header::{Header, MessageType, Rid};
 use super::layout::{ACK_BODY, DROP_BODY};
@@ -80,14 +81,14 @@ struct Waiting {
     call: Call,
     acked: bool,
     /// The reply so far and the server it comes from.
-    assembly: Option<(SocketAddrV4, Assembly)>,
+    assembly: Option<Box<(SocketAddrV4, Assembly)>>,
 }
 
 /// The pending calls of one client socket.
 #[derive(Debug)]
 pub struct Replies {
     limits: ReplyLimits,
-    waiting: BTreeMap<Rid, Waiting>,
+    waiting: ByRid<Waiting>,
     next_rid: u16,
     held_bytes: usize,
     quarantine: BTreeMap<Rid, Instant>,
@@ -100,7 +101,7 @@ impl Replies {
     pub fn new(limits: ReplyLimits, first_rid: Rid) -> Replies {
         Replies {
             limits: ReplyLimits { calls: limits.calls.min(1 << 15), ..limits },
-            waiting: BTreeMap::new(),
+            waiting: ByRid::default(),
             next_rid: first_rid.0,
             held_bytes: 0,
             quarantine: BTreeMap::new(),
@@ -127,8 +128,10 @@ impl Replies {
         for _ in 0..=u16::MAX {
             let rid = Rid(self.next_rid);
             self.next_rid = self.next_rid.wrapping_add(1);
-            if !self.waiting.contains_key(&rid) && !self.quarantine.contains_key(&rid) {
-                self.waiting.insert(rid, Waiting { call, acked: false, assembly: None });
+            if self.quarantine.contains_key(&rid) {
+                continue;
+            }
+            if self.waiting.insert(rid, Waiting { call, acked: false, assembly: None }) {
                 return Ok(rid);
             }
         }
@@ -184,7 +187,7 @@ impl Replies {
 
     fn on_ack(&mut self, header: &Header, payload: &[u8]) -> Result<Reply, DropReason> {
         check_control(header, payload, ACK_BODY)?;
-        let waiting = self.waiting.get_mut(&header.rid).ok_or(DropReason::AckWithoutCall)?;
+        let waiting = self.waiting.get_mut(header.rid).ok_or(DropReason::AckWithoutCall)?;
         if !waiting.call.multi_packet {
             return Err(DropReason::AckUnexpected);
         }
@@ -201,7 +204,7 @@ impl Replies {
     }
 
     fn on_response(&mut self, from: SocketAddrV4, header: &Header, payload: &[u8]) -> Result<Reply, DropReason> {
-        let waiting = self.waiting.get_mut(&header.rid).ok_or(DropReason::ResponseWithoutCall)?;
+        let waiting = self.waiting.get_mut(header.rid).ok_or(DropReason::ResponseWithoutCall)?;
         if waiting.call.multi_packet && !waiting.acked && !waiting.call.own_block {
             // One of our own calls may be refused by a response block instead of the ACK.
             return Err(DropReason::ResponseBeforeAck);
@@ -223,7 +226,8 @@ impl Replies {
             return Ok(Reply::Complete);
         }
         let (payload_before, charged_before) = match &waiting.assembly {
-            Some((source, assembly)) => {
+            Some(begun) => {
+                let (source, assembly) = &**begun;
                 if *source != from {
                     return Err(DropReason::ReplySource);
                 }
@@ -241,20 +245,20 @@ impl Replies {
         if self.held_bytes + payload.len() + PACKET_COST_BYTES > self.limits.held_bytes {
             return Err(DropReason::PendingBytes);
         }
-        let (_, assembly) = waiting.assembly.get_or_insert_with(|| (from, Assembly::default()));
+        let (_, assembly) = &mut **waiting.assembly.get_or_insert_with(|| Box::new((from, Assembly::default())));
         let complete = assembly.store(header, payload);
         self.held_bytes += assembly.charged_bytes() - charged_before;
         if !complete {
             return Ok(Reply::Pending);
         }
-        let body = self.finish(header.rid).and_then(|waiting| waiting.assembly).map(|(_, done)| done.into_body());
+        let body = self.finish(header.rid).and_then(|waiting| waiting.assembly).map(|done| done.1.into_body());
         Ok(Reply::Assembled(body.unwrap_or_default()))
     }
 
     fn finish(&mut self, rid: Rid) -> Option<Waiting> {
-        let waiting = self.waiting.remove(&rid)?;
-        if let Some((_, assembly)) = &waiting.assembly {
-            self.held_bytes -= assembly.charged_bytes();
+        let waiting = self.waiting.remove(rid)?;
+        if let Some(begun) = &waiting.assembly {
+            self.held_bytes -= begun.1.charged_bytes();
         }
         Some(waiting)
     }

@@ -48,23 +48,24 @@ impl Replies {
     /// Appends the newest.
     pub(super) fn add(&mut self, session: SessionId, seq: u64, body: &[u8]) -> ReplyKey {
         let older = self.newest;
-        let mut kept = Kept { session, seq, body: SmallVec::new(), older, newer: Replies::NONE };
+        let kept = |body| Kept { session, seq, body, older, newer: Replies::NONE };
         let key = match self.places.get_mut(self.free.0 as usize) {
             Some(place) => {
                 let key = self.free;
                 self.free = place.newer;
-                self.spare_bytes -= held(&place.body);
+                let mut buffer = std::mem::take(&mut place.body);
+                self.spare_bytes -= held(&buffer);
                 // A buffer far too large would hold more than is counted.
-                if held(&place.body) <= 2 * body.len() {
-                    kept.body = std::mem::take(&mut place.body);
+                if buffer.spilled() && held(&buffer) <= 2 * body.len() {
+                    buffer.extend_from_slice(body);
+                } else {
+                    buffer = SmallVec::from_slice(body);
                 }
-                kept.body.extend_from_slice(body);
-                *place = kept;
+                *place = kept(buffer);
                 key
             }
             None => {
-                kept.body.extend_from_slice(body);
-                self.places.push(kept);
+                self.places.push(kept(SmallVec::from_slice(body)));
                 ReplyKey(self.places.len() as u32 - 1)
             }
         };

@@ -71,7 +71,10 @@ impl Session {
     /// Notes a call that [`find`](Session::find) called new.
     pub(super) fn executed(&mut self, seq: u64, done: Executed) {
         let place = (seq - self.acked - 1) as usize;
-        if self.window.len() <= place {
+        if self.window.len() == place {
+            return self.window.push_back(Some(done));
+        }
+        if self.window.len() < place {
             self.window.resize(place + 1, None);
         }
         self.window[place] = Some(done);

@@ -1,9 +1,12 @@
 //! Many datagrams per system call: `recvmmsg` and `sendmmsg` behind a safe face.
+//!
+//! Datagrams of one length that follow upon each other to one address are given to the kernel as one message to be cut
+//! (UDP_SEGMENT): it then looks for the route once, and carries one buffer through its layers. On the wire nothing is different.
 
 use super::BATCH_PACKETS;
 use crate::burst::PacketQueue;
 use crate::packet::Packet;
-use libc::{AF_INET, MSG_DONTWAIT, MSG_TRUNC, c_int, c_uint, iovec, mmsghdr, sockaddr_in, socklen_t};
+use libc::{AF_INET, MSG_DONTWAIT, MSG_TRUNC, c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_in, socklen_t};
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -16,15 +19,37 @@ pub(super) struct Mmsg {
     headers: Box<[mmsghdr; BATCH_PACKETS]>,
     vectors: Box<[iovec; BATCH_PACKETS]>,
     names: Box<[sockaddr_in; BATCH_PACKETS]>,
+    controls: Box<[SegmentControl; BATCH_PACKETS]>,
+    /// Packets in each message of the last send.
+    packets: [u8; BATCH_PACKETS],
+}
+
+/// Packets in one message to be cut, at most: 44 full ones stay below the 64 KiB of a datagram.
+const SEGMENTS_MAX: u8 = 44;
+/// Bytes of such a message.
+const SEGMENTS_BYTES_MAX: usize = 44 * 1472;
+
+/// The control message that tells the kernel where to cut.
+#[repr(C)]
+struct SegmentControl {
+    header: cmsghdr,
+    segment_bytes: u16,
+    padding: [u8; 6],
 }
 
 const NAME_BYTES: socklen_t = mem::size_of::<sockaddr_in>() as socklen_t;
 
 impl Mmsg {
     pub(super) fn new() -> Self {
-        // SAFETY: all three are plain C structs of integers and raw pointers, for which zero bytes are a valid value.
+        // SAFETY: all four are plain C structs of integers and raw pointers, for which zero bytes are a valid value.
         unsafe {
-            Mmsg { headers: Box::new(mem::zeroed()), vectors: Box::new(mem::zeroed()), names: Box::new(mem::zeroed()) }
+            Mmsg {
+                headers: Box::new(mem::zeroed()),
+                vectors: Box::new(mem::zeroed()),
+                names: Box::new(mem::zeroed()),
+                controls: Box::new(mem::zeroed()),
+                packets: [0; BATCH_PACKETS],
+            }
         }
     }
 
@@ -66,21 +91,65 @@ impl Mmsg {
     }
 
     /// Sends the first `count` packets of `queue`, at most [`BATCH_PACKETS`], to their destinations, and returns how
-    /// many the kernel took. They stay in the queue. An error is about the first packet, or about the socket.
-    pub(super) fn send(&mut self, socket: BorrowedFd<'_>, queue: &PacketQueue, count: usize) -> io::Result<usize> {
-        let mut filled = 0;
-        for (at, packet) in queue.iter().take(count.min(BATCH_PACKETS)).enumerate() {
-            let data = packet.data();
-            self.vectors[at] = iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
-            self.names[at] = name(packet.dst());
-            self.point_header(at);
-            filled = at + 1;
+    /// many the kernel took. They stay in the queue. An error is about the first message, or about the socket; how many packets
+    /// are in that message, [`Mmsg::first_packets`] tells. Without `cut` each has one.
+    pub(super) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        queue: &PacketQueue,
+        count: usize,
+        cut: bool,
+    ) -> io::Result<usize> {
+        let (mut filled, mut messages) = (0, 0);
+        let mut packets = queue.iter().take(count.min(BATCH_PACKETS)).peekable();
+        while let Some(first) = packets.next() {
+            let (to, segment_bytes, start) = (first.dst(), first.len(), filled);
+            let (mut last_bytes, mut bytes) = (segment_bytes, segment_bytes);
+            self.vectors[filled] = vector(first);
+            filled += 1;
+            // All but the last have the same length, and the last is no longer.
+            while cut
+                && last_bytes == segment_bytes
+                && let Some(next) = packets.next_if(|next| {
+                    next.dst() == to
+                        && (1..=segment_bytes).contains(&next.len())
+                        && bytes + next.len() <= SEGMENTS_BYTES_MAX
+                        && filled - start < usize::from(SEGMENTS_MAX)
+                })
+            {
+                last_bytes = next.len();
+                bytes += last_bytes;
+                self.vectors[filled] = vector(next);
+                filled += 1;
+            }
+            self.names[messages] = name(to);
+            self.packets[messages] = (filled - start) as u8; // at most SEGMENTS_MAX
+            self.point_header(messages);
+            let header = &mut self.headers[messages].msg_hdr;
+            header.msg_iov = &raw mut self.vectors[start];
+            header.msg_iovlen = filled - start;
+            if filled - start > 1 {
+                let control = &mut self.controls[messages];
+                control.header.cmsg_level = libc::SOL_UDP;
+                control.header.cmsg_type = libc::UDP_SEGMENT;
+                control.header.cmsg_len = mem::offset_of!(SegmentControl, padding);
+                control.segment_bytes = segment_bytes as u16; // a packet's length fits
+                header.msg_control = (&raw mut *control).cast();
+                header.msg_controllen = mem::size_of::<SegmentControl>();
+            }
+            messages += 1;
         }
-        // SAFETY: the first `filled` headers point to one iovec and one name each, owned by `self`, and the iovecs to the
-        // payloads of packets borrowed for the whole call, which sendmmsg only reads.
+        // SAFETY: the first `messages` headers point to one name each, to iovecs and, where they have a control message, to that,
+        // all owned by `self`, and the iovecs to the payloads of packets borrowed for the whole call, which sendmmsg only reads.
         let sent =
-            unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), filled as c_uint, MSG_DONTWAIT) };
-        counted(sent)
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), messages as c_uint, MSG_DONTWAIT) };
+        let sent = counted(sent)?;
+        Ok(self.packets[..sent].iter().map(|packets| usize::from(*packets)).sum())
+    }
+
+    /// Packets in the first message of the last [`Mmsg::send`].
+    pub(super) fn first_packets(&self) -> usize {
+        usize::from(self.packets[0])
     }
 
     fn point_header(&mut self, at: usize) {
@@ -89,8 +158,15 @@ impl Mmsg {
         header.msg_namelen = NAME_BYTES;
         header.msg_iov = &raw mut self.vectors[at];
         header.msg_iovlen = 1;
+        header.msg_control = ptr::null_mut();
+        header.msg_controllen = 0;
         header.msg_flags = 0;
     }
+}
+
+fn vector(packet: &Packet) -> iovec {
+    let data = packet.data();
+    iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() }
 }
 
 fn counted(result: c_int) -> io::Result<usize> {
@@ -109,3 +185,7 @@ fn name(addr: SocketAddrV4) -> sockaddr_in {
         sin_zero: [0; 8],
     }
 }
+
+// As the kernel's CMSG_LEN and CMSG_SPACE of two bytes would have it.
+const _: () = assert!(mem::offset_of!(SegmentControl, padding) == mem::size_of::<cmsghdr>() + 2);
+const _: () = assert!(mem::size_of::<SegmentControl>().is_multiple_of(mem::align_of::<cmsghdr>()));

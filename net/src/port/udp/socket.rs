@@ -20,6 +20,8 @@ pub(super) struct KernelSocket {
     pub(super) readable: bool,
     /// The kernel had no room for its last packet.
     pub(super) blocked: bool,
+    /// So many packets more go to the kernel one by one, since it has refused to cut a message into datagrams.
+    pub(super) uncut_packets: usize,
     /// Epoll has been asked to tell when there is room.
     pub(super) watched_for_room: bool,
 }
@@ -51,6 +53,7 @@ impl KernelSocket {
             socket,
             readable: false,
             blocked: false,
+            uncut_packets: 0,
             watched_for_room: false,
         })
     }

@@ -45,7 +45,7 @@ impl Running<'_> {
             return;
         }
         self.sent_once = false;
-        if self.tries.send(copies.to, self.message, &self.segments, &self.body).is_err() {
+        if self.tries.send(copies.to, self.message, &self.segments, [&self.block, self.call.body]).is_err() {
             // No room, for now: others need it more.
             return;
         }
