@@ -24,6 +24,7 @@ use trimaran_rpc::node::Node;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
 use trimaran_rpc::sim::cluster::{CLIENT_PORT, Cluster, ClusterConfig, NodeIndex, node_ip};
 use trimaran_rpc::sim::history::ClientId;
+use trimaran_rpc::sim::invariants::Invariants;
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, Verdict};
 use trimaran_runtime::Instant;
 use work::{KvHistory, Load, work};
@@ -44,6 +45,9 @@ const WHOLE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The storm is looked at so often: clients come and go.
 const GUST: Duration = Duration::from_millis(250);
+
+/// One seed in so many has several shards.
+const SHARDED_SEEDS: u64 = 8;
 
 /// Nodes that may claim the seat of another.
 const TWINS: usize = 2;
@@ -128,7 +132,10 @@ fn config(rng: &mut Pcg64Mcg, nodes: usize) -> ClusterConfig {
 /// Runs one seed from boot to judgement. With `artefacts` it leaves the history and every packet in that directory.
 pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedReport {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
-    let config = config(&mut rng, nodes);
+    let mut config = config(&mut rng, nodes);
+    if seed % SHARDED_SEEDS == SHARDED_SEEDS / 2 {
+        config.shards = 2 + (seed / SHARDED_SEEDS % 2) as u16;
+    }
     let mut cluster = Cluster::new(seed, config, || Kv::new(None));
     if let Some(tap) = artefacts.and_then(|directory| tap(directory, seed)) {
         cluster.network().set_tap(tap);
@@ -162,12 +169,12 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
         packets: cluster.network().counters().delivered,
         operations: (load.history.borrow().len() + load.group.borrow().len()) as u64,
         open: (load.history.borrow().open() + load.group.borrow().open()) as u64,
-        elections: cluster.invariants().elections() as u64,
-        committed: cluster.invariants().committed(),
-        checks: cluster.invariants().checks(),
-        changes: cluster.invariants().changes(),
-        joint_changes: cluster.invariants().joint_changes(),
-        snapshots: cluster.invariants().snapshots(),
+        elections: sum(&cluster, |invariants| invariants.elections() as u64),
+        committed: sum(&cluster, Invariants::committed),
+        checks: sum(&cluster, Invariants::checks),
+        changes: sum(&cluster, Invariants::changes),
+        joint_changes: sum(&cluster, Invariants::joint_changes),
+        snapshots: sum(&cluster, Invariants::snapshots),
         faults: *chaos.counts(),
         misuses,
         not_judged,
@@ -209,6 +216,11 @@ fn storm(cluster: &mut Cluster<Kv>, chaos: &mut Chaos, load: &Rc<Load>, rng: &mu
     }
 }
 
+/// Of all shards.
+fn sum(cluster: &Cluster<Kv>, count: impl Fn(&Invariants) -> u64) -> u64 {
+    cluster.all_invariants().map(count).sum()
+}
+
 /// A failed run is worth more than a full disk: what cannot be written is said and left out.
 fn keep(directory: &Path, seed: u64, history: &KvHistory) {
     let write = |form: &str, history: &dyn Fn(BufWriter<File>) -> std::io::Result<()>| {
@@ -248,7 +260,7 @@ fn judge(
             while !told.get() {
                 let mut body = Vec::new();
                 let ask = requests::put(b"alive", b"yes", None, &mut body);
-                told.set(client.call(work::method_call(ask, &body), DEADLINE).await.is_ok());
+                told.set(client.call_keyed(work::method_call(ask, &body), ask.key, DEADLINE).await.is_ok());
             }
         });
         let lives = cluster.run_until(PEACE, |_| alive.get());
@@ -274,7 +286,8 @@ fn judge(
         return Err(nonsense.clone());
     }
     for index in 0..cluster.nodes() {
-        if let Some(halt) = cluster.node(NodeIndex(index)).and_then(|node| node.halted()) {
+        let replicas = (0..cluster.shards()).filter_map(|shard| cluster.replica(NodeIndex(index), shard));
+        if let Some(halt) = replicas.filter_map(Node::halted).next() {
             return Err(format!("node {} stopped applying: {}", index + 1, halt.message));
         }
     }
@@ -282,11 +295,13 @@ fn judge(
         gone(cluster, load, servers.clone())?;
         counted(cluster, load, servers.clone())?;
     }
-    let digests = digests(cluster, servers);
-    if let Some(violation) = broken(cluster) {
-        return Err(violation);
+    for shard in 0..cluster.shards() {
+        let digests = digests(cluster, shard, servers.clone());
+        if let Some(violation) = broken(cluster) {
+            return Err(violation);
+        }
+        agree(&digests)?;
     }
-    agree(&digests)?;
     let keys = linearizability::check(&Model, &load.history.borrow(), DEFAULT_STEPS_PER_KEY);
     let group = linearizability::check(&Group, &load.group.borrow(), DEFAULT_STEPS_PER_KEY);
     for verdict in [keys.verdict, group.verdict] {
@@ -306,11 +321,11 @@ fn gone(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) 
     cluster.client(servers, move |client| async move {
         let mut body = Vec::new();
         let tick = requests::put(b"tick", b"", None, &mut body);
-        let _ = client.call(work::method_call(tick, &body), PEACE).await;
+        let _ = client.call_keyed(work::method_call(tick, &body), tick.key, PEACE).await;
         for key in keys {
             body.clear();
             let get = requests::get(&key, &mut body);
-            match client.call(work::method_call(get, &body), DEADLINE).await {
+            match client.call_keyed(work::method_call(get, &body), get.key, DEADLINE).await {
                 // No error, and no value.
                 Ok(reply) if reply.body == [0] => {}
                 Ok(_) => *told.borrow_mut() = Some(format!("{} outlives its time", key.escape_ascii())),
@@ -334,7 +349,7 @@ fn counted(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4
     cluster.client(servers, move |client| async move {
         let mut body = Vec::new();
         let ask = requests::incr(misuse::NOISE_KEY, 0, &mut body);
-        let reply = client.call(work::method_call(ask, &body), PEACE).await;
+        let reply = client.call_keyed(work::method_call(ask, &body), ask.key, PEACE).await;
         let answered = reply.ok().map(|reply| Answered { status: reply.status, body: reply.body });
         told.set(Some(answered.and_then(|answered| requests::result::<i64>(&answered)?.ok())));
     });
@@ -347,9 +362,9 @@ fn counted(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4
 
 /// The state of every node that is up and can hash it. A chain over requests and replies, which each step compares, says
 /// nothing of state that no reply has shown yet.
-fn digests(cluster: &mut Cluster<Kv>, servers: Vec<SocketAddrV4>) -> Vec<StateDigest> {
+fn digests(cluster: &mut Cluster<Kv>, shard: u16, servers: Vec<SocketAddrV4>) -> Vec<StateDigest> {
     let up = (0..cluster.nodes()).filter(|index| cluster.node(NodeIndex(*index)).is_some());
-    let up: Vec<_> = up.map(|index| SocketAddrV4::new(node_ip(index), CLIENT_PORT)).collect();
+    let up: Vec<_> = up.map(|index| SocketAddrV4::new(node_ip(index), CLIENT_PORT + shard)).collect();
     let found = Rc::new(RefCell::new(Vec::new()));
     let asked = Rc::new(Cell::new(false));
     let (told, done) = (found.clone(), asked.clone());

@@ -114,20 +114,27 @@ impl LocalCluster {
         }
     }
 
-    /// Waits until every node, in its present life, is a voter in the eyes of all, and nobody else is; tells whether it came to that
+    /// Waits until every node, in its present life, is a voter in the eyes of all, and nobody else is, in every shard; tells whether it came to that
     /// by `give_up`.
     ///
     /// # Errors
     /// As [`LocalCluster::wait`].
     pub async fn whole(&mut self, give_up: Instant) -> Result<bool, Error> {
         loop {
-            let members = self.members();
-            let asked = members.iter().map(|&node| admin::probe(self.connection.client(), node, PROBE_WITHIN));
-            let probes: Vec<Probe> = futures::future::join_all(asked).await.into_iter().flatten().collect();
-            let knows_all = |probe: &Probe| {
-                probe.members.len() == probes.len() && probes.iter().all(|other| probe.members.contains(&other.node))
-            };
-            if probes.len() == members.len() && probes.iter().all(knows_all) {
+            let mut shards = 0..1;
+            let mut are_whole = true;
+            while let Some(shard) = shards.next().filter(|_| are_whole) {
+                let members = admin::of_shard(&self.members(), shard);
+                let asked = members.iter().map(|&node| admin::probe(self.connection.client(), node, PROBE_WITHIN));
+                let probes: Vec<Probe> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+                let knows_all = |probe: &Probe| {
+                    probe.members.len() == probes.len()
+                        && probes.iter().all(|other| probe.members.contains(&other.node))
+                };
+                are_whole = probes.len() == members.len() && probes.iter().all(knows_all);
+                shards.end = probes.iter().map(|probe| probe.shards).max().unwrap_or(1);
+            }
+            if are_whole {
                 return Ok(true);
             }
             if now() >= give_up {

@@ -3,6 +3,8 @@
 //! Every node runs what a real one runs: the same loop, sockets, R2P2, Raft and apply task. Only the clock, the network
 //! and the order of runnable tasks come from the seed.
 
+mod survival;
+
 pub use super::disks::DiskPlan;
 use super::disks::Disks;
 use super::invariants::{Invariants, Violation};
@@ -14,7 +16,7 @@ use crate::peer::PeerTransport;
 use crate::r2p2::Rid;
 use crate::r2p2::reassembly;
 use crate::service::Service;
-use crate::shards::ShardPlace;
+use crate::shards::{ShardMap, ShardPlace};
 use crate::storage::NodeStorage;
 use rand::RngExt;
 use std::cell::RefCell;
@@ -26,10 +28,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
-use trimaran_raft::{
-    ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
-    Timing,
-};
+use trimaran_raft::{ClusterId, Incarnation, Limits, ReadSettings, Sabotage, Shard, Slot, Timing};
 use trimaran_runtime::sim::disk::SimDisk;
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
@@ -75,6 +74,8 @@ pub struct ClusterConfig {
     pub spare_addresses: usize,
     /// The network is a switch of Ethernet frames, and each machine has the stack that raw ports need.
     pub frames: bool,
+    /// Raft groups, 1 to 64, all of a node's on its one core.
+    pub shards: u16,
     /// Each machine has a disk, which outlives its node. `None`: everything is in memory.
     pub disks: Option<DiskPlan>,
 }
@@ -91,6 +92,7 @@ impl Default for ClusterConfig {
             sabotage: Sabotage::default(),
             spare_addresses: 0,
             frames: false,
+            shards: 1,
             disks: None,
         }
     }
@@ -99,7 +101,8 @@ impl Default for ClusterConfig {
 struct Seat<S> {
     core: CoreIndex,
     slot: Slot,
-    node: Option<Node>,
+    /// One for each shard; none while it is down.
+    shards: Vec<Node>,
     life: u64,
     net: Option<Net>,
     _service: std::marker::PhantomData<S>,
@@ -116,7 +119,8 @@ pub struct Cluster<S: Service> {
     disks: Option<Disks>,
     clients: u16,
     client_cores: BTreeMap<Ipv4Addr, CoreIndex>,
-    invariants: Invariants,
+    /// Of each shard.
+    invariants: Vec<Invariants>,
     violation: Option<Violation>,
 }
 
@@ -140,10 +144,10 @@ impl<S: Service> Cluster<S> {
             network: SimNet::new(seed ^ 0x006e_6574_776f_726b),
             make: Box::new(make),
             seats: Vec::new(),
-            disks: config.disks.map(|plan| Disks::new(seed, config.nodes, plan)),
+            disks: config.disks.map(|plan| Disks::new(seed, config.nodes, config.shards, plan)),
             clients: 0,
             client_cores: BTreeMap::new(),
-            invariants: Invariants::new(config.nodes),
+            invariants: (0..config.shards).map(|_| Invariants::new(config.nodes)).collect(),
             violation: None,
             config,
         };
@@ -161,7 +165,7 @@ impl<S: Service> Cluster<S> {
         let index = self.seats.len();
         let (driver, net) = self.driver(node_ip(index));
         let core = self.world.add_core(&format!("node{}", index + 1), driver);
-        let seat = Seat { core, slot, node: None, life: 0, net: Some(net), _service: std::marker::PhantomData };
+        let seat = Seat { core, slot, shards: Vec::new(), life: 0, net: Some(net), _service: std::marker::PhantomData };
         self.seats.push(seat);
         self.start(NodeIndex(index));
         NodeIndex(index)
@@ -172,7 +176,7 @@ impl<S: Service> Cluster<S> {
     pub fn add_twin(&mut self, node: NodeIndex) -> Option<NodeIndex> {
         let free = self.seats.len() < self.config.nodes + self.config.spare_addresses;
         free.then(|| {
-            self.invariants.add_node();
+            self.invariants.iter_mut().for_each(Invariants::add_node);
             self.boot(self.slot(node))
         })
     }
@@ -192,16 +196,41 @@ impl<S: Service> Cluster<S> {
     }
 
     fn start(&mut self, node: NodeIndex) {
+        let net = self.seats[node.0].net.take();
+        let net = net.unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
+        for place in self.places() {
+            let config = self.node_config(node, place);
+            let service = (self.make)();
+            let (disks, seat) = (self.disks.as_ref(), &mut self.seats[node.0]);
+            let started = self.world.enter(seat.core, || {
+                let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
+                Node::start_in(&net, config, service, directory)
+            });
+            match started {
+                Ok(started) => seat.shards.push(started),
+                Err(error) => panic!("a simulated node could not start: {error}"),
+            }
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = ShardPlace> + use<S> {
+        let map = ShardMap::new(self.config.shards).unwrap_or_default();
+        map.all().filter_map(move |shard| ShardPlace::new(shard, map))
+    }
+
+    fn node_config(&mut self, node: NodeIndex, place: ShardPlace) -> NodeConfig {
         let life = self.seats[node.0].life;
         let incarnation: u64 = self.world.rng().random();
-        let config = NodeConfig {
+        let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (life << 8) ^ node.0 as u64;
+        let (client_port, peer_port) = (CLIENT_PORT + place.shard(), PEER_PORT + place.shard());
+        NodeConfig {
             cluster_name: "sim".into(),
             slot: self.seats[node.0].slot,
-            place: ShardPlace::ALONE,
+            place,
             incarnation: Incarnation(incarnation | 1),
-            client: SocketAddrV4::new(node_ip(node.0), CLIENT_PORT),
-            peer: SocketAddrV4::new(node_ip(node.0), PEER_PORT),
-            contacts: self.listed().map(|ip| SocketAddrV4::new(ip, PEER_PORT)).collect(),
+            client: SocketAddrV4::new(node_ip(node.0), client_port),
+            peer: SocketAddrV4::new(node_ip(node.0), peer_port),
+            contacts: self.listed().map(|ip| SocketAddrV4::new(ip, peer_port)).collect(),
             timing: self.config.timing,
             log_limits: self.config.log_limits,
             request_limits: self.config.request_limits,
@@ -211,19 +240,7 @@ impl<S: Service> Cluster<S> {
             sabotage: self.config.sabotage,
             rcvbuf_bytes: 4 << 20,
             router: None,
-            seed: self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (life << 8) ^ node.0 as u64,
-        };
-        let seat = &mut self.seats[node.0];
-        let service = (self.make)();
-        let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
-        let disks = self.disks.as_ref();
-        let started = self.world.enter(seat.core, || {
-            let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
-            Node::start_in(&net, config, service, directory)
-        });
-        match started {
-            Ok(started) => seat.node = Some(started),
-            Err(error) => panic!("a simulated node could not start: {error}"),
+            seed: seed ^ u64::from(place.shard()) << 40,
         }
     }
 
@@ -359,21 +376,31 @@ impl<S: Service> Cluster<S> {
 
     /// A node that is up.
     pub fn node(&self, node: NodeIndex) -> Option<&Node> {
-        self.seats[node.0].node.as_ref()
+        self.replica(node, 0)
     }
 
-    /// The node that leads in the highest term, if any does.
+    /// The replica of a shard on a node that is up.
+    pub fn replica(&self, node: NodeIndex, shard: u16) -> Option<&Node> {
+        self.seats[node.0].shards.get(usize::from(shard))
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> u16 {
+        self.config.shards
+    }
+
+    /// The node that leads shard 0 in the highest term, if any does.
     pub fn leader(&self) -> Option<NodeIndex> {
-        let leading = |seat: &Seat<S>| {
-            seat.node
-                .as_ref()
-                .filter(|node| node.shard().is_leader())
-                .map(|node| node.shard().with_machine(|machine| machine.term()))
+        self.leader_of(0)
+    }
+
+    /// The node that leads a shard in the highest term, if any does.
+    pub fn leader_of(&self, shard: u16) -> Option<NodeIndex> {
+        let leading = |index| {
+            let raft = self.replica(NodeIndex(index), shard)?.shard();
+            raft.is_leader().then(|| (raft.with_machine(|machine| machine.term()), NodeIndex(index)))
         };
-        (0..self.seats.len())
-            .filter_map(|index| leading(&self.seats[index]).map(|term| (term, NodeIndex(index))))
-            .max()
-            .map(|(_, node)| node)
+        (0..self.seats.len()).filter_map(leading).max().map(|(_, node)| node)
     }
 
     /// Has a node's shard do something, outside of its turns. `None` where the node is down.
@@ -393,71 +420,6 @@ impl<S: Service> Cluster<S> {
         self.at_node(leader, |shard| shard.cancel_change().is_ok()) == Some(true)
     }
 
-    /// The nodes that are up, each in its present life.
-    pub fn living(&self) -> Vec<NodeId> {
-        let nodes = self.seats.iter().filter_map(|seat| seat.node.as_ref());
-        nodes.map(|node| node.shard().with_machine(|machine| machine.me().id)).collect()
-    }
-
-    /// The node that is up and has this identity.
-    pub fn seat_of(&self, id: NodeId) -> Option<NodeIndex> {
-        let is = |node: &Node| node.shard().with_machine(|machine| machine.me().id == id);
-        self.seats.iter().position(|seat| seat.node.as_ref().is_some_and(is)).map(NodeIndex)
-    }
-
-    /// The newest configuration that a living node knows to be committed, and all newer ones in their logs: those that may
-    /// yet decide. Of a node that was taken out long ago nothing is left in it.
-    pub fn configurations(&self) -> Vec<Configuration> {
-        let known = |node: &Node| {
-            node.shard().with_machine(|machine| {
-                let at = machine.configuration_index();
-                (at, at <= machine.commit(), machine.configuration().clone())
-            })
-        };
-        let known: Vec<_> = self.seats.iter().filter_map(|seat| seat.node.as_ref()).map(known).collect();
-        let committed = known.iter().filter(|(_, committed, _)| *committed).map(|(at, ..)| *at);
-        let newest = committed.max().unwrap_or(LogIndex::ZERO);
-        known.into_iter().filter(|(at, ..)| *at >= newest).map(|(.., config)| config).collect()
-    }
-
-    /// Whether the cluster can go on with nothing lost when this node is killed now. A node that lost its memory is a voter
-    /// again only when its new life was taken in, so what counts is not who is up but which voters still are: a majority of
-    /// every configuration that may yet decide must remain.
-    pub fn can_lose(&self, node: NodeIndex) -> bool {
-        self.can_lose_under(node, &[])
-    }
-
-    /// As [`Cluster::can_lose`], where the voters may also become those of `planned`.
-    pub fn can_lose_under(&self, node: NodeIndex, planned: &[Configuration]) -> bool {
-        let id = self.node(node).map(|node| node.shard().with_machine(|machine| machine.me().id));
-        let remain: Vec<_> = self.living().into_iter().filter(|other| Some(*other) != id).collect();
-        self.configurations().iter().chain(planned).all(|config| has_majority(config, &remain))
-    }
-
-    /// Whether a majority of the voters of every configuration that may yet decide is up and remembers.
-    pub fn has_quorum(&self) -> bool {
-        let living = self.living();
-        self.configurations().iter().all(|config| has_majority(config, &living))
-    }
-
-    /// Whether there is a leader, no change is under way, every voter is up, and all of them know the same configuration and
-    /// have applied what it has: nothing is left to heal.
-    pub fn is_whole(&self) -> bool {
-        let Some(leader) = self.leader().and_then(|leader| self.node(leader)) else { return false };
-        let (config, commit, changing) = leader
-            .shard()
-            .with_machine(|machine| (machine.configuration().clone(), machine.commit(), machine.is_changing()));
-        // Where a node has its configuration from, the log or a snapshot, makes no difference.
-        let follows = |voter: &Member| {
-            let node = self.seat_of(voter.id).and_then(|node| self.node(node));
-            node.is_some_and(|node| {
-                node.shard()
-                    .with_machine(|machine| *machine.configuration() == config && machine.applied_index() >= commit)
-            })
-        };
-        !changing && !config.is_joint() && config.voters.iter().all(follows)
-    }
-
     /// The node whose turn the last step was; `None` for a client's.
     pub fn last_node(&self) -> Option<NodeIndex> {
         let ran = self.world.last_core();
@@ -467,9 +429,9 @@ impl<S: Service> Cluster<S> {
     /// Ends a node as SIGKILL does: its memory, its sockets and what was on the way to it are gone.
     pub fn kill(&mut self, node: NodeIndex) {
         let seat = &mut self.seats[node.0];
-        seat.node = None;
+        seat.shards.clear();
         self.world.kill(seat.core);
-        self.invariants.forget(node);
+        self.invariants.iter_mut().for_each(|invariants| invariants.forget(node));
     }
 
     /// The power of these nodes' machines is lost at one moment: what was not durable on their disks is gone, or a part of it.
@@ -504,20 +466,25 @@ impl<S: Service> Cluster<S> {
             return false;
         }
         if let Some(index) = self.last_node()
-            && let Some(node) = &self.seats[index.0].node
-            && let Err(violation) = self.invariants.check(index, node.shard())
+            && let Err(violation) = self.check(index)
         {
             self.violation = Some(violation);
             return false;
         }
         if self.disks.is_some()
             && let Some(index) = self.last_node()
-            && self.node(index).is_some_and(|node| node.failed().is_some())
+            && self.seats[index.0].shards.iter().any(|node| node.failed().is_some())
         {
             // As its process would.
             self.kill(index);
         }
         true
+    }
+
+    /// What the turn of a node may have broken, in any of its shards.
+    fn check(&mut self, node: NodeIndex) -> Result<(), Violation> {
+        let shards = self.seats[node.0].shards.iter().zip(&mut self.invariants);
+        shards.map(|(replica, invariants)| invariants.check(node, replica.shard())).collect()
     }
 
     /// Runs until `done` or for `limit` of virtual time; tells whether `done`.
@@ -541,28 +508,25 @@ impl<S: Service> Cluster<S> {
         self.violation.as_ref()
     }
 
-    /// What has been checked so far.
+    /// What has been checked so far in shard 0.
     pub fn invariants(&self) -> &Invariants {
-        &self.invariants
+        &self.invariants[0]
+    }
+
+    /// As [`Cluster::invariants`], of each shard.
+    pub fn all_invariants(&self) -> impl Iterator<Item = &Invariants> {
+        self.invariants.iter()
     }
 
     /// As [`Invariants::allow_divergence`].
     pub fn allow_divergence(&mut self) {
-        self.invariants.allow_divergence();
+        self.invariants.iter_mut().for_each(Invariants::allow_divergence);
     }
 
     /// A hash over every turn so far: equal for equal seeds.
     pub fn trace_hash(&self) -> u64 {
         self.world.trace_hash()
     }
-}
-
-fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
-    let majority = |voters: &[Member]| {
-        let left = voters.iter().filter(|voter| living.contains(&voter.id)).count();
-        voters.is_empty() || left > voters.len() / 2
-    };
-    majority(&config.voters) && majority(&config.old_voters)
 }
 
 /// The address of a node.

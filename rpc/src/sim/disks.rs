@@ -37,20 +37,26 @@ impl Default for DiskPlan {
 
 struct Machine {
     disk: SimDisk,
+    /// Those of the shards from 1 on.
+    more: Vec<SimDisk>,
     witness: Rc<RefCell<BTreeMap<u64, u64>>>,
     boot: u128,
 }
 
-/// One disk for each node.
+/// One disk for each shard of each node.
 pub(super) struct Disks {
     plan: DiskPlan,
     machines: Vec<Machine>,
 }
 
 impl Disks {
-    pub(super) fn new(seed: u64, nodes: usize, plan: DiskPlan) -> Disks {
+    pub(super) fn new(seed: u64, nodes: usize, shards: u16, plan: DiskPlan) -> Disks {
+        let seed = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
         let machine = |node: usize| Machine {
-            disk: SimDisk::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ node as u64, plan.faults),
+            disk: SimDisk::new(seed ^ node as u64, plan.faults),
+            more: (1..shards)
+                .map(|shard| SimDisk::new(seed ^ u64::from(shard) << 16 ^ node as u64, plan.faults))
+                .collect(),
             witness: Rc::default(),
             boot: 1,
         };
@@ -69,7 +75,9 @@ impl Disks {
             Durability::Durable => Writes::Durable,
             Durability::Buffered => Writes::Cached,
         };
-        let disk = machine.disk.mount(DiskConfig { writes, ..DiskConfig::default() });
+        let shard = usize::from(config.place.shard());
+        let disk = shard.checked_sub(1).map_or(&machine.disk, |place| &machine.more[place]);
+        let disk = disk.mount(DiskConfig { writes, ..DiskConfig::default() });
         let data = DataConfig {
             slot: config.slot,
             place: config.place,
@@ -86,6 +94,7 @@ impl Disks {
     pub(super) fn power_cut(&mut self, node: NodeIndex) {
         let machine = &mut self.machines[node.0];
         machine.disk.power_cut();
+        machine.more.iter().for_each(SimDisk::power_cut);
         machine.witness.borrow_mut().clear();
         machine.boot += 1;
     }
