@@ -109,6 +109,7 @@ fn what_spans_shards_is_refused_whole_and_keys_with_a_common_part_are_together()
 #[test]
 fn a_leaders_end_is_felt_in_its_own_shards_only() {
     let mut cluster = cluster(4, 2);
+    assert!(cluster.run_until(SECOND * 10, Cluster::is_whole));
     let servers = cluster.addresses();
     let nodes = servers.clone();
     run(&mut cluster, move |client, _| async move {

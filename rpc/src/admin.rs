@@ -31,10 +31,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_net::{Net, PortDescription, shard_address};
+use trimaran_net::{Net, PortDescription};
 use trimaran_raft::wal::WalCounters;
 use trimaran_raft::{
-    ClusterId, DropReason, Incarnation, Member, Nanos, NodeId, PeerState, PeerStatus, ReadSettings, Role, Slot, Status,
+    DropReason, Incarnation, Member, Nanos, NodeId, PeerState, PeerStatus, ReadSettings, Role, Slot, Status,
 };
 use trimaran_runtime::channel::{Notify, oneshot};
 

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use std::net::SocketAddrV4;
 use std::pin::pin;
 use std::time::Duration;
+use trimaran_net::shard_address;
 use trimaran_runtime::{Instant, now, sleep};
 
 /// Between two looks at signals, processes and statuses.
@@ -61,11 +62,15 @@ impl LocalCluster {
         let members = self.members();
         let give_up = now() + patience;
         for &member in &members {
-            while let Err(error) = self.connection.status(member).await {
-                if now() >= give_up {
-                    return Err(error);
+            let mut shards = 1;
+            let mut shard = 0;
+            while shard < shards {
+                let address = shard_address(member, shard).unwrap_or(member);
+                match self.connection.status(address).await {
+                    Ok(status) => (shard, shards) = (shard + 1, status.probe.shards),
+                    Err(error) if now() >= give_up => return Err(error),
+                    Err(_) => self.wait(LOOK_EVERY).await?,
                 }
-                self.wait(LOOK_EVERY).await?;
             }
         }
         self.connection.init(name, &members).await?;
