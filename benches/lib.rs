@@ -5,6 +5,7 @@
 //! | `runtime` | spawn, switch, timers, turns, and the world |
 //! | `ports` | packets through kernel UDP and the simulated network |
 //! | `raft_commit` | a commit in machines, logs and messages alone |
+//! | `applier` | handlers that take long, on the node's core and on one of their own; `-- N` for N seconds under load |
 //! | `dpdk` | the loop over DPDK's devices beside testpmd, and its instructions; needs `--features dpdk` |
 //! | `rpc` | requests through whole nodes in one process: unreplicated, replicated, read |
 //!

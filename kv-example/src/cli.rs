@@ -50,6 +50,8 @@ pub enum Command {
     BenchFaults(BenchFaults),
     /// Measure what a core's work costs when another core works beside it, with a shard on each
     BenchScale(BenchScale),
+    /// Measure how long a node with a long log takes to start, and how much memory
+    BenchRestart(BenchRestart),
     /// Start a cluster here, load it, kill its leader, roll, grow and shrink it, and judge what clients were told
     Demo(Demo),
     /// Run simulated clusters under faults, one seed each
@@ -327,7 +329,7 @@ pub struct BenchPorts {
     /// Bytes of a value
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=262_144))]
     pub value: u32,
-    /// Only with a process for each node, or only with one for all [default: both]
+    /// Only with the nodes so placed [default: each in turn]
     #[arg(long, value_enum)]
     pub placement: Option<Placement>,
     /// Times that each port has its turn in each placement
@@ -369,6 +371,26 @@ pub struct BenchFaults {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: u32,
     /// The results as JSON, one object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kv bench-restart`
+#[derive(Debug, Clone, Args)]
+pub struct BenchRestart {
+    /// Bytes of values in the log
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = cli::parse_size)]
+    pub log: u64,
+    /// Where the node keeps its log; takes a little more than --log. It must be empty, or not exist, and is left behind
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Bytes of a value
+    #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    pub value: u32,
+    /// Times that the node is killed and started
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// The results as JSON, one object a round
     #[arg(long)]
     pub json: bool,
 }

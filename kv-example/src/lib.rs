@@ -35,6 +35,7 @@ pub mod ports;
 pub mod raw;
 pub mod requests;
 pub mod resp;
+pub mod restart;
 pub mod scale;
 pub mod service;
 pub mod sim;

@@ -6,9 +6,14 @@
 //!
 //! The nodes are on the hosts of a lab ([`trimaran_rpc::program::lab`]): both ports carry their packets over the same pairs of
 //! virtual interfaces and the same bridge. The kernel's sockets are measured on the loopback interface, too, where they have no
-//! bridge to cross. All of this with a process for each node, which on a machine of few cores run one after the other, and with
-//! one process for all nodes, which then talk among themselves without a wake-up: on the stack's way back to its own host, or on
-//! the kernel's loopback.
+//! bridge to cross. All of this in three placements:
+//!
+//! * `apart`: a process for each node, which on a machine of few cores run one after the other
+//! * `together`: one process for all nodes, which talk among themselves without a wake-up, and without a network: on the stack's way
+//!   back to its own host, or on the kernel's loopback
+//! * `device-each`: one process for all nodes, each of which has a virtual interface of its own; what they tell each other crosses two of
+//!   these and the bridge, on either port. The kernel would use its loopback here, too, and is told by rules of routing not to
+//!   ([`lab`](trimaran_rpc::program::lab::Lab::address_apart))
 
 mod table;
 
@@ -72,19 +77,21 @@ pub fn run(bench: &BenchPorts, program: &Program) -> Result<(), Error> {
     let dpdk = Site::lab(PortKind::Dpdk, program.service, bench.nodes)?;
     let udp = dpdk.with_port(PortKind::Udp);
     let sites = [(DPDK, dpdk), (UDP, udp), (LOOPBACK, Site::Loopback)];
-    let placements = [Placement::Apart, Placement::Together];
+    let placements = [Placement::Apart, Placement::Together, Placement::DeviceEach];
     let asked = placements.into_iter().filter(|placement| bench.placement.is_none_or(|asked| asked == *placement));
     let of = |placement| {
-        let sites = sites.clone();
-        sites.map(|(name, site)| Row { name, placement, site, rounds: Vec::new() })
+        // On the loopback interface there are no devices to have one each.
+        let places =
+            sites.clone().into_iter().filter(move |(name, _)| placement != Placement::DeviceEach || *name != LOOPBACK);
+        places.map(move |(name, site)| Row { name, placement, site, rounds: Vec::new() })
     };
     let mut rows: Vec<Row> = asked.flat_map(of).collect();
     for round in 1..=bench.rounds {
         for row in &mut rows {
             eprintln!("round {round} of {}: {}, {}", bench.rounds, row.name, row.placement.name());
-            row.site.address(bench.nodes, row.placement)?;
+            row.site.prepare(bench.nodes, row.placement)?;
             row.rounds.push(measure(row, bench, program.service)?);
-            row.site.unaddress(bench.nodes)?;
+            row.site.clear(bench.nodes, row.placement)?;
         }
     }
     match bench.json {

@@ -141,11 +141,15 @@ fn a_killed_demo_leaves_nothing_of_its_lab() {
     }
 }
 
-/// A configuration whose one member is on DPDK's port.
+/// A configuration of a member on DPDK's port, over the interface `eth0`.
 fn write_config(path: &Path, slot: u8, slots: &[u8], port: &str) {
+    write_config_on(path, slot, slots, port, "net_af_packet0,iface=eth0");
+}
+
+fn write_config_on(path: &Path, slot: u8, slots: &[u8], port: &str, device: &str) {
     let mut text = format!("cluster = \"t\"\nslot = {slot}\ndurability = \"volatile\"\n[net]\nport = \"{port}\"\n");
     if port == "dpdk" {
-        text += "[dpdk]\ndevice = \"net_af_packet0,iface=eth0\"\n";
+        text += &format!("[dpdk]\ndevice = \"{device}\"\n");
     }
     for slot in slots {
         let ip = lab::address(*slot);
@@ -218,14 +222,24 @@ impl Cluster {
 
     /// Nodes over DPDK, all in one process on the first host.
     fn together() -> Self {
+        Self::in_one_process(|_| "net_af_packet0,iface=eth0".to_owned())
+    }
+
+    /// The same, but that each has a device of its own.
+    fn on_a_device_each() -> Self {
+        Self::in_one_process(|slot| format!("net_af_packet{slot},iface={}", lab::interface(slot)))
+    }
+
+    fn in_one_process(device: impl Fn(u8) -> String) -> Self {
         let lab = Lab::build(1).expect("a lab");
+        lab.attach(3).expect("interfaces");
         let dir = std::env::temp_dir().join(format!("kv-dpdk-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("the temporary directory is writable");
         let mut cluster = Cluster { dir, nodes: Vec::new(), lab };
         let mut command = cluster.lab.command(1, KV);
         command.args(["serve", "--log", "warn"]).stdin(Stdio::null()).env("RUNTIME_DIRECTORY", &cluster.dir);
         for slot in [1, 2, 3] {
-            write_config(&cluster.config(slot), slot, &[1, 2, 3], "dpdk");
+            write_config_on(&cluster.config(slot), slot, &[1, 2, 3], "dpdk", &device(slot));
             command.arg("--config").arg(cluster.config(slot));
         }
         cluster.nodes.push(command.spawn().expect("kv runs"));
@@ -347,6 +361,51 @@ fn three_nodes_on_one_device_serve_clients_of_both_ports() {
         assert_eq!(cluster.kv(&["get", "ship"], &DPDK_CLIENT), format!("{value}\n"));
     }
     assert_eq!(cluster.kv(&["get", "large"], &DPDK_CLIENT), format!("{large}\n"));
+}
+
+/// Frames that the bridge has sent by one of its ports, to whoever is at its other end.
+fn frames_to(port: &str) -> u64 {
+    let text = fs::read_to_string("/proc/self/net/dev").expect("/proc");
+    let counts =
+        text.lines().find_map(|line| line.trim().strip_prefix(port)?.strip_prefix(':')).expect("the port is there");
+    // Bytes, packets and six more that were received; then bytes and packets that were sent.
+    counts.split_whitespace().nth(9).and_then(|count| count.parse().ok()).expect("a count")
+}
+
+/// One process with three devices: what its nodes tell each other is on the network, where it can be counted and cut.
+#[test]
+fn nodes_of_one_process_on_devices_of_their_own_replicate_over_the_network() {
+    if !is_inside("nodes_of_one_process_on_devices_of_their_own_replicate_over_the_network") || !has("nft") {
+        return;
+    }
+    const PUTS: u64 = 50;
+    let cluster = Cluster::on_a_device_each();
+    assert!(cluster.kv(&["init"], &DPDK_CLIENT).starts_with("formed cluster "));
+    let leader = cluster.leader(2);
+    // Each put the leader tells both others, and each of them acknowledges it.
+    let ports = ["host1", "also2", "also3"];
+    let before = ports.map(frames_to);
+    let mut version = 0;
+    for number in 0..PUTS {
+        let said = cluster.kv(&["put", "ship", &number.to_string()], &DPDK_CLIENT);
+        version = said.trim().trim_start_matches("version ").parse().expect("a version");
+    }
+    assert_eq!(version, PUTS);
+    let crossed = [0, 1, 2].map(|at| frames_to(ports[at]) - before[at]);
+    for (slot, crossed) in (1..).zip(crossed) {
+        let least = if slot == leader { 2 * PUTS } else { PUTS };
+        assert!(crossed >= least, "{crossed} frames to node {slot}, {PUTS} puts, node {leader} leads");
+    }
+    let status = cluster.kv(&["status"], &DPDK_CLIENT);
+    assert!(status.contains("net_af_packet_1, net_af_packet_2, net_af_packet_3"), "{status}");
+    // The nodes have nothing but the network: who is cut off from it hears nothing of the others in the same process.
+    let others = ports.iter().enumerate().filter(|(at, _)| at + 1 != usize::from(leader)).map(|(_, port)| port);
+    cut(&others.map(|port| format!("oifname {port} iifname {}", ports[usize::from(leader) - 1])).collect::<Vec<_>>());
+    assert!(cluster.kv(&["put", "ship", "cut"], &DPDK_CLIENT).starts_with("version "));
+    assert_ne!(cluster.leader(1), leader);
+    cut(&[]);
+    assert_ne!(cluster.leader(2), 0, "all follow one");
+    assert_eq!(cluster.kv(&["get", "ship"], &DPDK_CLIENT), "cut\n");
 }
 
 /// From now on the bridge drops the frames that one of these rules matches, and no others.

@@ -15,11 +15,16 @@ struct Node {
 impl Node {
     /// Starts a node on free ports and returns when it says that it serves.
     fn start(name: &str) -> Self {
+        Node::start_with(name, "")
+    }
+
+    /// With `more` in its configuration.
+    fn start_with(name: &str, more: &str) -> Self {
         let sockets = [UdpSocket::bind("127.0.0.1:0"), UdpSocket::bind("127.0.0.1:0")];
         let [client, peer] = sockets.map(|socket| socket.and_then(|socket| socket.local_addr()).expect("a free port"));
         let config = std::env::temp_dir().join(format!("kv-test-{}-{name}.toml", std::process::id()));
         let text = format!(
-            "cluster = \"t\"\nslot = 1\ndurability = \"volatile\"\n[[member]]\nslot = 1\nclient = \"{client}\"\npeer = \"{peer}\"\n"
+            "cluster = \"t\"\nslot = 1\ndurability = \"volatile\"\n{more}\n[[member]]\nslot = 1\nclient = \"{client}\"\npeer = \"{peer}\"\n"
         );
         fs::write(&config, text).expect("the temporary directory is writable");
         let mut child = Command::new(env!("CARGO_BIN_EXE_kv"))
@@ -61,6 +66,22 @@ impl Drop for Node {
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.config);
     }
+}
+
+/// What a node answers does not depend on the thread that its handlers have.
+#[test]
+fn handlers_may_have_a_thread_of_their_own() {
+    let node = Node::start_with("applier", "[cores]\napplier = true");
+    assert!(node.says(&["init"]).starts_with("formed cluster "));
+    assert_eq!(node.says(&["put", "k", "v"]), "version 1\n");
+    assert_eq!(node.says(&["get", "k"]), "v\n");
+    assert_eq!(node.says(&["get", "k", "--stale"]), "v\n");
+    assert_eq!(node.says(&["put", "gone", "soon", "--ttl", "1ms"]), "version 2\n");
+    let is_gone = || node.says(&["get", "gone"]) == "(nil)\n";
+    assert!((0..1000).any(|_| is_gone()), "a timer of the log fires there, too");
+    let tasks = fs::read_dir(format!("/proc/{}/task", node.child.id())).expect("Linux");
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    assert!(names.collect::<Vec<_>>().iter().any(|name| name.starts_with("applier 1")));
 }
 
 #[test]

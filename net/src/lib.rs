@@ -14,6 +14,7 @@
 //! * [`packet`], [`pool`], [`burst`]: an owned buffer, where it comes from, and how buffers travel together
 //! * [`port`]: the seam; [`port::udp`] over kernel sockets, [`port::sim`] over a simulated network in virtual time
 //! * [`stack`], [`port::framed`]: Ethernet, ARP, IPv4, ICMP, IGMP and UDP for ports that carry raw frames
+//! * [`port::multihomed`]: several of these as one port
 //! * `driver`, `demux`, [`steer`]: from the port to the right socket and back, once per turn of the core; to another core where
 //!   the socket is there
 //! * `net`, `socket`: what tasks hold
@@ -43,6 +44,7 @@ pub use net::{Net, NetConfig};
 pub use offload::{Checksum, Checksums, Offloads};
 pub use packet::Packet;
 pub use port::framed::Framed;
+pub use port::multihomed::MultiHomed;
 pub use port::sim::{FaultCounters, Link, SimCounters, SimFramePort, SimNet, SimPort};
 pub use port::udp::{UdpConfig, UdpPort, device_payload_bytes};
 pub use port::{Capabilities, FramePort, Port, PortDescription};

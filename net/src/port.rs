@@ -3,6 +3,7 @@
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod framed;
+pub mod multihomed;
 pub mod sim;
 pub mod udp;
 
@@ -117,6 +118,20 @@ pub trait FramePort {
 
     /// As [`Port::park`].
     fn park(&mut self, timeout: Option<Duration>, wake: Option<BorrowedFd<'_>>);
+
+    /// In place of [`FramePort::park`] where one core sleeps on several devices: prepares for a sleep, and says how long that may last at
+    /// most. Zero where the device has to be looked at once more instead, as is always so for one that knows nothing of such sleeps.
+    fn prepare_sleep(&mut self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
+    /// What becomes readable during such a sleep when a frame has come. Always the same.
+    fn sleep_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// It has become readable.
+    fn woken(&mut self) {}
 
     /// What it has carried and lost, in frames.
     fn stats(&self) -> PortStats;

@@ -90,6 +90,12 @@ macro_rules! counted {
             pub fn each(&self, tell: &mut dyn FnMut(&str, u64)) {
                 $(tell(stringify!($field), self.$field);)+
             }
+
+            /// Both together.
+            #[must_use]
+            pub fn plus(self, other: Self) -> Self {
+                $name { $($field: self.$field + other.$field,)+ }
+            }
         }
     };
 }

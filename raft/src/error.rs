@@ -53,6 +53,15 @@ pub enum Error {
         /// That voter.
         voter: Member,
     },
+    /// A majority of the voters that are to remain or come would be silent: what they must acknowledge, every write among it,
+    /// would wait for them. Bring them back, or name others.
+    #[error("of the {voters} voters that there would be only {live} are not silent, which is no majority")]
+    NoLiveMajority {
+        /// Voters of the target.
+        voters: usize,
+        /// Of these, those that answer, and those that are new and will be waited for.
+        live: usize,
+    },
     /// Leadership is being handed over: until that ends nothing is appended, and nothing else of the kind begins.
     #[error("leadership is being handed over to {to}")]
     TransferInProgress {

@@ -87,12 +87,12 @@ impl<S: Service> Alone<S> {
 
     /// When the earliest pending timer is due.
     pub fn next_timer(&self) -> Option<LogTime> {
-        self.replica.cx.timers.borrow().next_at()
+        self.replica.cx.timers.next_at()
     }
 
     /// The effects that handlers have asked for, oldest first. They stay open.
     pub fn effects(&self) -> Vec<Effect> {
-        self.replica.cx.outbox.borrow().after(None).map(|(_, effect)| effect.clone()).collect()
+        self.replica.cx.outbox.after(None).map(|(_, effect)| effect.clone()).collect()
     }
 
     /// Executes a replicated call as the next entry.

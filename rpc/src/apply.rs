@@ -1,5 +1,9 @@
 //! The apply task: it alone owns the state, executes what Raft has committed, and answers queries in between.
 
+pub(crate) mod elsewhere;
+
+use self::elsewhere::Loans;
+use crate::outbox::{Effect, EffectId, Outbox};
 use crate::reads::Sight;
 use crate::replica::{Replica, panic_message};
 use crate::replicated::Replicated;
@@ -65,6 +69,22 @@ pub(crate) enum Job {
     Backup(OneshotSender<Option<TakenState>>),
     /// Look at the service.
     Look(Look),
+    /// Copy open effects.
+    Effects(OpenEffects, OneshotSender<Vec<(EffectId, Effect)>>),
+}
+
+/// Which open effects: of these some, then those after another, and how many in all.
+pub(crate) struct OpenEffects {
+    pub(crate) ids: Vec<EffectId>,
+    pub(crate) after: Option<EffectId>,
+    pub(crate) most: usize,
+}
+
+impl OpenEffects {
+    fn of(&self, outbox: &Outbox) -> Vec<(EffectId, Effect)> {
+        let again = self.ids.iter().filter_map(|id| outbox.get(*id).map(|effect| (*id, effect)));
+        again.chain(outbox.after(self.after)).take(self.most).map(|(id, effect)| (id, effect.clone())).collect()
+    }
 }
 
 /// A replica's state and its place in the log.
@@ -115,28 +135,37 @@ impl Jobs {
 
 /// Runs until the node ends. On a handler that misbehaves the replica halts: nothing is applied or answered any more.
 pub(crate) async fn run<S: Service>(node: Rc<Replicated>, replica: Replica<S>) {
-    let snapshot_not_before = Instant::ZERO;
-    let mut apply = Apply { node, replica, request: Vec::new(), reply: Vec::new(), snapshot_not_before };
+    let mut apply = Apply::new(node.clone(), replica);
     if let Err(halt) = apply.run().await {
-        tracing::error!(
-            code = halt.code,
-            index = halt.index,
-            method = halt.method,
-            request_hash = halt.request_hash,
-            message = halt.message,
-            "this replica stops applying; it keeps replicating and voting"
-        );
-        apply.node.halt(halt);
-        // The half-changed state is never read again; waiting queries are refused, later ones by the server.
-        let Apply { node, replica, .. } = apply;
-        drop(replica);
-        loop {
-            let job = node.jobs.queue.borrow_mut().pop_front();
-            match job {
-                Some(Job::Query { request, .. }) => node.refuse_halted(&request),
-                Some(Job::Digest(_) | Job::Backup(_) | Job::Look(_)) => {}
-                None => node.jobs.added.notified().await,
-            }
+        // The half-changed state is never read again.
+        drop(apply);
+        halted(&node, halt).await;
+    }
+}
+
+/// As [`run`], with an applier elsewhere that executes entries and queries.
+pub(crate) async fn run_elsewhere<S: Service>(node: Rc<Replicated>, replica: Replica<S>, loans: Loans<S>) {
+    let Err(halt) = elsewhere::run(Apply::new(node.clone(), replica), loans).await;
+    halted(&node, halt).await;
+}
+
+/// Waiting queries are refused, later ones by the server. Runs until the node ends.
+async fn halted(node: &Replicated, halt: Halt) {
+    tracing::error!(
+        code = halt.code,
+        index = halt.index,
+        method = halt.method,
+        request_hash = halt.request_hash,
+        message = halt.message,
+        "this replica stops applying; it keeps replicating and voting"
+    );
+    node.halt(halt);
+    loop {
+        let job = node.jobs.queue.borrow_mut().pop_front();
+        match job {
+            Some(Job::Query { request, .. }) => node.refuse_halted(&request),
+            Some(Job::Digest(_) | Job::Backup(_) | Job::Look(_) | Job::Effects(..)) => {}
+            None => node.jobs.added.notified().await,
         }
     }
 }
@@ -158,24 +187,22 @@ enum Next {
 
 struct Apply<S> {
     node: Rc<Replicated>,
-    replica: Replica<S>,
+    /// A pointer, since it may be handed to another core and back.
+    replica: Box<Replica<S>>,
     request: Vec<u8>,
     reply: Vec<u8>,
     snapshot_not_before: Instant,
 }
 
 impl<S: Service> Apply<S> {
+    fn new(node: Rc<Replicated>, replica: Replica<S>) -> Self {
+        let snapshot_not_before = Instant::ZERO;
+        Apply { node, replica: Box::new(replica), request: Vec::new(), reply: Vec::new(), snapshot_not_before }
+    }
+
     async fn run(&mut self) -> Result<(), Halt> {
         loop {
-            if let Some(index) = self.node.shard.fenced() {
-                return Err(diverged(index));
-            }
-            if let Some(snapshot) = self.node.shard.try_next_snapshot() {
-                self.install(&snapshot).await?;
-            }
-            if self.node.shard.snapshot_wanted_now().is_some() && now() >= self.snapshot_not_before {
-                self.give_out().await;
-            }
+            self.snapshots().await?;
             let mut left = JOBS_PER_TURN;
             while left > 0 {
                 let Some((index, header)) = self.node.shard.try_next_committed(&mut self.request) else { break };
@@ -193,6 +220,24 @@ impl<S: Service> Apply<S> {
                 Next::Look => {}
             }
         }
+    }
+
+    /// What goes before any entry: the end of a replica in the wrong, and snapshots to and from others.
+    async fn snapshots(&mut self) -> Result<(), Halt> {
+        if let Some(index) = self.node.shard.fenced() {
+            return Err(diverged(index));
+        }
+        if let Some(snapshot) = self.node.shard.try_next_snapshot() {
+            self.install(&snapshot).await?;
+        }
+        if self.is_snapshot_due() {
+            self.give_out().await;
+        }
+        Ok(())
+    }
+
+    fn is_snapshot_due(&self) -> bool {
+        self.node.shard.snapshot_wanted_now().is_some() && now() >= self.snapshot_not_before
     }
 
     async fn next(&mut self) -> Next {
@@ -223,7 +268,7 @@ impl<S: Service> Apply<S> {
     async fn install(&mut self, received: &ReceivedSnapshot) -> Result<(), Halt> {
         snapshot::install(&mut self.replica, received).await?;
         self.node.passed(received.index, self.replica.chain);
-        self.node.timers_moved.notify();
+        self.node.timer_at(self.replica.cx.timers.next_at(), self.replica.cx.now);
         Ok(())
     }
 
@@ -243,24 +288,24 @@ impl<S: Service> Apply<S> {
     }
 
     async fn entry(&mut self, index: LogIndex, header: &EntryHeader) -> Result<(), Halt> {
-        if self.replica.cx.cluster == 0 {
-            let cluster = self.node.shard.with_machine(|machine| machine.cluster());
-            self.replica.cx.cluster = cluster.map_or(0, |cluster| cluster.0);
-        }
-        let timer_before = self.replica.cx.timers.borrow().next_at();
+        self.learn_cluster();
         let outcome = self.replica.entry(index, header, &self.request, &mut self.reply).await?;
         self.node.passed(index, self.replica.chain);
-        let timer_next = self.replica.cx.timers.borrow().next_at();
-        if timer_next != timer_before || timer_next.is_some_and(|at| at <= self.replica.cx.now) {
-            self.node.timers_moved.notify();
-        }
-        if self.replica.cx.outbox.borrow().newest().is_some_and(|id| id.index == index.0) {
+        self.node.timer_at(self.replica.cx.timers.next_at(), self.replica.cx.now);
+        if self.replica.cx.outbox.newest().is_some_and(|id| id.index == index.0) {
             self.node.effects_added.notify();
         }
         if let Some(outcome) = outcome {
             self.node.answer_applied(index, header, &outcome, &self.reply);
         }
         Ok(())
+    }
+
+    fn learn_cluster(&mut self) {
+        if self.replica.cx.cluster == 0 {
+            let cluster = self.node.shard.with_machine(|machine| machine.cluster());
+            self.replica.cx.cluster = cluster.map_or(0, |cluster| cluster.0);
+        }
     }
 
     /// Does queued jobs whose index is reached; returns what is left of the budget.
@@ -273,33 +318,33 @@ impl<S: Service> Apply<S> {
                 Job::Query { sight, request } if sight.at > self.replica.cx.index => {
                     // Its index comes with a later entry; the others need not wait for it.
                     self.node.jobs.queue.borrow_mut().push_back(Job::Query { sight, request });
+                    continue;
                 }
-                Job::Query { sight, request } => {
-                    left -= 1;
-                    self.query(sight, &request);
-                }
-                Job::Look(look) => {
-                    left -= 1;
-                    // A panic is the asker's loss, who gets no answer.
-                    let _ = std::panic::catch_unwind(AssertUnwindSafe(|| look(&self.replica.service)));
-                }
-                Job::Backup(to) => {
-                    left -= 1;
-                    let taken = AssertUnwindSafe(snapshot::take(&self.replica)).catch_unwind().await;
-                    let cx = &self.replica.cx;
-                    let (index, term, log_time) = (cx.index, cx.term, cx.now.as_nanos());
-                    let (service, digest) = (S::NAME, self.replica.chain);
-                    let state = |bytes| TakenState { service, index, term, log_time, digest, bytes };
-                    // The asker may have given up.
-                    let _ = to.send(taken.ok().flatten().map(|snapshot| state(snapshot.bytes)));
-                }
-                Job::Digest(to) => {
-                    left -= 1;
-                    self.digest(to).await;
-                }
+                Job::Query { sight, request } => self.query(sight, &request),
+                job => self.other_job(job).await,
             }
+            left -= 1;
         }
         left
+    }
+
+    /// Does a job that is no query. Who asked may have given up meanwhile.
+    async fn other_job(&mut self, job: Job) {
+        match job {
+            Job::Query { .. } => {}
+            // A panic is the asker's loss, who gets no answer.
+            Job::Look(look) => _ = std::panic::catch_unwind(AssertUnwindSafe(|| look(&self.replica.service))),
+            Job::Effects(which, to) => _ = to.send(which.of(&self.replica.cx.outbox)),
+            Job::Backup(to) => {
+                let taken = AssertUnwindSafe(snapshot::take(&self.replica)).catch_unwind().await;
+                let cx = &self.replica.cx;
+                let (index, term, log_time) = (cx.index, cx.term, cx.now.as_nanos());
+                let (service, digest) = (S::NAME, self.replica.chain);
+                let state = |bytes| TakenState { service, index, term, log_time, digest, bytes };
+                let _ = to.send(taken.ok().flatten().map(|snapshot| state(snapshot.bytes)));
+            }
+            Job::Digest(to) => self.digest(to).await,
+        }
     }
 
     /// A panic is the asker's loss, who gets no digest; the asker may also have given up.
@@ -311,15 +356,20 @@ impl<S: Service> Apply<S> {
         }
     }
 
-    fn query(&mut self, sight: Sight, request: &Request) {
-        let cx = ReadCx {
+    /// What a query is told that sees the state as it is.
+    fn read_cx(&self, request: &Request) -> ReadCx {
+        ReadCx {
             policy: request.policy,
             method: request.method(),
             client: request.triple.client,
             applied: self.replica.cx.index,
             now: self.replica.cx.now,
             place: self.replica.cx.place,
-        };
+        }
+    }
+
+    fn query(&mut self, sight: Sight, request: &Request) {
+        let cx = self.read_cx(request);
         self.reply.clear();
         let service = &self.replica.service;
         let reply = &mut self.reply;

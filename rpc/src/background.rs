@@ -1,16 +1,15 @@
 //! What a node does besides answering at once: ticks for log timers, effects of the outbox, handlers of one replica.
 
-use crate::outbox::{Effect, EffectId, Outbox, encode_done};
+use crate::apply::OpenEffects;
+use crate::outbox::{Effect, EffectId, encode_done};
 use crate::replica::panic_message;
 use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::{Answer, LocalCx, Service};
 use crate::stats::Event;
-use crate::timers::Timers;
 use futures::FutureExt;
 use futures::future::{Either, select};
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
@@ -35,10 +34,10 @@ const EFFECT_LIMIT: Duration = Duration::from_secs(30);
 const LOCAL_LIMIT: Duration = Duration::from_secs(300);
 
 /// Timers fire with entries: a leader without requests appends a tick when one is due. Runs until the node ends.
-pub(crate) async fn run_ticks(node: Rc<Replicated>, timers: Rc<RefCell<Timers>>) {
+pub(crate) async fn run_ticks(node: Rc<Replicated>) {
     let mut leadership = node.shard.leadership();
     loop {
-        let until = match timers.borrow().next_at() {
+        let until = match node.next_timer_at.get() {
             Some(at) if node.shard.is_leader() && node.halted().is_none() => tick(&node, at.as_nanos()),
             _ => Instant::FAR,
         };
@@ -63,7 +62,7 @@ fn tick(node: &Replicated, at_ns: u64) -> Instant {
 }
 
 /// Carries out the effects of the outbox while this node leads. Runs until the node ends.
-pub(crate) async fn run_effects<S: Service>(node: Rc<Replicated>, net: Net, outbox: Rc<RefCell<Outbox>>) {
+pub(crate) async fn run_effects<S: Service>(node: Rc<Replicated>, net: Net) {
     let mut leadership = node.shard.leadership();
     loop {
         let term = node.shard.with_machine(|machine| machine.term());
@@ -77,26 +76,39 @@ pub(crate) async fn run_effects<S: Service>(node: Rc<Replicated>, net: Net, outb
             continue;
         };
         node.shard.applied_at_least(index).await;
-        lead::<S>(&node, &net, &outbox, term).await;
+        lead::<S>(&node, &net, term).await;
     }
 }
 
-async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, outbox: &RefCell<Outbox>, term: Term) {
+async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, term: Term) {
     let mut leadership = node.shard.leadership();
     let mut running = FuturesUnordered::new();
     let mut again = Retries::default();
     let mut begun: Option<EffectId> = None;
     let mut done: Vec<EffectId> = Vec::new();
+    // There may be effects after `begun`.
+    let mut more = true;
     while node.shard.is_leader() && node.shard.with_machine(|machine| machine.term()) == term && node.halted().is_none()
     {
         let room = EFFECTS_AT_ONCE.saturating_sub(running.len() + done.len());
         let due = again.take_due(now(), room);
-        let fresh = outbox.borrow().after(begun).take(room - due.len()).map(|(id, _)| id).collect::<Vec<_>>();
-        begun = fresh.last().copied().or(begun);
-        for id in due.into_iter().chain(fresh) {
+        let mut refused = false;
+        if room > 0 && (more || !due.is_empty()) {
             // What another entry has called done meanwhile is no more.
-            let Some(effect) = outbox.borrow().get(id).cloned() else { continue };
-            running.push(carry_out::<S>(node.clone(), net.clone(), id, effect));
+            match node.open_effects(OpenEffects { ids: due, after: begun, most: room }).await {
+                Ok(open) => {
+                    more = open.len() == room;
+                    begun = open.iter().map(|(id, _)| Some(*id)).fold(begun, Option::max);
+                    running.extend(
+                        open.into_iter().map(|(id, effect)| carry_out::<S>(node.clone(), net.clone(), id, effect)),
+                    );
+                }
+                // Too many wait for the state: those that are due again stay so.
+                Err(asked) => {
+                    asked.ids.into_iter().for_each(|id| again.add(id, now()));
+                    (more, refused) = (true, true);
+                }
+            }
         }
         if !done.is_empty() {
             let body = encode_done(&done);
@@ -105,7 +117,7 @@ async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, outbox: &RefCell<Out
                 done.clear();
             }
         }
-        let until = if done.is_empty() { again.next_at() } else { now() + PAUSE };
+        let until = if done.is_empty() && !refused { again.next_at() } else { now() + PAUSE };
         let is_idle = running.is_empty();
         let ended = async {
             match is_idle {
@@ -117,8 +129,8 @@ async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, outbox: &RefCell<Out
         let changed = pin!(leadership.changed());
         let later = pin!(sleep_until(until));
         let other = select(select(added, changed), later);
-        if let Either::Left(((id, end), _)) = select(pin!(ended), other).await {
-            match end {
+        match select(pin!(ended), other).await {
+            Either::Left(((id, end), _)) => match end {
                 Tried::Done => {
                     again.forget(id);
                     done.push(id);
@@ -126,7 +138,8 @@ async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, outbox: &RefCell<Out
                 Tried::Failed => again.add(id, now()),
                 // It stays open, for a build that knows it.
                 Tried::Unknown => again.forget(id),
-            }
+            },
+            Either::Right(_) => more = true,
         }
     }
 }

@@ -15,6 +15,10 @@
 //!   is sent to the leader, or to any server where none is known. While it is unanswered, others are asked who leads, at
 //!   the same pace; it is sent again as soon as that is somebody who has not got it, and in any case after a while that
 //!   doubles each time. Sessions are opened by themselves when a write needs one ([`crate::session`] is their other end).
+//! * A read, or a write with a name, of one packet is sent once more to the same server when its answer is late by what round
+//!   trips have been so far: after a millisecond at least, later and later, and for a tenth of the calls and a few more at
+//!   most (`client/pace.rs`). So a lost datagram costs about a round trip. Where that budget is used up, nothing is measured
+//!   yet, or round trips are near the pace of probes, the two rules above stand alone.
 //! * Without sessions ([`ClientConfig::sessions`]) a write is sent to one server, and again only after proof that it was not
 //!   applied: a refusal, or a request of several packets of which nobody asked for more than the first. Such a write that
 //!   finds no leader known asks before it is sent, and again before it is repeated: sent to a server that is down, it would
@@ -26,6 +30,7 @@ mod error;
 mod exchange;
 mod follow;
 mod lanes;
+mod pace;
 mod pool;
 mod registration;
 mod remote;

@@ -2,6 +2,7 @@
 
 use crate::admin::Admin;
 use crate::answer::Answers;
+use crate::apply::elsewhere::Applier;
 use crate::endpoint::Endpoint;
 use crate::flow::FlowConfig;
 use crate::forward::{Forwarder, Joiner};
@@ -18,13 +19,14 @@ use crate::storage::{DataDirectory, DataError, Durability, NodeStorage};
 use crate::{apply, background};
 use std::cell::RefCell;
 use std::net::SocketAddrV4;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{Net, NetError, Priority, SocketOptions};
 use trimaran_raft::{
     Fatal, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, ShardConfig, Slot, Timing,
 };
-use trimaran_runtime::{Lane, Task, now, sleep};
+use trimaran_runtime::{Lane, Task, handoff, now, sleep};
 
 /// Handlers of one replica that may run at a time; more wait, as many as reads may.
 const LOCALS_MAX: usize = 4096;
@@ -94,6 +96,9 @@ pub enum NodeError {
     Data(#[from] DataError),
 }
 
+/// The apply task.
+type Applying = Pin<Box<dyn Future<Output = ()>>>;
+
 /// A running replica. Dropping it ends its tasks and closes its sockets.
 pub struct Node {
     replicated: Rc<Replicated>,
@@ -157,6 +162,36 @@ impl Node {
         service: S,
         directory: Option<DataDirectory>,
     ) -> Result<Node, NodeError> {
+        Node::assemble(net, config, service, directory, |node, replica| Box::pin(apply::run(node, replica)))
+    }
+
+    /// As [`Node::start_in`] for a service whose handlers take long: the applier that comes with the node executes those of
+    /// `#[replicated]` and `#[read]` methods. Run it on another core; packets and elections then have this one to themselves.
+    /// Looks of `#[local]` handlers, snapshots and digests stay here.
+    ///
+    /// Each loan of the state costs two hand-overs between the cores, some microseconds, and carries up to 64 entries or 200 us of
+    /// work: for handlers of less than a microsecond [`Node::start_in`] is faster.
+    ///
+    /// # Errors
+    /// Those of [`Node::start_in`].
+    pub fn start_with_applier<S: Service>(
+        net: &Net,
+        config: NodeConfig,
+        service: S,
+        directory: Option<DataDirectory>,
+    ) -> Result<(Node, Applier<S>), NodeError> {
+        let (here, there) = handoff();
+        let run = |node, replica| -> Applying { Box::pin(apply::run_elsewhere(node, replica, here)) };
+        Ok((Node::assemble(net, config, service, directory, run)?, Applier::new(there)))
+    }
+
+    fn assemble<S: Service>(
+        net: &Net,
+        config: NodeConfig,
+        service: S,
+        directory: Option<DataDirectory>,
+        applying: impl FnOnce(Rc<Replicated>, Replica<S>) -> Applying,
+    ) -> Result<Node, NodeError> {
         let bind = |what, local, priority| {
             let options = SocketOptions { priority, rcvbuf_bytes: config.rcvbuf_bytes, ..SocketOptions::default() };
             net.bind(local, options).map_err(|source| NodeError::Bind { what, source })
@@ -203,7 +238,6 @@ impl Node {
         );
         let mut replica = Replica::new(service);
         replica.cx.place = config.place;
-        let (timers, outbox) = (replica.cx.timers.clone(), replica.cx.outbox.clone());
         let requests = Rc::new(RefCell::new(Requests::new(config.request_limits)));
         let admin =
             Admin::new(config.cluster_name, me, config.reads, net.clone(), replicated.clone(), requests.clone());
@@ -231,12 +265,12 @@ impl Node {
             trimaran_runtime::spawn_in(Lane::Normal, "replies", replicated.answers.run()),
             trimaran_runtime::spawn_in(Lane::Normal, "reads", replicated.clone().run_reads()),
             trimaran_runtime::spawn_in(Lane::Normal, "waiting reads", replicated.clone().run_waiting_reads()),
-            trimaran_runtime::spawn_in(Lane::Normal, "apply", apply::run(replicated.clone(), replica)),
-            trimaran_runtime::spawn_in(Lane::Normal, "ticks", background::run_ticks(replicated.clone(), timers)),
+            trimaran_runtime::spawn_in(Lane::Normal, "apply", applying(replicated.clone(), replica)),
+            trimaran_runtime::spawn_in(Lane::Normal, "ticks", background::run_ticks(replicated.clone())),
             trimaran_runtime::spawn_in(
                 Lane::Normal,
                 "effects",
-                background::run_effects::<S>(replicated.clone(), net.clone(), outbox),
+                background::run_effects::<S>(replicated.clone(), net.clone()),
             ),
             trimaran_runtime::spawn_in(
                 Lane::Normal,

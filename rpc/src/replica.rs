@@ -14,6 +14,7 @@ use futures::FutureExt;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use trimaran_raft::{ClusterId, EntryHeader, EntryKind, LogIndex};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -67,8 +68,7 @@ impl<S: Service> Replica<S> {
             EntryKind::Normal => Some(self.request(header, body, reply).await?),
             EntryKind::Register => Some(self.register(body, reply)),
             EntryKind::Done => {
-                let mut outbox = self.cx.outbox.borrow_mut();
-                decode_done(body).for_each(|id| outbox.done(id));
+                decode_done(body).for_each(|id| self.cx.outbox.done(id));
                 None
             }
             _ => None,
@@ -129,7 +129,7 @@ impl<S: Service> Replica<S> {
 
     async fn fire_timers(&mut self) -> Result<(), Halt> {
         for stream in 1..=TIMERS_PER_ENTRY {
-            let due = self.cx.timers.borrow_mut().pop_due(self.cx.now);
+            let due = self.cx.timers.pop_due(self.cx.now);
             let Some(timer) = due else { return Ok(()) };
             self.cx.method = timer.method;
             self.cx.stream = stream;
@@ -166,7 +166,7 @@ impl<S: Service> Replica<S> {
     /// Polls the handler to its end, letting it suspend only by [`Cx::yield_now`].
     async fn run(&mut self, request: &[u8], reply: &mut Vec<u8>) -> Result<Answer, Halt> {
         let yielded = self.cx.yielded.clone();
-        yielded.set(false);
+        yielded.store(false, Ordering::Relaxed);
         self.cx.rng = None;
         let end = {
             // The call itself is inside, since what runs before there is a future may panic as well.
@@ -175,7 +175,7 @@ impl<S: Service> Replica<S> {
             poll_fn(|cx| match handler.as_mut().poll(cx) {
                 Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
                 Poll::Ready(Err(panic)) => Poll::Ready(Err((Halt::PANICKED, panic_message(panic.as_ref())))),
-                Poll::Pending if yielded.take() => Poll::Pending,
+                Poll::Pending if yielded.swap(false, Ordering::Relaxed) => Poll::Pending,
                 Poll::Pending => {
                     let message = "a replicated handler awaited something the log does not order";
                     Poll::Ready(Err((Halt::AWAITED, message.to_owned())))
@@ -193,11 +193,10 @@ impl<S: Service> Replica<S> {
     }
 
     /// Writes everything that the log has made: the service's state and what the framework keeps beside it.
-    #[allow(clippy::await_holding_refcell_ref, reason = "only the apply task changes them, and it waits for this")]
     pub(crate) async fn save(&self, to: &mut Writer) {
         self.service.save(to).await;
-        self.cx.timers.borrow().save(to).await;
-        self.cx.outbox.borrow().save(to).await;
+        self.cx.timers.save(to).await;
+        self.cx.outbox.save(to).await;
         self.sessions.save(to).await;
     }
 
@@ -211,8 +210,8 @@ impl<S: Service> Replica<S> {
         from.finish()?;
         self.sessions = sessions;
         self.service = service;
-        *self.cx.timers.borrow_mut() = timers;
-        *self.cx.outbox.borrow_mut() = outbox;
+        self.cx.timers = timers;
+        self.cx.outbox = outbox;
         Ok(())
     }
 }

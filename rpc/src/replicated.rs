@@ -1,8 +1,10 @@
 //! Where a complete request meets Raft: the leader appends it, a follower sends it to the leader, the apply task answers.
 
 use crate::answer::Answers;
-use crate::apply::{Halt, Jobs};
+use crate::apply::{Halt, Job, Jobs, OpenEffects};
 use crate::forward::Forwarder;
+use crate::log_time::LogTime;
+use crate::outbox::{Effect, EffectId};
 use crate::peer::PeerTransport;
 use crate::pending::{Appended, Name, PendingWrites};
 use crate::r2p2::block::{Refusal, RequestBlock, ResponseBlock, Status};
@@ -17,12 +19,12 @@ use crate::session::{CallId, SessionId};
 use crate::shards::ShardPlace;
 use crate::stats::{Event, ServerCounters};
 use crate::storage::{Durability, NodeStorage};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
 use trimaran_raft::{EntryHeader, EntryKind, Error as RaftError, LogIndex, Member, NodeId, Proposal, Shard};
-use trimaran_runtime::channel::Notify;
+use trimaran_runtime::channel::{Notify, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The replicated half of one node: its Raft shard, what waits for it, and the way back to the clients.
@@ -45,7 +47,9 @@ pub(crate) struct Replicated {
     locals: RefCell<VecDeque<Request>>,
     locals_limit: usize,
     locals_added: Notify,
-    /// The earliest timer is another one than before.
+    /// When the earliest log timer of the state is due.
+    pub(crate) next_timer_at: Cell<Option<LogTime>>,
+    /// It is another one than before, or due.
     pub(crate) timers_moved: Notify,
     /// There are new effects.
     pub(crate) effects_added: Notify,
@@ -79,6 +83,7 @@ impl Replicated {
             locals: RefCell::default(),
             locals_limit: limit,
             locals_added: Notify::new(),
+            next_timer_at: Cell::new(None),
             timers_moved: Notify::new(),
             effects_added: Notify::new(),
             halted: RefCell::default(),
@@ -283,6 +288,23 @@ impl Replicated {
     fn forward(&self, leader: &Member, client: SocketAddrV4, header: &Header, payload: &[u8]) -> bool {
         let cluster = self.shard.with_machine(|machine| machine.cluster());
         cluster.is_some_and(|cluster| self.forwarder.forward(cluster, leader, client, header, payload))
+    }
+
+    /// What is open in the outbox; nothing where the replica has halted. What was asked for comes back where too many wait for the
+    /// state.
+    pub(crate) async fn open_effects(&self, asked: OpenEffects) -> Result<Vec<(EffectId, Effect)>, OpenEffects> {
+        let (to, open) = oneshot();
+        match self.jobs.push(Job::Effects(asked, to)) {
+            Err(Job::Effects(asked, _)) => Err(asked),
+            _ => Ok(open.await.unwrap_or_default()),
+        }
+    }
+
+    /// The earliest log timer is due `at`, by a state whose log time is `now`.
+    pub(crate) fn timer_at(&self, at: Option<LogTime>, now: LogTime) {
+        if self.next_timer_at.replace(at) != at || at.is_some_and(|at| at <= now) {
+            self.timers_moved.notify();
+        }
     }
 
     /// The apply task is past an entry.

@@ -17,7 +17,7 @@ const BYTES_PER_TURN: usize = 64 << 10;
 ///
 /// Two replicas that have applied the same entries must save the same bytes: no addresses, no iteration of hashed
 /// collections, no clocks.
-pub trait State: Sized + 'static {
+pub trait State: Sized + Send + 'static {
     /// Written in front of every snapshot. Raise it with each change of the form, and let `load` read the older ones.
     const VERSION: u32 = 1;
 

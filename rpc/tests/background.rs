@@ -2,7 +2,7 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, agreed, ask, call, status, write};
+use cluster_support::{SECOND, agreed, ask, call, config, status, write};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use trimaran_rpc::client::{CallError, MethodCall, NotApplied};
 use trimaran_rpc::outbox::{Effect, EffectId};
 use trimaran_rpc::r2p2::{Policy, Refusal};
 use trimaran_rpc::service::{Answer, Cx, LocalCx, Mark, ReadCx, Service};
-use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex};
+use trimaran_rpc::sim::cluster::{Cluster, NodeIndex};
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_rpc::timers::Timer;
 
@@ -125,7 +125,7 @@ fn cluster(seed: u64) -> Cluster<Clock> {
     POSTED.take();
     PANICS.set(0);
     TAKES_MS.set(1);
-    cluster_support::cluster(seed, ClusterConfig::default(), Clock::default)
+    cluster_support::cluster(seed, config(), Clock::default)
 }
 
 #[test]

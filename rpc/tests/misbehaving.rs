@@ -3,7 +3,7 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, ask};
+use cluster_support::{SECOND, ask, config};
 use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
@@ -84,7 +84,7 @@ impl Service for Words {
 const SOCKETS: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 1);
 
 fn cluster(seed: u64) -> Cluster<Words> {
-    cluster_with(seed, ClusterConfig::default())
+    cluster_with(seed, config())
 }
 
 fn cluster_with(seed: u64, config: ClusterConfig) -> Cluster<Words> {
@@ -205,7 +205,7 @@ fn panic_on(cluster: &mut Cluster<Words>, node: usize) -> Result<Vec<u8>, CallEr
 fn a_panic_on_one_follower_alone_does_not_fill_the_log() {
     static BODY: [u8; 32 << 10] = [7; 32 << 10];
     for seed in 0..5 {
-        let mut config = ClusterConfig::default();
+        let mut config = config();
         config.log_limits.log_bytes = 1 << 20;
         let mut cluster = cluster_with(seed, config);
         let follower = (cluster.leader().expect("a leader").0 + 1) % 3;

@@ -3,7 +3,7 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, agreed, ask, call, cluster, status};
+use cluster_support::{SECOND, agreed, ask, call, cluster, config, status};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use trimaran_rpc::client::{
 };
 use trimaran_rpc::r2p2::{Policy, Refusal};
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
-use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex, node_ip};
+use trimaran_rpc::sim::cluster::{Cluster, NodeIndex, node_ip};
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_runtime::{TaskGroup, sleep, timeout};
 
@@ -68,7 +68,7 @@ impl Service for Ledger {
 type Ended = Result<Reply, CallError>;
 
 fn ledger(seed: u64) -> Cluster<Ledger> {
-    cluster(seed, ClusterConfig::default(), Ledger::default)
+    cluster(seed, config(), Ledger::default)
 }
 
 fn leader(cluster: &Cluster<Ledger>) -> NodeIndex {

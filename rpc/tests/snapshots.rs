@@ -2,7 +2,7 @@
 
 mod cluster_support;
 
-use cluster_support::{Counter, SECOND, agreed, ask, call, cluster, status, write};
+use cluster_support::{Counter, SECOND, agreed, ask, call, cluster, config, status, write};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use trimaran_raft::Limits;
@@ -80,7 +80,7 @@ impl Service for Shelf {
 fn small(seed: u64) -> Cluster<Shelf> {
     let log_limits =
         Limits { log_bytes: 256 << 10, uncommitted_bytes: 64 << 10, entry_bytes: 16 << 10, ..Limits::default() };
-    cluster(seed, ClusterConfig { log_limits, ..ClusterConfig::default() }, Shelf::default)
+    cluster(seed, ClusterConfig { log_limits, ..config() }, Shelf::default)
 }
 
 fn isolate(cluster: &Cluster<Shelf>, node: NodeIndex, cut: bool) {
@@ -134,7 +134,7 @@ fn a_node_that_missed_too_much_comes_back_with_state_and_timers() {
 fn a_large_state_delays_no_heartbeat() {
     let log_limits =
         Limits { log_bytes: 1 << 20, uncommitted_bytes: 512 << 10, entry_bytes: 256 << 10, ..Limits::default() };
-    let mut cluster = cluster(2, ClusterConfig { log_limits, ..ClusterConfig::default() }, Shelf::default);
+    let mut cluster = cluster(2, ClusterConfig { log_limits, ..config() }, Shelf::default);
     let away = follower(&cluster);
     isolate(&cluster, away, true);
     cluster.run_for(SECOND * 3);
@@ -181,7 +181,7 @@ fn a_node_that_is_dead_for_twenty_thousand_calls_costs_its_leader_no_memory() {
     const CALLS: u64 = 100;
     let log_bytes = 256 << 10;
     let log_limits = Limits { log_bytes, uncommitted_bytes: 64 << 10, entry_bytes: 16 << 10, ..Limits::default() };
-    let mut cluster = cluster(4, ClusterConfig { log_limits, ..ClusterConfig::default() }, Counter::default);
+    let mut cluster = cluster(4, ClusterConfig { log_limits, ..config() }, Counter::default);
     let leader = cluster.leader().expect("a leader");
     let away = NodeIndex((leader.0 + 1) % cluster.nodes());
     cluster.kill(away);

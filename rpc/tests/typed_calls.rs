@@ -3,7 +3,7 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, ask, cluster};
+use cluster_support::{SECOND, ask, cluster, config};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::Future;
@@ -21,7 +21,6 @@ use trimaran_rpc::codec;
 use trimaran_rpc::node::{Node, NodeConfig};
 use trimaran_rpc::r2p2::Refusal;
 use trimaran_rpc::service::{Answer, Cx, LocalCx, Mark, ReadCx, Service};
-use trimaran_rpc::sim::cluster::ClusterConfig;
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_runtime::CoreConfig;
 
@@ -165,7 +164,7 @@ async fn the_whole_range<C: Caller>(caller: C, nodes: &[SocketAddrV4]) {
 
 #[test]
 fn calls_of_every_kind_from_a_core() {
-    let mut cluster = cluster(1, ClusterConfig::default(), Register::default);
+    let mut cluster = cluster(1, config(), Register::default);
     let nodes = cluster.addresses();
     ask(&mut cluster, move |client| async move { the_whole_range(client, &nodes).await });
 }
@@ -173,7 +172,7 @@ fn calls_of_every_kind_from_a_core() {
 /// A read at a write's index is answered by any replica that has come so far, and by none before.
 #[test]
 fn a_read_at_least_as_new_as_a_write_sees_it() {
-    let mut cluster = cluster(2, ClusterConfig::default(), Register::default);
+    let mut cluster = cluster(2, config(), Register::default);
     ask(&mut cluster, |client: Client| async move {
         let register = RegisterClient(client.clone());
         for number in 1..=50u64 {

@@ -12,6 +12,7 @@
 //!                      +------------------------------------------------------------------+
 //!
 //!   disk.rs   files, in the same turn: io_uring or a thread; sim/disk.rs, a disk with faults
+//!   handoff.rs  one value between two cores
 //!   run.rs    one core per thread, pinned, on the machine's clock       sim.rs    many cores on one thread, in virtual
 //!   clock.rs  where time comes from                                               time: the same core, one seed, one trace
 //!   time.rs   now, sleep, timeout, interval        stats.rs, stall.rs   what is counted, and slow polls
@@ -28,6 +29,7 @@ pub mod disk;
 pub mod driver;
 mod error;
 mod flags;
+mod handoff;
 mod handshake;
 mod idle;
 mod local;
@@ -48,8 +50,9 @@ mod atomic {
 pub use crate::core::{Core, CoreConfig, Turn};
 pub use clock::{Clock, Monotonic, Virtual};
 pub use disk::{Aligned, BLOCK_BYTES, Completion, Disk, DiskConfig, DiskError, Done, FileId, Full, Op, Ticket};
-pub use driver::{Driver, Flushed, Polled};
+pub use driver::{Driver, Flushed, NoDevice, Polled};
 pub use error::RuntimeError;
+pub use handoff::{Handoff, handoff};
 pub use idle::Idle;
 pub use mesh::{Doorbell, MESH_CORES_MAX, MeshEnd, MeshStats, NotTaken, mesh};
 pub use run::{Abroad, CoreFailure, CoreHandle, Failure, Lost, Runtime, Seat, core_number, run, spawn_on, start};

@@ -98,6 +98,9 @@ impl Run<'_> {
         self.steps.run("docs", vec![self.cargo(&["test", "--workspace", "--doc"]), doc])?;
         let swarm = ["run", "--release", "-p", "kv-example", "--", "sim", "--seeds", SWARM_SEEDS];
         self.steps.run("simulator", vec![self.cargo(&swarm)])?;
+        // That the swarm notices what breaks the promise of a disk.
+        let control = ["-p", EXAMPLE, "--features", "sabotage", "--lib", "swarm"];
+        self.test("control of the simulator", vec![self.runner(&control)])?;
         let selection = self.workspace.tests(|package| package == EXAMPLE);
         self.test("real processes", vec![self.runner(&[&ALL[..], &targets(&selection)[..]].concat())])?;
         self.dpdk()?;

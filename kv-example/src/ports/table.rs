@@ -81,7 +81,7 @@ pub(super) fn text(rows: &[Row], bench: &BenchPorts) -> String {
     let mut out = format!(
         "{nodes} nodes and a client, {outstanding} outstanding, values of {value} bytes, medians of {rounds} rounds of {seconds} s each\n"
     );
-    for placement in [Placement::Apart, Placement::Together] {
+    for placement in [Placement::Apart, Placement::Together, Placement::DeviceEach] {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.placement == placement).collect();
         if !rows.is_empty() {
             out += &section(placement, &rows);
@@ -94,6 +94,7 @@ fn section(placement: Placement, rows: &[&Row]) -> String {
     let title = match placement {
         Placement::Apart => "a process for each node",
         Placement::Together => "one process for all nodes",
+        Placement::DeviceEach => "the same, a device each",
     };
     let mut out = format!(
         "\n{title:<26} {:>17}   {:>17}   {}\n",
@@ -110,12 +111,12 @@ fn section(placement: Placement, rows: &[&Row]) -> String {
     }
     let row = |name| rows.iter().copied().find(|row| row.name == name);
     let [dpdk, udp, loopback] = [DPDK, UDP, LOOPBACK].map(row);
-    let lines = [
+    let lines: [(&str, Option<Spread>); 3] = [
         ("put, dpdk / udp", dpdk.zip(udp).and_then(|(dpdk, udp)| ratio((dpdk, PUT), (udp, PUT)))),
         ("put, dpdk / udp, loopback", dpdk.zip(loopback).and_then(|(dpdk, udp)| ratio((dpdk, PUT), (udp, PUT)))),
         ("put / echo, dpdk", dpdk.and_then(|dpdk| ratio((dpdk, PUT), (dpdk, ECHO)))),
     ];
-    for (name, spread) in lines {
+    for (name, spread) in lines.into_iter().filter(|(name, _)| loopback.is_some() || !name.contains("loopback")) {
         out += &match spread {
             Some(Spread { median, min, max }) => format!("  {name:<26} {median:>5.2} ({min:.2} to {max:.2})\n"),
             None => format!("  {name:<26} not measured\n"),

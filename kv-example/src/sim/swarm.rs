@@ -17,12 +17,13 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::PcapWriter;
-use trimaran_raft::{Limits, Timing};
+use trimaran_raft::wal::{Durability, WalSettings};
+use trimaran_raft::{Limits, Sabotage, Timing};
 use trimaran_rpc::StateDigest;
 use trimaran_rpc::admin;
 use trimaran_rpc::node::Node;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
-use trimaran_rpc::sim::cluster::{CLIENT_PORT, Cluster, ClusterConfig, NodeIndex, node_ip};
+use trimaran_rpc::sim::cluster::{CLIENT_PORT, Cluster, ClusterConfig, DiskPlan, NodeIndex, node_ip};
 use trimaran_rpc::sim::history::ClientId;
 use trimaran_rpc::sim::invariants::Invariants;
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, Verdict};
@@ -35,9 +36,9 @@ const CLIENTS: u32 = 4;
 const DEADLINE: Duration = Duration::from_millis(400);
 /// How long faults strike.
 const STORM: Duration = Duration::from_secs(5);
-/// How long a healed majority may take to commit again: twenty of the longest election timeouts, and ten more for which a new
-/// leader with a full log may wait for a member that has not answered it yet.
-const PEACE: Duration = Duration::from_secs(6);
+/// How long a healed majority may take to commit again: twenty of the longest election timeouts, and five more: for three of them
+/// a new leader with a full log may wait for a member that has not answered it yet.
+const PEACE: Duration = Duration::from_secs(5);
 
 /// How long a cluster at peace may take to be whole again: every voter up, caught up, and no change under way.
 const WHOLE: Duration = Duration::from_secs(10);
@@ -48,6 +49,9 @@ const GUST: Duration = Duration::from_millis(250);
 
 /// One seed in so many has several shards.
 const SHARDED_SEEDS: u64 = 8;
+
+/// The largest entry where nodes have disks; less than a record of their logs.
+const ENTRY_BYTES: u32 = 16 << 10;
 
 /// Nodes that may claim the seat of another.
 const TWINS: usize = 2;
@@ -98,15 +102,38 @@ pub(super) const MISUSES: [&str; 5] = ["retried", "name_reused", "greedy_client"
 /// How often each of [`MISUSES`] happened.
 pub(super) type Misuses = [u64; MISUSES.len()];
 
+/// Whether the nodes of a seed's cluster have disks.
+fn has_disks(seed: u64) -> bool {
+    seed % 2 == 1
+}
+
+/// Logs of so few and small files that snapshots are saved, and files used again, all the time; one in four is buffered.
+fn disk_plan(rng: &mut Pcg64Mcg, limits: &mut Limits) -> DiskPlan {
+    limits.entry_bytes = limits.entry_bytes.min(ENTRY_BYTES);
+    let is_buffered = rng.random_range(0..4) == 0;
+    let settings = WalSettings {
+        durability: if is_buffered { Durability::Buffered } else { Durability::Durable },
+        file_bytes: 256 << 10,
+        files_max: rng.random_range(3..10),
+        record_bytes: 64 << 10,
+        window: rng.random_range(1..=4),
+        // What is in the log after a start must fit into the memory that it may have.
+        snapshot_every_bytes: (limits.log_bytes / 4).min(256 << 10),
+        slice_bytes: 16 << 10,
+        ..WalSettings::default()
+    };
+    DiskPlan { settings, ..DiskPlan::default() }
+}
+
 /// What a seed's cluster is made of.
-fn config(rng: &mut Pcg64Mcg, nodes: usize) -> ClusterConfig {
+fn config(rng: &mut Pcg64Mcg, nodes: usize, disks: bool) -> ClusterConfig {
     let tight = |log_bytes: u64| Limits {
         log_bytes,
         uncommitted_bytes: log_bytes / 4,
         entry_bytes: 16 << 10,
         ..Limits::default()
     };
-    let log_limits = match rng.random_range(0..6) {
+    let mut log_limits = match rng.random_range(0..6) {
         // A log so small that trimming, back pressure, voters left behind and their snapshots are part of the run.
         0 => tight(256 << 10),
         1 => tight(96 << 10),
@@ -118,10 +145,12 @@ fn config(rng: &mut Pcg64Mcg, nodes: usize) -> ClusterConfig {
     let nodes = (nodes + rng.random_range(0..=3)).min(9);
     let timing = if rng.random_range(0..24) == 0 { Timing::US } else { Timing::SHARED };
     let frames = rng.random_range(0..24) == 0;
+    let disks = disks.then(|| disk_plan(rng, &mut log_limits));
     ClusterConfig {
         nodes,
         voters: Some(voters),
         log_limits,
+        disks,
         timing,
         spare_addresses: TWINS,
         frames,
@@ -131,8 +160,18 @@ fn config(rng: &mut Pcg64Mcg, nodes: usize) -> ClusterConfig {
 
 /// Runs one seed from boot to judgement. With `artefacts` it leaves the history and every packet in that directory.
 pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedReport {
+    run_broken(seed, nodes, artefacts, Sabotage::NONE)
+}
+
+/// As [`run`], with a rule of the nodes' logs broken on purpose.
+fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, sabotage: Sabotage) -> SeedReport {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
-    let mut config = config(&mut rng, nodes);
+    let mut config = config(&mut rng, nodes, has_disks(seed));
+    config.appliers = matches!(seed % 8, 2..=3);
+    if let Some(plan) = &mut config.disks {
+        plan.settings.sabotage = sabotage;
+    }
+    // Without disks and appliers, which these seeds have not.
     if seed % SHARDED_SEEDS == SHARDED_SEEDS / 2 {
         config.shards = 2 + (seed / SHARDED_SEEDS % 2) as u16;
     }
@@ -151,7 +190,8 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedRepo
             .push(cluster.client(servers.clone(), move |socket| work(socket, ClientId(client), load, servers, seed)));
     }
 
-    let mut chaos = Chaos::of_everything(seed, clients).duplicate_all(!is_plain);
+    let chaos = if has_disks(seed) { Chaos::of_disks(seed, clients) } else { Chaos::of_everything(seed, clients) };
+    let mut chaos = chaos.duplicate_all(!is_plain);
     chaos.begin(&cluster);
     let mut misuses = Misuses::default();
     storm(&mut cluster, &mut chaos, &load, &mut rng, &mut misuses);
@@ -398,7 +438,7 @@ fn views(cluster: &Cluster<Kv>) -> String {
         let peers =
             status.peers.iter().map(|peer| format!(" {}:{:?}@{}", peer.member.id.slot.0, peer.state, peer.matched));
         format!(
-            "\n  node {}: {:?} in term {}, follows {leader}, log {}..{} of {} bytes, commit {}, applied {}, hears {} of {};{}",
+            "\n  node {}: {:?} in term {}, follows {leader}, log {}..{} of {} bytes, commit {}, applied {}, hears {} of {};{} {:?}",
             index + 1,
             status.role,
             status.term,
@@ -409,7 +449,8 @@ fn views(cluster: &Cluster<Kv>) -> String {
             status.applied,
             status.reachable,
             status.total,
-            peers.collect::<String>()
+            peers.collect::<String>(),
+            node.shard().with_storage(|storage| format!("{storage:?}"))
         )
     };
     nodes.map(view).collect()
@@ -446,10 +487,37 @@ mod tests {
         assert!(agree(&[digest(7, 2), digest(0, 1), digest(7, 4)]).is_err());
     }
 
-    /// One member is dead, one beyond reach, and a follower's log is full while its leader's is not: the leader must let
-    /// it forget what only the dead lack, or nothing commits any more.
+    /// What a log acknowledges before the disk has it is lost with the power, and the swarm finds that out.
+    #[cfg(feature = "sabotage")]
     #[test]
-    fn seed_1112_a_full_follower_may_forget_what_only_the_dead_lack() {
-        assert_eq!(run(1112, 5, None).failure, None);
+    fn a_log_that_acknowledges_before_it_has_written_is_found_within_twenty_seeds() {
+        let sabotage = Sabotage::only(trimaran_raft::Fault::AcknowledgeBeforeWritten);
+        let found = (1..40).step_by(2).find_map(|seed| run_broken(seed, nodes_of(seed), None, sabotage).failure);
+        assert!(found.as_ref().is_some_and(|failure| failure.contains("had promised")), "{found:?}");
+    }
+
+    /// Of a damaged log the files behind the damage are kept, and with the few that were allowed the node had no room to be repaired.
+    #[test]
+    fn seed_1197_what_lies_behind_damage_leaves_room_for_the_repair() {
+        assert_eq!(run(1197, nodes_of(1197), None).failure, None);
+    }
+
+    /// Each start needs a file of its own. Nodes that were started more often than they may have files could write no term any more.
+    #[test]
+    fn seeds_17_and_1063_may_start_more_often_than_there_are_files() {
+        for seed in [17, 1063] {
+            assert_eq!(run(seed, nodes_of(seed), None).failure, None, "seed {seed}");
+        }
+    }
+
+    /// A full log waits for a snapshot, although nothing was written since the last one.
+    #[test]
+    fn seed_1065_a_full_log_saves_what_was_written_while_it_saved() {
+        assert_eq!(run(1065, nodes_of(1065), None).failure, None);
+    }
+
+    /// As `kv sim` runs it.
+    fn nodes_of(seed: u64) -> usize {
+        crate::sim::nodes_of(seed, 3)
     }
 }

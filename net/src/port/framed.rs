@@ -61,6 +61,21 @@ impl<P: FramePort> Framed<P> {
         while !self.stack.frames().is_empty() && self.device.tx_burst(now, self.stack.frames()) > 0 {}
     }
 
+    /// How long until the stack has something to do, from the last call that told the time.
+    pub(super) fn stack_due(&self) -> Option<Duration> {
+        self.stack.next_due().map(|at| at.saturating_since(self.now))
+    }
+
+    /// The stack, to ask whose addresses it has.
+    pub(super) fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// The device.
+    pub(super) fn device(&self) -> &P {
+        &self.device
+    }
+
     fn free_port(&mut self, ip: Ipv4Addr) -> Option<u16> {
         for _ in FIRST_EPHEMERAL..=u16::MAX {
             let port = self.next_ephemeral;
@@ -142,11 +157,7 @@ impl<P: FramePort> Port for Framed<P> {
     }
 
     fn park(&mut self, timeout: Option<Duration>, wake: Option<BorrowedFd<'_>>) {
-        let due = self.stack.next_due().map(|at| at.saturating_since(self.now));
-        let timeout = match (timeout, due) {
-            (Some(timeout), Some(due)) => Some(timeout.min(due)),
-            (timeout, due) => timeout.or(due),
-        };
+        let timeout = timeout.into_iter().chain(self.stack_due()).min();
         self.device.park(timeout, wake);
     }
 

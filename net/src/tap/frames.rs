@@ -71,6 +71,19 @@ impl<P: FramePort, W: Write> FramePort for FrameTap<P, W> {
         self.device.park(timeout, wake);
     }
 
+    fn prepare_sleep(&mut self) -> Option<Duration> {
+        self.pcap.rest();
+        self.device.prepare_sleep()
+    }
+
+    fn sleep_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.device.sleep_fd()
+    }
+
+    fn woken(&mut self) {
+        self.device.woken();
+    }
+
     fn stats(&self) -> PortStats {
         self.device.stats()
     }

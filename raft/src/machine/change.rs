@@ -12,6 +12,7 @@ use crate::entry::{EntryHeader, EntryKind};
 use crate::error::Error;
 use crate::id::{LogIndex, Member, Nanos, NodeId};
 use crate::log::Log;
+use crate::quorum::majority;
 use crate::sabotage::Fault;
 
 /// A node outside the configuration that asked to be taken in.
@@ -63,9 +64,20 @@ impl Machine {
         if let Some(voter) = alive {
             return Err(Error::StillAlive { voter });
         }
+        let (voters, live) = (target.voters.len(), self.live_voters(&target));
+        if live < majority(voters) {
+            return Err(Error::NoLiveMajority { voters, live });
+        }
         self.goal = Some(Goal { target, learners: self.configuration().learners.clone() });
         self.drive(log);
         Ok(())
+    }
+
+    /// Voters of `target` that are not silent. Those that are no members yet count as alive: they have to catch up before
+    /// anything waits for them.
+    fn live_voters(&self, target: &Configuration) -> usize {
+        let knows = |id| self.configuration().member(id).is_some();
+        target.voters.iter().filter(|voter| !knows(voter.id) || !self.is_silent(voter.id)).count()
     }
 
     /// Well formed, each seat with one node, and each known node where it is known to be.
@@ -145,6 +157,11 @@ impl Machine {
             return (learners.len() <= LIST_MEMBERS).then_some(Configuration { learners, ..config });
         }
         if !new_voters().all(|member| self.has_caught_up(member.id, log)) {
+            return None;
+        }
+        // Those that remain may have fallen silent since. Until enough are back, or the change is taken back, the old ones go on.
+        let dead = self.live_voters(&target) < majority(target.voters.len());
+        if dead {
             return None;
         }
         self.goal = None;

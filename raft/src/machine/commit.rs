@@ -1,6 +1,6 @@
 //! Commit, apply, and what the log may forget.
 
-use super::{Machine, Role};
+use super::{Machine, Peer, Role};
 use crate::id::{LogIndex, Nanos, NodeId};
 use crate::log::Log;
 use crate::quorum;
@@ -10,6 +10,10 @@ use crate::storage::Write;
 /// Silence after which the log is no longer kept for a member: ten of the longest election timeouts, at least a second.
 const SILENT_ELECTIONS: u64 = 10;
 const SILENT_NS: u64 = 1_000_000_000;
+/// Silence after which a full log is no longer kept for a member that this leader has not heard at all: three of the longest
+/// election timeouts, at least a tenth of a second. It may have been gone for long, and writes wait.
+const UNHEARD_ELECTIONS: u64 = 3;
+const UNHEARD_NS: u64 = 100_000_000;
 /// Entries forgotten at once.
 const TRIM_ENTRIES: u64 = 1024;
 
@@ -82,6 +86,18 @@ impl Machine {
         SILENT_NS.max(SILENT_ELECTIONS * self.settings.election_max_ns)
     }
 
+    /// Whether a full log still waits for this member. Nothing but time rests on the answer: what is forgotten is applied here,
+    /// and a member that lacks it gets a snapshot.
+    fn waits_for(&self, peer: &Peer) -> bool {
+        match peer.heard {
+            Some(heard) => self.now.since(heard) <= self.patience_with_silence_ns(),
+            None => {
+                let patience = UNHEARD_NS.max(UNHEARD_ELECTIONS * self.settings.election_max_ns);
+                self.now.since(peer.since) <= patience
+            }
+        }
+    }
+
     /// What every member has applied nobody asks for again: beyond a small share of the budget the log forgets it, so that
     /// its memory stays the same and warm. A log over three quarters of the budget does not wait for members that have been
     /// silent for long, nor for snapshots on their way, and keeps half for those that come back: one that needs more needs
@@ -93,7 +109,6 @@ impl Machine {
         let done = if self.fenced.is_some() || self.stopped { self.commit } else { self.applied };
         let mut floor = self.floor;
         if self.role == Role::Leader {
-            let patience = self.patience_with_silence_ns();
             // Applied by all in reach, and by those of them that answer; and whether one of these is short of room: it
             // forgets only what its leader says.
             let (mut by_all, mut by_live, mut others_pressed) = (self.applied, done, false);
@@ -102,7 +117,7 @@ impl Machine {
                 let applies = peer.fenced.is_none() && !peer.stopped;
                 let needs_after = if applies { peer.applied } else { peer.matched };
                 by_all = by_all.min(needs_after);
-                if self.now.since(peer.heard.unwrap_or(self.led_since)) <= patience {
+                if self.waits_for(peer) {
                     by_live = by_live.min(needs_after);
                     others_pressed |= peer.heard.is_some() && peer.credit_bytes < limit / 4;
                 }

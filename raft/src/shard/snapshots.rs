@@ -61,6 +61,11 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         poll_fn(|cx| wait.poll(cx, |inner| inner.received.take().ok_or(LogIndex::ZERO))).await
     }
 
+    /// Whether [`Shard::try_next_snapshot`] has one.
+    pub fn has_snapshot(&self) -> bool {
+        self.inner.borrow().received.is_some()
+    }
+
     /// As [`Shard::next_snapshot`], if there is one now.
     pub fn try_next_snapshot(&self) -> Option<ReceivedSnapshot> {
         self.inner.borrow_mut().received.take()

@@ -22,6 +22,7 @@ mod data;
 mod files;
 mod identity;
 mod image;
+mod map;
 mod names;
 mod record;
 mod recovery;
@@ -50,6 +51,7 @@ use superblock::Superblock;
 
 pub use counters::WalCounters;
 pub use identity::{Identity, identify};
+pub use map::{Map, RecordPlace};
 pub use recovery::{Recovered, Recovery, recover, recover_with};
 pub use report::Report;
 
@@ -70,7 +72,8 @@ pub struct WalSettings {
     pub durability: Durability,
     /// Bytes of one file of the log; whole blocks, at least two records.
     pub file_bytes: u64,
-    /// Files at most: beyond that proposals are refused until a snapshot is saved.
+    /// Files at most: beyond that proposals are refused until a snapshot is saved. Those with records beyond the end of the log, as
+    /// damage leaves them, are not counted, and a start always gets one more: it cannot go on in an earlier life's.
     pub files_max: usize,
     /// Bytes of one record at most; whole blocks. More than the largest entry, else that is never written.
     pub record_bytes: usize,
@@ -88,6 +91,8 @@ pub struct WalSettings {
     pub sync_every: Duration,
     /// `Buffered`: names this run of the machine, as the kernel does; 0 where it is not known.
     pub boot: u128,
+    /// `Durable`: a log that has nothing to write for so long says its end once more, so that rot of the newest record is noticed.
+    pub seal: Duration,
     /// Rules broken on purpose; empty without the feature `sabotage`.
     pub sabotage: Sabotage,
 }
@@ -107,6 +112,7 @@ impl Default for WalSettings {
             retry: Duration::from_millis(100),
             sync_every: Duration::from_millis(50),
             boot: 0,
+            seal: Duration::from_millis(250),
             sabotage: Sabotage::NONE,
         }
     }
@@ -245,6 +251,11 @@ pub struct Wal<D: Device> {
     previous: (u64, u64),
     /// All records up to this one are durable.
     durable: u64,
+    /// The last entry of the log as written.
+    end: LogIndex,
+    /// What was written last, and when it is to be said again.
+    last_write: Option<Write>,
+    seal_at: Option<Nanos>,
     files: Files<D::File>,
     /// `Buffered`: when the oldest write that is not on the device was done.
     unsynced_since: Option<Nanos>,
@@ -299,6 +310,14 @@ impl<D: Device> Wal<D> {
         wal.superblock.durability = settings.durability;
         wal.superblock.boot = settings.boot;
         wal.superblock.cluster = wal.superblock.cluster.or(recovered.cluster);
+        wal.end = recovered.log.last();
+        if let Some(cluster) = recovered.cluster
+            && settings.durability == Durability::Durable
+        {
+            let (hard, to, to_term) = (recovered.hard, recovered.log.last(), recovered.log.last_term());
+            wal.last_write = Some(Write { cluster, hard, from: to.next(), to, to_term });
+            wal.seal_at = Some(now.after(nanos_of(settings.seal)));
+        }
         wal.chores.extend(Chore::REOPEN);
         wal.begin_chores();
         wal
@@ -327,6 +346,9 @@ impl<D: Device> Wal<D> {
             next_sequence: resume.next_sequence,
             previous: resume.last,
             durable: resume.last.0,
+            end: LogIndex::ZERO,
+            last_write: None,
+            seal_at: None,
             files: Files::new(&resume.files, resume.newest_file),
             unsynced_since: None,
             chores: VecDeque::new(),
@@ -445,7 +467,9 @@ impl<D: Device> Storage for Wal<D> {
 
     fn wants_snapshot(&self, applied: LogIndex) -> bool {
         let room = self.files.in_use(self.saved) * 2 > self.settings.files_max || self.full;
-        let due = self.unsaved_bytes >= self.settings.snapshot_every_bytes || room && self.unsaved_bytes > 0;
+        // What was written while the last one was saved counts as in it, even if it is not.
+        let due =
+            self.unsaved_bytes >= self.settings.snapshot_every_bytes || room && (self.unsaved_bytes > 0 || self.full);
         self.ready
             && !self.failed
             && due
@@ -469,6 +493,7 @@ impl<D: Device> Storage for Wal<D> {
         }
         self.retry_save();
         self.sync_now_and_then();
+        self.seal();
     }
 
     fn next_deadline(&self) -> Nanos {
@@ -479,7 +504,8 @@ impl<D: Device> Storage for Wal<D> {
         let sync = self.unsynced_since.map(|since| since.after(nanos_of(self.settings.sync_every)));
         let retry = self.full.then_some(self.retry_at);
         let save = self.saver.is_waiting().then_some(self.saver.not_before);
-        [stall, sync, retry, save].into_iter().flatten().min().unwrap_or(Nanos::FAR)
+        let seal = self.seal_at.filter(|_| !self.full && self.record_room() > 0);
+        [stall, sync, retry, save, seal].into_iter().flatten().min().unwrap_or(Nanos::FAR)
     }
 
     fn poll_completion(&mut self, cx: &mut Context<'_>) -> Poll<Completion> {

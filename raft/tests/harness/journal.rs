@@ -26,6 +26,7 @@ pub(crate) const SETTINGS: WalSettings = WalSettings {
     retry: std::time::Duration::from_millis(10),
     sync_every: std::time::Duration::from_millis(20),
     boot: 5,
+    seal: std::time::Duration::from_secs(3600),
     sabotage: Sabotage::NONE,
 };
 
@@ -218,7 +219,10 @@ impl Journal {
         while let Poll::Ready(completion) = self.wal.poll_completion(&mut cx) {
             match completion {
                 Completion::Persisted(write) => {
-                    let state = self.begun.iter().rev().find(|begun| begun.0 == write).expect("begun").1;
+                    let begun = self.begun.iter().rev().find(|begun| begun.0 == write);
+                    // The log's own, which says its end once more.
+                    let is_seal = begun.is_none() && write.from == write.to.next();
+                    let state = if is_seal { self.acknowledged } else { begun.expect("begun").1 };
                     assert!(state >= self.acknowledged, "acknowledgements go forward");
                     self.acknowledged = state;
                 }

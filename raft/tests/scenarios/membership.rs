@@ -162,6 +162,53 @@ fn impossible_changes_are_refused() {
     assert_eq!(cluster.voters(0), of(&[0, 1, 2]));
 }
 
+/// What would leave no majority that answers is refused, as long as it is not begun: once joint, every write would wait for
+/// the dead.
+#[test]
+fn a_change_to_voters_without_a_live_majority_is_refused() {
+    let mut cluster = Cluster::of_some(5, 3);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.crash(2);
+    cluster.run_for(250 * MS);
+    assert_eq!(cluster.change(0, &of(&[0, 2])), Err(Error::NoLiveMajority { voters: 2, live: 1 }));
+    assert_eq!(cluster.change(0, &of(&[2])), Err(Error::NoLiveMajority { voters: 1, live: 0 }));
+    assert!(!cluster.machine(0).is_changing());
+    assert_eq!(load(&mut cluster, 10), 10);
+    // A majority that answers is enough, and the one that does not may be named or left out.
+    cluster.change(0, &of(&[0, 1, 2, 3])).expect("three of four");
+    cluster.run_for(200 * MS);
+    assert_eq!(cluster.voters(0), of(&[0, 1, 2, 3]));
+    cluster.change(0, &of(&[0, 1, 3])).expect("the living");
+    cluster.run_for(200 * MS);
+    assert_eq!((cluster.voters(0), cluster.machine(0).is_changing()), (of(&[0, 1, 3]), false));
+}
+
+/// Voters that are to remain fall silent while the new one catches up: the change waits, nothing else does, and it can be taken back.
+#[test]
+fn a_change_that_has_lost_its_majority_can_be_taken_back() {
+    let mut cluster = Cluster::of_some(6, 5);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.isolate(&[5]);
+    cluster.change(0, &of(&[0, 3, 4, 5])).expect("all that are known answer");
+    cluster.run_for(20 * MS);
+    cluster.isolate(&[5, 3, 4]);
+    cluster.run_for(250 * MS);
+    cluster.heal();
+    cluster.crash(3);
+    cluster.crash(4);
+    cluster.run_for(300 * MS);
+    let newcomer = cluster.machine(0).peers().iter().find(|peer| peer.id() == member(5, 1).id).expect("a learner");
+    assert_eq!(newcomer.matched, cluster.log(0).last(), "it has caught up");
+    assert!(!cluster.machine(0).configuration().is_joint(), "two of four would be no majority");
+    assert_eq!(load(&mut cluster, 10), 10);
+    cluster.step(0, Input::CancelChange).expect("nothing is joint");
+    cluster.run_for(50 * MS);
+    assert!(!cluster.machine(0).is_changing());
+    assert_eq!(cluster.voters(0), of(&[0, 1, 2, 3, 4]));
+}
+
 /// The leader is killed after every number of messages that the change takes: whoever leads then finishes what is joint, and
 /// the operator can repeat what was not begun.
 #[test]

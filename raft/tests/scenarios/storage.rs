@@ -109,6 +109,36 @@ fn a_bit_flip_in_the_middle_is_never_cut() {
     assert_eq!(found.hard, journal.hard);
 }
 
+/// Rot of the newest record looks like a torn tail, until a log that has nothing to write has said its end once more.
+#[test]
+fn rot_of_the_newest_record_is_noticed_once_it_is_sealed() {
+    let settings = WalSettings { seal: std::time::Duration::from_millis(250), ..SETTINGS };
+    let mut journal = Journal::new(settings, true);
+    journal.vote(2, 1);
+    journal.settle();
+    for _ in 0..5 {
+        journal.append(100);
+        journal.flush();
+        journal.settle();
+    }
+    let rotten = |journal: &Journal| {
+        let mut platter = journal.disk.platter();
+        rot(&mut platter, 5);
+        recovered(&platter, Sabotage::NONE).expect("readable").expect("a life")
+    };
+    let found = rotten(&journal);
+    assert_eq!((found.log.last(), found.fence), (LogIndex(4), None));
+    let before = journal.wal.counters().records;
+    for _ in 0..4 {
+        journal.tick(250_000_000);
+        journal.settle();
+    }
+    assert_eq!(journal.wal.counters().records, before + 1, "once");
+    let found = rotten(&journal);
+    assert_eq!((found.log.last(), found.fence), (LogIndex(4), Some((Term(2), LogIndex(5)))));
+    assert_eq!(found.hard, journal.hard);
+}
+
 /// The fence is on the disk as long as the log does not reach as far again, whatever is written meanwhile.
 #[test]
 fn damage_is_remembered_until_it_is_mended() {

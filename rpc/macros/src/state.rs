@@ -113,6 +113,7 @@ fn bounded(mut generics: Generics) -> Generics {
         if let GenericParam::Type(parameter) = parameter {
             parameter.bounds.push(parse_quote!(::trimaran_rpc::serde::Serialize));
             parameter.bounds.push(parse_quote!(::trimaran_rpc::serde::de::DeserializeOwned));
+            parameter.bounds.push(parse_quote!(::std::marker::Send));
             parameter.bounds.push(parse_quote!('static));
         }
     }

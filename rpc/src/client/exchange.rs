@@ -2,6 +2,7 @@
 
 use super::ClientConfig;
 use super::error::{CallError, NotApplied};
+use super::pace::Pace;
 use super::pool::Pool;
 use super::route::Route;
 use crate::r2p2::message::{Segmenter, Segments};
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub(super) segmenter: Segmenter,
     pub(super) replies: RefCell<Replies>,
     pub(super) route: RefCell<Route>,
+    pub(super) pace: RefCell<Pace>,
     waiting: RefCell<BTreeMap<Rid, Sender<Event>>>,
     /// The route has changed: for the writes that look for the leader.
     changed: Notify,
@@ -75,6 +77,7 @@ impl Shared {
             segmenter,
             replies: RefCell::new(Replies::new(config.replies, config.first_rid)),
             route: RefCell::new(route),
+            pace: RefCell::new(Pace::new(config.probe)),
             waiting: RefCell::default(),
             changed: Notify::new(),
             members_wanted: Notify::new(),
@@ -264,6 +267,11 @@ impl<'a> Tries<'a> {
     /// Whether a try was given up without proof that it was not applied.
     pub(super) fn lost_one(&self) -> bool {
         self.lost_one
+    }
+
+    /// How many are unanswered.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,11 +1,14 @@
 //! One call on its way: when it is sent again, and what its caller learns in the end.
 
+mod copies;
+
 use super::error::{is_passing, of_block};
 use super::exchange::{Event, Shared, Tries, What};
 use super::{CallError, Consistency, MethodCall, NotApplied, PROBE_METHOD, Reply, too_large};
 use crate::r2p2::layout::REQUEST_BLOCK_BYTES;
 use crate::r2p2::{Flags, Header, MessageType, Policy, Refusal, RequestBlock, ResponseBlock, Rid, Segments, Status};
 use crate::session::CallId;
+use copies::Copies;
 use futures::future::{Either, select};
 use std::net::SocketAddrV4;
 use std::pin::pin;
@@ -82,8 +85,12 @@ pub(super) struct Running<'a> {
     next_at: Instant,
     /// When a call that is recognised is sent again to a server that it was sent to already.
     again_at: Instant,
-    /// When it was sent last.
+    /// When it was sent last, copies not counted.
     sent_at: Instant,
+    /// The early copies of the last try.
+    copies: Option<Copies>,
+    /// It was sent once, so that its answer tells how long answers take.
+    sent_once: bool,
     /// How long the next slow try waits.
     patience: Duration,
     redirects: u32,
@@ -135,6 +142,8 @@ impl<'a> Running<'a> {
             next_at: now(),
             again_at: now(),
             sent_at: now(),
+            copies: None,
+            sent_once: false,
             patience: shared.config.probe,
             redirects: 0,
             asked: 0,
@@ -147,12 +156,16 @@ impl<'a> Running<'a> {
 
     /// The reply, or by the deadline an error.
     pub(super) async fn run(&mut self) -> Result<Reply, Failure> {
+        self.shared.pace.borrow_mut().begun();
         loop {
             // What is sent at the deadline is not answered in time and only costs the certainty.
             if now() >= self.next_at && now() < self.deadline {
                 self.ask()?;
+            } else if now() < self.deadline {
+                self.copy();
             }
             let until = self.next_at.min(self.deadline);
+            let until = self.copies.map_or(until, |copies| copies.at.min(until));
             let event = match self.search {
                 Some(search) => {
                     self.listen(search, until).await;
@@ -177,6 +190,7 @@ impl<'a> Running<'a> {
     fn ask(&mut self) -> Result<(), CallError> {
         let pause = self.shared.config.probe;
         self.next_at = now() + pause;
+        self.copies = None;
         if let Some(silent) = self.tries.last_asked() {
             match self.repeat {
                 Repeat::Recognised => self.shared.route.borrow_mut().avoid_if_silent(silent, self.sent_at),
@@ -211,7 +225,12 @@ impl<'a> Running<'a> {
             self.patience = (self.patience * 2).min(PATIENCE_MAX);
         }
         self.write_block();
-        match self.tries.send(to, self.message, &self.segments, &self.body) {
+        let sent = self.tries.send(to, self.message, &self.segments, &self.body);
+        self.sent_once = self.asked == 1;
+        if sent.is_ok() {
+            self.prepare_copies(to);
+        }
+        match sent {
             // Earlier tries may still be answered.
             Err(_) if !self.tries.is_empty() => Ok(()),
             Err(error) if is_passing(&error) => {
@@ -373,6 +392,7 @@ impl<'a> Running<'a> {
         let route = &self.shared.route;
         route.borrow_mut().heard(event.from, now());
         let Some(error) = of_block(&block) else {
+            self.time_answer(asked);
             let reply = Reply { status: block.status, body: body.to_vec(), block, from: event.from };
             return Ok(Some(reply));
         };

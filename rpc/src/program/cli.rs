@@ -219,7 +219,7 @@ pub struct Serve {
     /// How much to log: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: tracing::Level,
-    /// Write every packet down, as Wireshark and tcpdump read it
+    /// Write every packet down, as Wireshark and tcpdump read it; of several devices the second has FILE.2, and so on
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
     /// How long that file may become; what comes then is not in it
@@ -263,7 +263,11 @@ pub fn shards() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=i64::from(config::SHARD_PORTS))
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+/// Reads a size such as `64MiB`.
+///
+/// # Errors
+/// Anything else.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     config::units::bytes(text).ok_or_else(|| "a number of bytes, or one with KiB, MiB or GiB".to_owned())
 }
 

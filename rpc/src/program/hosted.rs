@@ -1,13 +1,14 @@
 //! The nodes of one process: their configurations, whether they fit together, and the one port under them all.
 //!
-//! One core runs them, so that what they tell each other needs no wake-up and never leaves the machine: the stack over a device
-//! hands it back, the kernel's sockets use its loopback. They fail together where the process does, and in nothing else: each has
-//! its own configuration, log, state and incarnation.
+//! One core runs them, so that what they tell each other needs no wake-up. Where it goes is a matter of the port: the kernel's sockets use
+//! its loopback; nodes that name the same device of DPDK's share its stack, which hands back what they tell each other; and nodes that name
+//! different devices each have one of their own, so that all of it crosses the network. They fail together where the process does, and in
+//! nothing else: each has its own configuration, log, state and incarnation.
 
 use crate::program::config::{Config, Profile};
 use crate::program::error::Error;
-use crate::program::port::{DpdkPlan, PortKind, PortPlan};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use crate::program::port::{DpdkPlan, PortKind, PortPlan, device_parts};
+use std::net::SocketAddrV4;
 use trimaran_net::{Layout, Steering, device_payload_bytes};
 
 /// Most nodes of one process: as many as a cluster has members.
@@ -29,11 +30,10 @@ pub(super) fn check(nodes: &[Config]) -> Result<(), Error> {
             let problem = format!("node {slot} is on the port \"{port}\" and node {} on \"{other}\"", first.slot);
             return refuse(problem, "nodes of one process share a port: write the same, or add `--port`");
         }
-        if first.net.port == PortKind::Dpdk
-            && let Some(key) = first.dpdk.as_ref().zip(node.dpdk.as_ref()).and_then(|(a, b)| difference(a, b))
-        {
-            let problem = format!("nodes {} and {} have another `{key}` in [dpdk]", first.slot, node.slot);
-            return refuse(problem, "nodes of one process share a device: write the same, or start another process");
+    }
+    if first.net.port == PortKind::Dpdk {
+        for (at, node) in nodes.iter().enumerate() {
+            nodes.iter().take(at).try_for_each(|earlier| check_devices(earlier, node))?;
         }
     }
     if let Some(other) = others.iter().find(|other| other.cores != first.cores) {
@@ -73,18 +73,56 @@ pub(super) fn steering(nodes: &[Config], layout: Layout) -> Steering {
     Steering::new(layout, nodes.iter().filter_map(Config::me).flat_map(|me| [me.client, me.peer]).collect())
 }
 
-/// The first key in which two plans differ that one device cannot serve both ways.
-fn difference(a: &DpdkPlan, b: &DpdkPlan) -> Option<&'static str> {
-    let keys = [
-        ("device", a.device == b.device),
+/// Refuses two nodes that neither share a device nor have devices which one process can open.
+fn check_devices(one: &Config, two: &Config) -> Result<(), Error> {
+    let Some((a, b)) = one.dpdk.as_ref().zip(two.dpdk.as_ref()) else { return Ok(()) };
+    let (one, two) = (one.slot, two.slot);
+    let refuse = |problem: String, help: &str| Err(Error::Usage { problem, help: help.into() });
+    let ([a_name, a_told], [b_name, b_told]) = (parts(a), parts(b));
+    if a_name == b_name && a_told != b_told {
+        let problem = format!("nodes {one} and {two} have different devices of the name {a_name}");
+        return refuse(problem, "number them: net_af_packet0,iface=eth0 and net_af_packet1,iface=eth1");
+    }
+    let interface = |told: &str| told.split(',').find(|word| word.starts_with("iface=")).map(str::to_owned);
+    if let Some(interface) =
+        interface(&a_told).filter(|found| a_name != b_name && interface(&b_told).as_ref() == Some(found))
+    {
+        let problem =
+            format!("nodes {one} and {two} have two devices, {a_name} and {b_name}, on the same `{interface}`");
+        return refuse(problem, "name one device, which they then share, or one on another interface");
+    }
+    let is_shared = a_name == b_name;
+    if !is_shared && a.ip == b.ip {
+        return refuse(
+            format!("nodes {one} and {two} have the address {} on different devices", a.ip),
+            "give each device addresses of its own, or let the nodes share one device",
+        );
+    }
+    let of_process = [("core", a.core == b.core), ("huge_pages", a.huge_pages == b.huge_pages)];
+    let of_device = [
         ("prefix_bits", a.prefix_bits == b.prefix_bits),
         ("gateway", a.gateway == b.gateway),
-        ("core", a.core == b.core),
         ("memory_mib", a.memory_mib == b.memory_mib),
-        ("huge_pages", a.huge_pages == b.huge_pages),
         ("mbufs", a.mbufs == b.mbufs),
     ];
-    keys.into_iter().find(|(_, is_equal)| !is_equal).map(|(key, _)| key)
+    let differs = |keys: &[(&'static str, bool)]| keys.iter().find(|(_, is_equal)| !is_equal).map(|(key, _)| *key);
+    if let Some(key) = differs(&of_device).filter(|_| is_shared) {
+        let problem = format!("nodes {one} and {two} have another `{key}` in [dpdk]");
+        return refuse(problem, "nodes that share a device must write the same; with different devices they need not");
+    }
+    if let Some(key) = differs(&of_process) {
+        let problem = format!("nodes {one} and {two} have another `{key}` in [dpdk]");
+        return refuse(
+            problem,
+            "nodes of one process share its core and memory: write the same, or start another process",
+        );
+    }
+    Ok(())
+}
+
+/// The name of a plan's device, and what its driver is told.
+fn parts(plan: &DpdkPlan) -> [String; 2] {
+    device_parts(&plan.device).into()
 }
 
 /// Whether one of them needs a core of its own.
@@ -98,19 +136,27 @@ pub(super) fn name(nodes: &[Config]) -> String {
     format!("node{} {slots}", if nodes.len() == 1 { "" } else { "s" })
 }
 
-/// The port under nodes that [`check`] has let pass. It carries the smallest payload that one of them asks for; a device gets the
-/// file prefix of the first.
+/// The port under nodes that [`check`] has let pass. It carries the smallest payload that one of them asks for; DPDK gets the file prefix
+/// of the first.
 pub(super) fn port_plan(nodes: &[Config]) -> Result<PortPlan, Error> {
     let addresses = || nodes.iter().filter_map(Config::me).flat_map(|me| [me.client, me.peer]);
     let asked = nodes.iter().map(|node| node.net.payload_bytes).min().unwrap_or(0);
     let first = nodes.first().map(|node| (node.net.port, &node.dpdk));
     match first {
-        Some((PortKind::Dpdk, Some(plan))) => {
-            let others = addresses().map(|address| *address.ip()).filter(|ip| *ip != plan.ip);
-            let mut more_ips: Vec<Ipv4Addr> = others.collect();
-            more_ips.sort_unstable();
-            more_ips.dedup();
-            Ok(PortPlan::Dpdk(DpdkPlan { more_ips, payload_bytes: asked, ..plan.clone() }))
+        Some((PortKind::Dpdk, Some(_))) => {
+            let mut devices: Vec<DpdkPlan> = Vec::new();
+            for plan in nodes.iter().filter_map(|node| node.dpdk.as_ref()) {
+                match devices.iter_mut().find(|device| parts(device) == parts(plan)) {
+                    Some(device) if device.ip == plan.ip || device.more_ips.contains(&plan.ip) => {}
+                    Some(device) => device.more_ips.push(plan.ip),
+                    None => devices.push(DpdkPlan { payload_bytes: asked, ..plan.clone() }),
+                }
+            }
+            devices.iter_mut().for_each(|device| device.more_ips.sort_unstable());
+            Ok(match devices.len() {
+                1 => PortPlan::Dpdk(devices.remove(0)),
+                _ => PortPlan::Devices(devices),
+            })
         }
         Some((PortKind::Dpdk, None)) => Err(Error::Usage {
             problem: "--port dpdk needs a [dpdk] section in the configuration, which names a device".into(),
@@ -126,6 +172,7 @@ pub(super) fn port_plan(nodes: &[Config]) -> Result<PortPlan, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     /// The node `slot` of three.
     fn node(slot: u8, port: &str, device: &str) -> Config {
@@ -173,6 +220,66 @@ mod tests {
         assert_eq!(refused, Err("nodes 1 and 2 have another [cores]".to_owned()));
     }
 
+    fn device(number: u8, interface: &str) -> String {
+        format!("device = \"net_af_packet{number},iface={interface}\"")
+    }
+
+    #[test]
+    fn nodes_on_different_devices_each_have_their_own() {
+        let more = |text: String| text + "\nprefix_bits = 16\nmbufs = 2047\nmemory_mib = 32";
+        let nodes = [node(1, "dpdk", &device(0, "a")), node(2, "dpdk", &more(device(1, "b")))];
+        assert!(check(&nodes).is_ok(), "what is of a device alone may differ");
+        let Ok(PortPlan::Devices(plans)) = port_plan(&nodes) else { panic!("no plan") };
+        let said = |plan: &DpdkPlan| (plan.device.clone(), plan.ip, plan.more_ips.clone(), plan.prefix_bits);
+        let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+        let expected = [
+            ("net_af_packet0,iface=a".to_owned(), ip(1), vec![], 24),
+            ("net_af_packet1,iface=b".to_owned(), ip(2), vec![], 16),
+        ];
+        assert_eq!(plans.iter().map(said).collect::<Vec<_>>(), expected);
+        // Two of three on one device.
+        let nodes =
+            [node(3, "dpdk", &device(1, "b")), node(1, "dpdk", &device(0, "a")), node(2, "dpdk", &device(1, "b"))];
+        assert!(check(&nodes).is_ok());
+        let Ok(PortPlan::Devices(plans)) = port_plan(&nodes) else { panic!("no plan") };
+        let addresses: Vec<_> = plans.iter().map(|plan| (plan.ip, plan.more_ips.clone())).collect();
+        assert_eq!(addresses, [(ip(3), vec![ip(2)]), (ip(1), vec![])]);
+        assert_eq!(plans[0].file_prefix, "t-3", "the first node's");
+    }
+
+    #[test]
+    fn devices_that_one_process_cannot_open_are_refused() {
+        let refusal = |one: &str, two: &str| {
+            check(&[node(1, "dpdk", one), node(2, "dpdk", two)])
+                .map_err(|error| error.to_string())
+                .expect_err("refused")
+        };
+        let (a, b) = (device(0, "a"), device(1, "b"));
+        let named_twice = refusal(&a, &device(0, "b"));
+        assert!(
+            named_twice.starts_with("nodes 1 and 2 have different devices of the name net_af_packet"),
+            "{named_twice}"
+        );
+        let opened_twice = refusal(&a, "device = \"net_af_packet1,qdisc_bypass=0,iface=a\"");
+        assert!(opened_twice.ends_with("on the same `iface=a`"), "{opened_twice}");
+        for key in ["core = 1", "huge_pages = true"] {
+            let said = refusal(&a, &format!("{b}\n{key}"));
+            assert!(said.starts_with("nodes 1 and 2 have another `"), "{said}");
+        }
+        let mut same_address = [node(1, "dpdk", &a), node(2, "dpdk", &b)];
+        for config in &mut same_address {
+            config.members.iter_mut().for_each(|member| {
+                member.client.set_ip(Ipv4Addr::new(10, 0, 0, 1));
+                member.client.set_port(8000 + u16::from(member.slot));
+                member.peer.set_ip(Ipv4Addr::new(10, 0, 0, 1));
+                member.peer.set_port(8100 + u16::from(member.slot));
+            });
+            config.dpdk.iter_mut().for_each(|plan| plan.ip = Ipv4Addr::new(10, 0, 0, 1));
+        }
+        let said = check(&same_address).map_err(|error| error.to_string()).expect_err("refused");
+        assert_eq!(said, "nodes 1 and 2 have the address 10.0.0.1 on different devices");
+    }
+
     #[test]
     fn the_smallest_payload_counts() {
         let mut nodes = [1, 2].map(|slot| node(slot, "dpdk", DEVICE));
@@ -188,7 +295,6 @@ mod tests {
         assert_eq!(refusal(&[one.clone(), one.clone()]), "nodes 1 and 1 of this process both use 10.0.0.1:8000");
         assert_eq!(refusal(&[node(2, "udp", ""), one.clone()]), "node 1 is on the port \"dpdk\" and node 2 on \"udp\"");
         let others = [
-            ("device = \"net_af_packet0,iface=eth1\"".to_owned(), "device"),
             (format!("{DEVICE}\nprefix_bits = 16"), "prefix_bits"),
             (format!("{DEVICE}\ngateway = \"10.0.0.254\""), "gateway"),
             (format!("{DEVICE}\ncore = 1"), "core"),

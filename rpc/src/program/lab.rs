@@ -32,10 +32,18 @@ pub const GUEST: &str = "guest";
 /// A host's own interface.
 pub const HOST_INTERFACE: &str = "eth0";
 
+/// On the first host, the interface of the node `slot` after [`Lab::attach`]: `eth0` for the first, `eth1` for the second.
+pub fn interface(slot: u8) -> String {
+    format!("eth{}", slot.saturating_sub(1))
+}
+
 /// Tells a process that it was started by [`enter`]: holds its id.
 const MARK: &str = "TRIMARAN_LAB";
 /// Where DPDK puts its files, instead of /var/run/dpdk.
 pub(super) const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
+
+/// Routing tables of the first host's interfaces are numbered from here.
+const TABLES: u32 = 100;
 
 const CAP_NET_ADMIN: u64 = 1 << 12;
 const CAP_NET_RAW: u64 = 1 << 13;
@@ -177,6 +185,77 @@ impl Lab {
     /// What `ip` says.
     pub fn unaddress_own(&self, interface: &str) -> Result<(), Error> {
         batch(Command::new("ip"), &format!("address flush dev {interface}\n"))
+    }
+
+    /// Gives the first host so many interfaces, each with its own way to the bridge. Further ones end at the bridge as `also2`, `also3`.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn attach(&self, interfaces: u8) -> Result<(), Error> {
+        let Some(first) = self.hosts.first() else { return Ok(()) };
+        let (mut here, mut there) = (String::new(), String::new());
+        for slot in 2..=interfaces {
+            let (own, pid) = (interface(slot), first.holder.id());
+            here += &format!("link add also{slot} type veth peer name {own} netns {pid}\n");
+            here += &format!("link set also{slot} master bridge addrgenmode none up\n");
+            there += &format!("link set {own} addrgenmode none up\n");
+        }
+        batch(Command::new("ip"), &here)?;
+        batch(self.command(1, "ip"), &there)
+    }
+
+    /// Takes them away again, all but `eth0`.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn detach(&self, interfaces: u8) -> Result<(), Error> {
+        batch(Command::new("ip"), &(2..=interfaces).map(|slot| format!("link delete also{slot}\n")).collect::<String>())
+    }
+
+    /// Gives each interface of the first host the address of its node, and has the kernel send what is from an address by its interface, also
+    /// where it is for another of them. By itself the kernel finds all of its addresses in one table, looks there first, and uses the
+    /// loopback interface; so that table is asked last, but for what comes in by one of these interfaces.
+    ///
+    /// # Errors
+    /// What `ip` says, and a kernel without such rules.
+    pub fn address_apart(&self, nodes: u8) -> Result<(), Error> {
+        let mut script = String::new();
+        let mut settings = "cd /proc/sys/net/ipv4/conf; echo 0 >all/rp_filter".to_owned();
+        for slot in 1..=nodes {
+            let (own, table, ip) = (interface(slot), TABLES + u32::from(slot), address(slot));
+            script += &address_line(slot, &own);
+            script += &format!("rule add pref 10 iif {own} lookup local\n");
+            script += &format!("rule add pref 20 from {ip} lookup {table}\n");
+            script += &format!("route add {}/{PREFIX_BITS} dev {own} src {ip} table {table}\n", address(0));
+            // It takes what is from an address of its own, and answers questions for the interface's own alone.
+            settings += &format!("; echo 1 >{own}/accept_local; echo 0 >{own}/rp_filter; echo 1 >{own}/arp_ignore");
+        }
+        script += "rule add pref 30 lookup local\nrule delete pref 0 lookup local\n";
+        let mut shell = self.command(1, "sh");
+        let set = shell.args(["-e", "-c", &settings]).stdin(Stdio::null()).output();
+        let set = set.map_err(|source| Error::io("start `sh`", source))?;
+        if !set.status.success() {
+            return Err(Error::MachineLacks {
+                problem: format!("the kernel cannot be told to talk to itself over a network: {}", complaint(&set)),
+                help: "run it where /proc/sys is writable".into(),
+            });
+        }
+        batch(self.command(1, "ip"), &script)
+    }
+
+    /// Undoes that, as far as it would disturb others.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn unaddress_apart(&self, nodes: u8) -> Result<(), Error> {
+        let mut script = "rule add pref 0 lookup local\nrule delete pref 30 lookup local\n".to_owned();
+        for slot in 1..=nodes {
+            let (own, table, ip) = (interface(slot), TABLES + u32::from(slot), address(slot));
+            script += &format!("rule delete pref 10 iif {own} lookup local\n");
+            script += &format!("rule delete pref 20 from {ip} lookup {table}\n");
+            script += &format!("address flush dev {own}\n");
+        }
+        batch(self.command(1, "ip"), &script)
     }
 
     /// Gives the interface [`CLIENT`] or [`GUEST`] an address, so that this process can use the kernel's sockets.

@@ -58,9 +58,18 @@ pub fn resident_bytes(pid: u32) -> Option<u64> {
     resident(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
 }
 
-/// The line `VmRSS` of a `/proc/PID/status`, which is in KiB.
+/// The most that a process has had of it since its start.
+pub fn peak_resident_bytes(pid: u32) -> Option<u64> {
+    field(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmHWM:")
+}
+
 fn resident(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    field(status, "VmRSS:")
+}
+
+/// A line of a `/proc/PID/status` that is in KiB.
+fn field(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

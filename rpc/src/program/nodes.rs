@@ -68,6 +68,8 @@ pub enum Placement {
     Apart,
     /// One runs all nodes, on the first host
     Together,
+    /// One runs all nodes, on the first host, which has an interface for each where the site has hosts
+    DeviceEach,
 }
 
 impl Placement {
@@ -76,7 +78,13 @@ impl Placement {
         match self {
             Placement::Apart => "apart",
             Placement::Together => "together",
+            Placement::DeviceEach => "device-each",
         }
+    }
+
+    /// Whether all nodes are in one process.
+    fn is_one_process(self) -> bool {
+        self != Placement::Apart
     }
 }
 
@@ -105,7 +113,7 @@ impl Nodes {
         let slots: Vec<u8> = (1..=plan.count).collect();
         let mut nodes = Nodes { site, plan, first_port, directory, sweeper, nodes: Vec::new() };
         slots.iter().try_for_each(|&slot| nodes.prepare(slot, &slots))?;
-        let processes = if nodes.plan.placement == Placement::Together { 1 } else { slots.len() };
+        let processes = if nodes.plan.placement.is_one_process() { 1 } else { slots.len() };
         slots.iter().take(processes).try_for_each(|&slot| nodes.spawn(slot))?;
         Ok(nodes)
     }
@@ -133,7 +141,7 @@ impl Nodes {
 
     /// Starts the process of a slot that has none; of nodes placed together, that of them all.
     pub fn spawn(&mut self, slot: u8) -> Result<(), Error> {
-        let is_in_it = |node: &Node| self.plan.placement == Placement::Together || node.slot == slot;
+        let is_in_it = |node: &Node| self.plan.placement.is_one_process() || node.slot == slot;
         let configs: Vec<_> = self.nodes.iter().filter(|node| is_in_it(node)).map(|node| node.config.clone()).collect();
         let Some(node) = self.nodes.iter_mut().find(|node| is_in_it(node)) else { return Ok(()) };
         let program = std::env::current_exe().map_err(|source| Error::io("find this program's own file", source))?;
@@ -151,7 +159,7 @@ impl Nodes {
 
     /// Kills a node as a power cut would: no last words.
     pub fn kill(&mut self, slot: u8) -> Result<(), Error> {
-        let is_together = self.plan.placement == Placement::Together;
+        let is_together = self.plan.placement.is_one_process();
         match self.nodes.iter_mut().find(|node| is_together || node.slot == slot).and_then(|node| node.child.take()) {
             Some(mut child) => end(&mut child).map_err(|source| Error::io(format!("kill node {slot}"), source)),
             None => Ok(()),
@@ -324,7 +332,7 @@ fn config_text(site: &Site, plan: &Plan, slot: u8, members: &[u8], first_port: u
     if let Some(data) = &plan.data {
         text += &format!("data_dir = {:?}\n", data_of(data, slot));
     }
-    text += &site.config_text();
+    text += &site.config_text(slot, plan.placement);
     text += &plan.config;
     for &slot in members {
         let [client, peer] = addresses(site, slot, first_port);

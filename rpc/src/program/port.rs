@@ -150,6 +150,8 @@ pub enum PortPlan {
     },
     /// A device of DPDK's.
     Dpdk(DpdkPlan),
+    /// Several of them, each with its own addresses, under nodes of one process. The first says what DPDK and the core are given.
+    Devices(Vec<DpdkPlan>),
 }
 
 impl Default for PortPlan {
@@ -161,7 +163,7 @@ impl Default for PortPlan {
 /// Where a node's packets are written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capture {
-    /// The pcap file, made anew.
+    /// The pcap file, made anew. Of several devices the first has this one, the others the same with `.2`, `.3` behind it.
     pub path: PathBuf,
     /// It grows no longer than this; what comes then is not in it.
     pub limit_bytes: u64,
@@ -178,9 +180,13 @@ pub struct Between {
 
 impl Capture {
     #[allow(clippy::disallowed_methods, reason = "a capture shows the time of day; no task sees it")]
-    fn open(&self) -> Result<PcapWriter<BufWriter<File>>, Error> {
-        let failed = |source| Error::io(format!("write the capture {}", self.path.display()), source);
-        let file = File::create(&self.path).map_err(failed)?;
+    fn open(&self, device: usize) -> Result<PcapWriter<BufWriter<File>>, Error> {
+        let mut path = self.path.clone();
+        if device > 1 {
+            path.as_mut_os_string().push(format!(".{device}"));
+        }
+        let failed = |source| Error::io(format!("write the capture {}", path.display()), source);
+        let file = File::create(&path).map_err(failed)?;
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let origin = since_1970.saturating_sub(Duration::from_nanos(Monotonic.now().as_nanos()));
         let pcap = PcapWriter::new(BufWriter::new(file), self.limit_bytes).map_err(failed)?;
@@ -193,7 +199,7 @@ impl PortPlan {
     pub fn kind(&self) -> PortKind {
         match self {
             PortPlan::Udp { .. } => PortKind::Udp,
-            PortPlan::Dpdk(_) => PortKind::Dpdk,
+            PortPlan::Dpdk(_) | PortPlan::Devices(_) => PortKind::Dpdk,
         }
     }
 
@@ -215,8 +221,10 @@ impl PortPlan {
             }
             #[cfg(feature = "dpdk")]
             PortPlan::Dpdk(plan) => Remote::connect_over(servers, move || dpdk::open(&plan)),
+            #[cfg(feature = "dpdk")]
+            PortPlan::Devices(plans) => Remote::connect_over(servers, move || dpdk::open_several(&plans)),
             #[cfg(not(feature = "dpdk"))]
-            PortPlan::Dpdk(_) => Err(ConnectError::Start(Error::DpdkNotBuilt.to_string())),
+            PortPlan::Dpdk(_) | PortPlan::Devices(_) => Err(ConnectError::Start(Error::DpdkNotBuilt.to_string())),
         }
     }
 
@@ -229,10 +237,11 @@ impl PortPlan {
         F: Future<Output = Result<T, Error>> + 'static,
         T: 'static,
     {
-        let pcap = between.capture.as_ref().map(Capture::open).transpose()?;
         let loss = between.loss;
+        let pcap = || between.capture.as_ref().map(|capture| capture.open(1)).transpose();
         match self {
             PortPlan::Udp { payload_bytes } => {
+                let pcap = pcap()?;
                 let port = UdpPort::new(UdpConfig { payload_bytes: *payload_bytes }).map_err(net_error)?;
                 match pcap {
                     Some(pcap) => run_losing(Tap::new(port, pcap), loss, core, main),
@@ -242,13 +251,25 @@ impl PortPlan {
             #[cfg(feature = "dpdk")]
             PortPlan::Dpdk(plan) => {
                 let core = CoreConfig { cpu: plan.core.or(core.cpu), idle: DPDK_IDLE, ..core };
-                match pcap {
+                match pcap()? {
                     Some(pcap) => run_losing(dpdk::open_captured(plan, pcap)?, loss, core, main),
                     None => run_losing(dpdk::open(plan)?, loss, core, main),
                 }
             }
+            #[cfg(feature = "dpdk")]
+            PortPlan::Devices(plans) => {
+                let cpu = plans.first().and_then(|plan| plan.core).or(core.cpu);
+                let core = CoreConfig { cpu, idle: DPDK_IDLE, ..core };
+                match &between.capture {
+                    Some(capture) => {
+                        let pcaps = (1..=plans.len()).map(|number| capture.open(number)).collect::<Result<_, _>>()?;
+                        run_losing(dpdk::open_several_captured(plans, pcaps)?, loss, core, main)
+                    }
+                    None => run_losing(dpdk::open_several(plans)?, loss, core, main),
+                }
+            }
             #[cfg(not(feature = "dpdk"))]
-            PortPlan::Dpdk(_) => Err(Error::DpdkNotBuilt),
+            PortPlan::Dpdk(_) | PortPlan::Devices(_) => Err(Error::DpdkNotBuilt),
         }
     }
 }
@@ -304,6 +325,15 @@ pub fn check_device(text: &str) -> Result<(), String> {
     dpdk::parse_device(text)?;
     let _ = text;
     Ok(())
+}
+
+/// A device as DPDK knows it, so that two texts that name the same one are equal: its name, and what its driver is told. A build without
+/// DPDK takes texts as they are.
+pub(super) fn device_parts(text: &str) -> (String, String) {
+    #[cfg(feature = "dpdk")]
+    let text = &dpdk::parse_device(text).map_or_else(|_| text.to_owned(), |device| device.to_string());
+    let (name, arguments) = text.split_once(',').unwrap_or((text, ""));
+    (name.to_owned(), arguments.to_owned())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::node::{Node, NodeConfig, NodeError};
 use crate::program::cli::Serve;
 use crate::program::config::Config;
 use crate::program::config::Warning;
-use crate::program::connect::{net_error, random_u128};
+use crate::program::connect::{net_error, random_u128, runtime_error};
 use crate::program::data;
 use crate::program::error::Error;
 use crate::program::port::{Between, Capture, Loss, PortKind};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use trimaran_net::{Layout, Net, shard_address};
 use trimaran_raft::{Incarnation, Limits, ReadSettings, Sabotage, Slot, Timing};
-use trimaran_runtime::{CoreConfig, Idle, sleep};
+use trimaran_runtime::{CoreConfig, Idle, NoDevice, sleep, start as start_core};
 
 /// Reads that may wait at a time.
 const QUEUED_READS: usize = 65_536;
@@ -149,11 +149,20 @@ fn start<S: Service>(
 ) -> Result<Node, Error> {
     let (slot, client, peer, durability) = (node.slot.0, node.client, node.peer, config.durability);
     let place = node.place;
-    let node = Node::start_in(net, node, service, directory).map_err(|error| match error {
+    let of = if place == ShardPlace::ALONE { String::new() } else { format!(", {place}") };
+    let failed = |error| match error {
         NodeError::Bind { source, .. } => net_error(source),
         NodeError::Data(error) => data::refused(config.data_dir.as_deref().unwrap_or(Path::new("")), error),
-    })?;
-    let of = if place == ShardPlace::ALONE { String::new() } else { format!(", {place}") };
+    };
+    let node = if config.cores.applier {
+        let (node, applier) = Node::start_with_applier(net, node, service, directory).map_err(failed)?;
+        let core = CoreConfig { name: format!("applier {slot}{of}"), seed: u64::from(slot), ..CoreConfig::default() };
+        // It ends with the node.
+        start_core(core, || NoDevice, move || applier.run()).map_err(runtime_error)?;
+        node
+    } else {
+        Node::start_in(net, node, service, directory).map_err(failed)?
+    };
     tracing::info!("node {slot}{of} serves clients on {client} and peers on {peer}, {}", durability.name());
     Ok(node)
 }

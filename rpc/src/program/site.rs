@@ -70,10 +70,14 @@ impl Site {
     }
 
     /// What a node's configuration says about its port.
-    pub(super) fn config_text(&self) -> String {
+    pub(super) fn config_text(&self, slot: u8, placement: Placement) -> String {
         match self {
             Site::Lab(_, PortKind::Dpdk) => {
-                format!("\n[net]\nport = \"dpdk\"\n\n[dpdk]\ndevice = \"{}\"\n", device(lab::HOST_INTERFACE))
+                let device = match placement {
+                    Placement::Apart | Placement::Together => device(lab::HOST_INTERFACE),
+                    Placement::DeviceEach => format!("net_af_packet{slot},iface={}", lab::interface(slot)),
+                };
+                format!("\n[net]\nport = \"dpdk\"\n\n[dpdk]\ndevice = \"{device}\"\n")
             }
             Site::Loopback | Site::Lab(_, PortKind::Udp) => String::new(),
         }
@@ -104,26 +108,43 @@ impl Site {
         }
     }
 
-    /// Gives the kernel's sockets what they need where they are used: addresses of a lab's hosts, all on the first where the
-    /// nodes are together, and of this process's own interface.
+    /// Makes the place ready for nodes so placed: interfaces where the first host needs more of them, and addresses for the kernel's
+    /// sockets where they are used, of a lab's hosts, all on the first where the nodes are in one process, and of this process's own
+    /// interface.
     ///
     /// # Errors
     /// What `ip` says.
-    pub fn address(&self, nodes: u8, placement: Placement) -> Result<(), Error> {
-        let Site::Lab(lab, PortKind::Udp) = self else { return Ok(()) };
+    pub fn prepare(&self, nodes: u8, placement: Placement) -> Result<(), Error> {
+        let Site::Lab(lab, kind) = self else { return Ok(()) };
+        if placement == Placement::DeviceEach {
+            lab.attach(nodes)?;
+        }
+        if *kind == PortKind::Dpdk {
+            return Ok(());
+        }
         lab.address_own(lab::GUEST, KERNEL_CLIENT)?;
-        let host = |slot| if placement == Placement::Together { 1 } else { slot };
-        (1..=nodes).try_for_each(|slot| lab.address_host(host(slot), slot))
+        match placement {
+            Placement::Apart => (1..=nodes).try_for_each(|slot| lab.address_host(slot, slot)),
+            Placement::Together => (1..=nodes).try_for_each(|slot| lab.address_host(1, slot)),
+            Placement::DeviceEach => lab.address_apart(nodes),
+        }
     }
 
-    /// Takes the addresses away again: where DPDK's port has an address the kernel must have none, or it answers, too.
+    /// Undoes that: where DPDK's port has an address the kernel must have none, or it answers, too.
     ///
     /// # Errors
     /// What `ip` says.
-    pub fn unaddress(&self, nodes: u8) -> Result<(), Error> {
-        let Site::Lab(lab, PortKind::Udp) = self else { return Ok(()) };
-        lab.unaddress_own(lab::GUEST)?;
-        (1..=nodes).try_for_each(|slot| lab.unaddress_host(slot))
+    pub fn clear(&self, nodes: u8, placement: Placement) -> Result<(), Error> {
+        let Site::Lab(lab, kind) = self else { return Ok(()) };
+        if *kind == PortKind::Udp {
+            lab.unaddress_own(lab::GUEST)?;
+            (1..=nodes).try_for_each(|slot| lab.unaddress_host(slot))?;
+        }
+        match (placement, kind) {
+            (Placement::DeviceEach, PortKind::Udp) => lab.unaddress_apart(nodes).and_then(|()| lab.detach(nodes)),
+            (Placement::DeviceEach, PortKind::Dpdk) => lab.detach(nodes),
+            (Placement::Apart | Placement::Together, _) => Ok(()),
+        }
     }
 
     /// What is to be typed from another terminal: in front of a command, and behind its words to name the `servers`.

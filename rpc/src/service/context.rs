@@ -10,12 +10,13 @@ use crate::session::CallId;
 use crate::shards::ShardPlace;
 use crate::timers::{Timer, TimerId, Timers, TimersFull};
 use std::any::Any;
-use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::net::SocketAddrV4;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use trimaran_net::Net;
 use trimaran_raft::{LogIndex, Term};
@@ -35,9 +36,9 @@ pub struct Cx {
     pub(crate) cluster: u128,
     pub(crate) place: ShardPlace,
     pub(crate) rng: Option<LogRng>,
-    pub(crate) yielded: Rc<Cell<bool>>,
-    pub(crate) timers: Rc<RefCell<Timers>>,
-    pub(crate) outbox: Rc<RefCell<Outbox>>,
+    pub(crate) yielded: Arc<AtomicBool>,
+    pub(crate) timers: Timers,
+    pub(crate) outbox: Outbox,
 }
 
 impl Cx {
@@ -52,9 +53,9 @@ impl Cx {
             cluster: 0,
             place: ShardPlace::ALONE,
             rng: None,
-            yielded: Rc::default(),
-            timers: Rc::default(),
-            outbox: Rc::default(),
+            yielded: Arc::default(),
+            timers: Timers::default(),
+            outbox: Outbox::default(),
         }
     }
 
@@ -101,12 +102,12 @@ impl Cx {
     /// # Errors
     /// [`TimersFull`]; the same on every replica.
     pub fn set_timer(&mut self, at: LogTime, timer: Timer) -> Result<TimerId, TimersFull> {
-        self.timers.borrow_mut().set(at, timer)
+        self.timers.set(at, timer)
     }
 
     /// Takes a timer back; `false` where it has fired already, was cancelled, or never was.
     pub fn cancel_timer(&mut self, id: TimerId) -> bool {
-        self.timers.borrow_mut().cancel(id)
+        self.timers.cancel(id)
     }
 
     /// Has `effect` carried out by the leader, at least once, also when leaders die: it stays in the replicated outbox until
@@ -115,7 +116,7 @@ impl Cx {
     /// # Errors
     /// [`OutboxFull`]; the same on every replica.
     pub fn after_commit(&mut self, effect: Effect) -> Result<EffectId, OutboxFull> {
-        self.outbox.borrow_mut().add(self.index, effect)
+        self.outbox.add(self.index, effect)
     }
 
     /// Lets the core receive packets and heartbeat, then goes on before the next entry. For handlers that run long.
@@ -127,7 +128,7 @@ impl Cx {
 /// The future of [`Cx::yield_now`].
 #[derive(Debug)]
 pub struct YieldApply {
-    yielded: Option<Rc<Cell<bool>>>,
+    yielded: Option<Arc<AtomicBool>>,
 }
 
 impl Future for YieldApply {
@@ -135,7 +136,8 @@ impl Future for YieldApply {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match self.yielded.take() {
             Some(flag) => {
-                flag.set(true);
+                // Whoever polls this looks at it next, on the same core.
+                flag.store(true, Ordering::Relaxed);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }

@@ -1,12 +1,14 @@
 //! Faults for a simulated cluster: each seed enables some kinds, at a strength of its own, and strikes with them at
 //! random times. What each kind has done is counted, since a fault that never fired proves nothing.
 
+mod disks;
 mod members;
 mod network;
 
 use super::cluster::{Cluster, NodeIndex, node_ip};
 use crate::r2p2::{Header, MessageType};
 use crate::service::Service;
+use disks::Atlas;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -116,6 +118,36 @@ kinds! {
     Farewell = "farewell",
     /// A leader that is sending a snapshot is cut off from the receiver, or loses leadership.
     SnapshotCut = "snapshot_cut",
+    /// The power of a node's machine is lost.
+    PowerCut = "power_cut",
+    /// The power of all machines is lost at one moment.
+    Blackout = "blackout",
+    /// A write that was not durable is undone by a loss of power, as a whole or in part.
+    UnsyncedLoss = "unsynced_loss",
+    /// A write that was not durable is left in part by a loss of power.
+    TornWrite = "torn_write",
+    /// A change of a file's name is undone by a loss of power.
+    LostName = "lost_name",
+    /// Bits of a record in a log flip.
+    LogRot = "log_rot",
+    /// A bit of the newest snapshot flips.
+    SnapshotRot = "snapshot_rot",
+    /// A bit of a copy of a superblock flips.
+    SuperblockRot = "superblock_rot",
+    /// A write goes elsewhere, and nobody is told.
+    Misdirect = "misdirected_write",
+    /// A durable write is not, and nobody is told.
+    LostWrite = "lost_write",
+    /// A disk fails to write or to sync.
+    DiskError = "disk_error",
+    /// A disk answers nothing for up to three seconds.
+    DiskStall = "disk_stall",
+    /// A disk takes long for every other operation.
+    DiskSlow = "disk_slow",
+    /// A disk has no room.
+    DiskFull = "disk_full",
+    /// An empty disk takes the place of a node's own.
+    DiskWipe = "disk_wipe",
 }
 
 impl Fault {
@@ -143,9 +175,14 @@ impl Fault {
         )
     }
 
+    /// Whether it needs nodes that have disks.
+    pub const fn is_of_disks(self) -> bool {
+        self as usize >= Fault::PowerCut as usize
+    }
+
     /// Whether services that count on log time may be struck by it without being asked.
     const fn is_harmless(self) -> bool {
-        !self.is_of_members() && !matches!(self, Fault::ClockLeap)
+        !self.is_of_members() && !self.is_of_disks() && !matches!(self, Fault::ClockLeap)
     }
 }
 
@@ -210,6 +247,9 @@ enum Later {
     Join(NodeIndex),
     Cancel,
     Kill(NodeIndex),
+    PowerCycle(NodeIndex),
+    PowerBack(NodeIndex),
+    MendDisk(NodeIndex),
 }
 
 /// Strikes a cluster with the faults that one seed has drawn.
@@ -220,6 +260,7 @@ pub struct Chaos {
     clients: Vec<Ipv4Addr>,
     duplicates_all: bool,
     dead: Vec<NodeIndex>,
+    atlas: Atlas,
     later: Vec<(Instant, Later)>,
     /// What the voters may become by a change that was begun.
     target: Option<Configuration>,
@@ -240,10 +281,10 @@ impl Chaos {
         Chaos::drawn(rng, clients, kinds.collect(), 30..400)
     }
 
-    /// As [`Chaos::new`], from every kind there is. Of three seeds one is mostly about the members.
+    /// As [`Chaos::new`], from every kind there is but those of disks. Of three seeds one is mostly about the members.
     pub fn of_everything(seed: u64, clients: Vec<Ipv4Addr>) -> Self {
         let mut rng = Pcg64Mcg::seed_from_u64(seed ^ 0x0063_6861_6f73);
-        let mut kinds = Fault::ALL.to_vec();
+        let mut kinds: Vec<_> = Fault::ALL.iter().copied().filter(|fault| !fault.is_of_disks()).collect();
         kinds.shuffle(&mut rng);
         if rng.random_range(0..3) == 0 {
             // Half of the others at most, so that the drawn ones are mostly of this kind.
@@ -253,6 +294,17 @@ impl Chaos {
             return Chaos::drawn(rng, clients, members, 10..100);
         }
         Chaos::drawn(rng, clients, kinds, 20..300)
+    }
+
+    /// For clusters whose nodes have disks: those faults, and some of all others.
+    pub fn of_disks(seed: u64, clients: Vec<Ipv4Addr>) -> Self {
+        let mut rng = Pcg64Mcg::seed_from_u64(seed ^ 0x0064_6973_6b73);
+        let mut kinds = Fault::ALL.to_vec();
+        kinds.shuffle(&mut rng);
+        let (mut disks, others): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|fault| fault.is_of_disks());
+        let some = rng.random_range(0..others.len());
+        disks.extend(&others[..some]);
+        Chaos::drawn(rng, clients, disks, 10..150)
     }
 
     fn drawn(
@@ -286,6 +338,7 @@ impl Chaos {
             clients,
             duplicates_all: false,
             dead: Vec::new(),
+            atlas: Atlas::default(),
             later: Vec::new(),
             target: None,
             stair: 0,
@@ -342,6 +395,7 @@ impl Chaos {
     /// Strikes if it is time to.
     pub fn tick<S: Service>(&mut self, cluster: &mut Cluster<S>) {
         let now = cluster.now();
+        self.find_dead(cluster);
         while let Some(place) = self.later.iter().position(|(at, _)| now >= *at) {
             let (_, what) = self.later.swap_remove(place);
             self.follow_up(cluster, what);
@@ -359,6 +413,7 @@ impl Chaos {
     /// Ends every fault, restarts whom it killed, and counts what links have done since the network began.
     pub fn end<S: Service>(&mut self, cluster: &mut Cluster<S>) {
         self.heal(cluster);
+        self.count_disks(cluster);
         self.counts.add_links(cluster.network().counters().faults);
     }
 
@@ -375,6 +430,8 @@ impl Chaos {
             cluster.world().set_clock_rate(core, 0);
             cluster.world().pause(core, now);
         }
+        self.heal_disks(cluster);
+        self.later.clear();
         for node in std::mem::take(&mut self.dead) {
             self.restart(cluster, node);
         }
@@ -398,6 +455,7 @@ impl Chaos {
         let target = self.target(cluster);
         let struck = match fault {
             _ if fault.is_of_members() => self.strike_members(cluster, fault, target),
+            _ if fault.is_of_disks() => self.strike_disks(cluster, fault, target),
             Fault::Kill => self.kill(cluster, target),
             Fault::Restart => {
                 if !self.dead.is_empty() {
@@ -479,6 +537,12 @@ impl Chaos {
                 let killed = self.kill(cluster, node);
                 self.counts.add(Fault::Kill, u64::from(killed));
             }
+            Later::PowerCycle(node) => self.power_cycle(cluster, node),
+            Later::PowerBack(node) => {
+                self.dead.retain(|dead| *dead != node);
+                self.restart(cluster, node);
+            }
+            Later::MendDisk(node) => self.mend(cluster, node),
         }
     }
 
@@ -497,11 +561,14 @@ impl Chaos {
         lives
     }
 
-    /// Kills a node, where nothing is lost by it: neither now nor by the change of the members that is under way.
+    /// Kills a node, where nothing is lost by it: neither now nor by the change of the members that is under way. One with a disk remembers.
     fn kill<S: Service>(&mut self, cluster: &mut Cluster<S>, node: NodeIndex) -> bool {
         self.forget_target(cluster);
         let planned: Vec<_> = self.target.iter().cloned().collect();
-        let is_harmless = cluster.node(node).is_some() && cluster.can_lose_under(node, &planned);
+        let remembers = cluster.durability().is_some();
+        let is_harmless = cluster.node(node).is_some()
+            && !self.is_exposed(node)
+            && (remembers || cluster.can_lose_under(node, &planned));
         if is_harmless {
             cluster.kill(node);
             self.dead.push(node);
@@ -512,6 +579,7 @@ impl Chaos {
     /// Starts a node again, unless the caller has done so by hand.
     fn restart<S: Service>(&mut self, cluster: &mut Cluster<S>, node: NodeIndex) {
         if cluster.node(node).is_none() {
+            self.mend(cluster, node);
             cluster.restart(node);
             self.counts.add(Fault::Restart, 1);
         }

@@ -3,10 +3,11 @@
 //! Every node runs what a real one runs: the same loop, sockets, R2P2, Raft and apply task. Only the clock, the network
 //! and the order of runnable tasks come from the seed.
 
+mod power;
 mod survival;
 
 pub use super::disks::DiskPlan;
-use super::disks::Disks;
+use super::disks::{Disks, Promise};
 use super::invariants::{Invariants, Violation};
 pub use super::wire::Wire;
 use crate::admin;
@@ -28,8 +29,10 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
-use trimaran_raft::{ClusterId, Incarnation, Limits, ReadSettings, Sabotage, Shard, Slot, Timing};
-use trimaran_runtime::sim::disk::SimDisk;
+use trimaran_raft::{
+    ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
+    Timing,
+};
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
 
@@ -74,8 +77,10 @@ pub struct ClusterConfig {
     pub spare_addresses: usize,
     /// The network is a switch of Ethernet frames, and each machine has the stack that raw ports need.
     pub frames: bool,
-    /// Raft groups, 1 to 64, all of a node's on its one core.
+    /// Raft groups, 1 to 64, all of a node's on its one core. Those beside the first keep everything in memory, and have no appliers.
     pub shards: u16,
+    /// Each machine has a second core, which executes the handlers.
+    pub appliers: bool,
     /// Each machine has a disk, which outlives its node. `None`: everything is in memory.
     pub disks: Option<DiskPlan>,
 }
@@ -93,18 +98,27 @@ impl Default for ClusterConfig {
             spare_addresses: 0,
             frames: false,
             shards: 1,
+            appliers: false,
             disks: None,
         }
     }
 }
 
+/// A configuration in a log: where, whether it is known to be committed, and what it says.
+type Known = (LogIndex, bool, Configuration);
+
 struct Seat<S> {
     core: CoreIndex,
+    /// Where its handlers run, if not on `core`.
+    applier: Option<CoreIndex>,
     slot: Slot,
-    /// One for each shard; none while it is down.
-    shards: Vec<Node>,
+    node: Option<Node>,
+    /// Those of the shards from 1 on, while it is up.
+    more: Vec<Node>,
     life: u64,
     net: Option<Net>,
+    /// Of a node that is down and whose disk is not: what it has promised, and the configurations in its log.
+    asleep: Option<(Promise, Vec<Known>)>,
     _service: std::marker::PhantomData<S>,
 }
 
@@ -119,8 +133,9 @@ pub struct Cluster<S: Service> {
     disks: Option<Disks>,
     clients: u16,
     client_cores: BTreeMap<Ipv4Addr, CoreIndex>,
-    /// Of each shard.
-    invariants: Vec<Invariants>,
+    invariants: Invariants,
+    /// Those of the shards from 1 on.
+    more_invariants: Vec<Invariants>,
     violation: Option<Violation>,
 }
 
@@ -144,10 +159,11 @@ impl<S: Service> Cluster<S> {
             network: SimNet::new(seed ^ 0x006e_6574_776f_726b),
             make: Box::new(make),
             seats: Vec::new(),
-            disks: config.disks.map(|plan| Disks::new(seed, config.nodes, config.shards, plan)),
+            disks: config.disks.map(|plan| Disks::new(seed, config.nodes, plan)),
             clients: 0,
             client_cores: BTreeMap::new(),
-            invariants: (0..config.shards).map(|_| Invariants::new(config.nodes)).collect(),
+            invariants: Invariants::new(config.nodes),
+            more_invariants: (1..config.shards).map(|_| Invariants::new(config.nodes)).collect(),
             violation: None,
             config,
         };
@@ -165,7 +181,12 @@ impl<S: Service> Cluster<S> {
         let index = self.seats.len();
         let (driver, net) = self.driver(node_ip(index));
         let core = self.world.add_core(&format!("node{}", index + 1), driver);
-        let seat = Seat { core, slot, shards: Vec::new(), life: 0, net: Some(net), _service: std::marker::PhantomData };
+        let applier = self.config.appliers.then(|| {
+            let (driver, _) = self.driver(applier_ip(index));
+            self.world.add_core(&format!("applier{}", index + 1), driver)
+        });
+        let _service = std::marker::PhantomData;
+        let seat = Seat { core, applier, slot, node: None, more: Vec::new(), life: 0, net: Some(net), asleep: None, _service };
         self.seats.push(seat);
         self.start(NodeIndex(index));
         NodeIndex(index)
@@ -176,7 +197,11 @@ impl<S: Service> Cluster<S> {
     pub fn add_twin(&mut self, node: NodeIndex) -> Option<NodeIndex> {
         let free = self.seats.len() < self.config.nodes + self.config.spare_addresses;
         free.then(|| {
-            self.invariants.iter_mut().for_each(Invariants::add_node);
+            self.invariants.add_node();
+            self.more_invariants.iter_mut().for_each(Invariants::add_node);
+            if let Some(disks) = &mut self.disks {
+                disks.add();
+            }
             self.boot(self.slot(node))
         })
     }
@@ -196,20 +221,47 @@ impl<S: Service> Cluster<S> {
     }
 
     fn start(&mut self, node: NodeIndex) {
-        let net = self.seats[node.0].net.take();
-        let net = net.unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
-        for place in self.places() {
-            let config = self.node_config(node, place);
+        let mut places = self.places();
+        let config = self.node_config(node, places.next().unwrap_or_default());
+        let more: Vec<NodeConfig> = places.map(|place| self.node_config(node, place)).collect();
+        let seat = &mut self.seats[node.0];
+        let service = (self.make)();
+        let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
+        let disks = self.disks.as_ref();
+        let promise = seat.asleep.take().map(|(promise, _)| promise);
+        let mut broken = None;
+        let with_applier = seat.applier.is_some();
+        let started = self.world.enter(seat.core, || {
+            let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
+            let is_broken = |directory: &crate::storage::DataDirectory| {
+                promise.filter(|promise| promise.is_broken(directory.id(), directory.kept()))
+            };
+            broken = directory.as_ref().and_then(is_broken);
+            match with_applier {
+                true => Node::start_with_applier(&net, config, service, directory)
+                    .map(|(node, applier)| (node, Some(applier))),
+                false => Node::start_in(&net, config, service, directory).map(|node| (node, None)),
+            }
+        });
+        match started {
+            Ok((started, applier)) => {
+                seat.node = Some(started);
+                if let Some((core, applier)) = seat.applier.zip(applier) {
+                    self.world.spawn(core, Lane::Normal, applier.run()).detach();
+                }
+            }
+            Err(error) => panic!("a simulated node could not start: {error}"),
+        }
+        for config in more {
             let service = (self.make)();
-            let (disks, seat) = (self.disks.as_ref(), &mut self.seats[node.0]);
-            let started = self.world.enter(seat.core, || {
-                let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
-                Node::start_in(&net, config, service, directory)
-            });
+            let started = self.world.enter(seat.core, || Node::start(&net, config, service));
             match started {
-                Ok(started) => seat.shards.push(started),
+                Ok(started) => seat.more.push(started),
                 Err(error) => panic!("a simulated node could not start: {error}"),
             }
+        }
+        if let Some(promise) = broken {
+            self.violation.get_or_insert(Violation::Forgot { node, index: promise.entry() });
         }
     }
 
@@ -222,15 +274,14 @@ impl<S: Service> Cluster<S> {
         let life = self.seats[node.0].life;
         let incarnation: u64 = self.world.rng().random();
         let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (life << 8) ^ node.0 as u64;
-        let (client_port, peer_port) = (CLIENT_PORT + place.shard(), PEER_PORT + place.shard());
         NodeConfig {
             cluster_name: "sim".into(),
             slot: self.seats[node.0].slot,
             place,
             incarnation: Incarnation(incarnation | 1),
-            client: SocketAddrV4::new(node_ip(node.0), client_port),
-            peer: SocketAddrV4::new(node_ip(node.0), peer_port),
-            contacts: self.listed().map(|ip| SocketAddrV4::new(ip, peer_port)).collect(),
+            client: SocketAddrV4::new(node_ip(node.0), CLIENT_PORT + place.shard()),
+            peer: SocketAddrV4::new(node_ip(node.0), PEER_PORT + place.shard()),
+            contacts: self.listed().map(|ip| SocketAddrV4::new(ip, PEER_PORT + place.shard())).collect(),
             timing: self.config.timing,
             log_limits: self.config.log_limits,
             request_limits: self.config.request_limits,
@@ -376,31 +427,12 @@ impl<S: Service> Cluster<S> {
 
     /// A node that is up.
     pub fn node(&self, node: NodeIndex) -> Option<&Node> {
-        self.replica(node, 0)
-    }
-
-    /// The replica of a shard on a node that is up.
-    pub fn replica(&self, node: NodeIndex, shard: u16) -> Option<&Node> {
-        self.seats[node.0].shards.get(usize::from(shard))
-    }
-
-    /// How many shards there are.
-    pub fn shards(&self) -> u16 {
-        self.config.shards
+        self.seats[node.0].node.as_ref()
     }
 
     /// The node that leads shard 0 in the highest term, if any does.
     pub fn leader(&self) -> Option<NodeIndex> {
         self.leader_of(0)
-    }
-
-    /// The node that leads a shard in the highest term, if any does.
-    pub fn leader_of(&self, shard: u16) -> Option<NodeIndex> {
-        let leading = |index| {
-            let raft = self.replica(NodeIndex(index), shard)?.shard();
-            raft.is_leader().then(|| (raft.with_machine(|machine| machine.term()), NodeIndex(index)))
-        };
-        (0..self.seats.len()).filter_map(leading).max().map(|(_, node)| node)
     }
 
     /// Has a node's shard do something, outside of its turns. `None` where the node is down.
@@ -428,30 +460,25 @@ impl<S: Service> Cluster<S> {
 
     /// Ends a node as SIGKILL does: its memory, its sockets and what was on the way to it are gone.
     pub fn kill(&mut self, node: NodeIndex) {
+        let remembers = self.disks.is_some();
         let seat = &mut self.seats[node.0];
-        seat.shards.clear();
-        self.world.kill(seat.core);
-        self.invariants.iter_mut().for_each(|invariants| invariants.forget(node));
-    }
-
-    /// The power of these nodes' machines is lost at one moment: what was not durable on their disks is gone, or a part of it.
-    pub fn power_cut(&mut self, nodes: &[NodeIndex]) {
-        for &node in nodes {
-            if let Some(disks) = &mut self.disks {
-                disks.power_cut(node);
-            }
-            self.kill(node);
+        if let Some(node) = seat.node.take().filter(|_| remembers) {
+            seat.asleep = Some((Promise::of(&node), vec![known_to(&node)]));
         }
-    }
-
-    /// The disk of a node's machine, for faults; `None` where nodes have none.
-    pub fn disk(&self, node: NodeIndex) -> Option<&SimDisk> {
-        self.disks.as_ref().map(|disks| disks.disk(node))
+        self.world.kill(seat.core);
+        seat.applier.into_iter().for_each(|core| self.world.kill(core));
+        seat.more.clear();
+        self.invariants.forget(node);
+        self.more_invariants.iter_mut().for_each(|invariants| invariants.forget(node));
     }
 
     /// Starts a killed node again, with what is on its disk, or with nothing of what it knew.
     pub fn restart(&mut self, node: NodeIndex) {
         let (driver, net) = self.driver(node_ip(node.0));
+        if let Some(core) = self.seats[node.0].applier {
+            let (driver, _) = self.driver(applier_ip(node.0));
+            self.world.revive(core, driver);
+        }
         let seat = &mut self.seats[node.0];
         seat.life += 1;
         seat.net = Some(net);
@@ -466,25 +493,20 @@ impl<S: Service> Cluster<S> {
             return false;
         }
         if let Some(index) = self.last_node()
-            && let Err(violation) = self.check(index)
+            && let Some(node) = &self.seats[index.0].node
+            && let Err(violation) = self.invariants.check(index, node.shard()).and_then(|()| self.check_shards(index))
         {
             self.violation = Some(violation);
             return false;
         }
         if self.disks.is_some()
             && let Some(index) = self.last_node()
-            && self.seats[index.0].shards.iter().any(|node| node.failed().is_some())
+            && self.node(index).is_some_and(|node| node.failed().is_some())
         {
             // As its process would.
             self.kill(index);
         }
         true
-    }
-
-    /// What the turn of a node may have broken, in any of its shards.
-    fn check(&mut self, node: NodeIndex) -> Result<(), Violation> {
-        let shards = self.seats[node.0].shards.iter().zip(&mut self.invariants);
-        shards.map(|(replica, invariants)| invariants.check(node, replica.shard())).collect()
     }
 
     /// Runs until `done` or for `limit` of virtual time; tells whether `done`.
@@ -508,19 +530,15 @@ impl<S: Service> Cluster<S> {
         self.violation.as_ref()
     }
 
-    /// What has been checked so far in shard 0.
+    /// What has been checked so far.
     pub fn invariants(&self) -> &Invariants {
-        &self.invariants[0]
-    }
-
-    /// As [`Cluster::invariants`], of each shard.
-    pub fn all_invariants(&self) -> impl Iterator<Item = &Invariants> {
-        self.invariants.iter()
+        &self.invariants
     }
 
     /// As [`Invariants::allow_divergence`].
     pub fn allow_divergence(&mut self) {
-        self.invariants.iter_mut().for_each(Invariants::allow_divergence);
+        self.invariants.allow_divergence();
+        self.more_invariants.iter_mut().for_each(Invariants::allow_divergence);
     }
 
     /// A hash over every turn so far: equal for equal seeds.
@@ -529,7 +547,14 @@ impl<S: Service> Cluster<S> {
     }
 }
 
-/// The address of a node.
+fn known_to(node: &Node) -> Known {
+    node.shard().with_machine(|machine| {
+        let at = machine.configuration_index();
+        (at, at <= machine.commit(), machine.configuration().clone())
+    })
+}
+
+pub(super) /// The address of a node.
 pub fn node_ip(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, index as u8 + 1)
 }

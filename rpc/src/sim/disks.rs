@@ -1,12 +1,14 @@
 //! The disks of a simulated cluster's machines: they outlive the nodes, and lose at a power cut what was not durable.
 
 use super::cluster::NodeIndex;
-use crate::node::NodeConfig;
+use crate::node::{Node, NodeConfig};
 use crate::storage::{DataConfig, DataDirectory, DataError, Witness};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use trimaran_raft::device::{DeviceError, Directory};
 use trimaran_raft::wal::{Durability, WalSettings};
+use trimaran_raft::{HardState, LogIndex, NodeId, Term};
 use trimaran_runtime::disk::{DiskConfig, Writes};
 use trimaran_runtime::sim::disk::{DiskFaults, SimDisk};
 
@@ -37,30 +39,40 @@ impl Default for DiskPlan {
 
 struct Machine {
     disk: SimDisk,
-    /// Those of the shards from 1 on.
-    more: Vec<SimDisk>,
     witness: Rc<RefCell<BTreeMap<u64, u64>>>,
     boot: u128,
 }
 
-/// One disk for each shard of each node.
+/// One disk for each node.
 pub(super) struct Disks {
+    seed: u64,
     plan: DiskPlan,
     machines: Vec<Machine>,
 }
 
 impl Disks {
-    pub(super) fn new(seed: u64, nodes: usize, shards: u16, plan: DiskPlan) -> Disks {
-        let seed = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        let machine = |node: usize| Machine {
-            disk: SimDisk::new(seed ^ node as u64, plan.faults),
-            more: (1..shards)
-                .map(|shard| SimDisk::new(seed ^ u64::from(shard) << 16 ^ node as u64, plan.faults))
-                .collect(),
-            witness: Rc::default(),
-            boot: 1,
-        };
-        Disks { plan, machines: (0..nodes).map(machine).collect() }
+    pub(super) fn new(seed: u64, nodes: usize, plan: DiskPlan) -> Disks {
+        let mut disks = Disks { seed, plan, machines: Vec::new() };
+        (0..nodes).for_each(|_| disks.add());
+        disks
+    }
+
+    /// One more machine, with an empty disk.
+    pub(super) fn add(&mut self) {
+        let seed = self.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ self.machines.len() as u64;
+        let disk = SimDisk::new(seed, self.plan.faults);
+        self.machines.push(Machine { disk, witness: Rc::default(), boot: 1 });
+    }
+
+    pub(super) fn plan(&self) -> &DiskPlan {
+        &self.plan
+    }
+
+    /// Another disk takes the place of this one.
+    pub(super) fn wipe(&mut self, node: NodeIndex) {
+        let machine = &mut self.machines[node.0];
+        machine.disk.wipe();
+        machine.witness.borrow_mut().clear();
     }
 
     pub(super) fn disk(&self, node: NodeIndex) -> &SimDisk {
@@ -75,9 +87,7 @@ impl Disks {
             Durability::Durable => Writes::Durable,
             Durability::Buffered => Writes::Cached,
         };
-        let shard = usize::from(config.place.shard());
-        let disk = shard.checked_sub(1).map_or(&machine.disk, |place| &machine.more[place]);
-        let disk = disk.mount(DiskConfig { writes, ..DiskConfig::default() });
+        let disk = machine.disk.mount(DiskConfig { writes, ..DiskConfig::default() });
         let data = DataConfig {
             slot: config.slot,
             place: config.place,
@@ -94,8 +104,50 @@ impl Disks {
     pub(super) fn power_cut(&mut self, node: NodeIndex) {
         let machine = &mut self.machines[node.0];
         machine.disk.power_cut();
-        machine.more.iter().for_each(SimDisk::power_cut);
         machine.witness.borrow_mut().clear();
         machine.boot += 1;
+    }
+}
+
+/// A simulated disk, looked at from beside the program that uses it.
+pub(super) struct Beside<'a>(pub(super) &'a SimDisk);
+
+impl Directory for Beside<'_> {
+    fn list(&self) -> Result<Vec<(String, u64)>, DeviceError> {
+        Ok(self.0.list().into_iter().map(|entry| (entry.name, entry.bytes)).collect())
+    }
+
+    fn read_at(&self, name: &str, offset: u64, place: &mut [u8]) -> Result<usize, DeviceError> {
+        self.0.peek(name, offset, place).map_err(|_| DeviceError::NotFound)
+    }
+}
+
+/// What a node has told others that it has: term and vote, and the newest entry that it counts as durable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Promise {
+    id: NodeId,
+    hard: HardState,
+    entry: (Term, LogIndex),
+}
+
+impl Promise {
+    pub(super) fn of(node: &Node) -> Promise {
+        node.shard().with_machine(|machine| {
+            let durable = machine.durable();
+            let term = node.shard().with_log(|log| log.term_at(durable).unwrap_or_default());
+            Promise { id: machine.me().id, hard: machine.durable_hard_state(), entry: (term, durable) }
+        })
+    }
+
+    /// Whether the life goes on that has made the promise, and what it found on its disk is less.
+    pub(super) fn is_broken(&self, id: NodeId, kept: Option<(HardState, (Term, LogIndex))>) -> bool {
+        let (hard, entry) = kept.unwrap_or_default();
+        let forgot_vote = hard.term < self.hard.term
+            || hard.term == self.hard.term && self.hard.vote.is_some() && hard.vote != self.hard.vote;
+        id == self.id && (forgot_vote || entry < self.entry)
+    }
+
+    pub(super) fn entry(&self) -> LogIndex {
+        self.entry.1
     }
 }

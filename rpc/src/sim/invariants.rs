@@ -91,6 +91,15 @@ pub enum Violation {
         /// After which entry.
         index: LogIndex,
     },
+    /// Acknowledged implies durable: a node that starts again in the same life finds its term, its vote, and the newest entry that
+    /// it counted as durable, or knows that it once had one as late.
+    #[error("node {node} had promised to remember entry {index} and its vote, and its disk does not")]
+    Forgot {
+        /// The node.
+        node: NodeIndex,
+        /// The newest entry that it counted as durable.
+        index: LogIndex,
+    },
     /// The log stays within its budget.
     #[error("the log of node {node} holds {bytes} bytes, its budget is {limit}")]
     OverBudget {

@@ -7,7 +7,7 @@ use crate::shards::ShardPlace;
 use std::fmt;
 use trimaran_raft::device::Directory;
 use trimaran_raft::wal::{self, Expected, Fresh, Recovery, Report, Wal, WalError, WalSettings};
-use trimaran_raft::{Incarnation, LogIndex, Nanos, NodeId, Shard, ShardConfig, Slot, Transport};
+use trimaran_raft::{HardState, Incarnation, LogIndex, Nanos, NodeId, Shard, ShardConfig, Slot, Term, Transport};
 use trimaran_runtime::{Disk, DiskError, now};
 
 /// Whose directory is wanted, and how it is kept.
@@ -135,6 +135,17 @@ impl DataDirectory {
         match &self.recovery {
             Recovery::Resumed(recovered) => recovered.log.last(),
             _ => LogIndex::ZERO,
+        }
+    }
+
+    /// Term and vote, and the latest entry that it has or knows to have had; for the simulator, which knows what was promised.
+    pub(crate) fn kept(&self) -> Option<(HardState, (Term, LogIndex))> {
+        match &self.recovery {
+            Recovery::Resumed(recovered) => {
+                let last = (recovered.log.last_term(), recovered.log.last());
+                Some((recovered.hard, last.max(recovered.fence.unwrap_or_default())))
+            }
+            _ => None,
         }
     }
 

@@ -44,6 +44,11 @@ impl Service for Counter {
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
+/// The usual cluster; in `appliers.rs`, one whose handlers have cores of their own.
+pub(crate) fn config() -> ClusterConfig {
+    ClusterConfig { appliers: env!("CARGO_CRATE_NAME") == "appliers", ..ClusterConfig::default() }
+}
+
 /// A cluster with a leader that every node has heard of.
 pub(crate) fn cluster<S: Service>(seed: u64, config: ClusterConfig, make: impl Fn() -> S + 'static) -> Cluster<S> {
     let mut cluster = Cluster::new(seed, config, make);

@@ -12,7 +12,7 @@ mod faults;
 mod store;
 mod trace;
 
-use crate::disk::{Disk, DiskConfig, DiskError};
+use crate::disk::{Disk, DiskConfig, DiskError, FileEntry};
 use device::{Device, Mounted};
 pub use faults::{DiskFaultCounters, DiskFaults};
 use rand::SeedableRng;
@@ -74,6 +74,11 @@ impl SimDisk {
         self.0.borrow_mut().stall(time);
     }
 
+    /// The disk answers again, however long it was to stand still.
+    pub fn end_stall(&self) {
+        self.0.borrow_mut().end_stall();
+    }
+
     /// Flips a bit of what is durable of a file.
     pub fn rot(&self, name: &str, byte: u64, bit: u8) -> Result<(), DiskError> {
         let mut device = self.0.borrow_mut();
@@ -81,6 +86,46 @@ impl SimDisk {
         device.change(Change::Rot { inode, byte, bit });
         device.counters.rotted += 1;
         Ok(())
+    }
+
+    /// The next write to a file with room for it elsewhere goes there, and nobody is told.
+    pub fn misdirect_next_write(&self) {
+        self.0.borrow_mut().misdirects_next = true;
+    }
+
+    /// The next write that is to be durable stays in the cache, and nobody is told: the next loss of power undoes it, or a part of it.
+    pub fn lose_next_write(&self) {
+        self.0.borrow_mut().loses_next = true;
+    }
+
+    /// Everything on it is gone, as with another disk in its place. Ends the process, too.
+    pub fn wipe(&self) {
+        let mut device = self.0.borrow_mut();
+        device.end_process();
+        device.store = Store::default();
+        (device.misdirects_next, device.loses_next) = (false, false);
+        if let Some(trace) = &mut device.trace {
+            *trace = Trace { start: Store::default(), steps: Vec::new() };
+        }
+    }
+
+    /// Bytes of all files.
+    pub fn used_bytes(&self) -> u64 {
+        self.0.borrow().store.used_bytes()
+    }
+
+    /// The files as a program would find them that started now; for tests that look beside the program.
+    pub fn list(&self) -> Vec<FileEntry> {
+        self.0.borrow().store.list()
+    }
+
+    /// Reads what a program would read, without faults; fewer bytes only at the end of the file.
+    ///
+    /// # Errors
+    /// [`DiskError::NotFound`].
+    pub fn peek(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {
+        let device = self.0.borrow();
+        Ok(device.store.read(device.store.find(name)?, offset, buffer))
     }
 
     /// How often each fault has struck.

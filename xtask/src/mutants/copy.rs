@@ -119,6 +119,11 @@ impl<'w> Copy<'w> {
                 continue;
             }
             if blamed.is_empty() {
+                // What is laid to the wrong one here is tried alone.
+                let nearest = |(file, place): &(String, std::ops::Range<usize>)| woven.get(file)?.nearest(place);
+                blamed.extend(errors.iter().find_map(|error| error.places.iter().find_map(nearest)));
+            }
+            if blamed.is_empty() {
                 let said: Vec<&str> = errors.iter().map(|error| error.said.as_str()).collect();
                 return Err(format!("the copy does not compile, and no fault is to blame:\n{}", said.join("\n")));
             }

@@ -31,7 +31,19 @@ impl Woven {
             None => touched.map(|(_, id)| *id).collect(),
         }
     }
+
+    /// The fault whose text is next to `place`, where none touches it: a statement that returns something else than the rest of
+    /// its function has the compiler complain about the signature, or about the rest.
+    pub(crate) fn nearest(&self, place: &Range<usize>) -> Option<usize> {
+        let gap =
+            |owned: &Range<usize>| owned.start.saturating_sub(place.end).max(place.start.saturating_sub(owned.end));
+        let near = self.owners.iter().map(|(owned, id)| (gap(owned), *id)).filter(|(gap, _)| *gap <= NEAR_BYTES);
+        near.min().map(|(_, id)| id)
+    }
 }
+
+/// A signature is not further from the first statement.
+const NEAR_BYTES: usize = 400;
 
 /// Where a fault is written, and as what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -351,6 +363,15 @@ mod tests {
         assert_eq!(woven.blamed(&(12..14)), [2]);
         assert_eq!(woven.blamed(&(32..34)), [1]);
         assert!(woven.blamed(&(50..60)).is_empty());
+    }
+
+    #[test]
+    fn a_complaint_about_a_signature_is_laid_to_the_statement_behind_it() {
+        let woven = Woven { text: String::new(), owners: vec![(100..140, 1), (1000..1020, 2)] };
+        assert_eq!(woven.nearest(&(60..90)), Some(1));
+        assert_eq!(woven.nearest(&(150..160)), Some(1));
+        assert_eq!(woven.nearest(&(950..960)), Some(2));
+        assert_eq!(woven.nearest(&(560..580)), None);
     }
 
     #[test]

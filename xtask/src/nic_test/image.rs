@@ -19,7 +19,7 @@ const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// The drivers that DPDK finds as plugins; the rest comes with what links to it.
 const PLUGINS: [&str; 5] = ["bus_pci", "bus_vdev", "mempool_ring", "net_virtio", "net_e1000"];
 
-/// The machine's first process: a shell on the second serial line that says `@@` and the exit code after each command.
+/// The machine's first process, up to where it takes commands on the second serial line.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc none /proc
@@ -31,7 +31,24 @@ ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 exec </dev/ttyS1 >/dev/ttyS1 2>&1
 echo; echo '@@ 0'
-while read -r line; do eval "$line"; code=$?; echo; echo "@@ $code"; done
+"#;
+
+/// The rest of it. A serial line may lose what is typed, so it takes a command only where it is whole: `@ NUMBER LENGTH COMMAND`, with
+/// the number after the last one's and as many characters as the length says. It answers `@> NUMBER` before it runs the command, and
+/// `@@` with the exit code behind its output; `@?` where the line was damaged and must be typed again. A command that it has run
+/// already it does not run again, and none reads what is typed.
+const COMMANDS: &str = r#"last=0
+while read -r mark number length line; do
+  if [ "$mark $length" != "@ ${#line}" ]; then
+    [ -z "$mark" ] || { echo; echo "@?"; }
+  elif [ "$number" = "$((last + 1))" ]; then
+    last=$number
+    echo; echo "@> $number"
+    eval "$line" </dev/null; code=$?; echo; echo "@@ $code"
+  elif [ "$number" != "$last" ]; then
+    echo; echo "@?"
+  fi
+done
 "#;
 
 /// The kernel in `directory`.
@@ -82,7 +99,7 @@ pub(super) fn make(directory: &Path, programs: &[&Path]) -> Result<(), String> {
         let name = program.file_name().ok_or("a program without a name")?;
         copy(program, &root.join("bin").join(name))?;
     }
-    fs::write(root.join("init"), INIT).map_err(failed)?;
+    fs::write(root.join("init"), [INIT, COMMANDS].concat()).map_err(failed)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).map_err(failed)?;
     // Not compressed: QEMU reads it faster than its processor would unpack it.
     let pack = "cd \"$1/root\" && find . | busybox cpio -o -H newc >../initramfs";
@@ -173,4 +190,45 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
     let parent = to.parent().ok_or("a file in no directory")?;
     let copied = fs::create_dir_all(parent).and_then(|()| fs::copy(from, to));
     copied.map(drop).map_err(|error| format!("cannot copy {} to {}: {error}", from.display(), to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::Stdio;
+
+    /// What the loop says to what is typed.
+    fn said(typed: &str) -> String {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", COMMANDS]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = shell.spawn().expect("a shell");
+        child.stdin.take().expect("piped").write_all(typed.as_bytes()).expect("it reads");
+        let output = child.wait_with_output().expect("it ends with its input");
+        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+        lines.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_command_runs_once_and_only_whole() {
+        assert_eq!(said("@ 1 6 echo a\n\n@ 2 5 false\n"), "@> 1 a @@ 0 @> 2 @@ 1");
+        assert_eq!(said("@ 1 6 echo a\n@ 1 6 echo a\n@ 2 6 echo b\n"), "@> 1 a @@ 0 @> 2 b @@ 0", "typed again");
+        let whole = "@ 1 19 echo a; echo /tmp/b\n";
+        assert_eq!(said(whole), "@> 1 a /tmp/b @@ 0");
+        // Whatever run of characters is lost, it is never a part of the command that runs; what is typed anew does, where the end of a
+        // line comes before it.
+        for from in 0..whole.len() {
+            for to in from + 1..=whole.len() {
+                let damaged = format!("{}{}", &whole[..from], &whole[to..]);
+                let said = said(&format!("{damaged}\n{whole}"));
+                let rest = said.trim_start_matches("@? ");
+                assert_eq!(rest, "@> 1 a /tmp/b @@ 0", "{damaged:?}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_command_does_not_read_what_is_typed() {
+        assert_eq!(said("@ 1 3 cat\n@ 2 6 echo b\n"), "@> 1 @@ 0 @> 2 b @@ 0");
+    }
 }

@@ -179,6 +179,18 @@ impl FramePort for FrameQueue {
         self.sleeper.sleep(self.now, timeout, self.full, wake);
     }
 
+    fn prepare_sleep(&mut self) -> Option<Duration> {
+        self.sleeper.prepare(self.now, self.full)
+    }
+
+    fn sleep_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.sleeper.fd())
+    }
+
+    fn woken(&mut self) {
+        self.sleeper.wait(Some(Duration::ZERO));
+    }
+
     /// In frames. `rx_truncated` counts those of an unknown form, `tx_full` bursts of which the device or the pool had no room for all. What
     /// the device has lost or refused is known for all its queues together: the first tells it, and asks the driver for it.
     fn stats(&self) -> PortStats {

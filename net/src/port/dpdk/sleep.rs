@@ -7,7 +7,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 use trimaran_runtime::Instant;
 
@@ -100,12 +100,28 @@ impl Sleeper {
         if let Some(wake) = wake {
             self.watch(wake);
         }
+        match self.prepare(now, full) {
+            Some(Duration::ZERO) => {}
+            longest => self.wait(timeout.into_iter().chain(longest).min()),
+        }
+    }
+
+    /// The first half of a sleep: how long it may last at most, and not at all where an interrupt has just been armed.
+    pub(super) fn prepare(&mut self, now: Instant, full: bool) -> Option<Duration> {
         let is_late = self.interrupt.as_ref().is_some_and(|interrupt| interrupt.is_late(now));
         if !is_late && self.interrupt.as_mut().is_some_and(RxInterrupt::arm) {
-            return;
+            return Some(Duration::ZERO);
         }
-        let brief = full || is_late || self.kind() == SleepKind::Naps;
-        let timeout = if brief { Some(timeout.map_or(NAP, |timeout| timeout.min(NAP))) } else { timeout };
+        (full || is_late || self.kind() == SleepKind::Naps).then_some(NAP)
+    }
+
+    /// Readable when a frame has come.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// The second half: waits, and takes note of what has happened.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) {
         // A duration that does not fit a timespec is 292 billion years.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         let mut events = [const { MaybeUninit::<Event>::uninit() }; 3];

@@ -64,7 +64,7 @@ impl<D: Device> Wal<D> {
                 Chore::Spare(at) => {
                     self.chores.pop_front();
                     self.files.make_spare(at);
-                    self.set_full(false);
+                    self.set_full(self.files.in_use(self.saved) >= self.files_max());
                     if self.files.blocks_left() == 0 {
                         self.files.switch();
                         self.want_spare();
@@ -157,13 +157,20 @@ impl<D: Device> Wal<D> {
             return;
         }
         let blocks = u32::try_from(self.settings.file_bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
-        match self.files.next(self.saved_up_to(), blocks, self.settings.files_max.max(2)) {
+        // Where not even a term can be written, nothing would ever be freed: another file is made, for that and no proposals.
+        let files_max = if self.files.blocks_left() == 0 { usize::MAX } else { self.files_max() };
+        match self.files.next(self.saved_up_to(), blocks, files_max) {
             Next::Used(at) if self.files.id(at).is_some() => self.chores.push_back(Chore::Spare(at)),
             Next::Used(at) => self.chores.extend([Chore::OpenLog(at), Chore::Spare(at)]),
             Next::New(number) => self.chores.push_back(Chore::CreateLog(number)),
             Next::None => self.set_full(true),
         }
         self.begin_chores();
+    }
+
+    /// Files at most. What is kept although it is cut must not keep the log from growing: it would never be as long again.
+    fn files_max(&self) -> usize {
+        self.settings.files_max.max(2) + self.files.beyond(self.end)
     }
 
     /// Makes everything durable and says on the disk that nothing is missing. Nothing is written afterwards.

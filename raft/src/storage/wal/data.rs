@@ -2,7 +2,7 @@
 
 use super::record::{self, Place, RECORD_HEADER_BYTES, Record};
 use super::{Completion, Durability, Fault, Purpose, Wal, bytes_of};
-use crate::id::{LogIndex, nanos_of};
+use crate::id::{LogIndex, Term, nanos_of};
 use crate::log::Log;
 use crate::storage::Write;
 use crate::storage::device::{BLOCK_BYTES, Buffer, Device, DeviceError, Op};
@@ -25,6 +25,8 @@ pub(super) struct Flight {
     write: Write,
     file: usize,
     stage: Stage,
+    /// It says nothing new.
+    is_seal: bool,
 }
 
 impl<D: Device> Wal<D> {
@@ -47,9 +49,42 @@ impl<D: Device> Wal<D> {
             return self.fail(&DeviceError::Failed("a write without room: a fault of the program".to_owned()));
         };
         buffer.set_bytes(self.settings.record_bytes);
-        let Some((payload_bytes, payload_crc32c)) = record::gather(&write, log, &mut buffer) else {
+        let Some(payload) = record::gather(&write, log, &mut buffer) else {
             return self.fail(&DeviceError::Failed("a write larger than its room: a fault of the program".to_owned()));
         };
+        let before_term = log.term_at(write.from.prev()).unwrap_or_default();
+        self.begin_record(write, before_term, payload, buffer, false);
+    }
+
+    /// Says once more what was said last, where nothing has followed for a while. The record before it then has one after it that names
+    /// it: if it rots it is missed, as any other is.
+    pub(super) fn seal(&mut self) {
+        let due = self.seal_at.is_some_and(|at| self.now >= at);
+        // Where there is no further file, what is left of this one is kept for others.
+        if !due || self.full || !self.flights.is_empty() || self.record_room() == 0 {
+            return;
+        }
+        self.seal_at = None;
+        let Some(last) = self.last_write else { return };
+        let Some(mut buffer) = self.buffers.pop() else { return };
+        buffer.set_bytes(self.settings.record_bytes);
+        let write = Write { from: last.to.next(), ..last };
+        self.begin_record(write, last.to_term, (0, 0), buffer, true);
+    }
+
+    /// Nothing of the log's end is left to be said again: it begins anew.
+    pub(super) fn forget_seal(&mut self) {
+        (self.seal_at, self.last_write) = (None, None);
+    }
+
+    fn begin_record(
+        &mut self,
+        write: Write,
+        before_term: Term,
+        (payload_bytes, payload_crc32c): (u32, u32),
+        mut buffer: D::Buffer,
+        is_seal: bool,
+    ) {
         let blocks = record::blocks_of(payload_bytes as usize);
         if self.files.blocks_left() < blocks {
             self.files.switch();
@@ -73,7 +108,7 @@ impl<D: Device> Wal<D> {
             place,
             hard: write.hard,
             from: write.from,
-            before_term: log.term_at(write.from.prev()).unwrap_or_default(),
+            before_term,
             to_term: write.to_term,
         };
         record.encode(&mut buffer, self.superblock.salt);
@@ -89,7 +124,10 @@ impl<D: Device> Wal<D> {
         self.learn_cluster(write.cluster);
         let early = self.has(Fault::AcknowledgeBeforeWritten);
         let stage = if early { Stage::Counts } else { Stage::Writing };
-        self.flights.push_back(Flight { sequence, write, file, stage });
+        self.flights.push_back(Flight { sequence, write, file, stage, is_seal });
+        self.last_write = Some(write);
+        self.end = write.to;
+        self.seal_at = None;
         self.counters.under_way_max = self.counters.under_way_max.max(self.flights.len() as u64);
         let Place { block, .. } = place;
         self.begin(
@@ -166,12 +204,15 @@ impl<D: Device> Wal<D> {
             self.files.counts(flight.file);
             newest = Some(flight);
         }
-        let Some(Flight { sequence, write, .. }) = newest else { return };
+        let Some(Flight { sequence, write, is_seal, .. }) = newest else { return };
         self.durable = sequence;
         if let Some(witness) = &mut self.witness {
             witness(sequence);
         }
+        // Of a seal as well: the caller may wait for the room that it took.
         self.completions.push_back(Completion::Persisted(write));
+        let seals = !is_seal && self.flights.is_empty() && self.settings.durability == Durability::Durable;
+        self.seal_at = seals.then(|| self.now.after(nanos_of(self.settings.seal)));
         if self.full {
             self.want_spare();
         }

@@ -65,6 +65,12 @@ impl<F: Copy> Files<F> {
         self.files.iter().filter(|file| file.max_to > saved).count()
     }
 
+    /// Files with records that reach beyond the end of the log: a leader has cut them, or they lie behind damage. They are kept, for a
+    /// start must know how far the log once reached, until it reaches as far again.
+    pub(super) fn beyond(&self, end: LogIndex) -> usize {
+        self.files.iter().filter(|file| file.max_to > end).count()
+    }
+
     /// Goes on in the spare file.
     pub(super) fn switch(&mut self) {
         if let Some(spare) = self.spare.take() {

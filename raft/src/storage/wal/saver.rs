@@ -86,6 +86,8 @@ impl<F: Copy, B> Saver<F, B> {
 impl<D: Device> Wal<D> {
     pub(super) fn install_snapshot(&mut self, snapshot: &ReceivedSnapshot) {
         self.saver.next = Some(snapshot.clone());
+        self.forget_seal();
+        self.end = snapshot.index;
         self.begin_save();
     }
 

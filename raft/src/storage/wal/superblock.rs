@@ -93,6 +93,18 @@ impl Superblock {
         }
     }
 
+    /// Both copies, as far as they are whole.
+    pub(super) fn copies(directory: &impl Directory) -> Result<[Option<Superblock>; 2], WalError> {
+        let mut copies = [None; 2];
+        let mut block = vec![0; BLOCK_BYTES];
+        for (place, copy) in copies.iter_mut().enumerate() {
+            block.fill(0);
+            directory.read_at(NAME, (place * BLOCK_BYTES) as u64, &mut block)?;
+            *copy = Superblock::decode(&block)?;
+        }
+        Ok(copies)
+    }
+
     /// The newest whole copy; `Ok(None)` where there is no superblock.
     pub(super) fn read(directory: &impl Directory, files: &[(String, u64)]) -> Result<Option<Superblock>, WalError> {
         if !files.iter().any(|(name, _)| name == NAME) {
@@ -102,17 +114,8 @@ impl Superblock {
                 None => Ok(None),
             };
         }
-        let mut newest: Option<Superblock> = None;
-        let mut block = vec![0; BLOCK_BYTES];
-        for copy in 0..2 {
-            block.fill(0);
-            directory.read_at(NAME, copy * BLOCK_BYTES as u64, &mut block)?;
-            if let Some(found) = Superblock::decode(&block)?
-                && newest.is_none_or(|newest| newest.generation < found.generation)
-            {
-                newest = Some(found);
-            }
-        }
+        let copies = Superblock::copies(directory)?;
+        let newest = copies.into_iter().flatten().max_by_key(|copy| copy.generation);
         newest.map(Some).ok_or(WalError::SuperblockDamaged)
     }
 }

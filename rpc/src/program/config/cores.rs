@@ -17,11 +17,13 @@ pub struct Cores {
     pub count: usize,
     /// The processors on which they stay, one for each; empty: the kernel chooses.
     pub cpus: Vec<usize>,
+    /// The handlers of each shard have a thread of their own, beside the one that its packets and elections have.
+    pub applier: bool,
 }
 
 impl Default for Cores {
     fn default() -> Self {
-        Cores { shards: 1, count: 1, cpus: Vec::new() }
+        Cores { shards: 1, count: 1, cpus: Vec::new(), applier: false }
     }
 }
 
@@ -31,7 +33,7 @@ impl Cores {
     /// # Errors
     /// E0215 where the numbers do not fit each other.
     pub fn layout(&self) -> Result<Layout, Error> {
-        let Cores { shards, count, ref cpus } = *self;
+        let Cores { shards, count, ref cpus, .. } = *self;
         let refuse = |problem: String, help: String| Err(Error::Usage { problem, help });
         if count > usize::from(shards) {
             let problem = format!("{count} cores for {shards} shards: a core without a shard has nothing to do");
@@ -60,6 +62,7 @@ pub(super) fn read(document: &Document<'_>, root: &Section<'_>) -> Result<Cores,
         shards: section.integer_or("shards", 1, 1, most)? as u16,
         count: section.integer_or("count", 1, 1, most)?,
         cpus: section.find("cpus").map_or(Ok(Vec::new()), |found| found.integers(0, 1023))?,
+        applier: section.find("applier").map_or(Ok(false), |found| found.boolean())?,
     };
     let contradicts = |smaller, larger, key| {
         let place = section.find(key).map_or_else(|| section.place(), |found| found.place());

@@ -30,7 +30,7 @@ pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes", "rout
 pub(super) const DPDK: &[&str] =
     &["device", "prefix_bits", "gateway", "queues", "core", "memory_mib", "huge_pages", "mbufs", "file_prefix"];
 pub(super) const DISK: &[&str] = &["file_bytes", "files", "snapshot_every_bytes"];
-pub(super) const CORES: &[&str] = &["shards", "count", "cpus"];
+pub(super) const CORES: &[&str] = &["shards", "count", "cpus", "applier"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
 pub(super) const READS: &[&str] = &["lease", "clock_drift_ppm"];
 pub(super) const LIMITS: &[&str] = &[

@@ -38,11 +38,11 @@ impl PortPlan {
         match (capture, loss) {
             (None, None) => run(cores, steering, main, move |_| open()),
             (Some(capture), None) => {
-                run(cores, steering, main, move |core| Ok(Tap::new(open()?, capture.of_core(core).open()?)))
+                run(cores, steering, main, move |core| Ok(Tap::new(open()?, capture.of_core(core).open(1)?)))
             }
             (None, Some(loss)) => run(cores, steering, main, move |core| Ok(loss.of_core(core).inject(open()?))),
             (Some(capture), Some(loss)) => run(cores, steering, main, move |core| {
-                Ok(loss.of_core(core).inject(Tap::new(open()?, capture.of_core(core).open()?)))
+                Ok(loss.of_core(core).inject(Tap::new(open()?, capture.of_core(core).open(1)?)))
             }),
         }
     }

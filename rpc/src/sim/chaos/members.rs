@@ -103,7 +103,7 @@ impl Chaos {
         let outside: Vec<_> = nodes.iter().filter(outside).copied().collect();
         let Some(&node) = outside.choose(&mut self.rng) else { return false };
         let planned: Vec<_> = self.target.iter().cloned().collect();
-        let is_harmless = cluster.can_lose_under(node, &planned);
+        let is_harmless = cluster.can_lose_under(node, &planned) && !self.is_exposed(node);
         if is_harmless {
             cluster.kill(node);
             cluster.restart(node);
@@ -137,7 +137,8 @@ impl Chaos {
         }
         let living = cluster.living();
         let Some(target) = self.next_members(&status, fault, &living) else { return false };
-        let alive = target.voters.iter().filter(|voter| living.contains(&voter.id)).count();
+        let is_whole = |voter: &&Member| living.contains(&voter.id) && !self.atlas.is_damaged(voter.id);
+        let alive = target.voters.iter().filter(is_whole).count();
         if alive <= target.voters.len() / 2 {
             return false;
         }

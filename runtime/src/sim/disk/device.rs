@@ -24,6 +24,10 @@ pub(super) struct Device {
     pub(super) faults: DiskFaults,
     pub(super) counters: DiskFaultCounters,
     pub(super) trace: Option<Trace>,
+    /// The next write goes elsewhere.
+    pub(super) misdirects_next: bool,
+    /// The next write that is to be durable is not, and nobody is told.
+    pub(super) loses_next: bool,
     rng: Pcg64Mcg,
     in_flight: Vec<InFlight>,
     open: BTreeMap<FileId, Inode>,
@@ -62,6 +66,8 @@ impl Device {
             faults: DiskFaults::default(),
             counters: DiskFaultCounters::default(),
             trace: None,
+            misdirects_next: false,
+            loses_next: false,
             rng,
             in_flight: Vec::new(),
             open: BTreeMap::new(),
@@ -81,6 +87,10 @@ impl Device {
     pub(super) fn stall(&mut self, time: Duration) {
         self.stalled_until = self.stalled_until.max(self.now + time);
         self.counters.stalls += 1;
+    }
+
+    pub(super) fn end_stall(&mut self) {
+        self.stalled_until = self.now;
     }
 
     pub(super) fn change(&mut self, change: Change) {
@@ -249,7 +259,7 @@ impl Device {
         }
         let mut offset = offset;
         let places = file_bytes.saturating_sub(content.len() as u64) / BLOCK_BYTES as u64;
-        if places > 0 && self.strikes(faults.misdirect) {
+        if places > 0 && (std::mem::take(&mut self.misdirects_next) || self.strikes(faults.misdirect)) {
             let place = self.rng.random_range(0..places) * BLOCK_BYTES as u64;
             // Of `places + 1` places all but the right one.
             offset = if place >= offset { place + BLOCK_BYTES as u64 } else { place };
@@ -262,7 +272,7 @@ impl Device {
                 self.before.insert((inode, at), before);
             }
         }
-        let lost = through && self.strikes(faults.lost_sync);
+        let lost = through && (std::mem::take(&mut self.loses_next) || self.strikes(faults.lost_sync));
         self.counters.lost_syncs += u64::from(lost);
         let through = through && !lost;
         self.change(Change::Write { inode, offset, content, through });

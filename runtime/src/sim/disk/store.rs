@@ -289,9 +289,10 @@ impl File {
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let bytes = (self.bytes.saturating_sub(offset)).min(buffer.len() as u64) as usize;
-        for (at, byte) in buffer[..bytes].iter_mut().enumerate() {
-            *byte = self.durable.get(offset as usize + at).copied().unwrap_or(0);
-        }
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.durable.len());
+        let known = bytes.min(self.durable.len() - from);
+        buffer[..known].copy_from_slice(&self.durable[from..from + known]);
+        buffer[known..bytes].fill(0);
         let sectors = offset / SECTOR_BYTES as u64..(offset + bytes as u64).div_ceil(SECTOR_BYTES as u64);
         for (&sector, versions) in self.cached.range(sectors) {
             let Some((_, content)) = versions.last() else { continue };

@@ -1,0 +1,13 @@
+//! Handlers with a core of their own: whatever holds for those on the node's core holds for them. The same tests once more, with
+//! an applier beside each node.
+
+#[path = "background.rs"]
+mod background;
+#[path = "misbehaving.rs"]
+mod misbehaving;
+#[path = "sessions.rs"]
+mod sessions;
+#[path = "snapshots.rs"]
+mod snapshots;
+#[path = "typed_calls.rs"]
+mod typed_calls;
