@@ -27,6 +27,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
+pub(in crate::sim) use survival::has_majority;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
 use trimaran_raft::{
@@ -186,7 +187,8 @@ impl<S: Service> Cluster<S> {
             self.world.add_core(&format!("applier{}", index + 1), driver)
         });
         let _service = std::marker::PhantomData;
-        let seat = Seat { core, applier, slot, node: None, more: Vec::new(), life: 0, net: Some(net), asleep: None, _service };
+        let seat =
+            Seat { core, applier, slot, node: None, more: Vec::new(), life: 0, net: Some(net), asleep: None, _service };
         self.seats.push(seat);
         self.start(NodeIndex(index));
         NodeIndex(index)
@@ -554,7 +556,12 @@ fn known_to(node: &Node) -> Known {
     })
 }
 
-pub(super) /// The address of a node.
+/// Of a core that has no sockets, and a driver all the same.
+fn applier_ip(index: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 255, 0, index as u8 + 1)
+}
+
+/// The address of a node.
 pub fn node_ip(index: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, index as u8 + 1)
 }

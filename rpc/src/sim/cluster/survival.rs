@@ -134,15 +134,10 @@ impl<S: Service> Cluster<S> {
     }
 }
 
-fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
+pub(in crate::sim) fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
     let majority = |voters: &[Member]| {
         let left = voters.iter().filter(|voter| living.contains(&voter.id)).count();
         voters.is_empty() || left > voters.len() / 2
     };
     majority(&config.voters) && majority(&config.old_voters)
-}
-
-/// Of a core that has no sockets, and a driver all the same.
-fn applier_ip(index: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 255, 0, index as u8 + 1)
 }
