@@ -31,8 +31,7 @@ pub(in crate::sim) use survival::has_majority;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
 use trimaran_raft::{
-    ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
-    Timing,
+    ClusterId, Configuration, Incarnation, Limits, LogIndex, ReadSettings, Sabotage, Shard, Slot, Timing,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
