@@ -48,6 +48,8 @@ pub enum Command {
     BenchPorts(BenchPorts),
     /// Measure what lost packets, and a dead or stopped replica, do to latencies: against a healthy cluster, in one run
     BenchFaults(BenchFaults),
+    /// Measure what a core's work costs when another core works beside it, with a shard on each
+    BenchScale(BenchScale),
     /// Measure how long a node with a long log takes to start, and how much memory
     BenchRestart(BenchRestart),
     /// Start a cluster here, load it, kill its leader, roll, grow and shrink it, and judge what clients were told
@@ -304,6 +306,17 @@ pub struct Bench {
     pub json: bool,
 }
 
+/// `kv bench-scale`
+#[derive(Debug, Clone, Args)]
+pub struct BenchScale {
+    /// Times that one loop and two have their turns; the median counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=10))]
+    pub rounds: u8,
+    /// How long to measure in each turn
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+}
+
 /// `kv bench-ports`
 #[derive(Debug, Clone, Args)]
 pub struct BenchPorts {
@@ -388,6 +401,12 @@ pub struct Demo {
     /// Nodes to start
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
+    /// Shards, each with a leader of its own. With several the members stay the same
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = cli::shards())]
+    pub shards: u16,
+    /// Cores of each node, at most as many as there are shards
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = cli::shards())]
+    pub cores: u16,
     /// How long the load lasts at least; by itself, as long as there is something to do to the cluster
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: Option<u32>,

@@ -21,14 +21,14 @@ pub async fn call<T: DeserializeOwned>(connection: &Connection, ask: Ask, body: 
     finish(connection.call_keyed(method_call(ask, body), ask.key).await?)
 }
 
-/// As [`call`], of the node given: for methods that one replica answers.
+/// As [`call`], of the node given, at the shard's own address: for methods that one replica answers.
 pub async fn call_at<T: DeserializeOwned>(
     connection: &Connection,
-    node: SocketAddrV4,
+    (node, shard): (SocketAddrV4, u16),
     ask: Ask,
     body: &[u8],
 ) -> Result<T, Error> {
-    let call = MethodCall { policy: Policy::FixedRoute, server: Some(node), ..method_call(ask, body) };
+    let call = MethodCall { policy: Policy::FixedRoute, server: Some(node), shard, ..method_call(ask, body) };
     finish(connection.call(call).await?)
 }
 
@@ -45,10 +45,10 @@ fn finish<T: DeserializeOwned>(reply: trimaran_rpc::client::Reply) -> Result<T, 
 }
 
 /// One page of a node's journal.
-pub async fn journal(connection: &Connection, node: SocketAddrV4, position: u64) -> Result<Page, Error> {
+pub async fn journal(connection: &Connection, node: SocketAddrV4, shard: u16, position: u64) -> Result<Page, Error> {
     let mut body = Vec::new();
     let ask = requests::journal(position, &mut body);
-    call_at(connection, node, ask, &body).await
+    call_at(connection, (node, shard), ask, &body).await
 }
 
 impl Target for Connection {

@@ -23,11 +23,14 @@ use crate::group::Group;
 use crate::journal::ExecutedCall;
 use crate::load::{self, Measured, Pace, Plan, Workload};
 use std::cell::RefCell;
+use std::net::SocketAddrV4;
 use std::rc::Rc;
 use std::time::Duration;
 use table::{Findings, Replica};
+use trimaran_rpc::admin;
 use trimaran_rpc::program::cluster::{LOOK_EVERY, LocalCluster};
 use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
+use trimaran_rpc::program::demo::cores_text;
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::nodes::{self, Nodes};
 use trimaran_rpc::program::signals::Signals;
@@ -71,8 +74,12 @@ pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
     if let Some(data) = &demo.data {
         crashes::refuse_used(data)?;
     }
-    let grows =
-        demo.rounds.is_none() && demo.idle.is_none() && demo.kill_every.is_none() && demo.long.is_none() && !demo.quick;
+    let grows = demo.rounds.is_none()
+        && demo.idle.is_none()
+        && demo.kill_every.is_none()
+        && demo.long.is_none()
+        && !demo.quick
+        && demo.shards == 1;
     let spare = if grows { SPARE.min(NODES_MAX.saturating_sub(demo.nodes)) } else { 0 };
     let site = Site::of(demo.port, program.service, demo.nodes + spare)?;
     let signals = Signals::watch()?;
@@ -86,7 +93,7 @@ pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
         config: match demo.rounds {
             Some(_) => crashes::CONFIG.into(),
             None => demo.long.map_or_else(String::new, long::config),
-        },
+        } + &cores_text(demo.shards, demo.cores),
         keep: demo.keep,
         durability: match (&demo.data, demo.buffered) {
             (None, _) => Durability::Volatile,
@@ -235,23 +242,40 @@ impl Stage {
         }
     }
 
-    /// All that a node has executed; `None` where its journal was full, so that it proves nothing.
+    /// All that a node has executed, and of the other shards their leaders; `None` where a journal was full, so that it proves nothing.
     async fn journal(&mut self, slot: u8) -> Result<Option<Vec<ExecutedCall>>, Error> {
         let Some((_, client)) = self.cluster.nodes.addresses().into_iter().find(|(other, _)| *other == slot) else {
             return Ok(None);
         };
-        let mut executed = Vec::new();
-        loop {
-            self.cluster.signals.check()?;
-            let page = connect::journal(&self.cluster.connection, client, executed.len() as u64).await?;
-            if page.not_kept > 0 {
-                return Ok(None);
+        let mut all = Vec::new();
+        for shard in 0..self.demo.shards {
+            let node = match shard {
+                0 => client,
+                shard => self.leader_of(shard).await?,
+            };
+            let mut executed = Vec::new();
+            loop {
+                self.cluster.signals.check()?;
+                let page = connect::journal(&self.cluster.connection, node, shard, executed.len() as u64).await?;
+                if page.not_kept > 0 {
+                    return Ok(None);
+                }
+                if page.calls.is_empty() {
+                    break;
+                }
+                executed.extend(page.calls);
             }
-            if page.calls.is_empty() {
-                return Ok(Some(executed));
-            }
-            executed.extend(page.calls);
+            all.extend(executed);
         }
+        Ok(Some(all))
+    }
+
+    /// Where the leader of one shard serves it.
+    async fn leader_of(&self, shard: u16) -> Result<SocketAddrV4, Error> {
+        let servers = admin::of_shard(&self.cluster.members(), shard);
+        let members = admin::members_of(self.cluster.connection.client(), &servers, PATIENCE).await.ok();
+        let leader = members.and_then(|members| members.leader_address());
+        leader.ok_or_else(|| Error::DemoFailed { what: format!("nobody leads shard {shard}") })
     }
 }
 

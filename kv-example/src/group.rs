@@ -12,7 +12,8 @@ use trimaran_rpc::sim::linearizability::{Effect, Model};
 /// Keys of the group.
 pub const GROUP_KEYS: usize = 4;
 
-const PREFIX: &str = "group:";
+/// In braces: all of them lie in one shard.
+const PREFIX: &str = "{group}:";
 
 /// The number that each key holds.
 pub type Numbers = [Option<i64>; GROUP_KEYS];

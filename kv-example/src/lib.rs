@@ -36,6 +36,7 @@ pub mod raw;
 pub mod requests;
 pub mod resp;
 pub mod restart;
+pub mod scale;
 pub mod service;
 pub mod sim;
 pub mod store;

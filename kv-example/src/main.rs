@@ -5,7 +5,7 @@ use clap::Parser;
 use kv_example::cli::{Cli, Command, Serve};
 use kv_example::journal::Journal;
 use kv_example::service::Kv;
-use kv_example::{ask, bench, demo, faults, ports, restart, sim};
+use kv_example::{ask, bench, demo, faults, ports, restart, scale, sim};
 use std::process::ExitCode;
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::{Program, serve};
@@ -30,6 +30,7 @@ fn run(command: Command, program: &Program) -> Result<(), Error> {
         Command::Bench(bench) => bench::run(bench),
         Command::BenchPorts(bench) => ports::run(&bench, program),
         Command::BenchFaults(bench) => faults::run(&bench, program),
+        Command::BenchScale(bench) => scale::run(&bench),
         Command::BenchRestart(bench) => restart::run(&bench, program),
         Command::Demo(demo) => demo::run(demo, program),
         Command::Sim(sim) => sim::run(&sim),

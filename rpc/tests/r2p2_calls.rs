@@ -413,6 +413,24 @@ fn a_refused_write_is_tried_again() {
     }
 }
 
+/// A server that says that another shard is responsible has applied nothing: the map is asked for, and the call made again. Where
+/// that is the last word of all, it is the caller's.
+#[test]
+fn a_server_that_is_wrong_about_the_shards_is_not_the_last_one_asked() {
+    let wrong = || {
+        let status = Status::WrongShard;
+        Mood::Says(ResponseBlock { status, term: 5, ..ResponseBlock::default() })
+    };
+    let mut cluster = Cluster::new(&[leads(1), leads(2)]);
+    cluster.call(READ, b"w", SECOND).0.unwrap();
+    cluster.set(1, wrong());
+    assert_eq!(cluster.call(WRITE, b"x", SECOND).0.unwrap().status, Status::Ok);
+    let mut cluster = Cluster::new(&[wrong(), wrong()]);
+    let (result, took) = cluster.call(WRITE, b"x", SECOND);
+    assert_eq!(result, Err(CallError::NotApplied(NotApplied::WrongShard)));
+    assert!(took < SECOND, "a few times, not until the deadline");
+}
+
 /// What waiting cannot mend is told at once.
 #[test]
 fn final_refusals_end_the_call() {
@@ -423,7 +441,6 @@ fn final_refusals_end_the_call() {
         (Status::NotApplied, Refusal::BadArguments, refused(Refusal::BadArguments)),
         (Status::NotApplied, Refusal::TooLarge, refused(Refusal::TooLarge)),
         (Status::NotApplied, Refusal::PolicyMismatch, refused(Refusal::PolicyMismatch)),
-        (Status::WrongShard, Refusal::Unspecified, CallError::NotApplied(NotApplied::WrongShard)),
         (Status::SessionExpired, Refusal::Unspecified, CallError::Unknown { call_id: None }),
         (Status::Internal, Refusal::Unspecified, CallError::Internal),
     ];

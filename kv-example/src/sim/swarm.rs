@@ -25,6 +25,7 @@ use trimaran_rpc::node::Node;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
 use trimaran_rpc::sim::cluster::{CLIENT_PORT, Cluster, ClusterConfig, DiskPlan, NodeIndex, node_ip};
 use trimaran_rpc::sim::history::ClientId;
+use trimaran_rpc::sim::invariants::Invariants;
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, Verdict};
 use trimaran_runtime::Instant;
 use work::{KvHistory, Load, work};
@@ -45,6 +46,9 @@ const WHOLE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The storm is looked at so often: clients come and go.
 const GUST: Duration = Duration::from_millis(250);
+
+/// One seed in so many has several shards.
+const SHARDED_SEEDS: u64 = 8;
 
 /// The largest entry where nodes have disks; less than a record of their logs.
 const ENTRY_BYTES: u32 = 16 << 10;
@@ -167,6 +171,10 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, sabotage: Sabot
     if let Some(plan) = &mut config.disks {
         plan.settings.sabotage = sabotage;
     }
+    // Without disks and appliers, which these seeds have not.
+    if seed % SHARDED_SEEDS == SHARDED_SEEDS / 2 {
+        config.shards = 2 + (seed / SHARDED_SEEDS % 2) as u16;
+    }
     let mut cluster = Cluster::new(seed, config, || Kv::new(None));
     if let Some(tap) = artefacts.and_then(|directory| tap(directory, seed)) {
         cluster.network().set_tap(tap);
@@ -201,12 +209,12 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, sabotage: Sabot
         packets: cluster.network().counters().delivered,
         operations: (load.history.borrow().len() + load.group.borrow().len()) as u64,
         open: (load.history.borrow().open() + load.group.borrow().open()) as u64,
-        elections: cluster.invariants().elections() as u64,
-        committed: cluster.invariants().committed(),
-        checks: cluster.invariants().checks(),
-        changes: cluster.invariants().changes(),
-        joint_changes: cluster.invariants().joint_changes(),
-        snapshots: cluster.invariants().snapshots(),
+        elections: sum(&cluster, |invariants| invariants.elections() as u64),
+        committed: sum(&cluster, Invariants::committed),
+        checks: sum(&cluster, Invariants::checks),
+        changes: sum(&cluster, Invariants::changes),
+        joint_changes: sum(&cluster, Invariants::joint_changes),
+        snapshots: sum(&cluster, Invariants::snapshots),
         faults: *chaos.counts(),
         misuses,
         not_judged,
@@ -248,6 +256,11 @@ fn storm(cluster: &mut Cluster<Kv>, chaos: &mut Chaos, load: &Rc<Load>, rng: &mu
     }
 }
 
+/// Of all shards.
+fn sum(cluster: &Cluster<Kv>, count: impl Fn(&Invariants) -> u64) -> u64 {
+    cluster.all_invariants().map(count).sum()
+}
+
 /// A failed run is worth more than a full disk: what cannot be written is said and left out.
 fn keep(directory: &Path, seed: u64, history: &KvHistory) {
     let write = |form: &str, history: &dyn Fn(BufWriter<File>) -> std::io::Result<()>| {
@@ -287,7 +300,7 @@ fn judge(
             while !told.get() {
                 let mut body = Vec::new();
                 let ask = requests::put(b"alive", b"yes", None, &mut body);
-                told.set(client.call(work::method_call(ask, &body), DEADLINE).await.is_ok());
+                told.set(client.call_keyed(work::method_call(ask, &body), ask.key, DEADLINE).await.is_ok());
             }
         });
         let lives = cluster.run_until(PEACE, |_| alive.get());
@@ -313,7 +326,8 @@ fn judge(
         return Err(nonsense.clone());
     }
     for index in 0..cluster.nodes() {
-        if let Some(halt) = cluster.node(NodeIndex(index)).and_then(|node| node.halted()) {
+        let replicas = (0..cluster.shards()).filter_map(|shard| cluster.replica(NodeIndex(index), shard));
+        if let Some(halt) = replicas.filter_map(Node::halted).next() {
             return Err(format!("node {} stopped applying: {}", index + 1, halt.message));
         }
     }
@@ -321,11 +335,13 @@ fn judge(
         gone(cluster, load, servers.clone())?;
         counted(cluster, load, servers.clone())?;
     }
-    let digests = digests(cluster, servers);
-    if let Some(violation) = broken(cluster) {
-        return Err(violation);
+    for shard in 0..cluster.shards() {
+        let digests = digests(cluster, shard, servers.clone());
+        if let Some(violation) = broken(cluster) {
+            return Err(violation);
+        }
+        agree(&digests)?;
     }
-    agree(&digests)?;
     let keys = linearizability::check(&Model, &load.history.borrow(), DEFAULT_STEPS_PER_KEY);
     let group = linearizability::check(&Group, &load.group.borrow(), DEFAULT_STEPS_PER_KEY);
     for verdict in [keys.verdict, group.verdict] {
@@ -345,11 +361,11 @@ fn gone(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) 
     cluster.client(servers, move |client| async move {
         let mut body = Vec::new();
         let tick = requests::put(b"tick", b"", None, &mut body);
-        let _ = client.call(work::method_call(tick, &body), PEACE).await;
+        let _ = client.call_keyed(work::method_call(tick, &body), tick.key, PEACE).await;
         for key in keys {
             body.clear();
             let get = requests::get(&key, &mut body);
-            match client.call(work::method_call(get, &body), DEADLINE).await {
+            match client.call_keyed(work::method_call(get, &body), get.key, DEADLINE).await {
                 // No error, and no value.
                 Ok(reply) if reply.body == [0] => {}
                 Ok(_) => *told.borrow_mut() = Some(format!("{} outlives its time", key.escape_ascii())),
@@ -373,7 +389,7 @@ fn counted(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4
     cluster.client(servers, move |client| async move {
         let mut body = Vec::new();
         let ask = requests::incr(misuse::NOISE_KEY, 0, &mut body);
-        let reply = client.call(work::method_call(ask, &body), PEACE).await;
+        let reply = client.call_keyed(work::method_call(ask, &body), ask.key, PEACE).await;
         let answered = reply.ok().map(|reply| Answered { status: reply.status, body: reply.body });
         told.set(Some(answered.and_then(|answered| requests::result::<i64>(&answered)?.ok())));
     });
@@ -386,9 +402,9 @@ fn counted(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4
 
 /// The state of every node that is up and can hash it. A chain over requests and replies, which each step compares, says
 /// nothing of state that no reply has shown yet.
-fn digests(cluster: &mut Cluster<Kv>, servers: Vec<SocketAddrV4>) -> Vec<StateDigest> {
+fn digests(cluster: &mut Cluster<Kv>, shard: u16, servers: Vec<SocketAddrV4>) -> Vec<StateDigest> {
     let up = (0..cluster.nodes()).filter(|index| cluster.node(NodeIndex(*index)).is_some());
-    let up: Vec<_> = up.map(|index| SocketAddrV4::new(node_ip(index), CLIENT_PORT)).collect();
+    let up: Vec<_> = up.map(|index| SocketAddrV4::new(node_ip(index), CLIENT_PORT + shard)).collect();
     let found = Rc::new(RefCell::new(Vec::new()));
     let asked = Rc::new(Cell::new(false));
     let (told, done) = (found.clone(), asked.clone());

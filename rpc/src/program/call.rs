@@ -7,6 +7,7 @@ use crate::program::{arguments, connect, methods, say};
 use crate::r2p2::Status;
 use crate::r2p2::policy::Policy;
 use crate::service::{Answer, Mark, Method, Service};
+use crate::shards::shard_key;
 use clap::Args;
 use serde_json::Value;
 
@@ -21,6 +22,12 @@ pub struct Call {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub reading: Reading,
+    /// With several shards: the key that decides on the shard, as the method's own argument would
+    #[arg(long, value_name = "KEY", conflicts_with = "shard")]
+    pub key: Option<String>,
+    /// With several shards: the shard that is called
+    #[arg(long, value_name = "N")]
+    pub shard: Option<u16>,
     /// Print an object of the reply and the log index at which the call was applied or read
     #[arg(long)]
     pub index: bool,
@@ -45,15 +52,27 @@ pub fn run<S: Service>(call: &Call) -> Result<(), Error> {
         problem: format!("{} does not take these arguments: {problem}", method.name),
         help: format!("write {}, or an object of them", takes()),
     })?;
-    let request = AnyRequest { method: method.key, policy: policy(method, call)?, body, shard_key: None };
+    let shard_key = call.key.as_ref().map(|key| shard_key(key.as_bytes()));
+    let request = AnyRequest { method: method.key, policy: policy(method, call)?, body, shard_key };
+    // Only the typed client knows which argument decides on the shard.
+    let (shard, is_open) = (call.shard, call.key.is_none() && call.shard.is_none() && !method.arguments.is_empty());
     let reading = call.reading.clone();
     let reply = connect::once(call.servers.target()?, move |connection| async move {
         let replica = match request.policy {
             Policy::FixedRoute => reading.replica.or_else(|| connection.servers().first().copied().map(Replica::At)),
             _ => reading.replica,
         };
+        if is_open {
+            let shards = connection.client().ask_shards(connection.deadline()).await.shards();
+            if shards > 1 {
+                return Err(Error::Usage {
+                    problem: format!("the cluster has {shards} shards, and nothing says which one is called"),
+                    help: "add `--key KEY`, with the argument that decides on the shard, or `--shard N`".into(),
+                });
+            }
+        }
         let consistency = reading.consistency();
-        connection.submit(OwnedCall { consistency, replica, ..OwnedCall::new(request) }).await
+        connection.submit(OwnedCall { consistency, replica, shard, ..OwnedCall::new(request) }).await
     })?;
     let shown = |answer| (method.decode_json)(answer, &reply.body).map_err(|what| Error::BadAnswer { what });
     match reply.status {

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use std::net::SocketAddrV4;
 use std::pin::pin;
 use std::time::Duration;
+use trimaran_net::shard_address;
 use trimaran_runtime::{Instant, now, sleep};
 
 /// Between two looks at signals, processes and statuses.
@@ -61,11 +62,15 @@ impl LocalCluster {
         let members = self.members();
         let give_up = now() + patience;
         for &member in &members {
-            while let Err(error) = self.connection.status(member).await {
-                if now() >= give_up {
-                    return Err(error);
+            let mut shards = 1;
+            let mut shard = 0;
+            while shard < shards {
+                let address = shard_address(member, shard).unwrap_or(member);
+                match self.connection.status(address).await {
+                    Ok(status) => (shard, shards) = (shard + 1, status.probe.shards),
+                    Err(error) if now() >= give_up => return Err(error),
+                    Err(_) => self.wait(LOOK_EVERY).await?,
                 }
-                self.wait(LOOK_EVERY).await?;
             }
         }
         self.connection.init(name, &members).await?;
@@ -114,20 +119,27 @@ impl LocalCluster {
         }
     }
 
-    /// Waits until every node, in its present life, is a voter in the eyes of all, and nobody else is; tells whether it came to that
+    /// Waits until every node, in its present life, is a voter in the eyes of all, and nobody else is, in every shard; tells whether it came to that
     /// by `give_up`.
     ///
     /// # Errors
     /// As [`LocalCluster::wait`].
     pub async fn whole(&mut self, give_up: Instant) -> Result<bool, Error> {
         loop {
-            let members = self.members();
-            let asked = members.iter().map(|&node| admin::probe(self.connection.client(), node, PROBE_WITHIN));
-            let probes: Vec<Probe> = futures::future::join_all(asked).await.into_iter().flatten().collect();
-            let knows_all = |probe: &Probe| {
-                probe.members.len() == probes.len() && probes.iter().all(|other| probe.members.contains(&other.node))
-            };
-            if probes.len() == members.len() && probes.iter().all(knows_all) {
+            let mut shards = 0..1;
+            let mut are_whole = true;
+            while let Some(shard) = shards.next().filter(|_| are_whole) {
+                let members = admin::of_shard(&self.members(), shard);
+                let asked = members.iter().map(|&node| admin::probe(self.connection.client(), node, PROBE_WITHIN));
+                let probes: Vec<Probe> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+                let knows_all = |probe: &Probe| {
+                    probe.members.len() == probes.len()
+                        && probes.iter().all(|other| probe.members.contains(&other.node))
+                };
+                are_whole = probes.len() == members.len() && probes.iter().all(knows_all);
+                shards.end = probes.iter().map(|probe| probe.shards).max().unwrap_or(1);
+            }
+            if are_whole {
                 return Ok(true);
             }
             if now() >= give_up {

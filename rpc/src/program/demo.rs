@@ -24,6 +24,12 @@ pub struct Demo {
     /// Nodes to start
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
+    /// Shards, each with a leader of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = cli::shards())]
+    pub shards: u16,
+    /// Cores of each node, at most as many as there are shards
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = cli::shards())]
+    pub cores: u16,
     /// End after so many seconds, instead of at Ctrl-C
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: Option<u32>,
@@ -43,7 +49,8 @@ pub struct Demo {
 pub fn run(demo: Demo, program: &Program, example: &str) -> Result<(), Error> {
     let site = Site::of(demo.port, program.service, demo.nodes)?;
     let signals = Signals::watch()?;
-    let plan = Plan { service: program.service, count: demo.nodes, keep: demo.keep, ..Plan::default() };
+    let (service, count, keep) = (program.service, demo.nodes, demo.keep);
+    let plan = Plan { service, count, keep, config: cores_text(demo.shards, demo.cores), ..Plan::default() };
     let nodes = Nodes::start(site, plan)?;
     let servers: Vec<_> = nodes.addresses().into_iter().map(|(_, client)| client).collect();
     let (program, example) = (program.clone(), example.to_owned());
@@ -56,6 +63,11 @@ pub fn run(demo: Demo, program: &Program, example: &str) -> Result<(), Error> {
         }
         result
     })
+}
+
+/// The section of the nodes' configurations that says into how many shards the data is cut; nothing where it is not.
+pub fn cores_text(shards: u16, cores: u16) -> String {
+    if shards == 1 && cores == 1 { String::new() } else { format!("[cores]\nshards = {shards}\ncount = {cores}\n") }
 }
 
 async fn play(cluster: &mut LocalCluster, demo: &Demo, program: &Program, example: &str) -> Result<(), Error> {

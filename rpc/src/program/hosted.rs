@@ -201,6 +201,25 @@ mod tests {
         assert_eq!(alone.more_ips, Vec::<Ipv4Addr>::new());
     }
 
+    /// Each shard takes a port behind its node's; those of another address must not be among them.
+    #[test]
+    fn shards_must_have_their_ports() {
+        let node = |slot, shards, peer_port: u16| {
+            let mut node = node(slot, "udp", "");
+            node.cores.shards = shards;
+            node.members.iter_mut().for_each(|member| member.peer.set_port(peer_port));
+            node
+        };
+        assert!(check(&[node(1, 4, 8004)]).is_ok() && check(&[node(1, 1, 8001)]).is_ok());
+        let refused = check(&[node(1, 4, 8003)]).map_err(|error| error.to_string());
+        assert_eq!(
+            refused,
+            Err("with 4 shards 10.0.0.1:8003 and 10.0.0.1:8000 use the same ports: each takes as many".to_owned())
+        );
+        let refused = check(&[node(1, 4, 8100), node(2, 2, 8100)]).map_err(|error| error.to_string());
+        assert_eq!(refused, Err("nodes 1 and 2 have another [cores]".to_owned()));
+    }
+
     fn device(number: u8, interface: &str) -> String {
         format!("device = \"net_af_packet{number},iface={interface}\"")
     }

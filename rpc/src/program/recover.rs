@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use trimaran_raft::seed::Legacy;
 use trimaran_raft::wal::{self, Expected, Recovery};
-use trimaran_raft::{ENTRY_HEADER_BYTES, LogIndex, Machine, Member, Nanos, ShardConfig};
+use trimaran_raft::{ENTRY_HEADER_BYTES, LogIndex, Machine, Member, Nanos, ShardConfig, ShardId};
 
 /// `recover`
 #[derive(Debug, Args)]
@@ -39,6 +39,13 @@ pub fn run(recover: &Recover) -> Result<(), Error> {
         help: "name the directory of another node, or form a new, empty cluster".to_owned(),
     };
     let identity = wal::identify(&disk).map_err(refused)?.ok_or_else(|| no_member("no node has a log here"))?;
+    if identity.shard != ShardId(0) {
+        return Err(Error::DataRefused {
+            code: "E0224",
+            problem: format!("{} is one of several shards of a node, which this tool cannot recover", path.display()),
+            help: "as long as a majority of the nodes is there, nothing is lost; else `snapshot save --shard N` from one that still runs".to_owned(),
+        });
+    }
     let id = identity.id;
     let witness = Witness::Directory(data::MEMORY_FILES.into()).read(id.incarnation);
     let (slot, shard, boot) = (id.slot, identity.shard, data::boot());

@@ -182,8 +182,12 @@ fn end_with_parent(serve: &Serve) -> Result<(), Error> {
     if getppid() == Pid::from_raw(parent) { Ok(()) } else { Err(Error::Interrupted) }
 }
 
-/// Of one shard: each has its own random numbers, so that its disk's witness is its own, too.
-fn node_config(config: &Config, place: ShardPlace) -> Result<NodeConfig, Error> {
+/// What a node of this configuration must be told for one of its shards: each has random numbers of its own, so that its disk's
+/// witness is its own, too.
+///
+/// # Errors
+/// E0215 where the configuration has no entry for the node, E0104 where the kernel gives no random numbers.
+pub fn node_config(config: &Config, place: ShardPlace) -> Result<NodeConfig, Error> {
     let random = random_u128()?;
     let me = config.me().ok_or_else(|| Error::Usage {
         problem: format!("slot {} is no member", config.slot),

@@ -3,7 +3,7 @@
 use crate::admin;
 use crate::backup::Backup;
 use crate::program::cli::Servers;
-use crate::program::config::{Config, Durability};
+use crate::program::config::{Config, Durability, SHARD_PORTS};
 use crate::program::connect;
 use crate::program::data;
 use crate::program::error::Error;
@@ -38,6 +38,9 @@ pub struct Save {
     /// The file, which must not exist
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Of several shards the one whose state it is: a file holds one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..i64::from(SHARD_PORTS)))]
+    pub shard: Option<u16>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub servers: Servers,
@@ -67,7 +70,8 @@ pub fn run(snapshot: &Snapshot, service: &str) -> Result<(), Error> {
 
 fn save_to(save: &Save) -> Result<(), Error> {
     let target = save.servers.target()?;
-    let servers = target.servers.clone();
+    let only = save.shard;
+    let servers = admin::of_shard(&target.servers, only.unwrap_or(0));
     let bytes = connect::once(target, move |connection| async move {
         let asked = servers.iter().map(|&server| {
             let connection = connection.clone();
@@ -79,6 +83,13 @@ fn save_to(save: &Save) -> Result<(), Error> {
         let Some((server, _)) = known.max_by_key(|(_, rank)| *rank) else {
             return Err(answers.into_iter().find_map(|(_, answer)| answer.err()).unwrap_or(Error::Interrupted));
         };
+        let shards = answers.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.probe.shards)).max();
+        if let (None, Some(shards @ 2..)) = (only, shards) {
+            return Err(Error::Usage {
+                problem: format!("the cluster has {shards} shards, and a file holds the state of one"),
+                help: format!("add `--shard N`, once for each from 0 to {}", shards - 1),
+            });
+        }
         let backup = admin::backup(connection.client(), server, connection.deadline()).await;
         backup.map_err(|error| connection.error(error))
     })?;

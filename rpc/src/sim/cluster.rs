@@ -4,6 +4,7 @@
 //! and the order of runnable tasks come from the seed.
 
 mod power;
+mod survival;
 
 pub use super::disks::DiskPlan;
 use super::disks::{Disks, Promise};
@@ -16,7 +17,7 @@ use crate::peer::PeerTransport;
 use crate::r2p2::Rid;
 use crate::r2p2::reassembly;
 use crate::service::Service;
-use crate::shards::ShardPlace;
+use crate::shards::{ShardMap, ShardPlace};
 use crate::storage::NodeStorage;
 use rand::RngExt;
 use std::cell::RefCell;
@@ -26,11 +27,11 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
+pub(in crate::sim) use survival::has_majority;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{Net, NetConfig, NetDriver, PcapWriter};
 use trimaran_raft::{
-    ClusterId, Configuration, Incarnation, Limits, LogIndex, Member, NodeId, ReadSettings, Sabotage, Shard, Slot,
-    Timing,
+    ClusterId, Configuration, Incarnation, Limits, LogIndex, ReadSettings, Sabotage, Shard, Slot, Timing,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::{Instant, Lane};
@@ -76,6 +77,8 @@ pub struct ClusterConfig {
     pub spare_addresses: usize,
     /// The network is a switch of Ethernet frames, and each machine has the stack that raw ports need.
     pub frames: bool,
+    /// Raft groups, 1 to 64, all of a node's on its one core. Those beside the first keep everything in memory, and have no appliers.
+    pub shards: u16,
     /// Each machine has a second core, which executes the handlers.
     pub appliers: bool,
     /// Each machine has a disk, which outlives its node. `None`: everything is in memory.
@@ -94,6 +97,7 @@ impl Default for ClusterConfig {
             sabotage: Sabotage::default(),
             spare_addresses: 0,
             frames: false,
+            shards: 1,
             appliers: false,
             disks: None,
         }
@@ -109,6 +113,8 @@ struct Seat<S> {
     applier: Option<CoreIndex>,
     slot: Slot,
     node: Option<Node>,
+    /// Those of the shards from 1 on, while it is up.
+    more: Vec<Node>,
     life: u64,
     net: Option<Net>,
     /// Of a node that is down and whose disk is not: what it has promised, and the configurations in its log.
@@ -128,6 +134,8 @@ pub struct Cluster<S: Service> {
     clients: u16,
     client_cores: BTreeMap<Ipv4Addr, CoreIndex>,
     invariants: Invariants,
+    /// Those of the shards from 1 on.
+    more_invariants: Vec<Invariants>,
     violation: Option<Violation>,
 }
 
@@ -155,6 +163,7 @@ impl<S: Service> Cluster<S> {
             clients: 0,
             client_cores: BTreeMap::new(),
             invariants: Invariants::new(config.nodes),
+            more_invariants: (1..config.shards).map(|_| Invariants::new(config.nodes)).collect(),
             violation: None,
             config,
         };
@@ -177,7 +186,8 @@ impl<S: Service> Cluster<S> {
             self.world.add_core(&format!("applier{}", index + 1), driver)
         });
         let _service = std::marker::PhantomData;
-        let seat = Seat { core, applier, slot, node: None, life: 0, net: Some(net), asleep: None, _service };
+        let seat =
+            Seat { core, applier, slot, node: None, more: Vec::new(), life: 0, net: Some(net), asleep: None, _service };
         self.seats.push(seat);
         self.start(NodeIndex(index));
         NodeIndex(index)
@@ -189,6 +199,7 @@ impl<S: Service> Cluster<S> {
         let free = self.seats.len() < self.config.nodes + self.config.spare_addresses;
         free.then(|| {
             self.invariants.add_node();
+            self.more_invariants.iter_mut().for_each(Invariants::add_node);
             if let Some(disks) = &mut self.disks {
                 disks.add();
             }
@@ -211,27 +222,9 @@ impl<S: Service> Cluster<S> {
     }
 
     fn start(&mut self, node: NodeIndex) {
-        let life = self.seats[node.0].life;
-        let incarnation: u64 = self.world.rng().random();
-        let config = NodeConfig {
-            cluster_name: "sim".into(),
-            slot: self.seats[node.0].slot,
-            place: ShardPlace::ALONE,
-            incarnation: Incarnation(incarnation | 1),
-            client: SocketAddrV4::new(node_ip(node.0), CLIENT_PORT),
-            peer: SocketAddrV4::new(node_ip(node.0), PEER_PORT),
-            contacts: self.listed().map(|ip| SocketAddrV4::new(ip, PEER_PORT)).collect(),
-            timing: self.config.timing,
-            log_limits: self.config.log_limits,
-            request_limits: self.config.request_limits,
-            reply_bytes: 32 << 20,
-            queued_reads: 4096,
-            reads: self.config.reads,
-            sabotage: self.config.sabotage,
-            rcvbuf_bytes: 4 << 20,
-            router: None,
-            seed: self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (life << 8) ^ node.0 as u64,
-        };
+        let mut places = self.places();
+        let config = self.node_config(node, places.next().unwrap_or_default());
+        let more: Vec<NodeConfig> = places.map(|place| self.node_config(node, place)).collect();
         let seat = &mut self.seats[node.0];
         let service = (self.make)();
         let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
@@ -260,8 +253,46 @@ impl<S: Service> Cluster<S> {
             }
             Err(error) => panic!("a simulated node could not start: {error}"),
         }
+        for config in more {
+            let service = (self.make)();
+            let started = self.world.enter(seat.core, || Node::start(&net, config, service));
+            match started {
+                Ok(started) => seat.more.push(started),
+                Err(error) => panic!("a simulated node could not start: {error}"),
+            }
+        }
         if let Some(promise) = broken {
             self.violation.get_or_insert(Violation::Forgot { node, index: promise.entry() });
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = ShardPlace> + use<S> {
+        let map = ShardMap::new(self.config.shards).unwrap_or_default();
+        map.all().filter_map(move |shard| ShardPlace::new(shard, map))
+    }
+
+    fn node_config(&mut self, node: NodeIndex, place: ShardPlace) -> NodeConfig {
+        let life = self.seats[node.0].life;
+        let incarnation: u64 = self.world.rng().random();
+        let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (life << 8) ^ node.0 as u64;
+        NodeConfig {
+            cluster_name: "sim".into(),
+            slot: self.seats[node.0].slot,
+            place,
+            incarnation: Incarnation(incarnation | 1),
+            client: SocketAddrV4::new(node_ip(node.0), CLIENT_PORT + place.shard()),
+            peer: SocketAddrV4::new(node_ip(node.0), PEER_PORT + place.shard()),
+            contacts: self.listed().map(|ip| SocketAddrV4::new(ip, PEER_PORT + place.shard())).collect(),
+            timing: self.config.timing,
+            log_limits: self.config.log_limits,
+            request_limits: self.config.request_limits,
+            reply_bytes: 32 << 20,
+            queued_reads: 4096,
+            reads: self.config.reads,
+            sabotage: self.config.sabotage,
+            rcvbuf_bytes: 4 << 20,
+            router: None,
+            seed: seed ^ u64::from(place.shard()) << 40,
         }
     }
 
@@ -400,18 +431,9 @@ impl<S: Service> Cluster<S> {
         self.seats[node.0].node.as_ref()
     }
 
-    /// The node that leads in the highest term, if any does.
+    /// The node that leads shard 0 in the highest term, if any does.
     pub fn leader(&self) -> Option<NodeIndex> {
-        let leading = |seat: &Seat<S>| {
-            seat.node
-                .as_ref()
-                .filter(|node| node.shard().is_leader())
-                .map(|node| node.shard().with_machine(|machine| machine.term()))
-        };
-        (0..self.seats.len())
-            .filter_map(|index| leading(&self.seats[index]).map(|term| (term, NodeIndex(index))))
-            .max()
-            .map(|(_, node)| node)
+        self.leader_of(0)
     }
 
     /// Has a node's shard do something, outside of its turns. `None` where the node is down.
@@ -431,70 +453,6 @@ impl<S: Service> Cluster<S> {
         self.at_node(leader, |shard| shard.cancel_change().is_ok()) == Some(true)
     }
 
-    /// The nodes that are up, each in its present life.
-    pub fn living(&self) -> Vec<NodeId> {
-        let nodes = self.seats.iter().filter_map(|seat| seat.node.as_ref());
-        nodes.map(|node| node.shard().with_machine(|machine| machine.me().id)).collect()
-    }
-
-    /// The node that is up and has this identity.
-    pub fn seat_of(&self, id: NodeId) -> Option<NodeIndex> {
-        let is = |node: &Node| node.shard().with_machine(|machine| machine.me().id == id);
-        self.seats.iter().position(|seat| seat.node.as_ref().is_some_and(is)).map(NodeIndex)
-    }
-
-    /// The newest configuration that a node knows to be committed which is alive or will remember, and all newer ones in their logs:
-    /// those that may yet decide. Of a node that was taken out long ago nothing is left in it.
-    pub fn configurations(&self) -> Vec<Configuration> {
-        let known = |seat: &Seat<S>| match (&seat.node, &seat.asleep) {
-            (Some(node), _) => vec![known_to(node)],
-            (None, Some((_, known))) => known.clone(),
-            (None, None) => Vec::new(),
-        };
-        let known: Vec<_> = self.seats.iter().flat_map(known).collect();
-        let committed = known.iter().filter(|(_, committed, _)| *committed).map(|(at, ..)| *at);
-        let newest = committed.max().unwrap_or(LogIndex::ZERO);
-        known.into_iter().filter(|(at, ..)| *at >= newest).map(|(.., config)| config).collect()
-    }
-
-    /// Whether the cluster can go on with nothing lost when this node is killed now. A node that lost its memory is a voter
-    /// again only when its new life was taken in, so what counts is not who is up but which voters still are: a majority of
-    /// every configuration that may yet decide must remain.
-    pub fn can_lose(&self, node: NodeIndex) -> bool {
-        self.can_lose_under(node, &[])
-    }
-
-    /// As [`Cluster::can_lose`], where the voters may also become those of `planned`.
-    pub fn can_lose_under(&self, node: NodeIndex, planned: &[Configuration]) -> bool {
-        let id = self.node(node).map(|node| node.shard().with_machine(|machine| machine.me().id));
-        let remain: Vec<_> = self.living().into_iter().filter(|other| Some(*other) != id).collect();
-        self.configurations().iter().chain(planned).all(|config| has_majority(config, &remain))
-    }
-
-    /// Whether a majority of the voters of every configuration that may yet decide is up and remembers.
-    pub fn has_quorum(&self) -> bool {
-        let living = self.living();
-        self.configurations().iter().all(|config| has_majority(config, &living))
-    }
-
-    /// Whether there is a leader, no change is under way, every voter is up, and all of them know the same configuration and
-    /// have applied what it has: nothing is left to heal.
-    pub fn is_whole(&self) -> bool {
-        let Some(leader) = self.leader().and_then(|leader| self.node(leader)) else { return false };
-        let (config, commit, changing) = leader
-            .shard()
-            .with_machine(|machine| (machine.configuration().clone(), machine.commit(), machine.is_changing()));
-        // Where a node has its configuration from, the log or a snapshot, makes no difference.
-        let follows = |voter: &Member| {
-            let node = self.seat_of(voter.id).and_then(|node| self.node(node));
-            node.is_some_and(|node| {
-                node.shard()
-                    .with_machine(|machine| *machine.configuration() == config && machine.applied_index() >= commit)
-            })
-        };
-        !changing && !config.is_joint() && config.voters.iter().all(follows)
-    }
-
     /// The node whose turn the last step was; `None` for a client's.
     pub fn last_node(&self) -> Option<NodeIndex> {
         let ran = self.world.last_core();
@@ -510,7 +468,9 @@ impl<S: Service> Cluster<S> {
         }
         self.world.kill(seat.core);
         seat.applier.into_iter().for_each(|core| self.world.kill(core));
+        seat.more.clear();
         self.invariants.forget(node);
+        self.more_invariants.iter_mut().for_each(|invariants| invariants.forget(node));
     }
 
     /// Starts a killed node again, with what is on its disk, or with nothing of what it knew.
@@ -535,7 +495,7 @@ impl<S: Service> Cluster<S> {
         }
         if let Some(index) = self.last_node()
             && let Some(node) = &self.seats[index.0].node
-            && let Err(violation) = self.invariants.check(index, node.shard())
+            && let Err(violation) = self.invariants.check(index, node.shard()).and_then(|()| self.check_shards(index))
         {
             self.violation = Some(violation);
             return false;
@@ -579,6 +539,7 @@ impl<S: Service> Cluster<S> {
     /// As [`Invariants::allow_divergence`].
     pub fn allow_divergence(&mut self) {
         self.invariants.allow_divergence();
+        self.more_invariants.iter_mut().for_each(Invariants::allow_divergence);
     }
 
     /// A hash over every turn so far: equal for equal seeds.
@@ -592,14 +553,6 @@ fn known_to(node: &Node) -> Known {
         let at = machine.configuration_index();
         (at, at <= machine.commit(), machine.configuration().clone())
     })
-}
-
-pub(super) fn has_majority(config: &Configuration, living: &[NodeId]) -> bool {
-    let majority = |voters: &[Member]| {
-        let left = voters.iter().filter(|voter| living.contains(&voter.id)).count();
-        voters.is_empty() || left > voters.len() / 2
-    };
-    majority(&config.voters) && majority(&config.old_voters)
 }
 
 /// Of a core that has no sockets, and a driver all the same.

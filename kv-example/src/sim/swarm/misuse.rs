@@ -41,7 +41,7 @@ impl Noise {
         let mut body = Vec::new();
         let ask = requests::incr(NOISE_KEY, 1, &mut body);
         add_one(&self.asked);
-        match client.call(method_call(ask, &body), DEADLINE).await {
+        match client.call_keyed(method_call(ask, &body), ask.key, DEADLINE).await {
             Ok(_) => add_one(&self.answered),
             Err(error) if is_without_effect(&error) => add_one(&self.refused),
             Err(_) => {}
@@ -81,7 +81,7 @@ pub(super) async fn doomed(client: Client, load: Rc<super::Load>) {
     loop {
         let mut body = Vec::new();
         let ask = requests::put(b"doomed", &value, None, &mut body);
-        let _ = client.call(method_call(ask, &body), DEADLINE).await;
+        let _ = client.call_keyed(method_call(ask, &body), ask.key, DEADLINE).await;
         load.noise.increment(&client).await;
     }
 }

@@ -313,3 +313,27 @@ proptest! {
         let _ = Config::parse("n.toml", &damaged).map_err(|error| report::error(&error, "kv"));
     }
 }
+
+#[test]
+fn cores_are_read_and_fit_the_shards() {
+    let cores = |section: &str| {
+        Config::parse("n.toml", &with_section(&format!("[cores]\n{section}\n"))).expect("correct").0.cores
+    };
+    assert_eq!(cores(""), Cores { shards: 1, count: 1, cpus: Vec::new() });
+    assert_eq!(cores("shards = 4\ncount = 2\ncpus = [1, 0]"), Cores { shards: 4, count: 2, cpus: vec![1, 0] });
+    assert_eq!(cores("shards = 64").layout().map(|layout| layout.cores()).ok(), Some(1));
+    for (section, said) in [
+        ("shards = 65", "error[E0205]: `shards` must be a number from 1 to 64, not 65"),
+        ("count = 2", "error[E0213]: count may not exceed shards"),
+        (
+            "shards = 2\ncount = 2\ncpus = [1]",
+            "error[E0205]: `cpus` must be a list of 2, one for each core, not a list",
+        ),
+        ("cpus = [1, 1]", "error[E0205]: `cpus` must be a list of different numbers from 0 to 1023, not a list"),
+    ] {
+        let found = complaint(&with_section(&format!("[cores]\n{section}\n")));
+        assert!(found.starts_with(said), "{found}");
+    }
+    // What the command line makes of it is looked at as well.
+    assert!(Cores { shards: 2, count: 3, cpus: Vec::new() }.layout().is_err());
+}
