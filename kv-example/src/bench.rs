@@ -312,7 +312,8 @@ pub async fn measure(
         Some(watching) => watching.await.map_err(panicked)?,
         None => None,
     };
-    let (kinds, conflicts) = (workload.borrow_mut().times(), workload.borrow().conflicts());
+    let mut workload = workload.borrow_mut();
+    let (kinds, conflicts) = (workload.times(), workload.conflicts());
     let measured = measured.take();
     Ok(Outcome { load: *load, measured, kinds, conflicts, cost })
 }

@@ -160,6 +160,7 @@ mod tests {
             nodes: vec![node; 3],
             client: Duration::from_millis(250),
             others: Duration::from_millis(500),
+            datagrams: 0,
         };
         let measured = Measured::of((1..=1000).map(Duration::from_micros));
         let outcome = Outcome { load, measured, kinds: Vec::new(), conflicts: 0, cost: Some(cost) };

@@ -16,6 +16,8 @@ pub struct Cost {
     pub client: Duration,
     /// CPU time of everybody else.
     pub others: Duration,
+    /// Datagrams that the sockets of this network namespace received: those of the nodes, of this process and of everybody else.
+    pub datagrams: u64,
 }
 
 /// What one process of nodes used.
@@ -78,6 +80,7 @@ impl Watched {
             nodes: nodes.collect::<Option<_>>()?,
             client: machine::cpu_time(std::process::id())?,
             all: machine::busy_time()?,
+            datagrams: machine::datagrams_received()?,
         })
     }
 }
@@ -87,6 +90,7 @@ struct Look {
     nodes: Vec<NodeCost>,
     client: Duration,
     all: Duration,
+    datagrams: u64,
 }
 
 impl Look {
@@ -97,7 +101,8 @@ impl Look {
             .collect();
         let client = self.client.saturating_sub(before.client);
         let ours = client + nodes.iter().map(|node| node.cpu).sum::<Duration>();
-        Cost { elapsed, client, others: self.all.saturating_sub(before.all).saturating_sub(ours), nodes }
+        let others = self.all.saturating_sub(before.all).saturating_sub(ours);
+        Cost { elapsed, nodes, client, others, datagrams: self.datagrams.saturating_sub(before.datagrams) }
     }
 }
 
@@ -108,7 +113,7 @@ mod tests {
     fn look(cpu_ms: [u64; 2], client_ms: u64, all_ms: u64) -> Look {
         let ms = Duration::from_millis;
         let node = |at: usize| NodeCost { pid: at as u32, cpu: ms(cpu_ms[at]), resident_bytes: 7, leads: at == 1 };
-        Look { nodes: vec![node(0), node(1)], client: ms(client_ms), all: ms(all_ms) }
+        Look { nodes: vec![node(0), node(1)], client: ms(client_ms), all: ms(all_ms), datagrams: all_ms }
     }
 
     #[test]
@@ -116,7 +121,7 @@ mod tests {
         let cost = look([300, 500], 1000, 9000).since(&look([100, 100], 900, 8000), Duration::from_secs(2));
         let ms = Duration::from_millis;
         assert_eq!((cost.nodes[0].cpu, cost.nodes[1].cpu, cost.client), (ms(200), ms(400), ms(100)));
-        assert_eq!((cost.of_nodes(), cost.others), (ms(600), ms(300)));
+        assert_eq!((cost.of_nodes(), cost.others, cost.datagrams), (ms(600), ms(300), 1000));
         assert!((cost.cores(cost.of_nodes()) - 0.3).abs() < 1e-9);
         assert!(cost.nodes[1].leads && cost.nodes[1].resident_bytes == 7);
         // Ticks of 10 ms may add up to more than the machine's own count.

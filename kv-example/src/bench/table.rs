@@ -113,6 +113,7 @@ fn cost_json(cost: &Cost, measured: &Measured) -> Value {
         "client_cores": cost.cores(cost.client),
         "other_cores": cost.cores(cost.others),
         "nodes_us_each": us_each(cost, measured.per_second(cost.elapsed)),
+        "datagrams": cost.datagrams,
     })
 }
 
@@ -159,7 +160,7 @@ put, closed loop, 8 outstanding, values of 64 bytes, 10 s
         let mut outcome = outcome("kv bench --seconds 1 --mix f", Measured::of((1..=1000).map(Duration::from_micros)));
         let node = NodeCost { pid: 1, cpu: Duration::from_millis(2), resident_bytes: 9 << 20, leads: true };
         let (elapsed, client, others) = (Duration::from_secs(1), Duration::from_millis(500), Duration::ZERO);
-        outcome.cost = Some(Cost { elapsed, nodes: vec![node, node], client, others });
+        outcome.cost = Some(Cost { elapsed, nodes: vec![node, node], client, others, datagrams: 6 });
         outcome.conflicts = 3;
         let said = text(&outcome);
         assert!(said.starts_with("mix f, closed loop, 64 outstanding, values of 64 bytes, 10000 keys, zipfian, 1 s\n"), "{said}");
