@@ -36,6 +36,8 @@ use workload::{BenchWorkload, Kind};
 const FILLERS: u64 = 64;
 /// How long own nodes may take to start and to elect.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Keys are tried to be written for so long.
+const FILL_PATIENCE: Duration = Duration::from_secs(60);
 /// Between a cluster's start and its first load.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -215,7 +217,11 @@ impl Own {
     ///
     /// # Errors
     /// Those of the nodes, of the cluster and of `main`.
-    pub fn run<F>(self, connections: usize, main: impl FnOnce(OwnCluster, Rc<[Connection]>) -> F + 'static) -> Result<(), Error>
+    pub fn run<F>(
+        self,
+        connections: usize,
+        main: impl FnOnce(OwnCluster, Rc<[Connection]>) -> F + 'static,
+    ) -> Result<(), Error>
     where
         F: Future<Output = Result<(), Error>> + 'static,
     {
@@ -255,6 +261,7 @@ async fn fill_once(connections: &[Connection], load: &Load, filled: &mut Option<
 /// # Errors
 /// Those of the cluster.
 pub async fn fill(connection: &Connection, load: &Load) -> Result<(), Error> {
+    let give_up = now() + FILL_PATIENCE;
     let writers = (0..FILLERS.min(load.keys)).map(|first| {
         let (connection, keys, value) = (connection.clone(), load.keys, workload::value_of(load.value));
         async move {
@@ -263,7 +270,13 @@ pub async fn fill(connection: &Connection, load: &Load) -> Result<(), Error> {
                 workload::write_key(number, &mut key);
                 body.clear();
                 let ask = requests::put(&key, &value, None, &mut body);
-                connect::call::<u64>(&connection, ask, &body).await?;
+                // An election on a busy machine is no reason to measure nothing.
+                while let Err(error) = connect::call::<u64>(&connection, ask, &body).await {
+                    if now() >= give_up {
+                        return Err(error);
+                    }
+                    sleep(Duration::from_millis(20)).await;
+                }
             }
             Ok(())
         }
@@ -293,11 +306,7 @@ impl load::Target for InTurn {
 ///
 /// # Errors
 /// A fault of this program.
-pub async fn measure(
-    connections: &[Connection],
-    load: &Load,
-    watched: Option<Watched>,
-) -> Result<Outcome, Error> {
+pub async fn measure(connections: &[Connection], load: &Load, watched: Option<Watched>) -> Result<Outcome, Error> {
     let Load { pace, warmup, measure, deadline, .. } = *load;
     let start = now();
     let plan = Plan { pace, start, warmup, measure, deadline, calls_max: u64::MAX };

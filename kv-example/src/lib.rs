@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  kv get|put|cas|del|incr|scan|txn|size     kv bench      kv demo       kv sim     kv init|status|call|...
-//!          ask.rs, syntax.rs                 bench.rs      demo.rs       sim.rs                 |
-//!               |                            load.rs    load.rs, demo/      |                   |
+//!          ask.rs, syntax.rs             bench.rs, peer.rs  demo.rs      sim.rs                 |
+//!               |                          failover.rs, load.rs  demo/      |                   |
 //!               |                                 \          |             /                    |
 //!           KvClient                         requests.rs, connect.rs, group.rs                  |
 //!               |                                      |                                        |

@@ -15,7 +15,8 @@ use trimaran_rpc::program::nodes::Placement;
 use trimaran_rpc::program::{Program, say};
 
 /// The names of the columns.
-pub const HEADER: &str = "system\top\tout\tops/s\tp50us\tp99us\tp999us\terr\tother_cores\tclient_cores\tserver_cores\tserver_us/op\trss_MiB";
+pub const HEADER: &str =
+    "system\top\tout\tops/s\tp50us\tp99us\tp999us\terr\tother_cores\tclient_cores\tserver_cores\tserver_us/op\trss_MiB";
 
 /// Keys to choose from, as the other systems' clients do.
 const KEYS: u64 = 1000;
@@ -148,7 +149,9 @@ mod tests {
         assert_eq!((load.asking, load.pace), (Asking::One(Op::Get), Pace::Closed { outstanding: 256 }));
         assert_eq!((load.value, load.keys, load.warmup), (64, 1000, Duration::from_millis(500)));
         let echo = rows(System::Echo, &bench);
-        assert!(echo.len() == 4 && echo.iter().all(|(name, load)| *name == "put" && load.asking == Asking::One(Op::Echo)));
+        assert!(
+            echo.len() == 4 && echo.iter().all(|(name, load)| *name == "put" && load.asking == Asking::One(Op::Echo))
+        );
     }
 
     #[test]

@@ -37,7 +37,8 @@ fn every_load_of_a_cluster_of_its_own_is_measured() {
 fn durable_nodes_keep_their_logs_where_they_were_told_and_only_in_an_empty_place() {
     let data = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("kv-bench-{}", std::process::id()));
     let place = data.to_str().expect("a plain path");
-    let few = ["bench", "--nodes", "1", "--json", "--seconds", "0.2", "--warmup", "0", "--rate", "200", "--data", place];
+    let few =
+        ["bench", "--nodes", "1", "--json", "--seconds", "0.2", "--warmup", "0", "--rate", "200", "--data", place];
     let rows = objects(&kv(&few));
     assert!(rows.len() == 1 && rows[0]["answered"].as_u64() > Some(0), "{rows:?}");
     assert!(data.join("node1").is_dir());
@@ -48,14 +49,16 @@ fn durable_nodes_keep_their_logs_where_they_were_told_and_only_in_an_empty_place
 
 #[test]
 fn rows_for_a_table_of_systems_have_its_columns() {
-    let out = kv(&["bench-peer", "--out", "1,8", "--ops", "put,read", "--value", "64", "--warmup", "0", "--measure", ".2"]);
+    let out =
+        kv(&["bench-peer", "--out", "1,8", "--ops", "put,read", "--value", "64", "--warmup", "0", "--measure", ".2"]);
     let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split('\t').collect()).collect();
     assert!(rows.iter().all(|row| row.len() == 13 && row[3] != "0" && row[7] == "0"), "{out}");
     let names: Vec<String> = rows.iter().map(|row| row[..3].join(" ")).collect();
     let of = |system: &str, ops: &[&str]| -> Vec<String> {
         ["1", "8"].iter().flat_map(|out| ops.iter().map(move |op| format!("{system} {op} {out}"))).collect()
     };
-    let expected = [of("trimaran", &["put", "read"]), of("trimaran-together", &["put", "read"]), of("trimaran-echo", &["put"])];
+    let expected =
+        [of("trimaran", &["put", "read"]), of("trimaran-together", &["put", "read"]), of("trimaran-echo", &["put"])];
     assert_eq!(names, expected.concat());
 }
 
@@ -64,7 +67,11 @@ fn leaders_are_killed_and_come_back_in_either_way() {
     for profile in ["us", "shared"] {
         let rows = objects(&kv(&["bench-failover", "--kills", "2", "--profile", profile, "--rate", "200", "--json"]));
         let [row] = rows.as_slice() else { panic!("{rows:?}") };
-        assert_eq!((&row["kills"], row["outages_ms"].as_array().map(Vec::len)), (&serde_json::json!(2), Some(2)), "{row}");
+        assert_eq!(
+            (&row["kills"], row["outages_ms"].as_array().map(Vec::len)),
+            (&serde_json::json!(2), Some(2)),
+            "{row}"
+        );
         assert!(row["outage_ms"]["p50"].as_f64() > Some(0.0), "{row}");
     }
 }

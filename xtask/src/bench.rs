@@ -63,8 +63,10 @@ pub(crate) struct Args {
 /// What became of a part.
 pub(crate) struct Outcome {
     part: &'static Part,
-    /// Its rows, or why there are none.
-    result: Result<Vec<Value>, String>,
+    /// What it has printed, also where it failed later.
+    rows: Vec<Value>,
+    /// Why that is not everything, or nothing.
+    why: Option<String>,
     /// It is not there to be run.
     is_absent: bool,
     took: Duration,
@@ -124,9 +126,7 @@ fn measure(workspace: &Workspace, args: &Args) -> Result<(), String> {
 
     let mut metrics = Metrics::new();
     for outcome in &outcomes {
-        if let Ok(rows) = &outcome.result {
-            metrics.extend(numbers::of(outcome.part.name, rows));
-        }
+        metrics.extend(numbers::of(outcome.part.name, &outcome.rows));
     }
     let judged = |goal: goals::Goal| {
         let verdict = goal.judge(&metrics);
@@ -200,50 +200,48 @@ fn play(context: &Context<'_>, part: &'static Part, bar: &Bar) -> Outcome {
     bar.bar.set_message(part.what);
     let expected = bar.seconds(part);
     let tick = || bar.bar.set_position(before + started.elapsed().as_secs().min(expected));
-    let (result, is_absent) = match context.work(part) {
-        Work::Absent(why) => (Err(why), true),
-        Work::Run(commands) => (output_of(context, part, commands, &tick).map(|output| numbers::rows(&output)), false),
+    let (rows, why, is_absent) = match context.work(part) {
+        Work::Absent(why) => (Vec::new(), Some(why), true),
+        Work::Run(commands) => {
+            let (output, why) = output_of(context, part, commands, &tick);
+            (numbers::rows(&output), why, false)
+        }
         Work::Peers(commands, file) => {
-            let ran = output_of(context, part, commands, &tick);
-            let rows = numbers::peers(&fs::read_to_string(file).unwrap_or_default());
-            // Some of the systems may have been measured before one failed.
-            (if rows.is_empty() { ran.map(|_| rows) } else { Ok(rows) }, false)
+            let (_, why) = output_of(context, part, commands, &tick);
+            (numbers::peers(&fs::read_to_string(file).unwrap_or_default()), why, false)
         }
     };
-    let result = match result {
-        Ok(rows) if rows.is_empty() => Err("it printed no rows".to_owned()),
-        result => result,
-    };
+    let why = why.or_else(|| rows.is_empty().then(|| "it printed no rows".to_owned()));
     bar.bar.set_position(before + expected);
-    let took = started.elapsed();
-    let state = match (&result, is_absent) {
-        (Ok(rows), _) => format!("{} rows", rows.len()),
-        (Err(why), true) => format!("not measured: {why}"),
-        (Err(why), false) => format!("FAILED: {why}"),
-    };
-    bar.say(&format!("{:<18} {:>6.1} s  {state}", part.name, took.as_secs_f64()));
-    Outcome { part, result, is_absent, took }
+    let outcome = Outcome { part, rows, why, is_absent, took: started.elapsed() };
+    let why = outcome.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    let (state, seconds, rows) = (outcome.state(), outcome.took.as_secs_f64(), outcome.rows.len());
+    bar.say(&format!("{:<18} {seconds:>6.1} s  {state}, {rows} rows{why}", part.name));
+    outcome
 }
 
-/// Runs the commands; what they print stays in a file for each stream. Standard output of all of them, where all succeed.
-fn output_of(context: &Context<'_>, part: &Part, commands: Vec<Command>, tick: &dyn Fn()) -> Result<String, String> {
+/// Runs the commands; what they print stays in a file for each stream. Their standard output, and why it is not all, if so.
+fn output_of(context: &Context<'_>, part: &Part, commands: Vec<Command>, tick: &dyn Fn()) -> (String, Option<String>) {
     let place = |kind: &str| context.scratch.join(format!("{}.{kind}", part.name));
     let (out, log) = (place("out"), place("log"));
-    let told = |error: io::Error| format!("cannot run: {error}");
-    let (out_file, log_file) = (File::create(&out).map_err(told)?, File::create(&log).map_err(told)?);
+    let why = run_all(&out, &log, commands, tick).unwrap_or_else(|error| Some(format!("cannot run: {error}")));
+    (fs::read_to_string(&out).unwrap_or_default(), why)
+}
+
+/// Why not all of the commands have succeeded; the first that has not is the last.
+fn run_all(out: &Path, log: &Path, commands: Vec<Command>, tick: &dyn Fn()) -> io::Result<Option<String>> {
+    let (out_file, log_file) = (File::create(out)?, File::create(log)?);
     for mut command in commands {
-        command.stdin(Stdio::null());
-        command.stdout(out_file.try_clone().map_err(told)?).stderr(log_file.try_clone().map_err(told)?);
+        command.stdin(Stdio::null()).stdout(out_file.try_clone()?).stderr(log_file.try_clone()?);
         // A panic's trace is for its developer; the log gets one line.
         command.env("RUST_BACKTRACE", "0").env("CARGO_TERM_COLOR", "never");
-        let child = command.spawn().map_err(told)?;
-        match step::wait_ticking(child, deadline(), tick).map_err(told)? {
+        match step::wait_ticking(command.spawn()?, deadline(), tick)? {
             Some(status) if status.success() => {}
-            Some(status) => return Err(format!("{status}; {}", tail(&log))),
-            None => return Err(format!("it still ran after {} s and was killed", COMMAND_LIMIT.as_secs())),
+            Some(status) => return Ok(Some(format!("{status}; {}", tail(log)))),
+            None => return Ok(Some(format!("it still ran after {} s and was killed", COMMAND_LIMIT.as_secs()))),
         }
     }
-    fs::read_to_string(&out).map_err(told)
+    Ok(None)
 }
 
 #[allow(clippy::disallowed_methods, reason = "for a child process, not a task of a core")]
@@ -263,16 +261,13 @@ impl Findings {
     /// The rows of a part that ran; none of one that did not.
     fn rows(&self, part: &str) -> &[Value] {
         let outcome = self.outcomes.iter().find(|outcome| outcome.part.name == part);
-        outcome.and_then(|outcome| outcome.result.as_deref().ok()).unwrap_or(&[])
+        outcome.map_or(&[], |outcome| &outcome.rows)
     }
 
     fn json(&self) -> Value {
         let part = |outcome: &Outcome| {
-            let (rows, why) = match &outcome.result {
-                Ok(rows) => (json!(rows), Value::Null),
-                Err(why) => (Value::Null, json!(why)),
-            };
-            let value = json!({ "state": outcome.state(), "why": why, "seconds": outcome.took.as_secs_f64(), "rows": rows });
+            let (state, seconds) = (outcome.state(), outcome.took.as_secs_f64());
+            let value = json!({ "state": state, "why": outcome.why, "seconds": seconds, "rows": outcome.rows });
             (outcome.part.name.to_owned(), value)
         };
         json!({
@@ -295,8 +290,8 @@ impl Findings {
             println!("noise: {}", noise.text());
         }
         for outcome in &self.outcomes {
-            if let (Err(why), false) = (&outcome.result, outcome.is_absent) {
-                println!("part {} failed: {why}", outcome.part.name);
+            if let (Some(why), false) = (&outcome.why, outcome.is_absent) {
+                println!("part {} {}: {why}", outcome.part.name, outcome.state());
             }
         }
     }
@@ -304,10 +299,11 @@ impl Findings {
 
 impl Outcome {
     fn state(&self) -> &'static str {
-        match (&self.result, self.is_absent) {
-            (Ok(_), _) => "measured",
-            (Err(_), true) => "not measured",
-            (Err(_), false) => "failed",
+        match (&self.why, self.is_absent, self.rows.is_empty()) {
+            (None, ..) => "measured",
+            (_, true, _) => "not measured",
+            (.., true) => "failed",
+            (.., false) => "measured in part",
         }
     }
 }
@@ -319,7 +315,8 @@ mod tests {
     pub(super) fn findings(parts: &[(&str, Result<Vec<Value>, String>)]) -> Findings {
         let outcome = |(name, result): &(&str, Result<Vec<Value>, String>)| Outcome {
             part: parts::PARTS.iter().find(|part| part.name == *name).unwrap(),
-            result: result.clone(),
+            rows: result.clone().unwrap_or_default(),
+            why: result.clone().err(),
             is_absent: false,
             took: Duration::from_secs(1),
         };
@@ -336,10 +333,34 @@ mod tests {
         let row = json!({ "outage_ms": { "p50": 5.0, "p99": 9.0, "max": 9.5 }, "outages_ms": [5.0, 9.5] });
         let findings = findings(&[("ycsb", Err("exit status: 1".into())), ("failover-us", Ok(vec![row]))]);
         let data = findings.json();
-        assert_eq!((&data["parts"]["ycsb"]["state"], &data["parts"]["ycsb"]["why"]), (&json!("failed"), &json!("exit status: 1")));
+        assert_eq!(
+            (&data["parts"]["ycsb"]["state"], &data["parts"]["ycsb"]["why"]),
+            (&json!("failed"), &json!("exit status: 1"))
+        );
         assert_eq!(data["parts"]["failover-us"]["state"], json!("measured"));
         let goal = data["goals"].as_array().unwrap().iter().find(|goal| goal["value"] == json!(9.0)).unwrap();
         assert_eq!(goal["verdict"], json!("met"));
+    }
+
+    #[test]
+    fn what_a_command_has_printed_before_it_failed_is_kept() {
+        let place = std::env::temp_dir().join(format!("xtask-bench-run-{}", std::process::id()));
+        let (out, log) = (place.with_extension("out"), place.with_extension("log"));
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let ticks = std::cell::Cell::new(0);
+        let commands =
+            vec![shell("echo '{\"id\":\"a\"}'"), shell("echo '{}'; echo broken >&2; exit 4"), shell("echo '{}'")];
+        let why = run_all(&out, &log, commands, &|| ticks.set(ticks.get() + 1)).unwrap();
+        assert_eq!(why.as_deref(), Some("exit status: 4; broken"));
+        assert_eq!(numbers::rows(&fs::read_to_string(&out).unwrap()).len(), 2);
+        assert!(ticks.get() >= 2);
+        let missing = run_all(&out, &log, vec![Command::new("/nowhere")], &|| ());
+        assert!(missing.is_err());
+        [out, log].iter().for_each(|file| fs::remove_file(file).unwrap());
     }
 
     #[test]

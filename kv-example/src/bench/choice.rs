@@ -153,7 +153,9 @@ mod tests {
         let mut latest = Chooser::new(Choice::Latest, 999);
         latest.grow();
         let latest = counts(&latest);
-        assert!(latest[999] > DRAWS / 10 && latest[998] > DRAWS / 30 && latest[..10].iter().sum::<usize>() < DRAWS / 100);
+        assert!(
+            latest[999] > DRAWS / 10 && latest[998] > DRAWS / 30 && latest[..10].iter().sum::<usize>() < DRAWS / 100
+        );
     }
 
     #[test]

@@ -96,9 +96,8 @@ struct Look {
 impl Look {
     fn since(self, before: &Look, elapsed: Duration) -> Cost {
         let pairs = self.nodes.iter().zip(&before.nodes);
-        let nodes: Vec<NodeCost> = pairs
-            .map(|(after, before)| NodeCost { cpu: after.cpu.saturating_sub(before.cpu), ..*after })
-            .collect();
+        let nodes: Vec<NodeCost> =
+            pairs.map(|(after, before)| NodeCost { cpu: after.cpu.saturating_sub(before.cpu), ..*after }).collect();
         let client = self.client.saturating_sub(before.client);
         let ours = client + nodes.iter().map(|node| node.cpu).sum::<Duration>();
         let others = self.all.saturating_sub(before.all).saturating_sub(ours);

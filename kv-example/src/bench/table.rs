@@ -105,9 +105,7 @@ pub(super) fn json(outcome: &Outcome, connections: u16) -> Value {
 }
 
 fn cost_json(cost: &Cost, measured: &Measured) -> Value {
-    let node = |node: &super::cost::NodeCost| {
-        json!({ "cores": cost.cores(node.cpu), "resident_bytes": node.resident_bytes, "leads": node.leads })
-    };
+    let node = |node: &super::cost::NodeCost| json!({ "cores": cost.cores(node.cpu), "resident_bytes": node.resident_bytes, "leads": node.leads });
     json!({
         "nodes": cost.nodes.iter().map(node).collect::<Vec<_>>(),
         "client_cores": cost.cores(cost.client),
@@ -163,7 +161,10 @@ put, closed loop, 8 outstanding, values of 64 bytes, 10 s
         outcome.cost = Some(Cost { elapsed, nodes: vec![node, node], client, others, datagrams: 6 });
         outcome.conflicts = 3;
         let said = text(&outcome);
-        assert!(said.starts_with("mix f, closed loop, 64 outstanding, values of 64 bytes, 10000 keys, zipfian, 1 s\n"), "{said}");
+        assert!(
+            said.starts_with("mix f, closed loop, 64 outstanding, values of 64 bytes, 10000 keys, zipfian, 1 s\n"),
+            "{said}"
+        );
         assert!(said.contains("conflicts               3"), "{said}");
         assert!(said.contains("nodes 0.00/0.00  client 0.50  others 0.00   MiB 9/9   4.00 us of all"), "{said}");
         let value = json(&outcome, 1);

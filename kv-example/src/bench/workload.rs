@@ -175,7 +175,12 @@ impl Workload for BenchWorkload {
         (ask, Doing { kind, key, tries: 1, writes: false })
     }
 
-    fn goes_on_with(&mut self, call: &mut Doing, result: &Result<Answered, Failure>, body: &mut Vec<u8>) -> Option<Ask> {
+    fn goes_on_with(
+        &mut self,
+        call: &mut Doing,
+        result: &Result<Answered, Failure>,
+        body: &mut Vec<u8>,
+    ) -> Option<Ask> {
         let (Kind::ReadModifyWrite, Ok(answered)) = (call.kind, result) else { return None };
         write_key(call.key, &mut self.key);
         if !call.writes {

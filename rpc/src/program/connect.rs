@@ -69,11 +69,7 @@ where
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_many<F, T>(
-    target: Target,
-    connections: usize,
-    main: impl FnOnce(Vec<Connection>) -> F,
-) -> Result<T, Error>
+pub fn run_many<F, T>(target: Target, connections: usize, main: impl FnOnce(Vec<Connection>) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>> + 'static,
     T: 'static,

@@ -129,7 +129,7 @@ impl Verdict {
 /// One line of text a goal.
 pub(crate) fn line(goal: &Goal, verdict: Verdict) -> String {
     let value = verdict.value().map_or("-".to_owned(), |value| format!("{} {}", short(value), goal.unit));
-    format!("{:<74} {value:>14}   {:<12} {}", goal.name, goal.wish(), verdict.word())
+    format!("{:<90} {value:>14}   {:<12} {}", goal.name, goal.wish(), verdict.word())
 }
 
 /// A number with three digits that count.
@@ -192,7 +192,8 @@ mod tests {
         let share = goal("over = \"b\"\ntimes = 100\nat_least = 55\nunit = \"%\"");
         assert_eq!(share.judge(&metrics(&[("a", 3.0), ("b", 4.0)])), Verdict::Met(75.0));
         assert_eq!(share.judge(&metrics(&[("a", 1.0), ("b", 4.0)])), Verdict::Missed(25.0));
-        for incomplete in [&[("a", 3.0)][..], &[("b", 4.0)], &[("a", 3.0), ("b", 0.0)], &[("a", f64::NAN), ("b", 1.0)]] {
+        for incomplete in [&[("a", 3.0)][..], &[("b", 4.0)], &[("a", 3.0), ("b", 0.0)], &[("a", f64::NAN), ("b", 1.0)]]
+        {
             assert_eq!(share.judge(&metrics(incomplete)), Verdict::NotMeasured, "{incomplete:?}");
         }
     }

@@ -162,7 +162,8 @@ pub(crate) fn forecast(costs: &Costs, traffic: &Traffic, machines: &Machines) ->
         all.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((processors, Limit::Processors))
     };
     // Each node leads one put of so many as there are nodes, and follows in the others.
-    let shared = [0, 1].map(|way| ways.leader[way].and(ways.follower[way].times(others)).times(1.0 / f64::from(nodes.max(1))));
+    let shared =
+        [0, 1].map(|way| ways.leader[way].and(ways.follower[way].times(others)).times(1.0 / f64::from(nodes.max(1))));
     let all_cores = f64::from(nodes) * cores * 1e9;
     Forecast {
         leading_core,
@@ -252,7 +253,8 @@ mod tests {
     fn balanced_replies_relieve_the_leader_of_large_values() {
         let machines = Machines { nodes: 3, cores: 64, link_gbit: 10.0 };
         let plain = forecast(&COSTS, &Traffic { body_bytes: 1024.0, ..SMALL }, &machines).one_leads.0;
-        let balanced = forecast(&COSTS, &Traffic { body_bytes: 1024.0, balanced: true, ..SMALL }, &machines).one_leads.0;
+        let balanced =
+            forecast(&COSTS, &Traffic { body_bytes: 1024.0, balanced: true, ..SMALL }, &machines).one_leads.0;
         assert!(balanced > 1.8 * plain, "{balanced} {plain}");
     }
 

@@ -126,7 +126,8 @@ pub(crate) fn peers(text: &str) -> Vec<Value> {
         let columns: Vec<&str> = line.split('\t').collect();
         let numbers: Vec<Option<f64>> = columns.iter().map(|column| column.parse().ok()).collect();
         // Which leaves out what else programs print, and the header.
-        let (PEER_COLUMNS, Some(Some(out)), Some(Some(per_second))) = (columns.len(), numbers.get(2), numbers.get(3)) else {
+        let (PEER_COLUMNS, Some(Some(out)), Some(Some(per_second))) = (columns.len(), numbers.get(2), numbers.get(3))
+        else {
             continue;
         };
         let row = json!({
@@ -152,7 +153,10 @@ mod tests {
     fn loads_are_named_by_what_was_asked_for_and_how() {
         let name = |row: Value| load_name(&row);
         assert_eq!(name(json!({ "op": "put", "outstanding": 64, "value_bytes": 64 })).as_deref(), Some("put.64"));
-        assert_eq!(name(json!({ "mix": "a", "rate": 500, "value_bytes": 1024 })).as_deref(), Some("mix-a.rate-500.v1024"));
+        assert_eq!(
+            name(json!({ "mix": "a", "rate": 500, "value_bytes": 1024 })).as_deref(),
+            Some("mix-a.rate-500.v1024")
+        );
         assert_eq!(name(json!({ "reads_percent": 0, "outstanding": 8 })).as_deref(), Some("reads-0.8"));
         assert_eq!(name(json!({ "idle_seconds": 1 })), None);
     }
@@ -163,7 +167,10 @@ mod tests {
             "op": "put", "outstanding": 256, "per_second": 1e5, "latency_ns": { "p50": 1500, "p99": 3000, "p99.9": 4000 },
             "cost": { "nodes": [{ "cores": 0.25, "resident_bytes": 1048576 }, { "cores": 0.5, "resident_bytes": 2097152 }], "nodes_us_each": 7.5 },
         });
-        let metrics = of("throughput", &[row, json!({ "idle_seconds": 2, "cost": { "nodes": [{ "cores": 0.1, "resident_bytes": 5242880 }] } })]);
+        let metrics = of(
+            "throughput",
+            &[row, json!({ "idle_seconds": 2, "cost": { "nodes": [{ "cores": 0.1, "resident_bytes": 5242880 }] } })],
+        );
         let expected = [
             ("throughput.put.256.per_second", 1e5),
             ("throughput.put.256.p50_us", 1.5),
@@ -181,7 +188,9 @@ mod tests {
 
     #[test]
     fn of_a_systems_repeated_rows_the_best_is_kept_and_everything_else_is_passed_over() {
-        let row = |system: &str, ops: &str| format!("{system}\tput\t64\t{ops}\t1\t2\t3\t0\t0.5\t0.4\t0.1/0.2/0.3\t4.5\t9/9/9");
+        let row = |system: &str, ops: &str| {
+            format!("{system}\tput\t64\t{ops}\t1\t2\t3\t0\t0.5\t0.4\t0.1/0.2/0.3\t4.5\t9/9/9")
+        };
         let text = [
             "system\top\tout\tops/s\tp50us\tp99us\tp999us\terr\tother_cores\tclient_cores\tserver_cores\tserver_us/op\trss_MiB".to_owned(),
             row("null", "100"),
@@ -200,7 +209,12 @@ mod tests {
     #[test]
     fn of_a_fault_under_several_loads_the_worst_counts() {
         let row = |condition: &str, ratio: f64| json!({ "condition": condition, "times_healthy": { "p99": ratio } });
-        let rows = [row("healthy", 1.0), row("0.1 % of packets lost", 2.0), row("one follower dead", 1.1), row("0.1 % of packets lost", 1.5)];
+        let rows = [
+            row("healthy", 1.0),
+            row("0.1 % of packets lost", 2.0),
+            row("one follower dead", 1.1),
+            row("0.1 % of packets lost", 1.5),
+        ];
         let metrics = of("faults", &rows);
         assert_eq!(metrics.len(), 2, "{metrics:?}");
         assert_eq!((metrics["faults.lossy.p99"], metrics["faults.dead.p99"]), (2.0, 1.1));

@@ -113,9 +113,7 @@ impl Context<'_> {
         let kv = self.kv();
         match part.name {
             "micro" => Work::Run(["runtime", "ports", "raft_commit", "rpc"].map(|name| self.micro(name)).into()),
-            "throughput" => {
-                one(self.bench(&format!("--idle 2 --op put,get,stale,echo --outstanding {outstanding}")))
-            }
+            "throughput" => one(self.bench(&format!("--idle 2 --op put,get,stale,echo --outstanding {outstanding}"))),
             "together" => one(self.bench(&format!("--placement together --op put,get --outstanding {outstanding}"))),
             "load" => one(self.bench(&format!("--op put --rate {rates}"))),
             "ycsb" => one(self.bench("--mix a,b,c,d,e,f --outstanding 64 --keys 10000")),
@@ -138,7 +136,8 @@ impl Context<'_> {
             "faults" => {
                 let (rounds, rate) = if self.quick { (1, 5000) } else { (3, 10_000) };
                 let seconds = if self.quick { 1 } else { 3 };
-                one(self.command(&kv, &format!("bench-faults --json --rounds {rounds} --seconds {seconds} --rate {rate}")))
+                one(self
+                    .command(&kv, &format!("bench-faults --json --rounds {rounds} --seconds {seconds} --rate {rate}")))
             }
             "scaling" if self.knows("bench-scale") => one(self.command(&kv, "bench-scale --json")),
             "scaling" => Work::Absent("this `kv` has no bench-scale".into()),

@@ -29,7 +29,10 @@ fn prepare(context: &Context<'_>, harness: &Path) -> io::Result<Work> {
     let ours = copy.join("trimaran");
     // The harness calls a program with its own options only.
     let kv = context.kv();
-    fs::write(&ours, format!("#!/bin/sh\nexec '{}' bench-peer --systems apart,together,echo,durable \"$@\"\n", kv.display()))?;
+    fs::write(
+        &ours,
+        format!("#!/bin/sh\nexec '{}' bench-peer --systems apart,together,echo,durable \"$@\"\n", kv.display()),
+    )?;
     fs::set_permissions(&ours, fs::Permissions::from_mode(0o755))?;
 
     let mut commands = Vec::new();

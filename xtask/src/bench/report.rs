@@ -48,17 +48,18 @@ fn section(title: &str, body: &str) -> String {
 
 /// Says that something is missing, and why where that is known.
 fn missing(findings: &Findings, part: &str) -> String {
-    let why = findings.outcomes.iter().find(|outcome| outcome.part.name == part).map(|outcome| &outcome.result);
-    let why = match why {
-        Some(Err(why)) => format!(": {}", escape(why)),
-        Some(Ok(_)) => return String::new(),
-        None => ": not among the parts of this run".to_owned(),
+    let outcome = findings.outcomes.iter().find(|outcome| outcome.part.name == part);
+    let state = match outcome.map(|outcome| (outcome.state(), &outcome.why)) {
+        Some((_, None)) => return String::new(),
+        Some((state, Some(why))) => format!("{state}: {}", escape(why)),
+        None => "not measured: not among the parts of this run".to_owned(),
     };
-    format!("<p class=\"not\">{part}: not measured{why}</p>\n")
+    format!("<p class=\"not\">{part}: {state}</p>\n")
 }
 
 fn plots(drawn: &[String]) -> String {
-    let figures: String = drawn.iter().filter(|svg| !svg.is_empty()).map(|svg| format!("<figure>{svg}</figure>\n")).collect();
+    let figures: String =
+        drawn.iter().filter(|svg| !svg.is_empty()).map(|svg| format!("<figure>{svg}</figure>\n")).collect();
     if figures.is_empty() { figures } else { format!("<div class=\"plots\">\n{figures}</div>\n") }
 }
 
@@ -69,11 +70,19 @@ fn head(findings: &Findings) -> String {
     };
     let kind = if findings.machine["virtual"] == true { "virtual machine" } else { "machine" };
     let length = if findings.quick { "a quick run" } else { "a full run" };
-    let mut out = format!("<h1>trimaran, measured</h1>\n<p class=\"faint\">{}, commit {}, {length}</p>\n", word("date"), word("commit"));
+    let mut out = format!(
+        "<h1>trimaran, measured</h1>\n<p class=\"faint\">{}, commit {}, {length}</p>\n",
+        word("date"),
+        word("commit")
+    );
     let (cpu, cores, memory, kernel, load) = (word("cpu"), word("cores"), word("memory"), word("kernel"), word("load"));
     let _ = writeln!(out, "<p>{kind}: {cpu}, {cores} cores, {memory}; Linux {kernel}; load before the run {load}</p>");
     let noise = findings.noise.map_or("not measured".to_owned(), |noise| noise.text());
-    let _ = writeln!(out, "<p>noise: {}. Compare ratios within this run; absolute times of a shared machine mean little.</p>", escape(&noise));
+    let _ = writeln!(
+        out,
+        "<p>noise: {}. Compare ratios within this run; absolute times of a shared machine mean little.</p>",
+        escape(&noise)
+    );
     out
 }
 
@@ -86,13 +95,23 @@ fn goals(findings: &Findings) -> String {
             Verdict::Missed(_) => "missed",
             Verdict::NotMeasured => "not",
         };
-        table.row(&[escape(&goal.name), escape(&measured), escape(&goal.wish()), format!("<span class=\"{class}\">{}</span>", verdict.word())]);
+        table.row(&[
+            escape(&goal.name),
+            escape(&measured),
+            escape(&goal.wish()),
+            format!("<span class=\"{class}\">{}</span>", verdict.word()),
+        ]);
     }
     table.html()
 }
 
 /// The points of one kind of row, in the order of `x`.
-fn points(rows: &[Value], belongs: impl Fn(&Value) -> bool, x: &str, y: impl Fn(&Value) -> Option<f64>) -> Vec<(f64, f64)> {
+fn points(
+    rows: &[Value],
+    belongs: impl Fn(&Value) -> bool,
+    x: &str,
+    y: impl Fn(&Value) -> Option<f64>,
+) -> Vec<(f64, f64)> {
     let mut points: Vec<(f64, f64)> =
         rows.iter().filter(|row| belongs(row)).filter_map(|row| Some((number(row, x)?, y(row)?))).collect();
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -111,7 +130,8 @@ fn us(key: &'static str) -> impl Fn(&Value) -> Option<f64> {
 fn throughput(findings: &Findings) -> String {
     let (apart, together, load) = (findings.rows("throughput"), findings.rows("together"), findings.rows("load"));
     let is = |op: &'static str| move |row: &Value| row["op"] == op;
-    let of = |name: &str, rows, op, y: fn(&Value) -> Option<f64>| Series::new(name, points(rows, is(op), "outstanding", y));
+    let of =
+        |name: &str, rows, op, y: fn(&Value) -> Option<f64>| Series::new(name, points(rows, is(op), "outstanding", y));
     let mut rates = vec![
         of("put", apart, "put", rate),
         of("linearizable read", apart, "get", rate),
@@ -135,10 +155,27 @@ fn throughput(findings: &Findings) -> String {
         of("put p50, one process", together, "put", p50),
         of("put p99, one process", together, "put", p99).dashed(),
     ];
-    let offered = |key| Series::new(format!("put {key}"), points(load, |row| row.get("rate").is_some(), "rate", us(key)));
+    let offered =
+        |key| Series::new(format!("put {key}"), points(load, |row| row.get("rate").is_some(), "rate", us(key)));
     let drawn = [
-        Plot { title: "operations a second, values of 64 bytes", x: "outstanding requests", y: "a second", x_log: true, y_log: true, series: rates }.draw(),
-        Plot { title: "latency of a closed loop", x: "outstanding requests", y: "microseconds", x_log: true, y_log: true, series: times }.draw(),
+        Plot {
+            title: "operations a second, values of 64 bytes",
+            x: "outstanding requests",
+            y: "a second",
+            x_log: true,
+            y_log: true,
+            series: rates,
+        }
+        .draw(),
+        Plot {
+            title: "latency of a closed loop",
+            x: "outstanding requests",
+            y: "microseconds",
+            x_log: true,
+            y_log: true,
+            series: times,
+        }
+        .draw(),
         Plot {
             title: "latency against load, from when puts were due",
             x: "puts a second, offered",
@@ -203,9 +240,22 @@ fn failover(findings: &Findings) -> String {
         let row = findings.rows(part).first()?;
         let values: Vec<f64> = row["outages_ms"].as_array()?.iter().filter_map(Value::as_f64).collect();
         let (from, width, counts) = histogram(&values)?;
-        let marks = ["p50", "p99"].into_iter().filter_map(|key| Some((key.to_owned(), number(row, &format!("outage_ms/{key}"))?)));
+        let marks = ["p50", "p99"]
+            .into_iter()
+            .filter_map(|key| Some((key.to_owned(), number(row, &format!("outage_ms/{key}"))?)));
         let title = format!("{title}, {} kills", values.len());
-        Some(Bars { title: &title, x: "milliseconds to the first new commit", y: "kills", from, width, counts, marks: marks.collect() }.draw())
+        Some(
+            Bars {
+                title: &title,
+                x: "milliseconds to the first new commit",
+                y: "kills",
+                from,
+                width,
+                counts,
+                marks: marks.collect(),
+            }
+            .draw(),
+        )
     };
     let drawn = [
         draw("failover-us", "one process, timeouts of 3 to 6 ms"),
@@ -220,7 +270,8 @@ fn failover(findings: &Findings) -> String {
 fn scaling(findings: &Findings) -> String {
     let rows = findings.rows("scaling");
     let series = vec![Series::new("operations", points(rows, |_| true, "cores", rate))];
-    let drawn = Plot { title: "operations by cores", x: "cores", y: "a second", x_log: true, y_log: false, series }.draw();
+    let drawn =
+        Plot { title: "operations by cores", x: "cores", y: "a second", x_log: true, y_log: false, series }.draw();
     missing(findings, "scaling") + &plots(&[drawn])
 }
 
@@ -231,10 +282,12 @@ fn measured_costs(rows: &[Value]) -> Option<(Costs, Traffic, f64)> {
     let nodes = row.pointer("/cost/nodes")?.as_array()?;
     let per_second = rate(row).filter(|rate| *rate > 0.0)?;
     let ns = |leads: bool| -> Option<f64> {
-        let cores: Vec<f64> = nodes.iter().filter(|node| node["leads"] == leads).filter_map(|node| number(node, "cores")).collect();
+        let cores: Vec<f64> =
+            nodes.iter().filter(|node| node["leads"] == leads).filter_map(|node| number(node, "cores")).collect();
         (!cores.is_empty()).then(|| cores.iter().sum::<f64>() / cores.len() as f64 / per_second * 1e9)
     };
-    let datagrams = number(row, "cost/datagrams").zip(number(row, "seconds")).map(|(all, seconds)| all / seconds / per_second);
+    let datagrams =
+        number(row, "cost/datagrams").zip(number(row, "seconds")).map(|(all, seconds)| all / seconds / per_second);
     let nodes = u32::try_from(nodes.len()).unwrap_or(3);
     let batch = datagrams.map_or(1.0, |datagrams| model::batch_of(datagrams, nodes));
     let traffic = Traffic { batch, body_bytes: BODY_BYTES, balanced: false };
@@ -262,7 +315,12 @@ fn forecast(findings: &Findings) -> String {
     }
     match instructions {
         Some((costs, traffic)) => {
-            let _ = writeln!(out, "<p>From instruction counts, at one a cycle and 3 GHz: {} ns at the leader, {} ns at a follower.</p>", short(costs.leader_ns), short(costs.follower_ns));
+            let _ = writeln!(
+                out,
+                "<p>From instruction counts, at one a cycle and 3 GHz: {} ns at the leader, {} ns at a follower.</p>",
+                short(costs.leader_ns),
+                short(costs.follower_ns)
+            );
             out += &forecast_table(&costs, &traffic);
         }
         None => out += "<p class=\"not\">from instruction counts: not measured</p>\n",
@@ -302,7 +360,9 @@ fn forecast_table(costs: &Costs, traffic: &Traffic) -> String {
     let mut table = Table::new(&head.iter().map(String::as_str).collect::<Vec<_>>());
     for cores in CORES {
         let of = |nodes, link_gbit| model::forecast(costs, traffic, &Machines { nodes, cores, link_gbit });
-        let told = |(rate, limit): (f64, model::Limit)| format!("{} <span class=\"faint\">{}</span>", short(rate), limit.name());
+        let told = |(rate, limit): (f64, model::Limit)| {
+            format!("{} <span class=\"faint\">{}</span>", short(rate), limit.name())
+        };
         let mut row = vec![cores.to_string(), short(of(3, 10.0).leading_core)];
         for nodes in [3, 5, 9] {
             row.extend([10.0, 100.0].map(|link| told(of(nodes, link).spread)));
@@ -331,7 +391,8 @@ mod tests {
     #[test]
     fn the_model_is_fed_by_the_busiest_load_of_puts() {
         let (costs, traffic, per_second) =
-            measured_costs(&[load("put", 64, 50_000.0), load("put", 256, 100_000.0), load("get", 256, 300_000.0)]).unwrap();
+            measured_costs(&[load("put", 64, 50_000.0), load("put", 256, 100_000.0), load("get", 256, 300_000.0)])
+                .unwrap();
         assert_eq!(per_second, 100_000.0);
         assert!((costs.leader_ns - 5000.0).abs() < 1.0 && (costs.follower_ns - 3000.0).abs() < 1.0, "{costs:?}");
         assert!((traffic.batch - 8.0).abs() < 1e-6, "{traffic:?}");
@@ -351,11 +412,14 @@ mod tests {
     #[test]
     fn a_page_of_nothing_says_so_in_every_section_and_of_something_shows_it() {
         let empty = html(&findings(&[("throughput", Err("exit status: 1 <bad>".into()))]));
-        assert!(empty.contains("throughput: not measured: exit status: 1 &lt;bad&gt;") && empty.contains("&lt;a processor&gt;"));
-        assert!(!empty.contains("http://") && !empty.contains("https://") && !empty.contains("<script"), "needs nothing else");
-        let peer = |system: &str, per_second: f64| {
-            json!({ "system": system, "op": "put", "out": 64, "per_second": per_second, "p50_us": 5.0, "p99_us": 9.0 })
-        };
+        assert!(
+            empty.contains("throughput: failed: exit status: 1 &lt;bad&gt;") && empty.contains("&lt;a processor&gt;")
+        );
+        assert!(
+            !empty.contains("http://") && !empty.contains("https://") && !empty.contains("<script"),
+            "needs nothing else"
+        );
+        let peer = |system: &str, per_second: f64| json!({ "system": system, "op": "put", "out": 64, "per_second": per_second, "p50_us": 5.0, "p99_us": 9.0 });
         let kills = json!({ "kills": 3, "profile": "us", "outage_ms": { "p50": 5.0, "p99": 9.0, "max": 9.5 }, "outages_ms": [5.0, 6.0, 9.5] });
         let full = html(&findings(&[
             ("throughput", Ok(vec![load("put", 64, 50_000.0), load("get", 64, 90_000.0)])),

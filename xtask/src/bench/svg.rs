@@ -97,7 +97,11 @@ pub(crate) fn label(value: f64) -> String {
         size if size >= 1e4 => (value / 1e3, "k"),
         _ => (value, ""),
     };
-    let text = format!("{scaled:.3}");
+    let text = match scaled.abs() {
+        size if size >= 100.0 => return format!("{scaled:.0}{unit}"),
+        size if size >= 10.0 => format!("{scaled:.1}"),
+        _ => format!("{scaled:.3}"),
+    };
     format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
@@ -153,11 +157,18 @@ impl Plot<'_> {
                 series.points.iter().map(|point| (across(x.place(point.0)), up(y.place(point.1)))).collect();
             let path: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
             let dash = if series.is_dashed { " stroke-dasharray=\"5 4\"" } else { "" };
-            let _ = writeln!(out, "<polyline class=\"line\" style=\"stroke:var(--c{colour})\"{dash} points=\"{}\"/>", path.join(" "));
+            let _ = writeln!(
+                out,
+                "<polyline class=\"line\" style=\"stroke:var(--c{colour})\"{dash} points=\"{}\"/>",
+                path.join(" ")
+            );
             for ((x, y), (value_x, value_y)) in places.iter().zip(&series.points) {
                 let name = escape(&series.name);
                 let said = format!("{name}: {} at {}", label(*value_y), label(*value_x));
-                let _ = writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" style=\"fill:var(--c{colour})\"><title>{said}</title></circle>");
+                let _ = writeln!(
+                    out,
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" style=\"fill:var(--c{colour})\"><title>{said}</title></circle>"
+                );
             }
         }
         let names: Vec<(&str, bool)> = series.iter().map(|series| (series.name.as_str(), series.is_dashed)).collect();
@@ -190,7 +201,8 @@ impl Bars<'_> {
         let y = Scale::linear(self.counts.iter().copied());
         let step = step(furthest - self.from);
         let first = (self.from / step).ceil() * step;
-        let ticks: Vec<f64> = (0..20).map(|n| first + f64::from(n) * step).take_while(|tick| *tick <= furthest * (1.0 + 1e-9)).collect();
+        let ticks: Vec<f64> =
+            (0..20).map(|n| first + f64::from(n) * step).take_while(|tick| *tick <= furthest * (1.0 + 1e-9)).collect();
         let mut out = open(self.title, 0);
         axes(&mut out, &x, &y, &ticks, self.x, self.y);
         for (at, count) in self.counts.iter().enumerate() {
@@ -199,14 +211,27 @@ impl Bars<'_> {
             let top = up(y.place(*count));
             let said = format!("{} to {}: {}", label(begin), label(begin + self.width), label(*count));
             let (wide, high) = ((right - left - 1.0).max(0.5), up(0.0) - top);
-            let _ = writeln!(out, "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{wide:.1}\" height=\"{high:.1}\" style=\"fill:var(--c0)\"><title>{said}</title></rect>");
+            let _ = writeln!(
+                out,
+                "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{wide:.1}\" height=\"{high:.1}\" style=\"fill:var(--c0)\"><title>{said}</title></rect>"
+            );
         }
         for (at, (name, value)) in self.marks.iter().enumerate() {
             let (place, low) = (across(x.place(*value)), TOP + 10.0 + LEGEND_LINE * at as f64);
             let (anchor, gap) = if place > WIDTH * 0.7 { ("end", -4.0) } else { ("start", 4.0) };
             let colour = (at + 1) % COLOURS;
-            let _ = writeln!(out, "<line x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" stroke-dasharray=\"4 3\" style=\"stroke:var(--c{colour})\"/>", up(0.0));
-            let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{low:.1}\" text-anchor=\"{anchor}\" style=\"fill:var(--c{colour})\">{} {}</text>", place + gap, escape(name), label(*value));
+            let _ = writeln!(
+                out,
+                "<line x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{TOP}\" y2=\"{:.1}\" stroke-dasharray=\"4 3\" style=\"stroke:var(--c{colour})\"/>",
+                up(0.0)
+            );
+            let _ = writeln!(
+                out,
+                "<text x=\"{:.1}\" y=\"{low:.1}\" text-anchor=\"{anchor}\" style=\"fill:var(--c{colour})\">{} {}</text>",
+                place + gap,
+                escape(name),
+                label(*value)
+            );
         }
         out + "</svg>\n"
     }
@@ -231,18 +256,38 @@ fn axes(out: &mut String, x: &Scale, y: &Scale, x_marks: &[f64], x_name: &str, y
     for tick in y.ticks() {
         let (high, right) = (up(y.place(tick)), WIDTH - RIGHT);
         let _ = writeln!(out, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{high:.1}\" y2=\"{high:.1}\"/>");
-        let _ = writeln!(out, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>", LEFT - 6.0, high + 4.0, label(tick));
+        let _ = writeln!(
+            out,
+            "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            LEFT - 6.0,
+            high + 4.0,
+            label(tick)
+        );
     }
     for tick in x_marks {
         let place = across(x.place(*tick));
         let bottom = up(0.0);
-        let _ = writeln!(out, "<line class=\"grid\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{bottom}\" y2=\"{}\"/>", bottom + 5.0);
-        let _ = writeln!(out, "<text x=\"{place:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>", bottom + 18.0, label(*tick));
+        let _ = writeln!(
+            out,
+            "<line class=\"grid\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{bottom}\" y2=\"{}\"/>",
+            bottom + 5.0
+        );
+        let _ = writeln!(
+            out,
+            "<text x=\"{place:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            bottom + 18.0,
+            label(*tick)
+        );
     }
     let middle = LEFT + (WIDTH - LEFT - RIGHT) / 2.0;
-    let _ = writeln!(out, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>", HEIGHT - 12.0, escape(x_name));
+    let _ =
+        writeln!(out, "<text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>", HEIGHT - 12.0, escape(x_name));
     let centre = TOP + (HEIGHT - TOP - BOTTOM) / 2.0;
-    let _ = writeln!(out, "<text x=\"14\" y=\"{centre}\" text-anchor=\"middle\" transform=\"rotate(-90 14 {centre})\">{}</text>", escape(y_name));
+    let _ = writeln!(
+        out,
+        "<text x=\"14\" y=\"{centre}\" text-anchor=\"middle\" transform=\"rotate(-90 14 {centre})\">{}</text>",
+        escape(y_name)
+    );
 }
 
 fn legend(out: &mut String, names: &[(&str, bool)]) {
@@ -251,7 +296,11 @@ fn legend(out: &mut String, names: &[(&str, bool)]) {
         let low = HEIGHT + LEGEND_LINE * (at / 2) as f64;
         let dash = if *is_dashed { " stroke-dasharray=\"5 4\"" } else { "" };
         let (colour, middle) = (at % COLOURS, low - 4.0);
-        let _ = writeln!(out, "<line class=\"line\" x1=\"{left}\" x2=\"{}\" y1=\"{middle}\" y2=\"{middle}\"{dash} style=\"stroke:var(--c{colour})\"/>", left + 22.0);
+        let _ = writeln!(
+            out,
+            "<line class=\"line\" x1=\"{left}\" x2=\"{}\" y1=\"{middle}\" y2=\"{middle}\"{dash} style=\"stroke:var(--c{colour})\"/>",
+            left + 22.0
+        );
         let _ = writeln!(out, "<text x=\"{}\" y=\"{low}\">{}</text>", left + 28.0, escape(name));
     }
 }
@@ -291,8 +340,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let shown: Vec<String> = [0.0, 0.25, 7.0, 1500.0, 40_000.0, 2.5e6, 1e9].map(label).to_vec();
-        assert_eq!(shown, ["0", "0.25", "7", "1500", "40k", "2.5M", "1G"]);
+        let shown: Vec<String> = [0.0, 0.25, 7.0, 20.0, 166.973, 1500.0, 40_000.0, 2.5e6, 1e9].map(label).to_vec();
+        assert_eq!(shown, ["0", "0.25", "7", "20", "167", "1500", "40k", "2.5M", "1G"]);
     }
 
     fn plot(series: Vec<Series>) -> String {
@@ -311,7 +360,11 @@ mod tests {
         assert!(out.contains(&format!("points=\"{LEFT:.1},")), "the first point is at the left end: {out}");
         for line in out.lines().filter(|line| line.starts_with("<circle")) {
             let number = |name: &str| -> f64 {
-                line.split(name).nth(1).and_then(|rest| rest.split('"').next()).and_then(|text| text.parse().ok()).unwrap()
+                line.split(name)
+                    .nth(1)
+                    .and_then(|rest| rest.split('"').next())
+                    .and_then(|text| text.parse().ok())
+                    .unwrap()
             };
             let (x, y) = (number("cx=\""), number("cy=\""));
             assert!((LEFT..=WIDTH - RIGHT).contains(&x) && (TOP..=HEIGHT - BOTTOM).contains(&y), "{line}");

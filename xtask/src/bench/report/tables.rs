@@ -51,19 +51,42 @@ pub(super) fn peers(findings: &Findings) -> String {
     if rows.is_empty() {
         return super::missing(findings, "peers");
     }
-    let head = ["system", "operation", "outstanding", "a second", "trimaran / it", "p50 us", "p99 us", "server us each", "server cores", "MiB", "errors"];
+    let head = [
+        "system",
+        "operation",
+        "outstanding",
+        "a second",
+        "trimaran / it",
+        "p50 us",
+        "p99 us",
+        "server us each",
+        "server cores",
+        "MiB",
+        "errors",
+    ];
     let mut table = Table::new(&head);
     for row in rows {
-        let ours = rows.iter().find(|other| other["system"] == "trimaran" && other["op"] == row["op"] && other["out"] == row["out"]);
-        let ratio = ours.and_then(|ours| Some(number(ours, "per_second")? / number(row, "per_second").filter(|rate| *rate > 0.0)?));
+        let ours = rows
+            .iter()
+            .find(|other| other["system"] == "trimaran" && other["op"] == row["op"] && other["out"] == row["out"]);
+        let ratio = ours
+            .and_then(|ours| Some(number(ours, "per_second")? / number(row, "per_second").filter(|rate| *rate > 0.0)?));
         let numbers = ["p50_us", "p99_us", "server_us"].map(|key| shown(number(row, key)));
-        let mut cells = vec![word(row, "system"), word(row, "op"), shown_count(number(row, "out")), shown(number(row, "per_second"))];
+        let mut cells = vec![
+            word(row, "system"),
+            word(row, "op"),
+            shown_count(number(row, "out")),
+            shown(number(row, "per_second")),
+        ];
         cells.push(ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")));
         cells.extend(numbers);
         cells.extend([word(row, "server_cores"), word(row, "rss_mib"), shown_count(number(row, "errors"))]);
         table.row(&cells);
     }
-    format!("<p>Clusters of three on this machine, one at a time; what is unreplicated appears as put.</p>\n{}", table.html())
+    format!(
+        "<p>Clusters of three on this machine, one at a time; what is unreplicated appears as put.</p>\n{}",
+        table.html()
+    )
 }
 
 fn shown_count(value: Option<f64>) -> String {
@@ -72,7 +95,20 @@ fn shown_count(value: Option<f64>) -> String {
 
 /// Loads of `kv bench`, one a row.
 pub(super) fn loads(rows: &[Value]) -> String {
-    let head = ["load", "pace", "bytes", "a second", "p50 us", "p99 us", "p99.9 us", "p99.99 us", "nodes' us each", "nodes' cores", "MiB a node", "not answered"];
+    let head = [
+        "load",
+        "pace",
+        "bytes",
+        "a second",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "p99.99 us",
+        "nodes' us each",
+        "nodes' cores",
+        "MiB a node",
+        "not answered",
+    ];
     let mut table = Table::new(&head);
     for row in rows.iter().filter(|row| row.get("idle_seconds").is_none()) {
         let name = match (row.get("op"), row.get("mix"), row.get("reads_percent")) {
@@ -110,13 +146,36 @@ fn memory(row: &Value) -> String {
 }
 
 pub(super) fn failover(findings: &Findings) -> String {
-    let head = ["profile", "kills", "to a commit: p50 ms", "p99", "max", "to a leader: p50 ms", "p99", "whole again: p50 ms", "p99", "within bound"];
+    let head = [
+        "profile",
+        "kills",
+        "to a commit: p50 ms",
+        "p99",
+        "max",
+        "to a leader: p50 ms",
+        "p99",
+        "whole again: p50 ms",
+        "p99",
+        "within bound",
+    ];
     let mut table = Table::new(&head);
     for row in ["failover-us", "failover-shared"].iter().flat_map(|part| findings.rows(part)) {
         let ms = |path: &str| shown(number(row, path));
-        let within = format!("{} % of {} ms", shown(number(row, "share_within_bound").map(|share| share * 100.0)), ms("bound_ms"));
+        let within = format!(
+            "{} % of {} ms",
+            shown(number(row, "share_within_bound").map(|share| share * 100.0)),
+            ms("bound_ms")
+        );
         let mut cells = vec![word(row, "profile"), word(row, "kills")];
-        let paths = ["outage_ms/p50", "outage_ms/p99", "outage_ms/max", "election_ms/p50", "election_ms/p99", "repair_ms/p50", "repair_ms/p99"];
+        let paths = [
+            "outage_ms/p50",
+            "outage_ms/p99",
+            "outage_ms/max",
+            "election_ms/p50",
+            "election_ms/p99",
+            "repair_ms/p50",
+            "repair_ms/p99",
+        ];
         cells.extend(paths.map(ms));
         cells.push(within);
         table.row(&cells);
@@ -133,7 +192,14 @@ pub(super) fn costs(findings: &Findings) -> String {
     let is_slow = |row: &&Value| number(row, "rate").is_some_and(|rate| rate <= 10_000.0);
     for row in findings.rows("load").iter().filter(is_slow) {
         let us = |key: &str| shown(number(row, &format!("latency_ns/{key}")).map(|ns| ns / 1e3));
-        idle.row(&[format!("{} puts a second", shown(number(row, "rate"))), cores(row), percent(row), memory(row), us("p99"), us("p99.99")]);
+        idle.row(&[
+            format!("{} puts a second", shown(number(row, "rate"))),
+            cores(row),
+            percent(row),
+            memory(row),
+            us("p99"),
+            us("p99.99"),
+        ]);
     }
     let mut faults = Table::new(&["load", "condition", "p50 us", "p99 us", "p99.9 us", "p99, times healthy"]);
     for row in findings.rows("faults") {
@@ -158,7 +224,11 @@ pub(super) fn micro(findings: &Findings) -> String {
         table.row(&[word(row, "id"), shown(number(row, "value")), word(row, "unit")]);
     }
     for row in findings.rows("instructions") {
-        table.row(&[format!("instructions: {}", word(row, "name")), shown(number(row, "instructions")), "instructions".into()]);
+        table.row(&[
+            format!("instructions: {}", word(row, "name")),
+            shown(number(row, "instructions")),
+            "instructions".into(),
+        ]);
     }
     super::missing(findings, "micro") + &super::missing(findings, "instructions") + &table.html()
 }
@@ -166,7 +236,7 @@ pub(super) fn micro(findings: &Findings) -> String {
 pub(super) fn parts(findings: &Findings) -> String {
     let mut table = Table::new(&["part", "what", "state", "seconds", "why"]);
     for outcome in &findings.outcomes {
-        let why = outcome.result.as_ref().err().map_or(String::new(), |why| escape(why));
+        let why = outcome.why.as_ref().map_or(String::new(), |why| escape(why));
         let seconds = format!("{:.0}", outcome.took.as_secs_f64());
         table.row(&[outcome.part.name.into(), escape(outcome.part.what), outcome.state().into(), seconds, why]);
     }
