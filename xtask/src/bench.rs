@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   parts.rs    what is run: commands that print rows of JSON       peers.rs   the harness that runs other systems
+//!   texts.rs    rows out of tables for people
 //!   numbers.rs  rows -> numbers by name                             goals.rs   goals.toml: which of them are good enough
 //!   model.rs    what larger machines should do                      machine.rs where it was measured, and how restless that was
 //!   report.rs   all of it as one page, with plots by svg.rs
@@ -17,6 +18,7 @@ mod parts;
 mod peers;
 mod report;
 mod svg;
+mod texts;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -204,7 +206,7 @@ fn play(context: &Context<'_>, part: &'static Part, bar: &Bar) -> Outcome {
         Work::Absent(why) => (Vec::new(), Some(why), true),
         Work::Run(commands) => {
             let (output, why) = output_of(context, part, commands, &tick);
-            (numbers::rows(&output), why, false)
+            (numbers::printed(part.name, &output), why, false)
         }
         Work::Peers(commands, file) => {
             let (_, why) = output_of(context, part, commands, &tick);

@@ -137,6 +137,7 @@ pub(crate) fn short(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if size >= 1e7 => format!("{:.1} M", value / 1e6),
+        _ if size >= 1e6 => format!("{:.2} M", value / 1e6),
         _ if size >= 100.0 => group(value),
         _ if size >= 10.0 => format!("{value:.1}"),
         _ if size >= 0.01 || size == 0.0 => format!("{value:.2}"),
@@ -217,7 +218,8 @@ mod tests {
         let words = |verdict| line(&goal, verdict).split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(words(Verdict::Met(0.3812)), "n 0.38 ms <= 0.55 ms met");
         assert_eq!(words(Verdict::NotMeasured), "n - <= 0.55 ms not measured");
-        let shown: Vec<String> = [0.0, 0.00123, 1.239, 71.26, 1234.5, 338_000.0, 23_456_789.0].map(short).to_vec();
-        assert_eq!(shown, ["0.00", "1.2e-3", "1.24", "71.3", "1,234", "338,000", "23.5 M"]);
+        let shown: Vec<String> =
+            [0.0, 0.00123, 1.239, 71.26, 1234.5, 338_000.0, 2_857_143.0, 23_456_789.0].map(short).to_vec();
+        assert_eq!(shown, ["0.00", "1.2e-3", "1.24", "71.3", "1,234", "338,000", "2.86 M", "23.5 M"]);
     }
 }

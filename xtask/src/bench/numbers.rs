@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::goals::Metrics;
+use super::texts;
 
 /// Columns of the table that compares systems; tabs separate them.
 const PEER_COLUMNS: usize = 13;
@@ -10,6 +11,17 @@ const PEER_COLUMNS: usize = 13;
 /// The objects of JSON among the lines of a program's output.
 pub(crate) fn rows(output: &str) -> Vec<Value> {
     output.lines().filter(|line| line.starts_with('{')).filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// The rows of a part's output: objects of JSON, or what some programs print for people instead.
+pub(crate) fn printed(part: &str, output: &str) -> Vec<Value> {
+    let rows = rows(output);
+    match part {
+        "scaling" if rows.is_empty() => texts::scaling(output),
+        "instructions" if rows.is_empty() => texts::counts(output),
+        "ring" if rows.is_empty() => texts::ring(output),
+        _ => rows,
+    }
 }
 
 /// A number inside a value; `path` names keys, separated by `/`.
@@ -75,6 +87,7 @@ pub(crate) fn of(part: &str, rows: &[Value]) -> Metrics {
                 }
             }
             "scaling" => {
+                put("scaling.one_to_two".into(), number(row, "one_to_two"));
                 if let Some(cores) = number(row, "cores") {
                     for key in ["per_second", "per_cpu_second"] {
                         put(format!("scaling.{cores}.{key}"), number(row, key));
@@ -86,12 +99,17 @@ pub(crate) fn of(part: &str, rows: &[Value]) -> Metrics {
                     put(format!("instructions.{name}"), Some(count));
                 }
             }
+            "ring" => {
+                let names = ["layout", "op"].map(|key| word(row, key).unwrap_or_default());
+                put(format!("ring.{}", names.join(".")), number(row, "per_second"));
+            }
             _ => load(part, row, &mut put),
         }
     }
     let mut metrics = Metrics::new();
     for (name, value) in found.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-        // The same fault under several loads: the worst counts. Of anything else there is one.
+        // The same fault under several loads: the worst counts. Rings at several numbers of outstanding requests: the most. Of
+        // anything else there is one.
         metrics.entry(name).and_modify(|other| *other = value.max(*other)).or_insert(value);
     }
     metrics

@@ -34,6 +34,7 @@ pub(crate) const PARTS: &[Part] = &[
     part("failover-shared", "processes of leaders killed, 100 to 200 ms", [14, 60]),
     part("faults", "lost packets, a dead and a stopped follower", [26, 80]),
     part("scaling", "operations by cores", [20, 60]),
+    part("ring", "whole nodes over rings of packets, one thread", [15, 40]),
     part("instructions", "instructions of a put, a packet, a timer", [30, 60]),
     part("peers", "beside etcd, ZooKeeper, raftrs, null and echo", [100, 300]),
 ];
@@ -139,10 +140,20 @@ impl Context<'_> {
                 one(self
                     .command(&kv, &format!("bench-faults --json --rounds {rounds} --seconds {seconds} --rate {rate}")))
             }
-            "scaling" if self.knows("bench-scale") => one(self.command(&kv, "bench-scale --json")),
+            "scaling" if self.knows("bench-scale") => {
+                let rounds = if self.quick { 2 } else { 5 };
+                one(self.command(&kv, &format!("bench-scale --rounds {rounds} --seconds 1")))
+            }
             "scaling" => Work::Absent("this `kv` has no bench-scale".into()),
-            "instructions" if self.workspace.has_bench("instructions") => one(self.micro("instructions")),
-            "instructions" => Work::Absent("there is no bench `instructions` yet".into()),
+            "ring" | "instructions" if !self.workspace.has_bench("ring") => {
+                Work::Absent("there is no bench `ring` in the crate `benches`".into())
+            }
+            "ring" => one(self.micro("ring")),
+            "instructions" => {
+                let mut counted = self.micro("ring");
+                counted.args(["--", "counts"]);
+                one(counted)
+            }
             "peers" => match &self.peers {
                 Some(harness) => peers::work(self, harness),
                 None => Work::Absent("no harness was named: --peers PATH".into()),

@@ -272,7 +272,11 @@ fn scaling(findings: &Findings) -> String {
     let series = vec![Series::new("operations", points(rows, |_| true, "cores", rate))];
     let drawn =
         Plot { title: "operations by cores", x: "cores", y: "a second", x_log: true, y_log: false, series }.draw();
-    missing(findings, "scaling") + &plots(&[drawn])
+    let ratio = findings.metrics.get("scaling.one_to_two");
+    let told = ratio.map_or(String::new(), |ratio| {
+        format!("<p>Operations for each second of a processor with two loops, of one loop's, corrected for what the machine's cores take from each other: {}.</p>\n", short(*ratio))
+    });
+    missing(findings, "scaling") + &told + &plots(&[drawn])
 }
 
 /// What the model is fed: costs of a put at the leader and at a follower, and the batch, of the busiest measured load of puts.
@@ -330,16 +334,21 @@ fn forecast(findings: &Findings) -> String {
     let traffic = Traffic { batch: 16.0, body_bytes: BODY_BYTES, balanced: false };
     out += "<p>On paper, with kernel bypass, 1050 cycles of a leader and 450 of a follower at 3 GHz, 16 entries an append:</p>\n";
     out += &forecast_table(&paper, &traffic);
-    let line = |link: f64, traffic: Traffic, name: String| {
+    let line = |link_gbit: f64, traffic: Traffic, rate: fn(model::Forecast) -> f64, name: String| {
         let of = |cores: &u32| {
-            let forecast = model::forecast(&paper, &traffic, &Machines { nodes: 3, cores: *cores, link_gbit: link });
-            (f64::from(*cores), forecast.spread.0)
+            let machines = Machines { nodes: 3, cores: *cores, link_gbit };
+            (f64::from(*cores), rate(model::forecast(&paper, &traffic, &machines)))
         };
         Series::new(name, CORES.iter().map(of).collect())
     };
-    let mut series: Vec<Series> = LINKS.iter().map(|link| line(*link, traffic, format!("{link} Gbit/s"))).collect();
-    let balanced = Traffic { balanced: true, ..traffic };
-    series.push(line(10.0, balanced, "10 Gbit/s, multicast and balanced".into()).dashed());
+    let spread: fn(model::Forecast) -> f64 = |forecast| forecast.spread.0;
+    let one: fn(model::Forecast) -> f64 = |forecast| forecast.one_leads.0;
+    let mut series: Vec<Series> =
+        LINKS.iter().map(|link| line(*link, traffic, spread, format!("{link} Gbit/s"))).collect();
+    let large = Traffic { body_bytes: 1024.0, ..traffic };
+    series.push(line(10.0, large, one, "10 Gbit/s, 1 KiB, one node leads".into()).dashed());
+    let balanced = Traffic { balanced: true, ..large };
+    series.push(line(10.0, balanced, one, "the same, clients multicast".into()).dashed());
     let title = "commits a second of three nodes, on paper, kernel bypass";
     out + &plots(&[Plot { title, x: "cores a node", y: "commits a second", x_log: true, y_log: true, series }.draw()])
 }
@@ -347,7 +356,7 @@ fn forecast(findings: &Findings) -> String {
 /// Costs at one instruction a cycle and 3 GHz.
 fn from_instructions(metrics: &Metrics) -> Option<(Costs, Traffic)> {
     let ns = |name: &str| Some(metrics.get(&format!("instructions.{name}"))? / 3.0);
-    let costs = Costs { leader_ns: ns("put_leader")?, follower_ns: ns("put_follower")? };
+    let costs = Costs { leader_ns: ns("commit at the leader")?, follower_ns: ns("commit at a follower")? };
     Some((costs, Traffic { batch: 16.0, body_bytes: BODY_BYTES, balanced: false }))
 }
 

@@ -15,6 +15,7 @@ const COLOURS: usize = 8;
 const TICKS: f64 = 6.0;
 /// A line of the legend.
 const LEGEND_LINE: f64 = 15.0;
+const LEGEND_GAP: f64 = 6.0;
 
 /// How numbers become places along an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -246,7 +247,7 @@ fn up(place: f64) -> f64 {
 }
 
 fn open(title: &str, names: usize) -> String {
-    let height = HEIGHT + LEGEND_LINE * names.div_ceil(2) as f64;
+    let height = HEIGHT + LEGEND_GAP + LEGEND_LINE * names.div_ceil(2) as f64;
     let mut out = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">\n", escape(title));
     let _ = writeln!(out, "<text class=\"title\" x=\"{LEFT}\" y=\"20\">{}</text>", escape(title));
     out
@@ -293,7 +294,7 @@ fn axes(out: &mut String, x: &Scale, y: &Scale, x_marks: &[f64], x_name: &str, y
 fn legend(out: &mut String, names: &[(&str, bool)]) {
     for (at, (name, is_dashed)) in names.iter().enumerate() {
         let left = LEFT + (at % 2) as f64 * (WIDTH - LEFT - RIGHT) / 2.0;
-        let low = HEIGHT + LEGEND_LINE * (at / 2) as f64;
+        let low = HEIGHT + LEGEND_GAP + LEGEND_LINE * (at / 2) as f64;
         let dash = if *is_dashed { " stroke-dasharray=\"5 4\"" } else { "" };
         let (colour, middle) = (at % COLOURS, low - 4.0);
         let _ = writeln!(

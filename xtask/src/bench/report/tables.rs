@@ -1,7 +1,5 @@
 //! The tables of the report.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
 use super::super::Findings;
@@ -11,25 +9,34 @@ use super::super::svg::escape;
 
 /// A table of cells that are HTML already.
 pub(super) struct Table {
-    out: String,
-    rows: usize,
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
 }
 
 impl Table {
     pub(super) fn new(head: &[&str]) -> Table {
-        let cells: String = head.iter().map(|cell| format!("<th>{}</th>", escape(cell))).collect();
-        Table { out: format!("<div class=\"wide\"><table>\n<tr>{cells}</tr>\n"), rows: 0 }
+        Table { head: head.iter().map(|cell| escape(cell)).collect(), rows: Vec::new() }
     }
 
     pub(super) fn row(&mut self, cells: &[String]) {
-        let cells: String = cells.iter().map(|cell| format!("<td>{cell}</td>")).collect();
-        let _ = writeln!(self.out, "<tr>{cells}</tr>");
-        self.rows += 1;
+        self.rows.push(cells.to_vec());
     }
 
-    /// Nothing where there are no rows.
+    /// Nothing where there are no rows. Words stand at the left, numbers at the right.
     pub(super) fn html(self) -> String {
-        if self.rows == 0 { String::new() } else { self.out + "</table></div>\n" }
+        if self.rows.is_empty() {
+            return String::new();
+        }
+        let is_word = |cell: &String| cell.starts_with(|c: char| c.is_alphabetic() || c == '<');
+        let words = |at: usize| self.rows.iter().any(|row| row.get(at).is_some_and(is_word));
+        let classes: Vec<&str> =
+            (0..self.head.len()).map(|at| if at == 0 || words(at) { " class=\"left\"" } else { "" }).collect();
+        let line = |tag: &str, cells: &[String]| {
+            let cells = cells.iter().zip(&classes).map(|(cell, class)| format!("<{tag}{class}>{cell}</{tag}>"));
+            format!("<tr>{}</tr>\n", cells.collect::<String>())
+        };
+        let rows: String = self.rows.iter().map(|row| line("td", row)).collect();
+        format!("<div class=\"wide\"><table>\n{}{rows}</table></div>\n", line("th", &self.head))
     }
 }
 
@@ -230,7 +237,13 @@ pub(super) fn micro(findings: &Findings) -> String {
             "instructions".into(),
         ]);
     }
-    super::missing(findings, "micro") + &super::missing(findings, "instructions") + &table.html()
+    for row in findings.rows("ring") {
+        let name =
+            format!("ring, {}, {}, {} outstanding", word(row, "layout"), word(row, "op"), word(row, "outstanding"));
+        table.row(&[name, shown(number(row, "per_second")), "per CPU-second".into()]);
+    }
+    let missing: String = ["micro", "ring", "instructions"].map(|part| super::missing(findings, part)).concat();
+    missing + &table.html()
 }
 
 pub(super) fn parts(findings: &Findings) -> String {
@@ -241,4 +254,20 @@ pub(super) fn parts(findings: &Findings) -> String {
         table.row(&[outcome.part.name.into(), escape(outcome.part.what), outcome.state().into(), seconds, why]);
     }
     table.html()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stand_at_the_left_and_numbers_at_the_right() {
+        let mut table = Table::new(&["a < b", "n", "why"]);
+        assert_eq!(Table::new(&["a"]).html(), "");
+        table.row(&["1".into(), "-".into(), String::new()]);
+        table.row(&["2".into(), "3.5".into(), "because".into()]);
+        let out = table.html();
+        assert!(out.contains("<th class=\"left\">a &lt; b</th><th>n</th><th class=\"left\">why</th>"), "{out}");
+        assert!(out.contains("<td class=\"left\">2</td><td>3.5</td><td class=\"left\">because</td>"), "{out}");
+    }
 }
