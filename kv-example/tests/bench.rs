@@ -19,7 +19,7 @@ fn objects(text: &str) -> Vec<serde_json::Value> {
 fn every_load_of_a_cluster_of_its_own_is_measured() {
     let few = ["bench", "--nodes", "3", "--json", "--seconds", "0.2", "--warmup", "0", "--keys", "50"];
     let more = ["--mix", "a,d,e,f", "--outstanding", "4", "--connections", "3", "--idle", "0.1"];
-    let rows = objects(&kv(&[few, more].concat()));
+    let rows = objects(&kv(&[&few[..], &more].concat()));
     let [idle, loads @ ..] = rows.as_slice() else { panic!("{rows:?}") };
     assert_eq!(idle["cost"]["nodes"].as_array().map(Vec::len), Some(3), "{idle}");
     let mixes: Vec<&str> = loads.iter().filter_map(|row| row["mix"].as_str()).collect();

@@ -624,16 +624,6 @@ pub async fn probe(client: &Client, address: SocketAddrV4, within: Duration) -> 
     ask(client, address, PROBE, &[], within).await
 }
 
-/// Whether every one of `nodes`, in its present life, is a voter in the eyes of all, and nobody else is. Each is asked once.
-pub async fn is_whole(client: &Client, nodes: &[SocketAddrV4], within: Duration) -> bool {
-    let asked = nodes.iter().map(|&node| probe(client, node, within));
-    let probes: Vec<Probe> = futures::future::join_all(asked).await.into_iter().flatten().collect();
-    let knows_all = |probe: &Probe| {
-        probe.members.len() == probes.len() && probes.iter().all(|other| probe.members.contains(&other.node))
-    };
-    probes.len() == nodes.len() && probes.iter().all(knows_all)
-}
-
 /// Asks a node how it is.
 pub async fn status(client: &Client, address: SocketAddrV4, within: Duration) -> Result<NodeStatus, CallError> {
     ask(client, address, "trimaran.status/1", &[], within).await

@@ -9,6 +9,7 @@ use rand_pcg::Pcg64Mcg;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
+use trimaran_rpc::admin;
 use trimaran_rpc::program::Program;
 use trimaran_rpc::program::cluster::{LOOK_EVERY, LocalCluster};
 use trimaran_rpc::program::config::{Profile, Timing};
@@ -19,6 +20,8 @@ use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
 use trimaran_runtime::{now, spawn};
 
+/// One look at the members.
+const LOOK_WITHIN: Duration = Duration::from_millis(200);
 /// Between a whole cluster and the next kill, in milliseconds.
 const REST_MS: std::ops::Range<u64> = 50..250;
 
@@ -45,6 +48,7 @@ async fn kill_again(cluster: &mut LocalCluster, bench: &BenchFailover) -> Result
     let bar = progress(bench.kills);
     for _ in 0..bench.kills {
         cluster.wait(Duration::from_millis(rng.random_range(REST_MS))).await?;
+        settle(cluster).await?;
         let leader = cluster.leading(PATIENCE).await?;
         let killed_at = now();
         // Waits until the process is gone, which takes some of the time that is measured.
@@ -73,4 +77,20 @@ async fn kill_again(cluster: &mut LocalCluster, bench: &BenchFailover) -> Result
     load.await.and_then(|ended| ended).map_err(panicked)?;
     let (puts, election_max) = (measured.take(), Timing::of(Profile::Shared).election_max);
     Ok(Findings { outages, elections: Vec::new(), repairs, puts, election_max })
+}
+
+/// Waits until no change of the members is under way: a leader killed in the middle of one may leave its cluster without a majority.
+async fn settle(cluster: &mut LocalCluster) -> Result<(), Error> {
+    let give_up = now() + PATIENCE;
+    loop {
+        let servers = cluster.members();
+        let seen = admin::members_of(cluster.connection.client(), &servers, LOOK_WITHIN).await;
+        if seen.is_ok_and(|members| !members.changing && members.voters.len() == servers.len()) {
+            return Ok(());
+        }
+        if now() >= give_up {
+            return Err(failed(format!("the members still change after {PATIENCE:?}")));
+        }
+        cluster.wait(LOOK_EVERY).await?;
+    }
 }

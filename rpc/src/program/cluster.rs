@@ -1,7 +1,7 @@
 //! A cluster of a demo: nodes of this very program, a connection to them, an eye on signals and early ends, and what an
 //! operator does to members.
 
-use crate::admin::{self, Change, ChangeError, Members, NodeStatus};
+use crate::admin::{self, Change, ChangeError, Members, NodeStatus, Probe};
 use crate::program::connect::Connection;
 use crate::program::error::Error;
 use crate::program::member;
@@ -121,7 +121,13 @@ impl LocalCluster {
     /// As [`LocalCluster::wait`].
     pub async fn whole(&mut self, give_up: Instant) -> Result<bool, Error> {
         loop {
-            if admin::is_whole(self.connection.client(), &self.members(), PROBE_WITHIN).await {
+            let members = self.members();
+            let asked = members.iter().map(|&node| admin::probe(self.connection.client(), node, PROBE_WITHIN));
+            let probes: Vec<Probe> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+            let knows_all = |probe: &Probe| {
+                probe.members.len() == probes.len() && probes.iter().all(|other| probe.members.contains(&other.node))
+            };
+            if probes.len() == members.len() && probes.iter().all(knows_all) {
                 return Ok(true);
             }
             if now() >= give_up {
