@@ -43,7 +43,7 @@ const TAIL_LINES: usize = 5;
 /// What is asked for.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Print one bench of the crate `benches` as it is, without a report: runtime, ports, raft_commit, rpc, disk or dpdk.
+    /// Print one bench of the crate `benches` as it is, without a report: runtime, ports, raft_commit, rpc, applier, disk or dpdk.
     ///
     /// `dpdk` needs DPDK, `dpdk-testpmd` and `valgrind`, and installs none of them.
     #[arg(conflicts_with_all = ["quick", "peers", "only"])]

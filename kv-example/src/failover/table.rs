@@ -160,7 +160,7 @@ mod tests {
         assert!((share_within(&found) - 10.0 / 12.0).abs() < 0.1);
         let said = text(&bench(), &found);
         assert!(said.contains("12 leaders of 3 nodes killed, profile `us`"), "{said}");
-        assert!(said.contains("        13 ms      1 ####"), "{said}");
+        assert!(said.contains("      13 ms      1 ####"), "{said}");
         assert!(!said.contains("to a leader"), "nobody looked: {said}");
         let value = json(&bench(), &found);
         assert_eq!((&value["outage_ms"]["p50"], &value["election_ms"]), (&json!(6.0), &Value::Null));

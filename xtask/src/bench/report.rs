@@ -13,6 +13,10 @@ use super::numbers::number;
 use super::svg::{Bars, Plot, Series, escape};
 use tables::Table;
 
+/// Clusters, as tables name them.
+const APART: &str = "in memory";
+const TOGETHER: &str = "in memory, one process";
+const DURABLE: &str = "durable";
 /// Bars of a histogram at most.
 const BARS_MAX: f64 = 40.0;
 /// Cores of the model's plots and tables.
@@ -186,7 +190,9 @@ fn throughput(findings: &Findings) -> String {
         }
         .draw(),
     ];
-    missing(findings, "throughput") + &plots(&drawn) + &tables::loads(&[apart, together, load].concat())
+    missing(findings, "throughput")
+        + &plots(&drawn)
+        + &tables::loads(&[(APART, apart), (TOGETHER, together), (APART, load)])
 }
 
 fn mixes(findings: &Findings) -> String {
@@ -213,8 +219,9 @@ fn mixes(findings: &Findings) -> String {
         }
         .draw(),
     ];
-    let rows = [findings.rows("ycsb"), findings.rows("values"), findings.rows("durable")].concat();
-    plots(&drawn) + &tables::loads(&rows)
+    let apart = ["ycsb", "reads", "values"].map(|part| (APART, findings.rows(part)));
+    let missing: String = ["ycsb", "reads", "values", "durable"].map(|part| missing(findings, part)).concat();
+    missing + &plots(&drawn) + &tables::loads(&[&apart[..], &[(DURABLE, findings.rows("durable"))]].concat())
 }
 
 /// Counts of values in steps of a round width: where the first begins, the width, and the counts.

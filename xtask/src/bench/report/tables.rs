@@ -100,9 +100,10 @@ fn shown_count(value: Option<f64>) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.0}"))
 }
 
-/// Loads of `kv bench`, one a row.
-pub(super) fn loads(rows: &[Value]) -> String {
+/// Loads of `kv bench`, one a row, each behind the name of what was loaded.
+pub(super) fn loads(clusters: &[(&str, &[Value])]) -> String {
     let head = [
+        "cluster",
         "load",
         "pace",
         "bytes",
@@ -117,7 +118,8 @@ pub(super) fn loads(rows: &[Value]) -> String {
         "not answered",
     ];
     let mut table = Table::new(&head);
-    for row in rows.iter().filter(|row| row.get("idle_seconds").is_none()) {
+    let rows = clusters.iter().flat_map(|(cluster, rows)| rows.iter().map(move |row| (*cluster, row)));
+    for (cluster, row) in rows.filter(|(_, row)| row.get("idle_seconds").is_none()) {
         let name = match (row.get("op"), row.get("mix"), row.get("reads_percent")) {
             (Some(_), ..) => word(row, "op"),
             (_, Some(_), _) => format!("mix {}", word(row, "mix")),
@@ -129,7 +131,8 @@ pub(super) fn loads(rows: &[Value]) -> String {
         };
         let us = |key: &str| shown(number(row, &format!("latency_ns/{key}")).map(|ns| ns / 1e3));
         let lost: f64 = ["refused", "not_applied", "unknown", "unsent"].iter().filter_map(|key| number(row, key)).sum();
-        let mut cells = vec![name, pace, shown_count(number(row, "value_bytes")), shown(number(row, "per_second"))];
+        let size = shown_count(number(row, "value_bytes"));
+        let mut cells = vec![cluster.to_owned(), name, pace, size, shown(number(row, "per_second"))];
         cells.extend(["p50", "p99", "p99.9", "p99.99"].map(us));
         cells.extend([shown(number(row, "cost/nodes_us_each")), cores(row), memory(row), format!("{lost:.0}")]);
         table.row(&cells);
