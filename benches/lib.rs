@@ -10,7 +10,8 @@
 //! | `ring` | the same over rings of packets, which cost next to nothing: what is left is trimaran's own |
 //! | `rpc` | requests through whole nodes in one process: unreplicated, replicated, read |
 //!
-//! Times are of one run on one machine: compare ratios within a run.
+//! Times are of one run on one machine: compare ratios within a run. With `BENCH_JSON` in the environment each figure is an object of
+//! JSON on a line of its own, as `cargo xtask bench` reads them; with `BENCH_QUICK` each is measured for a tenth of the time.
 
 pub mod callgrind;
 
@@ -33,4 +34,35 @@ pub fn cpu_seconds(work: impl FnOnce()) -> f64 {
     let start = read();
     work();
     read() - start
+}
+
+/// So many rounds, or a tenth of them in a quick run.
+pub fn rounds(usual: u64) -> u64 {
+    if std::env::var_os("BENCH_QUICK").is_some() { (usual / 10).max(1) } else { usual }
+}
+
+/// Tells one figure: `id` names it for programs, `line` shows it to people.
+pub fn tell(id: &str, value: f64, unit: &str, line: &str) {
+    match std::env::var_os("BENCH_JSON") {
+        Some(_) => println!("{}", object(id, value, unit)),
+        None => println!("{line}"),
+    }
+}
+
+/// As JSON; what is no number is `null`. The names are plain words.
+fn object(id: &str, value: f64, unit: &str) -> String {
+    let value = if value.is_finite() { value.to_string() } else { "null".to_owned() };
+    format!("{{\"id\":\"{id}\",\"value\":{value},\"unit\":\"{unit}\"}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_objects_of_json() {
+        assert_eq!(object("runtime.turn", 7.25, "ns"), "{\"id\":\"runtime.turn\",\"value\":7.25,\"unit\":\"ns\"}");
+        assert_eq!(object("a", 2e9, "/s"), "{\"id\":\"a\",\"value\":2000000000,\"unit\":\"/s\"}");
+        assert_eq!(object("a", f64::NAN, "ns"), "{\"id\":\"a\",\"value\":null,\"unit\":\"ns\"}");
+    }
 }

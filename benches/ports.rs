@@ -5,14 +5,16 @@
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
-use trimaran_benches::seconds;
+use trimaran_benches::{rounds, seconds, tell};
 use trimaran_net::{Link, Net, NetConfig, NetDriver, Port, SimNet, SocketOptions, UdpConfig, UdpPort, UdpSocket};
 use trimaran_runtime::sim::World;
 use trimaran_runtime::{Core, CoreConfig, Driver, Idle, Instant, Lane, Monotonic, spawn};
 
 fn report(what: &str, packets: u64, work: impl FnOnce()) {
     let seconds = seconds(work);
-    println!("{what:<58} {:>8.2} M/s  {:>7.1} ns", packets as f64 / seconds / 1e6, seconds * 1e9 / packets as f64);
+    let (rate, ns) = (packets as f64 / seconds, seconds * 1e9 / packets as f64);
+    let id = format!("ports.{}", what.replace([' ', ','], "_").replace("__", "_"));
+    tell(&id, ns, "ns", &format!("{what:<58} {:>8.2} M/s  {ns:>7.1} ns", rate / 1e6));
 }
 
 struct End<P: Port> {
@@ -79,7 +81,7 @@ fn sim(link: Link, label: &str, payload: &[u8]) {
     let mut b = End::new(net.port(ip_b), SocketAddrV4::new(ip_b, 1));
     a.peer = b.socket.local_addr();
     let mut now = Instant::ZERO;
-    let packets = 2_000_000;
+    let packets = rounds(2_000_000);
     // Both directions count: each packet crosses the network twice.
     report(&format!("sim {label}, {} B", payload.len()), 2 * packets, || {
         ping_pong(&mut a, &mut b, payload, 512, packets, || {
@@ -94,7 +96,7 @@ fn udp_idle(sockets: usize) {
     let (mut driver, net) = NetDriver::new(port, NetConfig::default());
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let _bound: Vec<_> = (0..sockets).map(|_| net.bind(any, SocketOptions::default()).expect("a free port")).collect();
-    let turns = 300_000;
+    let turns = rounds(300_000);
     report(&format!("udp turn with nothing to do, {sockets} sockets"), turns, || {
         for _ in 0..turns {
             driver.poll(Instant::ZERO, 32);
@@ -109,7 +111,7 @@ fn udp(payload: &[u8], outstanding: u64) {
     let mut a = End::new(port(), any);
     let mut b = End::new(port(), any);
     a.peer = b.socket.local_addr();
-    let packets = 50_000 * outstanding.min(16);
+    let packets = rounds(50_000 * outstanding.min(16));
     report(&format!("udp loopback echo on one core, {} B, {outstanding} outstanding", payload.len()), packets, || {
         ping_pong(&mut a, &mut b, payload, outstanding, packets, || Instant::ZERO);
     });
@@ -148,7 +150,7 @@ fn udp_core(idle: Idle, label: &str, outstanding: u64) {
     let (client, server) = (bind(), bind());
     let to = server.local_addr();
     core.enter(|| spawn(echo_task(server)).detach());
-    let packets = 50_000 * outstanding.min(8);
+    let packets = rounds(50_000 * outstanding.min(8));
     report(&format!("udp echo, tasks of one core, {label}, {outstanding} outstanding"), packets, || {
         core.block_on(ask_task(client, to, outstanding, packets));
     });
@@ -162,7 +164,7 @@ fn world(outstanding: u64) {
     let (a, b) = (world.add_core("a", driver_a), world.add_core("b", driver_b));
     let bind = |net: &Net, ip| net.bind(SocketAddrV4::new(ip, 1), SocketOptions::default()).expect("a free port");
     let (client, server) = (bind(&net_a, ip_a), bind(&net_b, ip_b));
-    let (to, packets) = (server.local_addr(), 1_000_000);
+    let (to, packets) = (server.local_addr(), rounds(1_000_000));
     world.spawn(b, Lane::Normal, echo_task(server)).detach();
     let asked = world.spawn(a, Lane::Normal, ask_task(client, to, outstanding, packets));
     report(&format!("simulated world, two cores, {outstanding} outstanding"), 2 * packets, || {
@@ -171,7 +173,7 @@ fn world(outstanding: u64) {
 }
 
 fn main() {
-    let packets = 20_000_000;
+    let packets = rounds(20_000_000);
     report("pool take and give", packets, || {
         for _ in 0..packets {
             black_box(trimaran_net::Packet::alloc(trimaran_net::Priority::Normal));

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::task::{Context, Poll};
 
+use trimaran_benches::{rounds, tell};
 use trimaran_raft::{
     Action, ClusterId, Envelope, Input, Log, LogIndex, Machine, Member, Message, More, Nanos, NodeId, Proposal,
     ShardConfig, Transport, transmit,
@@ -57,7 +58,8 @@ fn main() {
         assert!(nodes[0].machine.is_leader());
         let started = trimaran_runtime::clock::Clock::now(&trimaran_runtime::clock::Monotonic);
         let body = [7; 80];
-        for _ in 0..COMMITS / batch {
+        let commits = rounds(COMMITS);
+        for _ in 0..commits / batch {
             now = now.after(1000 * batch);
             for _ in 0..batch {
                 step(&mut nodes, 0, now, Input::Propose(&Proposal { body: &[&body], ..Proposal::default() }));
@@ -66,8 +68,10 @@ fn main() {
             settle(&mut nodes, now, &mut wire, &mut actions);
         }
         let took = trimaran_runtime::clock::Clock::now(&trimaran_runtime::clock::Monotonic) - started;
-        assert!(nodes[0].machine.commit() >= LogIndex(COMMITS / batch * batch));
-        println!("{batch:3} a turn: {:6.0} ns per commit, all three replicas", took.as_nanos() as f64 / COMMITS as f64);
+        assert!(nodes[0].machine.commit() >= LogIndex(commits / batch * batch));
+        let ns = took.as_nanos() as f64 / commits as f64;
+        let line = format!("{batch:3} a turn: {ns:6.0} ns per commit, all three replicas");
+        tell(&format!("raft_commit.{batch}_a_turn"), ns, "ns", &line);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_benches::seconds;
+use trimaran_benches::{rounds, seconds, tell};
 use trimaran_net::Link;
 use trimaran_rpc::client::{Client, MethodCall};
 use trimaran_rpc::r2p2::Policy;
@@ -44,7 +44,8 @@ impl Service for Counter {
 }
 
 async fn load(client: Client, policy: Policy, answered: Rc<Cell<u64>>) {
-    while answered.get() < CALLS {
+    let calls = rounds(CALLS);
+    while answered.get() < calls {
         let call = MethodCall { method: 1, policy, shard: 0, body: &REQUEST, server: None };
         if client.call(call, Duration::from_secs(1)).await.is_ok() {
             answered.set(answered.get() + 1);
@@ -67,9 +68,12 @@ fn measure(what: &str, policy: Policy, outstanding: u64) -> f64 {
         let _ = group.join_all().await;
     });
     let world = cluster.world();
-    let seconds = seconds(|| while answered.get() < CALLS && world.step() {});
+    let calls = rounds(CALLS);
+    let seconds = seconds(|| while answered.get() < calls && world.step() {});
     let rate = answered.get() as f64 / seconds;
-    println!("{what:<28} {outstanding:>4} outstanding {:>10.0} /s {:>8.0} ns each", rate, 1e9 / rate);
+    let id = format!("rpc.{}.{outstanding}", what.replace(' ', "_"));
+    let line = format!("{what:<28} {outstanding:>4} outstanding {rate:>10.0} /s {:>8.0} ns each", 1e9 / rate);
+    tell(&id, 1e9 / rate, "ns", &line);
     rate
 }
 
@@ -78,6 +82,7 @@ fn main() {
         let echo = measure("unreplicated", Policy::LbRoute, outstanding);
         let put = measure("replicated by three", Policy::ReplicatedRoute, outstanding);
         let read = measure("linearizable read", Policy::ReplicatedRouteNoSideEffects, outstanding);
-        println!("{:>28}      of unreplicated: put {:.2}, read {:.2}", "", put / echo, read / echo);
+        let line = format!("{:>28}      of unreplicated: put {:.2}, read {:.2}", "", put / echo, read / echo);
+        tell(&format!("rpc.replicated_of_unreplicated.{outstanding}"), put / echo, "share", &line);
     }
 }

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
+use trimaran_benches::{rounds, tell};
 use trimaran_runtime::channel::{self, Receiver, Sender};
 use trimaran_runtime::sim::World;
 use trimaran_runtime::{
@@ -83,8 +84,9 @@ fn best(count: u64, mut run: impl FnMut()) -> f64 {
 fn spawn_run_free() -> f64 {
     const TASKS: u64 = 64;
     let mut core = core();
-    best(TASKS * 2000, || {
-        for _ in 0..2000 {
+    let turns = rounds(2000);
+    best(TASKS * turns, || {
+        for _ in 0..turns {
             core.enter(|| {
                 for _ in 0..TASKS {
                     spawn(async { black_box(()) }).detach();
@@ -109,8 +111,9 @@ fn self_wake_switch() -> f64 {
         }
     });
     core.turn();
-    best(TASKS * 5000, || {
-        for _ in 0..5000 {
+    let turns = rounds(5000);
+    best(TASKS * turns, || {
+        for _ in 0..turns {
             core.turn();
         }
     })
@@ -129,8 +132,9 @@ fn timer_insert_cancel() -> f64 {
                 sleep
             })
             .collect();
-        let figure = best(1_000_000, || {
-            for i in 0..1_000_000u64 {
+        let timers = rounds(1_000_000);
+        let figure = best(timers, || {
+            for i in 0..timers {
                 let mut sleep = pin!(sleep_until(soon + Duration::from_micros(1000 + i * 7907 % 10_000_000)));
                 black_box(sleep.as_mut().poll(&mut cx)).is_pending();
             }
@@ -142,9 +146,32 @@ fn timer_insert_cancel() -> f64 {
 
 fn empty_turn() -> f64 {
     let mut core = core();
-    best(1_000_000, || {
-        for _ in 0..1_000_000 {
+    let turns = rounds(1_000_000);
+    best(turns, || {
+        for _ in 0..turns {
             black_box(core.turn());
+        }
+    })
+}
+
+/// A value through a channel from one task to another of the same core, and as many turns as that takes.
+fn channel_hop() -> f64 {
+    const VALUES: u64 = 64;
+    let mut core = core();
+    let (to, mut values) = channel::mpsc(VALUES as usize);
+    core.enter(|| {
+        let receive = async move {
+            while let Some(value) = values.recv().await {
+                black_box::<u64>(value);
+            }
+        };
+        spawn(receive).detach();
+    });
+    let turns = rounds(10_000);
+    best(VALUES * turns, || {
+        for _ in 0..turns {
+            core.enter(|| (0..VALUES).for_each(|value| assert!(to.try_send(value).is_ok())));
+            core.turn();
         }
     })
 }
@@ -174,18 +201,31 @@ fn world(pairs: usize, at_once: u64) -> f64 {
     }
     let before = world.packets();
     let start = Monotonic.now();
-    while world.packets() - before < 2_000_000 {
+    let packets = rounds(2_000_000);
+    while world.packets() - before < packets {
         assert!(world.step());
     }
-    2_000_000.0 / (Monotonic.now() - start).as_secs_f64()
+    packets as f64 / (Monotonic.now() - start).as_secs_f64()
 }
 
 fn main() {
-    println!("spawn + run + free                 {:8.1} ns", spawn_run_free());
-    println!("self-wake switch                   {:8.1} ns", self_wake_switch());
-    println!("timer insert + cancel, 100k armed  {:8.1} ns", timer_insert_cancel());
-    println!("empty turn                         {:8.1} ns", empty_turn());
-    println!("world, 2 cores, 1 in flight        {:8.2} M packets/s", world(1, 1) / 1e6);
-    println!("world, 2 cores, 32 in flight       {:8.2} M packets/s", world(1, 32) / 1e6);
-    println!("world, 10 cores, 5 x 1 in flight   {:8.2} M packets/s", world(5, 1) / 1e6);
+    let figures: [(&str, &str, fn() -> f64); 5] = [
+        ("spawn_run_free", "spawn + run + free", spawn_run_free),
+        ("self_wake_switch", "self-wake switch", self_wake_switch),
+        ("channel_hop", "a value through a channel", channel_hop),
+        ("timer_insert_cancel", "timer insert + cancel, 100k armed", timer_insert_cancel),
+        ("empty_turn", "empty turn", empty_turn),
+    ];
+    for (id, what, measure) in figures {
+        let ns = measure();
+        tell(&format!("runtime.{id}"), ns, "ns", &format!("{what:<34} {ns:8.1} ns"));
+    }
+    for (id, what, pairs, at_once) in [
+        ("world_2_cores_1", "world, 2 cores, 1 in flight", 1, 1),
+        ("world_2_cores_32", "world, 2 cores, 32 in flight", 1, 32),
+        ("world_10_cores_1", "world, 10 cores, 5 x 1 in flight", 5, 1),
+    ] {
+        let rate = world(pairs, at_once);
+        tell(&format!("runtime.{id}"), rate, "packets/s", &format!("{what:<34} {:8.2} M packets/s", rate / 1e6));
+    }
 }

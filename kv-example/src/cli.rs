@@ -1,13 +1,17 @@
 //! The command line: what may be typed, and what each command needs.
 
+mod bench;
+
 use crate::store::limits::TXN_OPS_MAX;
 use crate::syntax;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 use trimaran_rpc::program::cli::{self, Common, Reading, Servers};
 use trimaran_rpc::program::nodes::Placement;
 use trimaran_rpc::program::port::{self, PortKind};
+
+pub use bench::{Bench, BenchFailover, BenchPeer, Choice, FailoverProfile, Mix, Op, PeerOp, System};
 
 /// A replicated key-value store on trimaran.
 ///
@@ -42,8 +46,12 @@ pub enum Command {
     Txn(Txn),
     /// Print how much each replica holds
     Size(Size),
-    /// Measure throughput and latency
+    /// Measure throughput and latency, of a running cluster or of one that it starts
     Bench(Bench),
+    /// Kill the leader again and again, and measure how long nothing is committed
+    BenchFailover(BenchFailover),
+    /// Measure a cluster started here, in the rows of a table that compares systems
+    BenchPeer(BenchPeer),
     /// Measure a cluster on DPDK's port and on the kernel's sockets, in one run; as root
     BenchPorts(BenchPorts),
     /// Measure what lost packets, and a dead or stopped replica, do to latencies: against a healthy cluster, in one run
@@ -249,63 +257,6 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
     syntax::time(text).ok_or_else(|| "a time such as 500ms or 30s, above zero".to_owned())
 }
 
-/// What `kv bench` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Op {
-    /// Replicated writes
-    Put,
-    /// Linearizable reads
-    Get,
-    /// Reads of one replica, however old
-    Stale,
-    /// Unreplicated: bytes back from one node
-    Echo,
-}
-
-impl Op {
-    /// As it is typed.
-    pub fn name(self) -> &'static str {
-        match self {
-            Op::Put => "put",
-            Op::Get => "get",
-            Op::Stale => "stale",
-            Op::Echo => "echo",
-        }
-    }
-}
-
-/// `kv bench`
-#[derive(Debug, Args)]
-pub struct Bench {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub servers: Servers,
-    /// Closed loop: so many requests are always on their way
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=16_384))]
-    pub outstanding: u32,
-    /// Open loop: so many requests a second, sent when they are due whether or not answers came
-    #[arg(long, value_name = "PER SECOND", conflicts_with = "outstanding", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub rate: Option<u32>,
-    /// What to ask for
-    #[arg(long, value_enum, default_value = "put")]
-    pub op: Op,
-    /// Bytes of a value
-    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=262_144))]
-    pub value: u32,
-    /// Keys to choose from, evenly
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub keys: u64,
-    /// How long to measure
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    pub seconds: u32,
-    /// How long to run before that
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=3600))]
-    pub warmup: u32,
-    /// The result as one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `kv bench-scale`
 #[derive(Debug, Clone, Args)]
 pub struct BenchScale {
@@ -499,7 +450,8 @@ mod tests {
         let Ok(Cli { command: Command::Bench(bench) }) = parse("kv bench --rate 5000 --op get --deadline 50ms") else {
             panic!("bench")
         };
-        assert_eq!((bench.rate, bench.op, bench.servers.deadline), (Some(5000), Op::Get, Duration::from_millis(50)));
+        assert_eq!((bench.rate, bench.op), (vec![5000], vec![Op::Get]));
+        assert_eq!(bench.servers.deadline, Duration::from_millis(50));
         assert!(matches!(parse("kv set k v"), Ok(Cli { command: Command::Put(_) })));
         let Ok(Cli { command: Command::Put(put) }) = parse("kv put k v --ttl 36000s --if-version 7 --json") else {
             panic!("put")
@@ -521,6 +473,13 @@ mod tests {
             "kv sim",
             "kv sim --seeds 3 --seed 1",
             "kv bench --rate 1 --outstanding 1",
+            "kv bench --mix a --op put",
+            "kv bench --reads 101",
+            "kv bench --nodes 3 --servers 127.0.0.1:8000",
+            "kv bench --idle 1s",
+            "kv bench --seconds 0",
+            "kv bench-peer --ops scan",
+            "kv bench-failover --kills 0",
             "kv get k --servers localhost",
             "kv get k --deadline 0s",
             "kv put k v --ttl 0s",

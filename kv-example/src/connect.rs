@@ -5,7 +5,7 @@ use crate::load::{Answered, Ask, Failure, Target};
 use crate::requests;
 use std::net::SocketAddrV4;
 use std::time::Duration;
-use trimaran_rpc::client::{CallError, MethodCall};
+use trimaran_rpc::client::{CallError, Client, MethodCall};
 use trimaran_rpc::program::connect::Connection;
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::r2p2::policy::Policy;
@@ -53,8 +53,14 @@ pub async fn journal(connection: &Connection, node: SocketAddrV4, shard: u16, po
 
 impl Target for Connection {
     async fn call(&self, ask: Ask, body: &[u8], deadline: Instant) -> Result<Answered, Failure> {
+        Target::call(self.client(), ask, body, deadline).await
+    }
+}
+
+impl Target for Client {
+    async fn call(&self, ask: Ask, body: &[u8], deadline: Instant) -> Result<Answered, Failure> {
         let within: Duration = deadline.saturating_since(now());
-        match self.client().call_keyed(method_call(ask, body), ask.key, within).await {
+        match self.call_keyed(method_call(ask, body), ask.key, within).await {
             Ok(reply) => Ok(Answered { status: reply.status, body: reply.body }),
             Err(CallError::NotApplied(_) | CallError::NoQuorum { .. }) => Err(Failure::NotApplied),
             Err(_) => Err(Failure::Unknown),

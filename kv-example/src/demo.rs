@@ -41,6 +41,8 @@ use trimaran_rpc::storage::Durability;
 use trimaran_runtime::{Instant, Panicked, Task, now, spawn};
 use workload::DemoWorkload;
 
+pub(crate) use crashes::refuse_used;
+
 /// Each call of the load.
 const CALL_DEADLINE: Duration = Duration::from_secs(1);
 /// How long nodes may take to start, to elect, to agree, to be taken in.
@@ -72,7 +74,7 @@ pub fn run(demo: Demo, program: &Program) -> Result<(), Error> {
         });
     }
     if let Some(data) = &demo.data {
-        crashes::refuse_used(data)?;
+        refuse_used(data)?;
     }
     let grows = demo.rounds.is_none()
         && demo.idle.is_none()

@@ -8,9 +8,9 @@
 //! cluster of the same run. Packets are lost by an injector at every end, the client's too, so that each is in danger once; the
 //! healthy cluster's injectors lose nothing.
 
-use crate::bench;
-use crate::cli::{Bench, BenchFaults, Op};
-use crate::load::{Measured, Percentiles};
+use crate::bench::{self, Load};
+use crate::cli::{BenchFaults, Op};
+use crate::load::{Measured, Pace, Percentiles};
 use serde_json::json;
 use std::time::Duration;
 use trimaran_rpc::program::cluster::LocalCluster;
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between a cluster's start and the fault.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Each load runs for so long before it is measured.
-const WARMUP_SECONDS: u32 = 1;
+const WARMUP: Duration = Duration::from_secs(1);
 /// The client's; the nodes have their slots.
 const CLIENT_SEED: u64 = 100;
 
@@ -121,17 +121,16 @@ fn measure(condition: Condition, bench: &BenchFaults, service: &'static str) -> 
         }
         let mut results = Vec::new();
         for (_, outstanding) in loads(&bench) {
-            let (value, seconds) = (bench.value, bench.seconds);
-            let mut load = Bench { value, seconds, ..bench::of(Op::Put, WARMUP_SECONDS) };
-            match outstanding {
-                Some(outstanding) => load.outstanding = outstanding,
-                None => load.rate = Some(bench.rate),
-            }
-            let connection = cluster.connection.clone();
-            let running = spawn(async move { bench::measure(connection, &load).await });
-            cluster.wait(Duration::from_secs((WARMUP_SECONDS + seconds).into())).await?;
-            let measured = running.await.and_then(|measured| measured).map_err(panicked)?;
-            results.push(measured.take());
+            let (value, measure) = (bench.value, Duration::from_secs(bench.seconds.into()));
+            let pace = match outstanding {
+                Some(outstanding) => Pace::Closed { outstanding: outstanding as usize },
+                None => Pace::Open { per_second: bench.rate },
+            };
+            let load = Load { value, measure, pace, ..Load::of(Op::Put, WARMUP) };
+            let connections = [cluster.connection.clone()];
+            let running = spawn(async move { bench::measure(&connections, &load, None).await });
+            cluster.wait(WARMUP + measure).await?;
+            results.push(running.await.map_err(panicked)??.measured);
         }
         Ok(results)
     })

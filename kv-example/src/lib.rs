@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  kv get|put|cas|del|incr|scan|txn|size     kv bench      kv demo       kv sim     kv init|status|call|...
-//!          ask.rs, syntax.rs                 bench.rs      demo.rs       sim.rs                 |
-//!               |                            load.rs    load.rs, demo/      |                   |
+//!          ask.rs, syntax.rs             bench.rs, peer.rs  demo.rs      sim.rs                 |
+//!               |                          failover.rs, load.rs  demo/      |                   |
 //!               |                                 \          |             /                    |
 //!           KvClient                         requests.rs, connect.rs, group.rs                  |
 //!               |                                      |                                        |
@@ -27,10 +27,12 @@ pub mod command;
 pub mod connect;
 pub mod demo;
 pub mod error;
+pub mod failover;
 pub mod faults;
 pub mod group;
 pub mod journal;
 pub mod load;
+pub mod peer;
 pub mod ports;
 pub mod raw;
 pub mod requests;

@@ -67,6 +67,18 @@ pub trait Workload: 'static {
     type Call;
     /// Writes the next call's arguments into `body`, which is empty, about to be sent at `at`.
     fn begin(&mut self, body: &mut Vec<u8>, at: Instant) -> (Ask, Self::Call);
+    /// What follows a reply within the same call, such as the write after its read; its arguments are written into `body`, which
+    /// is empty. It gets a deadline of its own, and the latency is that of all together.
+    fn goes_on_with(
+        &mut self,
+        _call: &mut Self::Call,
+        _result: &Result<Answered, Failure>,
+        _body: &mut Vec<u8>,
+    ) -> Option<Ask> {
+        None
+    }
+    /// Hears the latency of the call that [`Workload::end`] has just taken, if that counts as answered and is measured.
+    fn answered_in(&mut self, _latency: Duration) {}
     /// Takes the end of a call; says whether it counts as answered. A reply that refuses does not.
     fn end(&mut self, call: Self::Call, result: &Result<Answered, Failure>, at: Instant) -> bool;
     /// Whether there is to be another call. The first `false` ends the run, before its plan's end.
@@ -200,8 +212,17 @@ async fn slot<T: Target, W: Workload>(
         }
         body.clear();
         let sent = now();
-        let (ask, call) = workload.borrow_mut().begin(&mut body, sent);
-        let result = target.call(ask, &body, sent + plan.deadline).await;
+        let (mut ask, mut call) = workload.borrow_mut().begin(&mut body, sent);
+        let mut result = target.call(ask, &body, sent + plan.deadline).await;
+        loop {
+            body.clear();
+            let next = workload.borrow_mut().goes_on_with(&mut call, &result, &mut body);
+            ask = match next {
+                Some(next) => next,
+                None => break,
+            };
+            result = target.call(ask, &body, now() + plan.deadline).await;
+        }
         let done = now();
         let answered = workload.borrow_mut().end(call, &result, done);
         if result.is_err() && done == sent {
@@ -209,6 +230,9 @@ async fn slot<T: Target, W: Workload>(
             sleep(PAUSE_AFTER_REFUSAL).await;
         }
         if done >= measured_from {
+            if answered {
+                workload.borrow_mut().answered_in(done.saturating_since(due));
+            }
             measured.borrow_mut().record(done.saturating_since(due), &result, answered, done < plan.end());
         }
     }

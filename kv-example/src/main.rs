@@ -5,7 +5,7 @@ use clap::Parser;
 use kv_example::cli::{Cli, Command, Serve};
 use kv_example::journal::Journal;
 use kv_example::service::Kv;
-use kv_example::{ask, bench, demo, faults, ports, restart, scale, sim};
+use kv_example::{ask, bench, demo, failover, faults, peer, ports, restart, scale, sim};
 use std::process::ExitCode;
 use trimaran_rpc::program::error::Error;
 use trimaran_rpc::program::{Program, serve};
@@ -27,7 +27,9 @@ fn run(command: Command, program: &Program) -> Result<(), Error> {
         Command::Scan(scan) => ask::scan(&scan),
         Command::Txn(txn) => ask::txn(&txn),
         Command::Size(size) => ask::size(&size),
-        Command::Bench(bench) => bench::run(bench),
+        Command::Bench(bench) => bench::run(&bench, program),
+        Command::BenchFailover(bench) => failover::run(&bench, program),
+        Command::BenchPeer(bench) => peer::run(&bench, program),
         Command::BenchPorts(bench) => ports::run(&bench, program),
         Command::BenchFaults(bench) => faults::run(&bench, program),
         Command::BenchScale(bench) => scale::run(&bench),

@@ -17,9 +17,9 @@
 
 mod table;
 
-use crate::bench;
-use crate::cli::{Bench, BenchPorts, Op};
-use crate::load::Measured;
+use crate::bench::{self, Load};
+use crate::cli::{BenchPorts, Op};
+use crate::load::{Measured, Pace};
 use std::time::Duration;
 use trimaran_rpc::program::cluster::LocalCluster;
 use trimaran_rpc::program::connect::{Target, panicked, run as with_connection};
@@ -44,7 +44,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// What the client's buffers take of DPDK's memory each time that its device is opened.
 const OPENING_MIB: u32 = 10;
 /// Each kind of call is made for so long before it is measured.
-const WARMUP_SECONDS: u32 = 1;
+const WARMUP: Duration = Duration::from_secs(1);
 
 /// One port at one place, and what was measured there, round by round.
 struct Row {
@@ -120,12 +120,11 @@ fn measure(row: &Row, bench: &BenchPorts, service: &'static str) -> Result<Round
         cluster.wait(SETTLE).await?;
         let idle = idle(&mut cluster, Duration::from_secs(idle_seconds.into())).await?;
         let mut results = Vec::new();
-        for bench in [echo, put] {
-            let connection = cluster.connection.clone();
-            let running = spawn(async move { bench::measure(connection, &bench).await });
-            cluster.wait(Duration::from_secs((WARMUP_SECONDS + seconds).into())).await?;
-            let measured = running.await.and_then(|measured| measured).map_err(panicked)?;
-            results.push(measured.take());
+        for load in [echo, put] {
+            let connections = [cluster.connection.clone()];
+            let running = spawn(async move { bench::measure(&connections, &load, None).await });
+            cluster.wait(WARMUP + Duration::from_secs(seconds.into())).await?;
+            results.push(running.await.map_err(panicked)??.measured);
         }
         let put = results.pop().unwrap_or_default();
         Ok(Round { echo: results.pop().unwrap_or_default(), put, idle })
@@ -146,7 +145,8 @@ async fn idle(cluster: &mut LocalCluster, time: Duration) -> Result<Idle, Error>
     }
 }
 
-fn asked(bench: &BenchPorts, op: Op) -> Bench {
+fn asked(bench: &BenchPorts, op: Op) -> Load {
     let BenchPorts { outstanding, value, seconds, .. } = *bench;
-    Bench { outstanding, value, seconds, ..bench::of(op, WARMUP_SECONDS) }
+    let (pace, measure) = (Pace::Closed { outstanding: outstanding as usize }, Duration::from_secs(seconds.into()));
+    Load { pace, value, measure, ..Load::of(op, WARMUP) }
 }

@@ -9,6 +9,7 @@
 //!   fuzz.rs       the fuzz targets, under libFuzzer
 //!   mutants.rs    small faults in consensus and the wire, to see whether the tests notice
 //!   nic_test.rs   programs over DPDK on network cards, in machines of QEMU's
+//!   bench.rs      everything that can be measured, and one report about it
 //!   crash.rs      nodes with data directories, killed again and again
 //!   bindings.rs   reads DPDK's headers for net/dpdk-sys
 //!   preflight.rs  installs what a fresh machine lacks
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod asan;
+mod bench;
 mod bindings;
 mod crash;
 mod fuzz;
@@ -53,10 +55,12 @@ enum Task {
     ///
     /// A failing seed prints how to replay it. The same seed on the same commit gives the same run, packet for packet.
     Sim(SimArgs),
-    /// Measure what each layer costs, on its own and as whole nodes in one process.
+    /// Measure everything once, say which goals are met, and write one report as a page and as JSON.
     ///
-    /// Compare ratios within one run: absolute times on a shared machine mean little.
-    Bench(BenchArgs),
+    /// The parts: micro benches, throughput and latency of clusters on kernel UDP, mixes of YCSB, durable nodes, failover, faults;
+    /// with --peers other systems beside it. Ends with success where the run itself worked, whatever it found. Compare ratios within
+    /// one run: absolute times on a shared machine mean little.
+    Bench(bench::Args),
     /// Count the instructions of a commit at leader, follower and client, and of single steps; fail where one takes more than it did.
     ///
     /// Needs valgrind, and installs it where it may. The numbers do not depend on how busy the machine is; what they were is in
@@ -118,14 +122,6 @@ struct SimArgs {
 }
 
 #[derive(Args)]
-struct BenchArgs {
-    /// Only this one: runtime, disk, ports, raft_commit, ring, rpc or dpdk.
-    ///
-    /// `dpdk` is not among those that run without a name: it needs DPDK, `dpdk-testpmd` and `valgrind`, and installs none of them.
-    name: Option<String>,
-}
-
-#[derive(Args)]
 struct FuzzArgs {
     /// Only this one: config, frames, peer_messages, r2p2, raft_machine, values or wal.
     target: Option<String>,
@@ -160,7 +156,7 @@ fn main() -> ExitCode {
     match cli.task {
         Task::Test(args) => test::run(&workspace, args.fail_fast, args.quick),
         Task::Sim(args) => sim(&workspace, &args),
-        Task::Bench(args) => bench(&workspace, &args),
+        Task::Bench(args) => bench::run(&workspace, &args),
         Task::Counts => counts(&workspace),
         Task::Fuzz(args) => fuzz::run(&workspace, args.target.as_deref(), args.seconds),
         Task::Mutants(args) => mutants::run(&workspace, &args),
@@ -192,16 +188,6 @@ fn counts(workspace: &Workspace) -> ExitCode {
     step::pass_through(&mut workspace.cargo(&test::COUNTS))
 }
 
-fn bench(workspace: &Workspace, args: &BenchArgs) -> ExitCode {
-    let mut cargo = workspace.cargo(&["bench", "--quiet", "--package", "trimaran-benches"]);
-    match args.name.as_deref() {
-        Some("dpdk") => cargo.args(["--features", "dpdk", "--bench", "dpdk"]),
-        Some(name) => cargo.args(["--bench", name]),
-        None => cargo.arg("--benches"),
-    };
-    step::pass_through(&mut cargo)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,5 +205,12 @@ mod tests {
         assert!(parse("xtask sim --seed 7").is_ok());
         assert!(parse("xtask sim --seed 7 --seeds 3").is_err());
         assert!(parse("xtask sim").is_err());
+    }
+
+    #[test]
+    fn bench_prints_one_or_reports_on_many() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("xtask bench disk").is_ok() && parse("xtask bench --quick --only ycsb,load --peers /x").is_ok());
+        assert!(parse("xtask bench disk --quick").is_err());
     }
 }

@@ -127,9 +127,15 @@ fn run_into(log: &Path, mut command: Command, deadline: Instant) -> io::Result<R
 }
 
 /// `None` when the deadline came first; then the child and all that it started are gone.
+pub(crate) fn wait(child: Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    wait_ticking(child, deadline, &|| ())
+}
+
+/// As [`wait`]; calls `tick` again and again meanwhile.
 #[allow(clippy::disallowed_methods, reason = "waits for a compiler, not inside a core")]
-pub(crate) fn wait(mut child: Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+pub(crate) fn wait_ticking(mut child: Child, deadline: Instant, tick: &dyn Fn()) -> io::Result<Option<ExitStatus>> {
     loop {
+        tick();
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }

@@ -43,6 +43,12 @@ impl Workspace {
         Ok(dir.into())
     }
 
+    /// Whether a package has a bench of this name.
+    pub(crate) fn has_bench(&self, name: &str) -> bool {
+        let targets = self.metadata.packages.iter().flat_map(|package| &package.targets);
+        targets.into_iter().any(|target| target.kind.contains(&TargetKind::Bench) && target.name == name)
+    }
+
     /// Names of the integration tests of some packages, without those that need a feature.
     pub(crate) fn tests(&self, wanted: impl Fn(&str) -> bool) -> Vec<&str> {
         let packages = self.metadata.packages.iter().filter(|package| wanted(&package.name));

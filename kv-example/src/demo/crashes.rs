@@ -25,7 +25,7 @@ const BETWEEN_MS: std::ops::Range<u64> = 50..800;
 const AWAY_MS: std::ops::Range<u64> = 0..400;
 
 /// A demo's clusters begin empty.
-pub(super) fn refuse_used(data: &Path) -> Result<(), Error> {
+pub(crate) fn refuse_used(data: &Path) -> Result<(), Error> {
     match std::fs::read_dir(data) {
         Ok(mut entries) => match entries.find(|entry| entry.as_ref().is_ok_and(|entry| holds_files(&entry.path()))) {
             None => Ok(()),

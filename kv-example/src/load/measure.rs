@@ -115,6 +115,11 @@ impl Measured {
         self.unsent
     }
 
+    /// Latencies of the answered calls, in nanoseconds.
+    pub fn latency_ns(&self) -> &Histogram<u64> {
+        &self.latency_ns
+    }
+
     /// Latencies of the answered calls.
     pub fn percentiles(&self) -> Option<Percentiles> {
         let at = |quantile| self.latency_ns.value_at_quantile(quantile);

@@ -65,6 +65,18 @@ where
     run_as(client_config(true), target, main)
 }
 
+/// As [`run`], with so many connections, each with a socket and sessions of its own, all on one core.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_many<F, T>(target: Target, connections: usize, main: impl FnOnce(Vec<Connection>) -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + 'static,
+    T: 'static,
+{
+    run_several(client_config(true), target, connections, main)
+}
+
 /// As [`run`], for a process that makes one call and ends. It opens no session, which would outlive it by ten minutes: a
 /// shell script that makes calls in a loop would take the sessions of all other clients.
 ///
@@ -83,12 +95,33 @@ where
     F: Future<Output = Result<T, Error>> + 'static,
     T: 'static,
 {
+    run_several(client, target, 1, |connections| {
+        let main = connections.into_iter().next().map(main);
+        // One was asked for, and what keeps it from being made has been said.
+        async move { main.ok_or(Error::Interrupted)?.await }
+    })
+}
+
+fn run_several<F, T>(
+    client: ClientConfig,
+    target: Target,
+    connections: usize,
+    main: impl FnOnce(Vec<Connection>) -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + 'static,
+    T: 'static,
+{
     let config = CoreConfig { name: "client".into(), ..CoreConfig::default() };
     let Target { servers, deadline, port, loss } = target;
     port.run(config, &Between { capture: None, loss }, move |net| {
         let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-        let client = Client::new(&net, local, servers.clone(), client).map_err(net_error);
-        let main = client.map(|client| main(Connection { client, servers: servers.into(), deadline }));
+        let connect = |_| {
+            let client = Client::new(&net, local, servers.clone(), client).map_err(net_error)?;
+            Ok(Connection { client, servers: servers.clone().into(), deadline })
+        };
+        let connected: Result<Vec<Connection>, Error> = (0..connections).map(connect).collect();
+        let main = connected.map(main);
         async move { main?.await }
     })
 }

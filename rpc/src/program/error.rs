@@ -105,6 +105,8 @@ pub enum Error {
     ChangePartial { done: String, failed: String },
     #[error("the demo failed: {what}")]
     DemoFailed { what: String },
+    #[error("the benchmark failed: {what}")]
+    BenchFailed { what: String },
     #[error("the simulation found a fault: {what}")]
     SimulationFailed { what: String },
 }
@@ -179,6 +181,7 @@ impl Error {
             Error::ChangePartial { .. } => "E0319",
             Error::DemoFailed { .. } => "E0320",
             Error::SimulationFailed { .. } => "E0321",
+            Error::BenchFailed { .. } => "E0322",
         }
     }
 
@@ -190,6 +193,7 @@ impl Error {
             Error::Refused { .. }
             | Error::DemoFailed { .. }
             | Error::SimulationFailed { .. }
+            | Error::BenchFailed { .. }
             | Error::DataDamaged { .. } => 1,
             _ => match self.code().get(..3) {
                 Some("E01") => 3,
@@ -315,6 +319,9 @@ impl Error {
             }
             Error::DemoFailed { .. } => {
                 format!("that is a bug of this program: `{program} demo --keep` leaves the nodes' logs")
+            }
+            Error::BenchFailed { .. } => {
+                format!("more load than the machine carries may do that; `{program} demo` says whether the cluster is sound")
             }
             Error::SimulationFailed { .. } => {
                 format!("`{program} sim --seed N` runs a seed again, step by step the same")

@@ -53,6 +53,32 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user.parse::<u64>().ok()? + system.parse::<u64>().ok()?)
 }
 
+/// Time that the machine's processors together were busy since its start, whoever used them.
+pub fn busy_time() -> Option<Duration> {
+    let ticks = busy_ticks(&fs::read_to_string("/proc/stat").ok()?)?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    Some(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second.max(1))))
+}
+
+/// All columns of the first line of `/proc/stat` but idle and iowait: user, nice, system, _, _, irq, softirq, steal.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let columns = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+    let columns: Vec<u64> = columns.map(|column| column.parse().ok()).collect::<Option<_>>()?;
+    (columns.len() == 8).then(|| columns.iter().sum::<u64>() - columns[3] - columns[4])
+}
+
+/// Datagrams that the UDP sockets of this process's network namespace have received since it began, whoever has them.
+pub fn datagrams_received() -> Option<u64> {
+    datagrams(&fs::read_to_string("/proc/net/snmp").ok()?)
+}
+
+/// The column `InDatagrams` of the two lines `Udp:` of `/proc/net/snmp`, of which the first names the columns.
+fn datagrams(snmp: &str) -> Option<u64> {
+    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let at = lines.next()?.split(' ').position(|name| name == "InDatagrams")?;
+    lines.next()?.split(' ').nth(at)?.parse().ok()
+}
+
 /// Bytes of ordinary memory that a process has at the moment.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
     resident(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
@@ -100,6 +126,21 @@ mod tests {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 17 5 0 0 20 0 1 0 100 1000 10 0 0";
         assert_eq!(cpu_ticks(stat), Some(22));
         assert_eq!(cpu_ticks("42 (kv) S 1"), None);
+    }
+
+    #[test]
+    fn an_idle_processor_is_not_busy() {
+        assert_eq!(busy_ticks("cpu  1 2 4 1000 2000 8 16 32 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"), Some(63));
+        assert_eq!(busy_ticks("cpu  1 2\n"), None);
+        assert!(busy_time() > Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn datagrams_stand_below_their_name() {
+        let snmp = "Tcp: InSegs\nTcp: 7\nUdp: NoPorts InDatagrams\nUdp: 3 42\nUdpLite: InDatagrams\nUdpLite: 9\n";
+        assert_eq!(datagrams(snmp), Some(42));
+        assert_eq!(datagrams("Udp: NoPorts\nUdp: 1\n"), None);
+        assert!(datagrams_received().is_some());
     }
 
     #[test]

@@ -1,0 +1,130 @@
+//! What the processes of nodes, this client and everything else on the machine used while a load was measured.
+
+use std::time::Duration;
+use trimaran_rpc::program::machine;
+use trimaran_rpc::program::nodes::Nodes;
+use trimaran_runtime::{Instant, now, sleep_until};
+
+/// CPU time and memory of one measured stretch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// How long it was.
+    pub elapsed: Duration,
+    /// Each process of nodes.
+    pub nodes: Vec<NodeCost>,
+    /// CPU time of this process.
+    pub client: Duration,
+    /// CPU time of everybody else.
+    pub others: Duration,
+    /// Datagrams that the sockets of this network namespace received: those of the nodes, of this process and of everybody else.
+    pub datagrams: u64,
+}
+
+/// What one process of nodes used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeCost {
+    /// Its process id.
+    pub pid: u32,
+    /// CPU time.
+    pub cpu: Duration,
+    /// Ordinary memory at the end.
+    pub resident_bytes: u64,
+    /// It runs the node that leads, as far as the client knows.
+    pub leads: bool,
+}
+
+impl Cost {
+    /// Cores that so much CPU time keeps busy all the while.
+    pub fn cores(&self, cpu: Duration) -> f64 {
+        cpu.as_secs_f64() / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
+
+    /// CPU time of all nodes.
+    pub fn of_nodes(&self) -> Duration {
+        self.nodes.iter().map(|node| node.cpu).sum()
+    }
+}
+
+/// The processes that are looked at: their ids, and which of them has the leader.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Watched {
+    processes: Vec<(u32, bool)>,
+}
+
+impl Watched {
+    /// Those of `nodes`, of which `leader` leads.
+    pub fn of(nodes: &Nodes, leader: Option<u8>) -> Watched {
+        let leader = leader.and_then(|slot| nodes.pid(slot)).or_else(|| {
+            let mut pids = nodes.pids();
+            // All nodes in one process.
+            pids.next().filter(|_| pids.next().is_none())
+        });
+        Watched { processes: nodes.pids().map(|pid| (pid, Some(pid) == leader)).collect() }
+    }
+
+    /// Waits from `from` to `to` and tells what was used between. `None` where `/proc` does not say.
+    pub async fn between(self, from: Instant, to: Instant) -> Option<Cost> {
+        sleep_until(from).await;
+        let (before, from) = (self.look(), now());
+        sleep_until(to).await;
+        let (after, elapsed) = (self.look()?, now().saturating_since(from));
+        Some(after.since(&before?, elapsed))
+    }
+
+    fn look(&self) -> Option<Look> {
+        let nodes = self.processes.iter().map(|&(pid, leads)| {
+            let (cpu, resident_bytes) = (machine::cpu_time(pid)?, machine::resident_bytes(pid)?);
+            Some(NodeCost { pid, cpu, resident_bytes, leads })
+        });
+        Some(Look {
+            nodes: nodes.collect::<Option<_>>()?,
+            client: machine::cpu_time(std::process::id())?,
+            all: machine::busy_time()?,
+            datagrams: machine::datagrams_received()?,
+        })
+    }
+}
+
+/// Counts since the beginning of each.
+struct Look {
+    nodes: Vec<NodeCost>,
+    client: Duration,
+    all: Duration,
+    datagrams: u64,
+}
+
+impl Look {
+    fn since(self, before: &Look, elapsed: Duration) -> Cost {
+        let pairs = self.nodes.iter().zip(&before.nodes);
+        let nodes: Vec<NodeCost> =
+            pairs.map(|(after, before)| NodeCost { cpu: after.cpu.saturating_sub(before.cpu), ..*after }).collect();
+        let client = self.client.saturating_sub(before.client);
+        let ours = client + nodes.iter().map(|node| node.cpu).sum::<Duration>();
+        let others = self.all.saturating_sub(before.all).saturating_sub(ours);
+        Cost { elapsed, nodes, client, others, datagrams: self.datagrams.saturating_sub(before.datagrams) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(cpu_ms: [u64; 2], client_ms: u64, all_ms: u64) -> Look {
+        let ms = Duration::from_millis;
+        let node = |at: usize| NodeCost { pid: at as u32, cpu: ms(cpu_ms[at]), resident_bytes: 7, leads: at == 1 };
+        Look { nodes: vec![node(0), node(1)], client: ms(client_ms), all: ms(all_ms), datagrams: all_ms }
+    }
+
+    #[test]
+    fn a_stretch_is_the_difference_of_two_looks_and_others_have_the_rest() {
+        let cost = look([300, 500], 1000, 9000).since(&look([100, 100], 900, 8000), Duration::from_secs(2));
+        let ms = Duration::from_millis;
+        assert_eq!((cost.nodes[0].cpu, cost.nodes[1].cpu, cost.client), (ms(200), ms(400), ms(100)));
+        assert_eq!((cost.of_nodes(), cost.others, cost.datagrams), (ms(600), ms(300), 1000));
+        assert!((cost.cores(cost.of_nodes()) - 0.3).abs() < 1e-9);
+        assert!(cost.nodes[1].leads && cost.nodes[1].resident_bytes == 7);
+        // Ticks of 10 ms may add up to more than the machine's own count.
+        let cost = look([300, 500], 1000, 8000).since(&look([100, 100], 900, 8000), Duration::from_secs(2));
+        assert_eq!(cost.others, Duration::ZERO);
+    }
+}

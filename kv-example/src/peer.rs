@@ -1,0 +1,174 @@
+//! `kv bench-peer`: this store as one of the systems of a table that compares several on one machine.
+//!
+//! The harness of that table calls a program with `--out 1,8,64,256 --ops put,read --value 64 --warmup S --measure S`. The program
+//! starts a cluster of its own and prints a row for each operation and number of outstanding requests: [`HEADER`] names the
+//! columns, which tabs separate. Each load is a closed loop from one client on one core; keys have 16 bytes, and there are 1000.
+
+use crate::bench::cost::Cost;
+use crate::bench::{Asking, Load, Outcome, Own, fill, measure};
+use crate::cli::{BenchPeer, Op, PeerOp, System};
+use crate::load::Pace;
+use std::path::PathBuf;
+use trimaran_rpc::program::connect::Connection;
+use trimaran_rpc::program::error::Error;
+use trimaran_rpc::program::nodes::Placement;
+use trimaran_rpc::program::{Program, say};
+
+/// The names of the columns.
+pub const HEADER: &str =
+    "system\top\tout\tops/s\tp50us\tp99us\tp999us\terr\tother_cores\tclient_cores\tserver_cores\tserver_us/op\trss_MiB";
+
+/// Keys to choose from, as the other systems' clients do.
+const KEYS: u64 = 1000;
+/// Nodes of a replicated cluster.
+const NODES: u8 = 3;
+
+/// Runs every system in turn and prints its rows.
+///
+/// # Errors
+/// Those of the nodes and the clusters.
+pub fn run(bench: &BenchPeer, program: &Program) -> Result<(), Error> {
+    bench.systems.iter().try_for_each(|&system| run_one(system, bench, program.service))
+}
+
+/// How a system is called in the table.
+fn name(system: System) -> &'static str {
+    match system {
+        System::Apart => "trimaran",
+        System::Together => "trimaran-together",
+        System::Echo => "trimaran-echo",
+        System::Durable => "trimaran-durable",
+    }
+}
+
+/// A directory that is removed at the end.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing more can be done about it here.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn run_one(system: System, bench: &BenchPeer, service: &'static str) -> Result<(), Error> {
+    let label = name(system);
+    let scratch = Scratch(PathBuf::from(format!("kv-bench-peer-{}", std::process::id())));
+    let data = (system == System::Durable).then(|| scratch.0.clone());
+    let count = if system == System::Echo { 1 } else { NODES };
+    let placement = if system == System::Together { Placement::Together } else { Placement::Apart };
+    let rows = rows(system, bench);
+    Own { count, placement, data, service }.run(1, move |mut cluster, connections| async move {
+        for (op, load) in rows {
+            if load.asking.reads() {
+                let connection: Option<&Connection> = connections.first();
+                fill(connection.ok_or(Error::Interrupted)?, &load).await?;
+            }
+            cluster.check()?;
+            let outcome = measure(&connections, &load, Some(cluster.watched())).await?;
+            say(&row(label, op, &outcome))?;
+        }
+        Ok(())
+    })
+}
+
+/// The loads with the names of their operations. What is unreplicated has no operations to tell apart, and appears as `put`.
+fn rows(system: System, bench: &BenchPeer) -> Vec<(&'static str, Load)> {
+    let mut rows = Vec::new();
+    for &out in &bench.out {
+        for &op in &bench.ops {
+            let (name, op) = match (system, op) {
+                (System::Echo, PeerOp::Put) => ("put", Op::Echo),
+                (System::Echo, PeerOp::Read) => continue,
+                (_, PeerOp::Put) => ("put", Op::Put),
+                (_, PeerOp::Read) => ("read", Op::Get),
+            };
+            let load = Load {
+                asking: Asking::One(op),
+                pace: Pace::Closed { outstanding: out as usize },
+                value: bench.value,
+                keys: KEYS,
+                measure: bench.measure,
+                ..Load::of(op, bench.warmup)
+            };
+            rows.push((name, load));
+        }
+    }
+    rows
+}
+
+fn row(label: &str, op: &str, outcome: &Outcome) -> String {
+    let Outcome { load, measured, cost, .. } = outcome;
+    let out = match load.pace {
+        Pace::Closed { outstanding } => outstanding,
+        Pace::Open { .. } => 0,
+    };
+    let per_second = measured.per_second(load.measure);
+    let us = |quantile| measured.latency_ns().value_at_quantile(quantile) as f64 / 1e3;
+    let errors = measured.refused() + measured.not_applied() + measured.unknown();
+    let none = Cost::default();
+    let cost = cost.as_ref().unwrap_or(&none);
+    let joined = |values: Vec<String>| values.join("/");
+    let cores = joined(cost.nodes.iter().map(|node| format!("{:.2}", cost.cores(node.cpu))).collect());
+    let mib = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
+    let memory = joined(cost.nodes.iter().map(|node| mib(node.resident_bytes)).collect());
+    let each_us = if per_second > 0.0 { cost.cores(cost.of_nodes()) * 1e6 / per_second } else { 0.0 };
+    format!(
+        "{label}\t{op}\t{out}\t{per_second:.0}\t{:.1}\t{:.1}\t{:.1}\t{errors}\t{:.2}\t{:.2}\t{cores}\t{each_us:.1}\t{memory}\n",
+        us(0.5),
+        us(0.99),
+        us(0.999),
+        cost.cores(cost.others),
+        cost.cores(cost.client),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::cost::NodeCost;
+    use crate::cli::{Cli, Command};
+    use crate::load::Measured;
+    use clap::Parser;
+    use std::time::Duration;
+
+    fn parse(line: &str) -> BenchPeer {
+        match Cli::try_parse_from(line.split(' ')).map(|cli| cli.command) {
+            Ok(Command::BenchPeer(bench)) => bench,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_flags_of_the_harness_are_taken_as_it_writes_them() {
+        let bench = parse("kv bench-peer --out 1,8,64,256 --ops put,read --value 64 --warmup .5 --measure 1");
+        let all = rows(System::Apart, &bench);
+        let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["put", "read"].repeat(4));
+        let (_, load) = all[7];
+        assert_eq!((load.asking, load.pace), (Asking::One(Op::Get), Pace::Closed { outstanding: 256 }));
+        assert_eq!((load.value, load.keys, load.warmup), (64, 1000, Duration::from_millis(500)));
+        let echo = rows(System::Echo, &bench);
+        assert!(
+            echo.len() == 4 && echo.iter().all(|(name, load)| *name == "put" && load.asking == Asking::One(Op::Echo))
+        );
+    }
+
+    #[test]
+    fn a_row_has_the_columns_of_the_header() {
+        let (_, load) = rows(System::Apart, &parse("kv bench-peer --out 8 --measure 1"))[0];
+        let node = NodeCost { pid: 1, cpu: Duration::from_millis(1), resident_bytes: 9 << 20, leads: false };
+        let cost = Cost {
+            elapsed: Duration::from_secs(1),
+            nodes: vec![node; 3],
+            client: Duration::from_millis(250),
+            others: Duration::from_millis(500),
+            datagrams: 0,
+        };
+        let measured = Measured::of((1..=1000).map(Duration::from_micros));
+        let outcome = Outcome { load, measured, kinds: Vec::new(), conflicts: 0, cost: Some(cost) };
+        let row = row("trimaran", "put", &outcome);
+        assert_eq!(row, "trimaran\tput\t8\t1000\t500.2\t990.2\t999.4\t0\t0.50\t0.25\t0.00/0.00/0.00\t3.0\t9/9/9\n");
+        assert_eq!(row.trim_end().split('\t').count(), HEADER.split('\t').count());
+    }
+}

@@ -1,0 +1,129 @@
+//! The harness that runs other systems as clusters on this machine, one at a time, in one table: copied, built and set up once, and
+//! run with trimaran among them.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::parts::{Context, Work};
+
+/// What a copy leaves behind: what the original has built and measured.
+const NOT_COPIED: [&str; 2] = ["target", "results.tsv"];
+
+/// Copies the harness, unless it is there, and says what is to be run.
+pub(crate) fn work(context: &Context<'_>, harness: &Path) -> Work {
+    match prepare(context, harness) {
+        Ok(work) => work,
+        Err(error) => Work::Absent(format!("the harness at {} cannot be used: {error}", harness.display())),
+    }
+}
+
+fn prepare(context: &Context<'_>, harness: &Path) -> io::Result<Work> {
+    let copy = context.scratch.join("peers");
+    fs::create_dir_all(&copy)?;
+    copy_tree(harness, &copy)?;
+    stand_alone(&copy.join("bench/Cargo.toml"))?;
+
+    let ours = copy.join("trimaran");
+    // The harness calls a program with its own options only.
+    let kv = context.kv();
+    fs::write(
+        &ours,
+        format!("#!/bin/sh\nexec '{}' bench-peer --systems apart,together,echo,durable \"$@\"\n", kv.display()),
+    )?;
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o755))?;
+
+    let mut commands = Vec::new();
+    let set_up = copy.join(".set-up");
+    if !set_up.exists() {
+        let mut setup = Command::new("sh");
+        setup.current_dir(&copy).args(["-c", "bash setup.sh && touch .set-up"]);
+        commands.push(setup);
+    }
+    let results = copy.join("results.tsv");
+    let _ = fs::remove_file(&results);
+    let mut run = Command::new("bash");
+    run.current_dir(&copy).arg("run.sh").env("RESULTS", &results).env("DISK", &copy);
+    let (out, warmup, measure, repeat) =
+        if context.quick { ("1,64,256", "0.3", "1", "1") } else { ("1,8,64,256", "1", "3", "2") };
+    run.env("OUT", out).env("WARMUP", warmup).env("MEASURE", measure).env("REPEAT", repeat);
+    // ZooKeeper on a disk is no goal's.
+    run.args(["echo", "null", "raftrs", "etcd-tmpfs", "etcd-disk", "zk-tmpfs"]).arg(&ours);
+    if !context.quick {
+        run.args(["echo-spin", "zk-disk"]);
+    }
+    commands.push(run);
+    Ok(Work::Peers(commands, results))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if NOT_COPIED.iter().any(|other| name == *other) {
+            continue;
+        }
+        let (source, target) = (entry.path(), to.join(&name));
+        if entry.file_type()?.is_dir() {
+            fs::create_dir_all(&target)?;
+            copy_tree(&source, &target)?;
+        } else {
+            // What is the same stays as it is: else cargo would build it anew.
+            let bytes = fs::read(&source)?;
+            if !fs::read(&target).is_ok_and(|there| there == bytes || is_same_manifest(&there, &bytes)) {
+                fs::write(&target, bytes)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+const OWN_WORKSPACE: &[u8] = b"\n[workspace]\n";
+
+/// Whether a file is the other one with what [`stand_alone`] has added.
+fn is_same_manifest(there: &[u8], source: &[u8]) -> bool {
+    there.strip_suffix(OWN_WORKSPACE) == Some(source)
+}
+
+/// The copy is below this repository, but no part of its workspace.
+fn stand_alone(manifest: &PathBuf) -> io::Result<()> {
+    let mut text = fs::read(manifest)?;
+    let has_one = String::from_utf8_lossy(&text).lines().any(|line| line.trim() == "[workspace]");
+    if !has_one {
+        text.extend_from_slice(OWN_WORKSPACE);
+        fs::write(manifest, text)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_stands_alone_and_is_not_touched_again_while_its_original_stays() {
+        let place = std::env::temp_dir().join(format!("xtask-peers-{}", std::process::id()));
+        let (from, to) = (place.join("from"), place.join("to"));
+        fs::create_dir_all(from.join("bench/target")).unwrap();
+        fs::create_dir_all(&to).unwrap();
+        fs::write(from.join("bench/Cargo.toml"), "[package]\n").unwrap();
+        fs::write(from.join("results.tsv"), "old").unwrap();
+        let manifest = to.join("bench/Cargo.toml");
+        let copy = || {
+            copy_tree(&from, &to).unwrap();
+            stand_alone(&manifest).unwrap();
+        };
+        copy();
+        assert_eq!(fs::read_to_string(&manifest).unwrap(), "[package]\n\n[workspace]\n");
+        assert!(!to.join("results.tsv").exists() && !to.join("bench/target").exists());
+        let changed = fs::metadata(&manifest).unwrap().modified().unwrap();
+        copy();
+        assert_eq!(fs::metadata(&manifest).unwrap().modified().unwrap(), changed);
+        fs::write(from.join("bench/Cargo.toml"), "[package]\nname = \"n\"\n").unwrap();
+        copy();
+        assert_eq!(fs::read_to_string(&manifest).unwrap(), "[package]\nname = \"n\"\n\n[workspace]\n");
+        fs::remove_dir_all(place).unwrap();
+    }
+}

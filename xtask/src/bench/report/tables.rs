@@ -1,0 +1,276 @@
+//! The tables of the report.
+
+use serde_json::Value;
+
+use super::super::Findings;
+use super::super::goals::short;
+use super::super::numbers::number;
+use super::super::svg::escape;
+
+/// A table of cells that are HTML already.
+pub(super) struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(super) fn new(head: &[&str]) -> Table {
+        Table { head: head.iter().map(|cell| escape(cell)).collect(), rows: Vec::new() }
+    }
+
+    pub(super) fn row(&mut self, cells: &[String]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    /// Nothing where there are no rows. Words stand at the left, numbers at the right.
+    pub(super) fn html(self) -> String {
+        if self.rows.is_empty() {
+            return String::new();
+        }
+        let is_word = |cell: &String| cell.starts_with(|c: char| c.is_alphabetic() || c == '<');
+        let words = |at: usize| self.rows.iter().any(|row| row.get(at).is_some_and(is_word));
+        let classes: Vec<&str> =
+            (0..self.head.len()).map(|at| if at == 0 || words(at) { " class=\"left\"" } else { "" }).collect();
+        let line = |tag: &str, cells: &[String]| {
+            let cells = cells.iter().zip(&classes).map(|(cell, class)| format!("<{tag}{class}>{cell}</{tag}>"));
+            format!("<tr>{}</tr>\n", cells.collect::<String>())
+        };
+        let rows: String = self.rows.iter().map(|row| line("td", row)).collect();
+        format!("<div class=\"wide\"><table>\n{}{rows}</table></div>\n", line("th", &self.head))
+    }
+}
+
+fn shown(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), short)
+}
+
+fn word(row: &Value, key: &str) -> String {
+    match &row[key] {
+        Value::String(text) => escape(text),
+        Value::Null => "-".into(),
+        other => escape(&other.to_string()),
+    }
+}
+
+/// The systems in one table, with how often trimaran does each operation while another does it once.
+pub(super) fn peers(findings: &Findings) -> String {
+    let rows = findings.rows("peers");
+    if rows.is_empty() {
+        return super::missing(findings, "peers");
+    }
+    let head = [
+        "system",
+        "operation",
+        "outstanding",
+        "a second",
+        "trimaran / it",
+        "p50 us",
+        "p99 us",
+        "server us each",
+        "server cores",
+        "MiB",
+        "errors",
+    ];
+    let mut table = Table::new(&head);
+    for row in rows {
+        let ours = rows
+            .iter()
+            .find(|other| other["system"] == "trimaran" && other["op"] == row["op"] && other["out"] == row["out"]);
+        let ratio = ours
+            .and_then(|ours| Some(number(ours, "per_second")? / number(row, "per_second").filter(|rate| *rate > 0.0)?));
+        let numbers = ["p50_us", "p99_us", "server_us"].map(|key| shown(number(row, key)));
+        let mut cells = vec![
+            word(row, "system"),
+            word(row, "op"),
+            shown_count(number(row, "out")),
+            shown(number(row, "per_second")),
+        ];
+        cells.push(ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")));
+        cells.extend(numbers);
+        cells.extend([word(row, "server_cores"), word(row, "rss_mib"), shown_count(number(row, "errors"))]);
+        table.row(&cells);
+    }
+    format!(
+        "<p>Clusters of three on this machine, one at a time; what is unreplicated appears as put.</p>\n{}",
+        table.html()
+    )
+}
+
+fn shown_count(value: Option<f64>) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.0}"))
+}
+
+/// Loads of `kv bench`, one a row, each behind the name of what was loaded.
+pub(super) fn loads(clusters: &[(&str, &[Value])]) -> String {
+    let head = [
+        "cluster",
+        "load",
+        "pace",
+        "bytes",
+        "a second",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "p99.99 us",
+        "nodes' us each",
+        "nodes' cores",
+        "MiB a node",
+        "not answered",
+    ];
+    let mut table = Table::new(&head);
+    let rows = clusters.iter().flat_map(|(cluster, rows)| rows.iter().map(move |row| (*cluster, row)));
+    for (cluster, row) in rows.filter(|(_, row)| row.get("idle_seconds").is_none()) {
+        let name = match (row.get("op"), row.get("mix"), row.get("reads_percent")) {
+            (Some(_), ..) => word(row, "op"),
+            (_, Some(_), _) => format!("mix {}", word(row, "mix")),
+            _ => format!("{} % reads", word(row, "reads_percent")),
+        };
+        let pace = match (number(row, "outstanding"), number(row, "rate")) {
+            (Some(outstanding), _) => format!("{outstanding} outstanding"),
+            (_, rate) => format!("{} a second", shown(rate)),
+        };
+        let us = |key: &str| shown(number(row, &format!("latency_ns/{key}")).map(|ns| ns / 1e3));
+        let lost: f64 = ["refused", "not_applied", "unknown", "unsent"].iter().filter_map(|key| number(row, key)).sum();
+        let size = shown_count(number(row, "value_bytes"));
+        let mut cells = vec![cluster.to_owned(), name, pace, size, shown(number(row, "per_second"))];
+        cells.extend(["p50", "p99", "p99.9", "p99.99"].map(us));
+        cells.extend([shown(number(row, "cost/nodes_us_each")), cores(row), memory(row), format!("{lost:.0}")]);
+        table.row(&cells);
+    }
+    table.html()
+}
+
+fn nodes(row: &Value) -> &[Value] {
+    row.pointer("/cost/nodes").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn cores(row: &Value) -> String {
+    let each = nodes(row).iter().filter_map(|node| number(node, "cores"));
+    let each: Vec<String> = each.map(|cores| format!("{cores:.2}")).collect();
+    if each.is_empty() { "-".into() } else { each.join(" / ") }
+}
+
+fn memory(row: &Value) -> String {
+    let most = nodes(row).iter().filter_map(|node| number(node, "resident_bytes")).reduce(f64::max);
+    shown_count(most.map(|bytes| bytes / f64::from(1 << 20)))
+}
+
+pub(super) fn failover(findings: &Findings) -> String {
+    let head = [
+        "profile",
+        "kills",
+        "to a commit: p50 ms",
+        "p99",
+        "max",
+        "to a leader: p50 ms",
+        "p99",
+        "whole again: p50 ms",
+        "p99",
+        "within bound",
+    ];
+    let mut table = Table::new(&head);
+    for row in ["failover-us", "failover-shared"].iter().flat_map(|part| findings.rows(part)) {
+        let ms = |path: &str| shown(number(row, path));
+        let within = format!(
+            "{} % of {} ms",
+            shown(number(row, "share_within_bound").map(|share| share * 100.0)),
+            ms("bound_ms")
+        );
+        let mut cells = vec![word(row, "profile"), word(row, "kills")];
+        let paths = [
+            "outage_ms/p50",
+            "outage_ms/p99",
+            "outage_ms/max",
+            "election_ms/p50",
+            "election_ms/p99",
+            "repair_ms/p50",
+            "repair_ms/p99",
+        ];
+        cells.extend(paths.map(ms));
+        cells.push(within);
+        table.row(&cells);
+    }
+    table.html()
+}
+
+/// What faults do to latencies, and what nodes cost while little or nothing is asked.
+pub(super) fn costs(findings: &Findings) -> String {
+    let mut idle = Table::new(&["load", "nodes' cores", "% of a core, all nodes", "MiB a node", "p99 us", "p99.99 us"]);
+    for row in findings.rows("throughput").iter().filter(|row| row.get("idle_seconds").is_some()) {
+        idle.row(&["none".into(), cores(row), percent(row), memory(row), "-".into(), "-".into()]);
+    }
+    let is_slow = |row: &&Value| number(row, "rate").is_some_and(|rate| rate <= 10_000.0);
+    for row in findings.rows("load").iter().filter(is_slow) {
+        let us = |key: &str| shown(number(row, &format!("latency_ns/{key}")).map(|ns| ns / 1e3));
+        idle.row(&[
+            format!("{} puts a second", shown(number(row, "rate"))),
+            cores(row),
+            percent(row),
+            memory(row),
+            us("p99"),
+            us("p99.99"),
+        ]);
+    }
+    let mut faults = Table::new(&["load", "condition", "p50 us", "p99 us", "p99.9 us", "p99, times healthy"]);
+    for row in findings.rows("faults") {
+        let us = |key: &str| shown(number(row, &format!("latency_ns/{key}")).map(|ns| ns / 1e3));
+        let mut cells = vec![word(row, "load"), word(row, "condition")];
+        cells.extend(["p50", "p99", "p99.9"].map(us));
+        cells.push(shown(number(row, "times_healthy/p99")));
+        faults.row(&cells);
+    }
+    let missing: String = ["load", "faults"].map(|part| super::missing(findings, part)).concat();
+    idle.html() + &faults.html() + &missing
+}
+
+fn percent(row: &Value) -> String {
+    let all: f64 = nodes(row).iter().filter_map(|node| number(node, "cores")).sum();
+    format!("{:.1}", all * 100.0)
+}
+
+pub(super) fn micro(findings: &Findings) -> String {
+    let mut table = Table::new(&["what", "value", "unit"]);
+    for row in findings.rows("micro") {
+        table.row(&[word(row, "id"), shown(number(row, "value")), word(row, "unit")]);
+    }
+    for row in findings.rows("instructions") {
+        table.row(&[
+            format!("instructions: {}", word(row, "name")),
+            shown(number(row, "instructions")),
+            "instructions".into(),
+        ]);
+    }
+    for row in findings.rows("ring") {
+        let name =
+            format!("ring, {}, {}, {} outstanding", word(row, "layout"), word(row, "op"), word(row, "outstanding"));
+        table.row(&[name, shown(number(row, "per_second")), "per CPU-second".into()]);
+    }
+    let missing: String = ["micro", "ring", "instructions"].map(|part| super::missing(findings, part)).concat();
+    missing + &table.html()
+}
+
+pub(super) fn parts(findings: &Findings) -> String {
+    let mut table = Table::new(&["part", "what", "state", "seconds", "why"]);
+    for outcome in &findings.outcomes {
+        let why = outcome.why.as_ref().map_or(String::new(), |why| escape(why));
+        let seconds = format!("{:.0}", outcome.took.as_secs_f64());
+        table.row(&[outcome.part.name.into(), escape(outcome.part.what), outcome.state().into(), seconds, why]);
+    }
+    table.html()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stand_at_the_left_and_numbers_at_the_right() {
+        let mut table = Table::new(&["a < b", "n", "why"]);
+        assert_eq!(Table::new(&["a"]).html(), "");
+        table.row(&["1".into(), "-".into(), String::new()]);
+        table.row(&["2".into(), "3.5".into(), "because".into()]);
+        let out = table.html();
+        assert!(out.contains("<th class=\"left\">a &lt; b</th><th>n</th><th class=\"left\">why</th>"), "{out}");
+        assert!(out.contains("<td class=\"left\">2</td><td>3.5</td><td class=\"left\">because</td>"), "{out}");
+    }
+}
