@@ -107,6 +107,7 @@ fn node_config(node: u8) -> NodeConfig {
     NodeConfig {
         cluster_name: "ring".into(),
         slot: Slot(node),
+        place: trimaran_rpc::shards::ShardPlace::ALONE,
         incarnation: Incarnation(u64::from(node)),
         client: SocketAddrV4::new(ip(node), 8000),
         peer: SocketAddrV4::new(ip(node), 8100),

@@ -234,8 +234,8 @@ async fn ask(shared: &Shared, node: SocketAddrV4, until: Instant) -> Option<Prob
     let block = RequestBlock { method: method_key(PROBE), ..RequestBlock::default() }.emit();
     let segments = shared.segmenter.own_request(block.len()).ok()?;
     let mut tries = Tries::new(shared);
-    tries.send(node, own_header(Policy::FixedRoute), &segments, &block).ok()?;
+    tries.send(node, own_header(Policy::FixedRoute), &segments, [&block, &[]]).ok()?;
     let What::Answered(answer) = tries.event(until).await?.what else { return None };
-    let (_, body) = ResponseBlock::parse(&answer).ok()?;
+    let (_, body) = ResponseBlock::parse(answer.bytes()).ok()?;
     serde_json::from_slice(body).ok()
 }

@@ -319,8 +319,11 @@ fn cores_are_read_and_fit_the_shards() {
     let cores = |section: &str| {
         Config::parse("n.toml", &with_section(&format!("[cores]\n{section}\n"))).expect("correct").0.cores
     };
-    assert_eq!(cores(""), Cores { shards: 1, count: 1, cpus: Vec::new() });
-    assert_eq!(cores("shards = 4\ncount = 2\ncpus = [1, 0]"), Cores { shards: 4, count: 2, cpus: vec![1, 0] });
+    assert_eq!(cores(""), Cores { shards: 1, count: 1, cpus: Vec::new(), applier: false });
+    assert_eq!(
+        cores("shards = 4\ncount = 2\ncpus = [1, 0]"),
+        Cores { shards: 4, count: 2, cpus: vec![1, 0], applier: false }
+    );
     assert_eq!(cores("shards = 64").layout().map(|layout| layout.cores()).ok(), Some(1));
     for (section, said) in [
         ("shards = 65", "error[E0205]: `shards` must be a number from 1 to 64, not 65"),
@@ -335,5 +338,5 @@ fn cores_are_read_and_fit_the_shards() {
         assert!(found.starts_with(said), "{found}");
     }
     // What the command line makes of it is looked at as well.
-    assert!(Cores { shards: 2, count: 3, cpus: Vec::new() }.layout().is_err());
+    assert!(Cores { shards: 2, count: 3, ..Cores::default() }.layout().is_err());
 }
