@@ -3,8 +3,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// Two that look for free ports at the same time could choose the same.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn kv(args: &[&str]) -> String {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let output = Command::new(env!("CARGO_BIN_EXE_kv")).args(args).output().expect("kv runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{args:?}: {stderr}");

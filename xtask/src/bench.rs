@@ -120,7 +120,7 @@ fn measure(workspace: &Workspace, args: &Args) -> Result<(), String> {
     let context = Context { workspace, quick: args.quick, peers, scratch: scratch.clone() };
 
     build(&context)?;
-    println!("{:<18} {}", "machine", "a loop of arithmetic, again and again");
+    println!("{:<18} a loop of arithmetic, again and again", "machine");
     let (machine, noise) = (machine::describe(workspace), machine::noise());
     let bar = Bar::new(&parts, args.quick);
     let outcomes: Vec<Outcome> = parts.into_iter().map(|part| play(&context, part, &bar)).collect();
