@@ -208,8 +208,11 @@ fn world(pairs: usize, at_once: u64) -> f64 {
     packets as f64 / (Monotonic.now() - start).as_secs_f64()
 }
 
+/// Its name for programs and for people, and what measures it.
+type Figure = (&'static str, &'static str, fn() -> f64);
+
 fn main() {
-    let figures: [(&str, &str, fn() -> f64); 5] = [
+    let figures: [Figure; 5] = [
         ("spawn_run_free", "spawn + run + free", spawn_run_free),
         ("self_wake_switch", "self-wake switch", self_wake_switch),
         ("channel_hop", "a value through a channel", channel_hop),
