@@ -7,6 +7,9 @@ use super::super::goals::short;
 use super::super::numbers::number;
 use super::super::svg::escape;
 
+/// What is longer than so many bytes may take several lines.
+const LONG_CELL: usize = 80;
+
 /// A table of cells that are HTML already.
 pub(super) struct Table {
     head: Vec<String>,
@@ -29,8 +32,13 @@ impl Table {
         }
         let is_word = |cell: &String| cell.starts_with(|c: char| c.is_alphabetic() || c == '<');
         let words = |at: usize| self.rows.iter().any(|row| row.get(at).is_some_and(is_word));
-        let classes: Vec<&str> =
-            (0..self.head.len()).map(|at| if at == 0 || words(at) { " class=\"left\"" } else { "" }).collect();
+        let is_long = |at: usize| self.rows.iter().any(|row| row.get(at).is_some_and(|cell| cell.len() > LONG_CELL));
+        let class = |at: usize| match (at == 0 || words(at), is_long(at)) {
+            (true, true) => " class=\"left long\"",
+            (true, false) => " class=\"left\"",
+            _ => "",
+        };
+        let classes: Vec<&str> = (0..self.head.len()).map(class).collect();
         let line = |tag: &str, cells: &[String]| {
             let cells = cells.iter().zip(&classes).map(|(cell, class)| format!("<{tag}{class}>{cell}</{tag}>"));
             format!("<tr>{}</tr>\n", cells.collect::<String>())
@@ -270,6 +278,10 @@ mod tests {
         table.row(&["1".into(), "-".into(), String::new()]);
         table.row(&["2".into(), "3.5".into(), "because".into()]);
         let out = table.html();
+        assert!(!out.contains("long"), "{out}");
+        let mut long = Table::new(&["a"]);
+        long.row(&["word ".repeat(20)]);
+        assert!(long.html().contains("<td class=\"left long\">"));
         assert!(out.contains("<th class=\"left\">a &lt; b</th><th>n</th><th class=\"left\">why</th>"), "{out}");
         assert!(out.contains("<td class=\"left\">2</td><td>3.5</td><td class=\"left\">because</td>"), "{out}");
     }
