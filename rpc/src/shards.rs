@@ -46,7 +46,7 @@ impl ShardMap {
 
     /// The shard of a key, by the hash of [`shard_key`].
     pub fn shard_of(self, hash: u64) -> u16 {
-        (u128::from(hash) * u128::from(self.shards) >> 64) as u16
+        ((u128::from(hash) * u128::from(self.shards)) >> 64) as u16
     }
 
     /// All shards.
