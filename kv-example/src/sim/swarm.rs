@@ -180,7 +180,8 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, sabotage: Sabot
         cluster.network().set_tap(tap);
     }
     // Where every call has a session, every datagram may come twice. Plain R2P2 has nothing to tell a copy by.
-    let is_plain = rng.random_range(0..3) == 0;
+    // Its clients know nothing of shards.
+    let is_plain = rng.random_range(0..3) == 0 && cluster.shards() == 1;
     let load = Rc::new(Load::new(CLIENTS, is_plain));
     let servers = cluster.addresses();
     let mut clients = Vec::new();
