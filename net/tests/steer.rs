@@ -89,8 +89,11 @@ fn packet(shard: u16, byte: u8) -> Packet {
     packet
 }
 
+/// One of the cores, and its network.
+type Joined = (Core<NetDriver<Queue>>, Net);
+
 /// Two cores on this thread, each with a queue of the card, joined.
-fn joined(ring: usize) -> (Arc<Mutex<Card>>, Vec<(Core<NetDriver<Queue>>, Net)>) {
+fn joined(ring: usize) -> (Arc<Mutex<Card>>, Vec<Joined>) {
     let card = Arc::new(Mutex::new(Card::default()));
     let bells = [Doorbell::new(), Doorbell::new()];
     let ends = mesh(&bells, ring);
@@ -180,7 +183,8 @@ fn a_sleeping_core_is_woken_for_a_packet_that_another_has_received() {
                     let stats = net.stats();
                     assert_eq!((stats.crossed_in, stats.pool.adopted), (100, 100));
                 }
-                Ok::<_, String>(std::future::pending::<()>().await)
+                std::future::pending::<()>().await;
+                Ok::<_, String>(())
             };
             Ok((driver, main))
         };

@@ -1,6 +1,8 @@
 //! Handlers with a core of their own: whatever holds for those on the node's core holds for them. The same tests once more, with
 //! an applier beside each node.
 
+#![allow(clippy::duplicate_mod, reason = "each of the files brings its support along")]
+
 #[path = "background.rs"]
 mod background;
 #[path = "misbehaving.rs"]

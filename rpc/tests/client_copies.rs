@@ -163,7 +163,7 @@ fn the_first_call_of_all_waits_as_long_as_ever() {
 /// Later and later, until the slow pace takes over where it would have been anyway.
 #[test]
 fn copies_come_later_and_later() {
-    let mut bench = Bench::new(|number| number >= 1 && number < 8);
+    let mut bench = Bench::new(|number| (1..8).contains(&number));
     bench.writes(2);
     assert_eq!(bench.gaps(1), [1, 2, 4, 3, 20, 40, 80]);
     let names: Vec<_> = bench.seen.borrow()[1..].iter().map(|(name, _)| *name).collect();
