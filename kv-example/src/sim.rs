@@ -70,14 +70,14 @@ impl Total {
 /// Runs the seeds and prints what they did; an error when one of them failed, or a fault never struck.
 pub fn run(sim: &Sim) -> Result<(), Error> {
     match sim.seed {
-        Some(seed) => one(seed, usize::from(sim.nodes)),
+        Some(seed) => one(seed, sim),
         None => many(sim),
     }
 }
 
-fn one(seed: u64, nodes: usize) -> Result<(), Error> {
-    let report = caught(seed, nodes, Some(&artefacts()));
-    let again = caught(seed, nodes, None);
+fn one(seed: u64, sim: &Sim) -> Result<(), Error> {
+    let report = caught(seed, sim, Some(&artefacts()));
+    let again = caught(seed, sim, None);
     println!("seed {seed}: trace {:016x}", report.trace_hash);
     let mut total = Total::default();
     let failure = match (again.trace_hash == report.trace_hash, &report.failure) {
@@ -95,7 +95,6 @@ fn one(seed: u64, nodes: usize) -> Result<(), Error> {
 
 fn many(sim: &Sim) -> Result<(), Error> {
     let seeds = sim.seeds.unwrap_or(0);
-    let nodes = usize::from(sim.nodes);
     let jobs = sim.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get), usize::from);
     let bar = ProgressBar::new(seeds).with_style(
         ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {eta} left")
@@ -114,7 +113,7 @@ fn many(sim: &Sim) -> Result<(), Error> {
                     if seed >= end {
                         return;
                     }
-                    let report = checked(seed, nodes);
+                    let report = checked(seed, sim);
                     let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                     total.repeated += u64::from(seed.is_multiple_of(REPEAT_EVERY));
                     total.add(report);
@@ -131,12 +130,18 @@ fn many(sim: &Sim) -> Result<(), Error> {
         println!("seed {} failed: {}", report.seed, report.failure.as_deref().unwrap_or_default());
     }
     if let Some(first) = total.failures.first() {
-        caught(first.seed, nodes, Some(&artefacts()));
+        caught(first.seed, sim, Some(&artefacts()));
         println!("history and packets of seed {}: {}", first.seed, artefacts().display());
-        let what = format!("{} of {} seeds; replay with `--seed {}`", total.failures.len(), total.seeds, first.seed);
+        let what = format!(
+            "{} of {} seeds; replay with `--seed {}{}`",
+            total.failures.len(),
+            total.seeds,
+            first.seed,
+            if sim.disks { " --disks" } else { "" }
+        );
         return Err(Error::SimulationFailed { what });
     }
-    let missing = swarm::never_struck(&total.faults, &total.misuses);
+    let missing = swarm::never_struck(&total.faults, &total.misuses, sim.disks);
     if total.seeds >= SEEDS_FOR_ALL_FAULTS && !missing.is_empty() {
         return Err(Error::SimulationFailed { what: format!("these never happened: {}", missing.join(", ")) });
     }
@@ -144,10 +149,10 @@ fn many(sim: &Sim) -> Result<(), Error> {
 }
 
 /// Runs a seed, now and then a second time to see whether it does the same.
-fn checked(seed: u64, nodes: usize) -> SeedReport {
-    let mut report = caught(seed, nodes, None);
+fn checked(seed: u64, sim: &Sim) -> SeedReport {
+    let mut report = caught(seed, sim, None);
     if seed.is_multiple_of(REPEAT_EVERY) {
-        let again = caught(seed, nodes, None);
+        let again = caught(seed, sim, None);
         if again.trace_hash != report.trace_hash && report.failure.is_none() {
             report.failure = Some("two runs of this seed differ".into());
         }
@@ -156,8 +161,9 @@ fn checked(seed: u64, nodes: usize) -> SeedReport {
 }
 
 /// Runs a seed; a panic in it is its failure, and not the end of all others.
-fn caught(seed: u64, nodes: usize, artefacts: Option<&Path>) -> SeedReport {
-    let run = AssertUnwindSafe(|| swarm::run(seed, nodes_of(seed, nodes), artefacts));
+fn caught(seed: u64, sim: &Sim, artefacts: Option<&Path>) -> SeedReport {
+    let nodes = nodes_of(seed, usize::from(sim.nodes));
+    let run = AssertUnwindSafe(|| swarm::run(seed, nodes, artefacts, sim.disks));
     catch_unwind(run).unwrap_or_else(|_| SeedReport {
         seed,
         failure: Some("it panicked".into()),

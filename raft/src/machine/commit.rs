@@ -80,8 +80,10 @@ impl Machine {
                 self.compare_ahead();
             }
         }
-        // In a burst of applied entries only some look at what can be forgotten, the last of them in any case.
-        if index == self.commit || index.0.is_multiple_of(APPLIED_GRAIN) {
+        // In a burst of applied entries only some look at what can be forgotten, the last of them in any case; all, where it is half full:
+        // a few large entries may be all that its budget allows.
+        let is_half_full = log.bytes() > self.settings.limits.log_bytes / 2;
+        if index == self.commit || is_half_full || index.0.is_multiple_of(APPLIED_GRAIN) {
             self.relieve_pressure(log);
         }
     }

@@ -489,7 +489,11 @@ impl<D: Device> Storage for Wal<D> {
         self.look_for_stall();
         if self.full && self.now >= self.retry_at {
             self.retry_at = self.now.after(nanos_of(self.settings.retry).max(1));
-            self.want_spare();
+            match self.files.has_spare() {
+                // What was in use when it was made may be saved by now.
+                true => self.set_full(self.files.in_use(self.saved) >= self.files_max()),
+                false => self.want_spare(),
+            }
         }
         self.retry_save();
         self.sync_now_and_then();

@@ -169,7 +169,7 @@ impl<D: Device> Wal<D> {
     }
 
     /// Files at most. What is kept although it is cut must not keep the log from growing: it would never be as long again.
-    fn files_max(&self) -> usize {
+    pub(super) fn files_max(&self) -> usize {
         self.settings.files_max.max(2) + self.files.beyond(self.end)
     }
 
