@@ -251,7 +251,8 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Res
     // What is gathered next, and what has come back and is not answered yet.
     let (mut batch, mut done) = (Batch::default(), Batch::default());
     loop {
-        if apply.has_other_work() {
+        // Not while an entry is in hand: a snapshot that is taken on may hold it, and it would be executed twice.
+        if batch.work.is_empty() && apply.has_other_work() {
             done.settle(&apply.node);
             apply.snapshots().await?;
             apply.other_jobs().await;
