@@ -16,7 +16,7 @@ use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
 use trimaran_rpc::shards::ShardPlace;
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 use trimaran_runtime::{
-    CoreConfig, Idle, Instant, NoDevice, TaskGroup, now, read_clock, run, sleep, sleep_until, spawn, start,
+    CoreConfig, CoreHandle, Idle, Instant, NoDevice, TaskGroup, now, read_clock, run, sleep, sleep_until, spawn, start,
 };
 
 /// What a handler takes.
@@ -76,7 +76,11 @@ fn main() {
         let config = CoreConfig { name: "node".into(), idle: Idle::default(), ..CoreConfig::default() };
         let (driver, net) = NetDriver::new(UdpPort::new(UdpConfig::default()).expect("a port"), NetConfig::default());
         let work = move || measure(net, with_applier, Duration::from_secs(seconds));
-        let figures = run(config, || driver, work).expect("the core ends well");
+        let (figures, applying) = run(config, || driver, work).expect("the core ends well");
+        // The applier ends with its node, which this core has to let go first.
+        if let Some(applying) = applying {
+            applying.join().expect("the applier ends with its node");
+        }
         println!(
             "handlers of {HANDLER:?} {name:<24} {:>8.0} /s of {possible:.0} ({:.2}); {seconds} s at {:.0} /s: {:.0} /s, {} changes of leadership",
             figures.per_second,
@@ -93,7 +97,7 @@ fn free_address(net: &Net) -> SocketAddrV4 {
     net.bind(any, trimaran_net::SocketOptions::default()).expect("a free port").local_addr()
 }
 
-async fn measure(net: Net, with_applier: bool, minute: Duration) -> Figures {
+async fn measure(net: Net, with_applier: bool, minute: Duration) -> (Figures, Option<CoreHandle<()>>) {
     let (client_at, peer) = (free_address(&net), free_address(&net));
     let config = NodeConfig {
         cluster_name: "bench".into(),
@@ -133,11 +137,7 @@ async fn measure(net: Net, with_applier: bool, minute: Duration) -> Figures {
     let before = node.shard().counters().leadership_changes;
     let answered_per_second = open_loop(&client, per_second * LOAD, minute).await;
     let leadership_changes = node.shard().counters().leadership_changes - before;
-    drop(node);
-    if let Some(applying) = applying {
-        applying.join().expect("the applier ends with its node");
-    }
-    Figures { per_second, answered_per_second, leadership_changes }
+    (Figures { per_second, answered_per_second, leadership_changes }, applying)
 }
 
 async fn put(client: &Client) -> bool {
