@@ -348,6 +348,20 @@ fn what_was_sent_can_be_replayed_much_later_and_from_another_source() {
 }
 
 #[test]
+fn what_is_forgotten_is_not_replayed() {
+    let mut pair = Pair::new(5, fixed(10));
+    pair.sim.keep_packets(400);
+    pair.send(at(1), 0..400);
+    let of = |packet: &Packet| u16::from_le_bytes([packet.data()[0], packet.data()[1]]);
+    pair.sim.forget_kept(|packet| of(packet) % 2 == 1);
+    pair.arrived();
+    (0..50).for_each(|_| assert!(pair.sim.replay(at(2), None)));
+    assert!(pair.arrived().iter().all(|number| number % 2 == 0));
+    pair.sim.forget_kept(|_| true);
+    assert!(!pair.sim.replay(at(3), None));
+}
+
+#[test]
 fn what_the_filter_forbids_to_duplicate_is_not_replayed() {
     let mut pair = Pair::new(5, fixed(10));
     pair.sim.keep_packets(8);

@@ -83,10 +83,15 @@ impl Endpoint {
             Ok(parsed) => parsed,
             Err(reason) => return self.requests.borrow_mut().record(reason),
         };
-        if is_first_for_the_leader(&header, payload)
-            && self.node.forward_first(Triple { client: from, rid: header.rid }, &header, payload)
-        {
-            return;
+        if is_first_for_the_leader(&header, payload) {
+            if header.flags.own_block
+                && RequestBlock::parse(payload).is_ok_and(|(block, _)| self.node.is_late_copy(&block))
+            {
+                return self.requests.borrow_mut().record(DropReason::CopySeen);
+            }
+            if self.node.forward_first(Triple { client: from, rid: header.rid }, &header, payload) {
+                return;
+            }
         }
         let outcome = self.requests.borrow_mut().on_packet(now, from, &header, payload);
         match outcome {

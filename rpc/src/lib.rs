@@ -29,6 +29,7 @@ pub mod backup;
 pub mod client;
 pub mod codec;
 mod consistency;
+mod copies;
 mod endpoint;
 pub mod flow;
 mod forward;

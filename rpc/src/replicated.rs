@@ -2,6 +2,7 @@
 
 use crate::answer::Answers;
 use crate::apply::{Halt, Job, Jobs, OpenEffects};
+use crate::copies::Copies;
 use crate::forward::Forwarder;
 use crate::log_time::LogTime;
 use crate::outbox::{Effect, EffectId};
@@ -15,7 +16,7 @@ use crate::reads::Reads;
 use crate::replica::{Outcome, status_of};
 use crate::request::Request;
 use crate::service::{Answer, Mark};
-use crate::session::{CallId, SessionId};
+use crate::session::{CallId, SESSIONS_MAX, SessionId};
 use crate::shards::ShardPlace;
 use crate::stats::{Event, ServerCounters};
 use crate::storage::{Durability, NodeStorage};
@@ -34,9 +35,9 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(crate) struct Replicated {
     pub(crate) shard: Shard<PeerTransport, NodeStorage>,
     me: NodeId,
-    /// What an acknowledgement of this node survives.
     /// Which shard this is.
     pub(crate) place: ShardPlace,
+    /// What an acknowledgement of this node survives.
     pub(crate) durability: Durability,
     /// Entries up to here were on the disk when this node started.
     recovered: LogIndex,
@@ -45,6 +46,8 @@ pub(crate) struct Replicated {
     pub(crate) counters: Rc<ServerCounters>,
     forwarder: Forwarder,
     pending: RefCell<PendingWrites>,
+    /// The copies of sessions' calls that clients have sent to this node.
+    copies: RefCell<Copies>,
     pub(crate) reads: Reads,
     /// Requests for local handlers that have not begun.
     locals: RefCell<VecDeque<Request>>,
@@ -86,6 +89,7 @@ impl Replicated {
             counters,
             forwarder,
             pending: RefCell::new(PendingWrites::new(me.incarnation.0)),
+            copies: RefCell::new(Copies::new(SESSIONS_MAX, me.incarnation.0)),
             reads,
             locals: RefCell::default(),
             locals_limit: limit,
@@ -112,6 +116,9 @@ impl Replicated {
 
     /// Takes a complete request whatever its policy and sees to it that it is answered, forwarded, refused or counted.
     pub(crate) fn submit(&self, request: Request) {
+        if self.has_come_before(&request) {
+            return self.counters.drop_for(DropReason::CopySeen);
+        }
         if self.halted.borrow().is_some() {
             return self.refuse(&request, Refusal::Stopped);
         }
@@ -209,6 +216,20 @@ impl Replicated {
             Err(RaftError::NotLeader { leader }) => self.to_leader(request, leader),
             Err(error) => self.refuse(&request, refusal_of(&error)),
         }
+    }
+
+    /// Takes note of the copy of a session's call; `true` where it was delivered before. What was said of it then must stay true.
+    fn has_come_before(&self, request: &Request) -> bool {
+        let Some(block) = request.block.filter(bears_number) else { return false };
+        // The node that it was sent to has taken note of it.
+        request.policy == Policy::ReplicatedRoute
+            && !request.forwarded
+            && !self.copies.borrow_mut().add(block.session, block.copy)
+    }
+
+    /// As [`submit`](Self::submit) decides, for the first packet of a request of several; it is taken note of when it is whole.
+    pub(crate) fn is_late_copy(&self, block: &RequestBlock) -> bool {
+        bears_number(block) && self.copies.borrow().has(block.session, block.copy)
     }
 
     /// Whether the request names a session, or the cluster, of another cluster than this node's: its client believes that
@@ -463,6 +484,11 @@ impl Replicated {
             }
         })
     }
+}
+
+/// Whether copies of this call are told apart.
+fn bears_number(block: &RequestBlock) -> bool {
+    block.session != 0 && block.copy != 0
 }
 
 /// A leader on another machine cannot answer a client that only its own follower can reach.

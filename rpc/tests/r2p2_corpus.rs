@@ -212,6 +212,7 @@ fn every_case_raises_its_counter_and_changes_nothing_else() {
         DropReason::LoopbackClient,
         DropReason::CopyForwarded,
         DropReason::CopyPending,
+        DropReason::CopySeen,
     ]
     .map(DropReason::name)
     .into();

@@ -233,7 +233,8 @@ proptest! {
         flags in any::<(bool, bool)>(),
     ) {
         let (shard, map_version, method, session, seq, acked) = numbers;
-        let block = RequestBlock { flags: four[0], shard, map_version, method, consistency, session, seq, acked };
+        let copy = map_version >> 8;
+        let block = RequestBlock { flags: four[0], shard, map_version, method, consistency, copy, session, seq, acked };
         let bytes = block.emit();
         prop_assert_eq!(RequestBlock::parse(&bytes), Ok((block, &[][..])));
         let block = ResponseBlock {

@@ -141,6 +141,11 @@ impl SimNet {
         self.fabric.borrow_mut().replay(now, source)
     }
 
+    /// Keeps for a replay no more those of the kept datagrams that are `old`.
+    pub fn forget_kept(&self, old: impl FnMut(&Packet) -> bool) {
+        self.fabric.borrow_mut().forget_kept(old);
+    }
+
     /// Delivers a datagram that no port has sent, from the source that it names; no fault strikes it. `false` where nobody has
     /// its destination.
     pub fn inject(&self, now: Instant, packet: Packet) -> bool {

@@ -15,7 +15,9 @@ pub enum CallError<E = Infallible> {
     /// Applied, or read, and the service said no.
     #[error("the service says no: {0:?}")]
     App(E),
-    /// Certainly not applied; calling again is safe.
+    /// Certainly not applied; calling again is safe. Every server that was sent a copy of the call has refused it, and drops the
+    /// copy where the network delivers it once more, however late. Not covered, as no protocol without synchronised clocks can:
+    /// a datagram that the network holds back until the server that refused it has started anew.
     #[error("not applied: {0}")]
     NotApplied(NotApplied),
     /// Never appended to the log: too few replicas are reachable. Calling again is safe.

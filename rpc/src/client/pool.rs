@@ -4,6 +4,9 @@ use super::error::CallError;
 use crate::session::{CallId, SessionId, WINDOW};
 use trimaran_raft::{ClusterId, LogIndex};
 
+/// Bits of a copy's number in the block of a request.
+const COPY_BITS: u32 = 24;
+
 /// Another cluster answers than the one that this client belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Replaced;
@@ -25,6 +28,8 @@ struct Window {
     acked: u64,
     /// The number of the next call.
     next: u64,
+    /// Copies of its calls sent so far.
+    copies: u32,
     /// Calls on their way; bit i stands for number `acked + 1 + i`, here and below.
     open: u64,
     /// Calls that ended without an answer and may be called again.
@@ -33,7 +38,7 @@ struct Window {
 
 impl Window {
     fn new(id: SessionId) -> Window {
-        Window { id, acked: 0, next: 1, open: 0, kept: 0 }
+        Window { id, acked: 0, next: 1, copies: 0, open: 0, kept: 0 }
     }
 
     fn take(&mut self) -> Option<u64> {
@@ -171,6 +176,17 @@ impl Pool {
         window.map_or(0, |window| window.acked.min(call.seq.saturating_sub(1)))
     }
 
+    /// The number of another copy of this call, never 0; 0 for a call of a session that is not, or no longer, this client's own:
+    /// somebody else may count its copies.
+    pub(super) fn next_copy(&mut self, call: CallId) -> u32 {
+        let Some(window) = self.window(call) else { return 0 };
+        window.copies = (window.copies + 1) & ((1 << COPY_BITS) - 1);
+        if window.copies == 0 {
+            window.copies = 1;
+        }
+        window.copies
+    }
+
     /// The cluster has opened a session for this client.
     pub(super) fn opened(&mut self, cluster: ClusterId, index: LogIndex) {
         self.nonce = self.nonce.wrapping_add(1);
@@ -262,6 +278,20 @@ mod tests {
         pool.end(first[0], End::Keep);
         assert!(!pool.resume(first[0]) && pool.has_room());
         assert_eq!(taken(&mut pool).session, second.session);
+    }
+
+    #[test]
+    fn copies_are_numbered_in_each_session_of_its_own() {
+        let mut pool = pool(2);
+        let calls: Vec<_> = (0..65).filter_map(|_| pool.take()).collect();
+        assert_eq!([0, 1, 0].map(|place| pool.next_copy(calls[place])), [1, 2, 3]);
+        pool.opened(CLUSTER, LogIndex(9));
+        let other = taken(&mut pool);
+        assert_eq!((pool.next_copy(other), pool.next_copy(calls[0])), (1, 4));
+        pool.windows[0].copies = (1 << 24) - 2;
+        assert_eq!([0; 2].map(|_| pool.next_copy(calls[0])), [(1 << 24) - 1, 1]);
+        pool.expired(other.session);
+        assert_eq!(pool.next_copy(other), 0);
     }
 
     #[test]

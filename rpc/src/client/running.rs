@@ -277,10 +277,11 @@ impl<'a> Running<'a> {
         }
     }
 
+    /// Each copy that is sent has a block of its own.
     fn write_block(&mut self) {
         let (shard, map_version, method) = (self.call.shard, self.map_version, self.call.method);
         let block = RequestBlock { shard, map_version, method, ..RequestBlock::default() };
-        let pool = self.shared.pool.borrow();
+        let mut pool = self.shared.pool.borrow_mut();
         let block = match self.naming {
             Naming::Nothing | Naming::Registration => block,
             Naming::Cluster(wanted) => {
@@ -288,7 +289,10 @@ impl<'a> Running<'a> {
                 let flags = if self.is_here() { RequestBlock::HERE } else { 0 };
                 RequestBlock { flags, consistency, session: pool.pin(), seq, ..block }
             }
-            Naming::Call(id) => RequestBlock { session: id.session, seq: id.seq, acked: pool.acked(id), ..block },
+            Naming::Call(id) => {
+                let (copy, acked) = (pool.next_copy(id), pool.acked(id));
+                RequestBlock { copy, session: id.session, seq: id.seq, acked, ..block }
+            }
         };
         self.block = block.emit();
     }

@@ -106,8 +106,6 @@ reasons! {
     BlockTooShort = "block_too_short",
     /// An own-client block of a version that we do not speak.
     BlockVersion = "block_version",
-    /// An own-client block whose reserved bytes are not 0.
-    BlockReserved = "block_reserved",
     /// A response block with an unknown status.
     BlockStatus = "block_status",
     /// A response without a block, to a call that was made with one.
@@ -136,6 +134,8 @@ reasons! {
     CopyForwarded = "copy_forwarded",
     /// A copy of a request that is being executed.
     CopyPending = "copy_pending",
+    /// A copy of a session's call that has come before, or is too old for anybody to know.
+    CopySeen = "copy_seen",
 }
 
 /// One `u64` for each [`DropReason`]. Incrementing costs one add; it never allocates.

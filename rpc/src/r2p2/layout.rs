@@ -52,7 +52,7 @@ pub(super) mod request_block {
     pub(in super::super) const MAP_VERSION: Range<usize> = 4..8;
     pub(in super::super) const METHOD: Range<usize> = 8..12;
     pub(in super::super) const CONSISTENCY: usize = 12;
-    pub(in super::super) const RESERVED: Range<usize> = 13..16;
+    pub(in super::super) const COPY: Range<usize> = 13..16;
     pub(in super::super) const SESSION: Range<usize> = 16..24;
     pub(in super::super) const SEQ: Range<usize> = 24..32;
     pub(in super::super) const ACKED: Range<usize> = 32..40;
@@ -117,7 +117,7 @@ mod tests {
         {
             use request_block::*;
             let head = [byte(VERSION), byte(FLAGS), SHARD, MAP_VERSION, METHOD];
-            let tail = [byte(CONSISTENCY), RESERVED, SESSION, SEQ, ACKED];
+            let tail = [byte(CONSISTENCY), COPY, SESSION, SEQ, ACKED];
             contiguous(REQUEST_BLOCK_BYTES, &[head.as_slice(), tail.as_slice()].concat());
         }
         {

@@ -14,8 +14,8 @@ use crate::admin;
 use crate::client::{Client, ClientConfig};
 use crate::node::{Node, NodeConfig};
 use crate::peer::PeerTransport;
-use crate::r2p2::Rid;
 use crate::r2p2::reassembly;
+use crate::r2p2::{Header, MessageType, Rid};
 use crate::service::Service;
 use crate::shards::{ShardMap, ShardPlace};
 use crate::storage::NodeStorage;
@@ -474,7 +474,15 @@ impl<S: Service> Cluster<S> {
     }
 
     /// Starts a killed node again, with what is on its disk, or with nothing of what it knew.
+    ///
+    /// The network forgets the client's datagrams for it: a node knows late copies only of what came in the same life
+    /// ([`CallError::NotApplied`](crate::client::CallError::NotApplied)). Those of its peers may still come.
     pub fn restart(&mut self, node: NodeIndex) {
+        let ip = node_ip(node.0);
+        self.network.forget_kept(|kept| {
+            *kept.dst().ip() == ip
+                && Header::parse(kept.data()).is_ok_and(|(header, _)| header.kind == MessageType::Request)
+        });
         let (driver, net) = self.driver(node_ip(node.0));
         if let Some(core) = self.seats[node.0].applier {
             let (driver, _) = self.driver(applier_ip(node.0));

@@ -389,6 +389,10 @@ impl Fabric {
         true
     }
 
+    pub(super) fn forget_kept(&mut self, mut old: impl FnMut(&Packet) -> bool) {
+        self.kept.retain(|(_, kept)| !old(kept));
+    }
+
     /// A datagram that no port has sent; `false` where nobody is there to receive it.
     pub(super) fn inject(&mut self, now: Instant, packet: Packet) -> bool {
         let to = self.locate(*packet.dst().ip(), false);

@@ -34,7 +34,7 @@ impl Running<'_> {
         let Some(copies) = self.copies.filter(|copies| now() >= copies.at) else { return };
         self.copies = None;
         let Some(kind) = self.kind() else { return };
-        let mut pace = self.shared.pace.borrow_mut();
+        let pace = self.shared.pace.borrow();
         // Answers may have become slower since: other calls wait, too.
         let Some(wait) = copies.patience.or_else(|| pace.patience(copies.to, kind)) else { return };
         if now() < copies.since + wait {
@@ -45,11 +45,13 @@ impl Running<'_> {
             return;
         }
         self.sent_once = false;
+        drop(pace);
+        self.write_block();
         if self.tries.send(copies.to, self.message, &self.segments, [&self.block, self.call.body]).is_err() {
             // No room, for now: others need it more.
             return;
         }
-        pace.sent_copy(copies.to, kind);
+        self.shared.pace.borrow_mut().sent_copy(copies.to, kind);
         let copies = Copies { patience: Some(2 * wait), since: now(), at: now() + 2 * wait, ..copies };
         self.copies = Some(copies).filter(|copies| copies.at < self.next_at);
     }
