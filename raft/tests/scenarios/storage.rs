@@ -339,6 +339,44 @@ fn a_log_stays_short() {
     assert_eq!(found.log.last(), LogIndex(301));
 }
 
+/// Terms and votes fill files of their own while nobody can commit: they must not keep out the entries by which somebody could,
+/// neither in this life nor in the next. Once there is a snapshot, these files are used again.
+#[test]
+fn terms_alone_never_fill_a_log() {
+    let mut journal = journal(3);
+    let elections = SETTINGS.files_max * 3 * (SETTINGS.file_bytes as usize / BLOCK);
+    for term in 0..elections {
+        journal.vote(3 + term as u64, 1);
+        journal.settle();
+    }
+    assert!(!journal.full && !journal.failed);
+    let platter = journal.disk.platter().after(|_, _| false, |_| true);
+    let files = log_files(&platter).len();
+    assert!(files > SETTINGS.files_max, "{files} files");
+    let found = recovered(&platter, Sabotage::NONE).expect("sound").expect("a life");
+    let model = journal.states.last().expect("a state").clone();
+    let mut journal = Journal::resume(Faulty::new(platter, true), SETTINGS, found, model);
+    journal.append(100);
+    journal.settle();
+    assert!(!journal.full && !journal.failed);
+    journal.committed = LogIndex(4);
+    journal.save(1000);
+    journal.settle();
+    for term in 0..elections {
+        journal.vote(1_000_000 + term as u64, 1);
+        journal.settle();
+        if term % 40 == 0 {
+            journal.append(100);
+            journal.settle();
+            journal.committed = LogIndex(journal.last_acknowledged() as u64);
+            journal.save(1000);
+            journal.settle();
+        }
+    }
+    let platter = journal.disk.platter().after(|_, _| false, |_| true);
+    assert!(log_files(&platter).len() <= files + 1, "what was free is used again");
+}
+
 #[test]
 fn rot_in_the_snapshot_is_damage_and_not_an_empty_log() {
     let mut journal = journal(10);

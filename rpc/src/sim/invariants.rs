@@ -139,6 +139,8 @@ struct Seen {
     last: (LogIndex, Term),
     configuration: LogIndex,
     snapshots: u64,
+    /// Bytes of the log when the node was first looked at in this life.
+    began_with_bytes: Option<u64>,
 }
 
 /// The history of a whole cluster, as far as the invariants need it.
@@ -244,6 +246,7 @@ impl Invariants {
             last: (log.last(), log.last_term()),
             configuration: machine.configuration_index(),
             snapshots: before.snapshots,
+            began_with_bytes: before.began_with_bytes.or(Some(log.bytes())),
         };
         for (what, from, to) in [
             ("term", before.term.0, now.term.0),
@@ -290,7 +293,9 @@ impl Invariants {
                 return Err(Violation::DigestDiffers { node, index: now.applied });
             }
         }
-        let (bytes, limit) = (log.bytes(), machine.limits().log_bytes + RESERVED_BYTES);
+        // What its disk held since its last snapshot a node must read, whatever that is; it takes nothing more then.
+        let budget = machine.limits().log_bytes.max(now.began_with_bytes.unwrap_or(0));
+        let (bytes, limit) = (log.bytes(), budget + RESERVED_BYTES);
         if bytes > limit {
             return Err(Violation::OverBudget { node, bytes, limit });
         }

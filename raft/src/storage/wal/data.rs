@@ -90,7 +90,7 @@ impl<D: Device> Wal<D> {
             self.files.switch();
             self.want_spare();
         }
-        let Some((file, id, place)) = self.files.take(blocks, write.to) else {
+        let Some((file, id, place)) = self.files.take(blocks, write.to, write.to >= write.from) else {
             return self.fail(&DeviceError::Failed("a write without a file: a fault of the program".to_owned()));
         };
         let sequence = self.next_sequence;

@@ -11,6 +11,8 @@ struct LogFile<F> {
     id: Option<F>,
     /// No record in it reaches further.
     max_to: LogIndex,
+    /// As far reach those of its records that hold entries. The others say terms and votes, and bear the end of the log.
+    entries_to: LogIndex,
     /// Records in it that do not count yet.
     flights: usize,
     /// `Buffered`: something in it is not on the device.
@@ -28,6 +30,17 @@ pub(super) enum Next {
     None,
 }
 
+/// A file as a start has found it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    pub(super) number: u32,
+    pub(super) blocks: u32,
+    /// The highest index that any record in it reaches, whether it counts or not.
+    pub(super) max_to: LogIndex,
+    /// The highest of those that hold entries.
+    pub(super) entries_to: LogIndex,
+}
+
 #[derive(Debug)]
 pub(super) struct Files<F> {
     files: Vec<LogFile<F>>,
@@ -39,16 +52,17 @@ pub(super) struct Files<F> {
 }
 
 impl<F: Copy> Files<F> {
-    pub(super) fn new(known: &[(u32, u32, LogIndex)], newest: Option<u32>) -> Self {
-        let file = |(number, blocks, max_to): &(u32, u32, LogIndex)| LogFile {
-            number: *number,
-            blocks: *blocks,
+    pub(super) fn new(known: &[Known], newest: Option<u32>) -> Self {
+        let file = |&Known { number, blocks, max_to, entries_to }: &Known| LogFile {
+            number,
+            blocks,
             id: None,
-            max_to: *max_to,
+            max_to,
+            entries_to,
             flights: 0,
             unsynced: false,
         };
-        let newest = newest.and_then(|number| known.iter().position(|known| known.0 == number));
+        let newest = newest.and_then(|number| known.iter().position(|known| known.number == number));
         Files { files: known.iter().map(file).collect(), active: None, next_block: 0, spare: None, newest }
     }
 
@@ -60,15 +74,16 @@ impl<F: Copy> Files<F> {
         self.spare.is_some()
     }
 
-    /// Files that hold something a restart needs, where a snapshot has all up to `saved`.
+    /// Files that hold entries which a restart needs, where a snapshot has all up to `saved`. Those that hold only terms are not
+    /// among them: while nobody can commit there are ever more, and none of them must keep an entry out by which somebody could.
     pub(super) fn in_use(&self, saved: LogIndex) -> usize {
-        self.files.iter().filter(|file| file.max_to > saved).count()
+        self.files.iter().filter(|file| file.entries_to > saved).count()
     }
 
     /// Files with records that reach beyond the end of the log: a leader has cut them, or they lie behind damage. They are kept, for a
     /// start must know how far the log once reached, until it reaches as far again.
     pub(super) fn beyond(&self, end: LogIndex) -> usize {
-        self.files.iter().filter(|file| file.max_to > end).count()
+        self.files.iter().filter(|file| file.entries_to > end).count()
     }
 
     /// Goes on in the spare file.
@@ -79,14 +94,17 @@ impl<F: Copy> Files<F> {
         }
     }
 
-    /// A place for a record that reaches `to`.
-    pub(super) fn take(&mut self, blocks: u32, to: LogIndex) -> Option<(usize, F, Place)> {
+    /// A place for a record that reaches `to`, with entries or without.
+    pub(super) fn take(&mut self, blocks: u32, to: LogIndex, has_entries: bool) -> Option<(usize, F, Place)> {
         let active = self.active?;
         let file = &mut self.files[active];
         let id = file.id?;
         let place = Place { file: file.number, block: self.next_block };
         self.next_block = self.next_block.checked_add(blocks).filter(|end| *end <= file.blocks)?;
         file.max_to = file.max_to.max(to);
+        if has_entries {
+            file.entries_to = file.entries_to.max(to);
+        }
         file.flights += 1;
         Some((active, id, place))
     }
@@ -111,7 +129,8 @@ impl<F: Copy> Files<F> {
         self.files[at].id.map(|id| (at, id))
     }
 
-    /// The next file, if one of those there is not needed beyond `saved`, or another may be made.
+    /// The next file, if one of those there is not needed beyond `saved`, or another may be made. Those that hold only terms do not
+    /// count: what is left of them is found again as soon as something has been committed and saved.
     pub(super) fn next(&self, saved: LogIndex, file_blocks: u32, files_max: usize) -> Next {
         let free = |at: &usize| {
             let file = &self.files[*at];
@@ -122,7 +141,8 @@ impl<F: Copy> Files<F> {
             return Next::Used(at);
         }
         let number = self.files.iter().map(|file| file.number).max().map_or(0, |highest| highest.saturating_add(1));
-        if self.files.len() < files_max { Next::New(number) } else { Next::None }
+        let has_terms_only = |file: &&LogFile<F>| file.max_to > saved && file.entries_to <= saved;
+        if self.files.len() - self.files.iter().filter(has_terms_only).count() < files_max { Next::New(number) } else { Next::None }
     }
 
     pub(super) fn number(&self, at: usize) -> u32 {
@@ -130,8 +150,8 @@ impl<F: Copy> Files<F> {
     }
 
     pub(super) fn add(&mut self, number: u32, blocks: u32, id: F) -> usize {
-        let max_to = LogIndex::ZERO;
-        self.files.push(LogFile { number, blocks, id: Some(id), max_to, flights: 0, unsynced: false });
+        let (max_to, entries_to) = (LogIndex::ZERO, LogIndex::ZERO);
+        self.files.push(LogFile { number, blocks, id: Some(id), max_to, entries_to, flights: 0, unsynced: false });
         self.files.len() - 1
     }
 
@@ -141,7 +161,7 @@ impl<F: Copy> Files<F> {
 
     /// Nothing in it counts any more: it is the next.
     pub(super) fn make_spare(&mut self, at: usize) {
-        self.files[at].max_to = LogIndex::ZERO;
+        (self.files[at].max_to, self.files[at].entries_to) = (LogIndex::ZERO, LogIndex::ZERO);
         self.spare = Some(at);
     }
 }

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use super::files::Known;
 use super::record::{self, RECORD_HEADER_BYTES, Record};
 use super::report::Report;
 use super::scan::{Found, Scan};
@@ -62,8 +63,8 @@ pub(super) struct Resume {
     /// The newest record that counts, and its hash.
     pub(super) last: (u64, u64),
     pub(super) next_sequence: u64,
-    /// Number, blocks, and highest index, of each file of the log.
-    pub(super) files: Vec<(u32, u32, LogIndex)>,
+    /// The files of the log.
+    pub(super) files: Vec<Known>,
     /// The file that holds the newest record that counts.
     pub(super) newest_file: Option<u32>,
     pub(super) snapshots: Vec<String>,
@@ -77,7 +78,7 @@ impl Resume {
     pub(super) fn fresh(superblock: Superblock, left: &[(String, u64)]) -> Resume {
         let file = |(name, bytes): &(String, u64)| {
             let blocks = u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
-            names::log_number(name).map(|number| (number, blocks, LogIndex::ZERO))
+            names::log_number(name).map(|number| Known { number, blocks, ..Known::default() })
         };
         let snapshots = left.iter().filter(|(name, _)| names::is_snapshot(name));
         Resume {
@@ -149,7 +150,7 @@ pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: S
     }
     // Not even a term is durable before there is a cluster; a record says which.
     let known = (newest.is_some() || snapshot.is_some()).then_some(cluster).flatten();
-    let files = scan.files.iter().map(|file| (file.number, file.blocks, file.max_to)).collect();
+    let files = scan.files;
     let seen = scan.highest_sequence.max(expected.witness.unwrap_or(0));
     let snapshot = snapshot.map(|(_, snapshot)| snapshot);
     let resume = Resume {

@@ -1,9 +1,9 @@
 //! Every whole record of a directory, in the order of sequences.
 
+use super::files::Known;
 use super::record::{Place, RECORD_HEADER_BYTES, Record};
 use super::report::Report;
 use super::{WalError, names};
-use crate::id::LogIndex;
 use crate::storage::device::{BLOCK_BYTES, Directory};
 
 /// Read at once.
@@ -15,18 +15,9 @@ pub(super) struct Found {
     pub(super) record: Record,
 }
 
-/// A file of the log.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LogFile {
-    pub(super) number: u32,
-    pub(super) blocks: u32,
-    /// The highest index that any record in it reaches, whether it counts or not.
-    pub(super) max_to: LogIndex,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    pub(super) files: Vec<LogFile>,
+    pub(super) files: Vec<Known>,
     pub(super) records: Vec<Found>,
     /// Of any header that could be read, also where the rest could not.
     pub(super) highest_sequence: u64,
@@ -43,7 +34,7 @@ impl Scan {
         for (name, bytes) in files {
             let Some(number) = names::log_number(name) else { continue };
             let blocks = u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX);
-            let mut file = LogFile { number, blocks, max_to: LogIndex::ZERO };
+            let mut file = Known { number, blocks, ..Known::default() };
             scan.file(&mut Window::new(directory, name), &mut file, salt, report)?;
             scan.files.push(file);
         }
@@ -54,7 +45,7 @@ impl Scan {
     fn file(
         &mut self,
         window: &mut Window<'_, impl Directory>,
-        file: &mut LogFile,
+        file: &mut Known,
         salt: u64,
         report: &mut Report,
     ) -> Result<(), WalError> {
@@ -67,6 +58,9 @@ impl Scan {
             };
             self.highest_sequence = self.highest_sequence.max(record.sequence);
             file.max_to = file.max_to.max(record.to());
+            if record.count > 0 {
+                file.entries_to = file.entries_to.max(record.to());
+            }
             let end = block.checked_add(record.blocks()).filter(|end| *end <= file.blocks);
             match end {
                 _ if record.place != here => report.misdirected(&record, here),
