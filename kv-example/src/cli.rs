@@ -422,9 +422,9 @@ pub struct Sim {
     /// Nodes of each cluster
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
-    /// The nodes of every second seed have disks, which lose power and fail
+    /// No node has a disk; else those of every second seed have, which lose power and fail
     #[arg(long)]
-    pub disks: bool,
+    pub no_disks: bool,
     /// Processes at a time [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,

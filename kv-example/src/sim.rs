@@ -16,8 +16,8 @@ use trimaran_rpc::program::error::Error;
 use trimaran_rpc::sim::chaos::{Fault, FaultCounts};
 use trimaran_runtime::{Clock, Monotonic};
 
-/// Every so many seeds one is run twice: its trace must not differ.
-const REPEAT_EVERY: u64 = 50;
+/// Every so many seeds one is run twice: its trace must not differ. An odd number, for odd seeds have disks.
+const REPEAT_EVERY: u64 = 51;
 /// Failing seeds that are described; all are counted.
 const DESCRIBED_MAX: usize = 10;
 /// From so many seeds on each kind of fault must have struck.
@@ -114,6 +114,10 @@ fn many(sim: &Sim) -> Result<(), Error> {
                         return;
                     }
                     let report = checked(seed, sim);
+                    if let Some(failure) = &report.failure {
+                        let first = failure.lines().next().unwrap_or_default();
+                        bar.suspend(|| eprintln!("seed {seed}: {first}"));
+                    }
                     let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                     total.repeated += u64::from(seed.is_multiple_of(REPEAT_EVERY));
                     total.add(report);
@@ -137,11 +141,11 @@ fn many(sim: &Sim) -> Result<(), Error> {
             total.failures.len(),
             total.seeds,
             first.seed,
-            if sim.disks { " --disks" } else { "" }
+            if sim.no_disks { " --no-disks" } else { "" }
         );
         return Err(Error::SimulationFailed { what });
     }
-    let missing = swarm::never_struck(&total.faults, &total.misuses, sim.disks);
+    let missing = swarm::never_struck(&total.faults, &total.misuses, !sim.no_disks);
     if total.seeds >= SEEDS_FOR_ALL_FAULTS && !missing.is_empty() {
         return Err(Error::SimulationFailed { what: format!("these never happened: {}", missing.join(", ")) });
     }
@@ -163,7 +167,7 @@ fn checked(seed: u64, sim: &Sim) -> SeedReport {
 /// Runs a seed; a panic in it is its failure, and not the end of all others.
 fn caught(seed: u64, sim: &Sim, artefacts: Option<&Path>) -> SeedReport {
     let nodes = nodes_of(seed, usize::from(sim.nodes));
-    let run = AssertUnwindSafe(|| swarm::run(seed, nodes, artefacts, sim.disks));
+    let run = AssertUnwindSafe(|| swarm::run(seed, nodes, artefacts, !sim.no_disks));
     catch_unwind(run).unwrap_or_else(|_| SeedReport {
         seed,
         failure: Some("it panicked".into()),

@@ -59,8 +59,12 @@ impl Map {
         })
     }
 
-    /// Up to which number the loss of a record would be noticed, as long as the newest one is whole; 0: none.
-    pub fn noticed_up_to(&self) -> u64 {
-        self.records.last().map_or(0, |newest| newest.durable.min(newest.sequence.saturating_sub(1)))
+    /// Up to which number the loss of a record would be noticed, even if the power is lost now, with `window` records under way at
+    /// most; 0: none. What gives it away is a record that is itself durable by now.
+    pub fn noticed_up_to(&self, window: usize) -> u64 {
+        let newest = self.records.last().map_or(0, |newest| newest.sequence);
+        let durable = newest.saturating_sub(window as u64);
+        let witness = self.records.iter().rev().find(|record| record.sequence <= durable);
+        witness.map_or(0, |witness| witness.durable.min(witness.sequence.saturating_sub(1)))
     }
 }

@@ -101,6 +101,8 @@ impl Chaos {
                 let byte = self.rng.random_range(0..90) + 4096 * self.rng.random_range(0..2);
                 return whole && disk.rot("superblock", byte, self.rng.random_range(0..8)).is_ok();
             }
+            // A node whose disk reports errors ends by itself, exposed or not.
+            Fault::Misdirect | Fault::LostWrite if faults.write_error > 0.0 || faults.sync_error > 0.0 => {}
             Fault::Misdirect | Fault::LostWrite if is_durable && self.may_damage(cluster, node) => {
                 match fault {
                     Fault::Misdirect => disk.misdirect_next_write(),
@@ -234,7 +236,7 @@ impl Chaos {
     /// Records whose loss the newest one gives away.
     fn rot_log<S: Service>(&mut self, cluster: &Cluster<S>, node: NodeIndex) -> bool {
         let (Some(map), Some(disk)) = (cluster.map(node), cluster.disk(node)) else { return false };
-        let noticed = map.noticed_up_to();
+        let noticed = map.noticed_up_to(cluster.log_window());
         let mut records: Vec<_> = map.records.iter().filter(|record| record.sequence <= noticed).collect();
         if self.rng.random() {
             records.drain(..records.len().saturating_sub(RECENT));
@@ -277,15 +279,15 @@ impl Chaos {
 
     fn expose<S: Service>(&mut self, cluster: &Cluster<S>, node: NodeIndex) {
         let newest = cluster.map(node).and_then(|map| map.records.last().map(|record| record.sequence)).unwrap_or(0);
-        // Those under way, and as many again.
-        let notices = newest + 1 + 2 * cluster.log_window() as u64;
+        // The one after those under way.
+        let notices = newest + 1 + cluster.log_window() as u64;
         self.atlas.exposed.push(Exposed { node, life: cluster.life(node), notices });
     }
 
     /// Who is whole again, and whose disk would notice by now.
     fn survey<S: Service>(&mut self, cluster: &Cluster<S>) {
         self.atlas.exposed.retain(|exposed| {
-            let noticed = cluster.map(exposed.node).map_or(0, |map| map.noticed_up_to());
+            let noticed = cluster.map(exposed.node).map_or(0, |map| map.noticed_up_to(cluster.log_window()));
             cluster.life(exposed.node) == exposed.life && noticed < exposed.notices
         });
         let (now, committed) = (cluster.now(), LogIndex(cluster.invariants().committed()));
