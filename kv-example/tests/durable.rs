@@ -139,8 +139,7 @@ fn a_directory_that_does_not_fit_is_refused_with_one_error() {
     let mut node = Place::new("refused");
     node.start(&[]);
     node.init();
-    // Once this is acknowledged the cluster is on the disk, too.
-    node.put("first");
+    // What `init` has answered is on the disk, however soon a kill follows.
     assert_eq!(node.refused().0, Some(3), "the same node twice");
     assert!(node.refused().1.starts_with("error[E0112]: "), "{}", node.refused().1);
     node.kill();

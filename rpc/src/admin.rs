@@ -291,7 +291,10 @@ impl Admin {
             self.answer(&request, &self.probe());
         } else if method == self.methods.init {
             match serde_json::from_slice::<InitRequest>(request.body.bytes()) {
-                Ok(init) => self.answer(&request, &InitReply { error: self.init(&init).err() }),
+                Ok(init) => match self.init(&init) {
+                    Ok(()) => self.answer_later(request),
+                    Err(why) => self.answer(&request, &InitReply { error: Some(why) }),
+                },
                 Err(_) => self.node.refuse(&request, Refusal::BadArguments),
             }
         } else if method == self.methods.members {
@@ -301,12 +304,18 @@ impl Admin {
                 Ok(change) => self.answer(&request, &self.change(change)),
                 Err(_) => self.node.refuse(&request, Refusal::BadArguments),
             }
-        } else if self.asking.borrow().len() >= STATUS_WAITING {
-            self.node.refuse(&request, Refusal::Busy);
         } else {
-            self.asking.borrow_mut().push_back(request);
-            self.asked.notify();
+            self.answer_later(request);
         }
+    }
+
+    /// What is answered in its turn.
+    fn answer_later(&self, request: Request) {
+        if self.asking.borrow().len() >= STATUS_WAITING {
+            return self.node.refuse(&request, Refusal::Busy);
+        }
+        self.asking.borrow_mut().push_back(request);
+        self.asked.notify();
     }
 
     /// Answers how this node is, one request after the other: each hashes the whole state. Runs until the node ends.
@@ -315,6 +324,10 @@ impl Admin {
             let next = self.asking.borrow_mut().pop_front();
             match next {
                 Some(request) if request.method() == self.methods.backup => self.backup(&request).await,
+                Some(request) if request.method() == self.methods.init => {
+                    let error = self.formed().await.err();
+                    self.answer(&request, &InitReply { error });
+                }
                 Some(request) => {
                     let status = self.status().await;
                     self.answer(&request, &status);

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::PcapWriter;
 use trimaran_raft::wal::{Durability, WalSettings};
-use trimaran_raft::{Limits, Sabotage, Timing};
+use trimaran_raft::{Limits, Member, Sabotage, Timing};
 use trimaran_rpc::StateDigest;
 use trimaran_rpc::admin;
 use trimaran_rpc::node::Node;
@@ -439,9 +439,17 @@ fn views(cluster: &Cluster<Kv>) -> String {
         let leader = status.leader.map_or(0, |leader| leader.id.slot.0);
         let peers =
             status.peers.iter().map(|peer| format!(" {}:{:?}@{}", peer.member.id.slot.0, peer.state, peer.matched));
+        let ids = |members: &[Member]| members.iter().map(|member| format!(" {}", member.id)).collect::<String>();
+        let config = &status.configuration;
+        let mut config =
+            format!("voters{}, old{}, learners{}", ids(&config.voters), ids(&config.old_voters), ids(&config.learners));
+        for (what, at) in [("damaged to", status.damaged), ("wrong at", status.fenced)] {
+            config.extend(at.map(|at| format!(", {what} {at}")));
+        }
         format!(
-            "\n  node {}: {:?} in term {}, follows {leader}, log {}..{} of {} bytes, commit {}, applied {}, hears {} of {};{} {:?}",
+            "\n  node {} is {}: {:?} in term {}, follows {leader}, log {}..{} of {} bytes, commit {}, applied {}, hears {} of {}; {config};{} {:?}",
             index + 1,
+            status.id,
             status.role,
             status.term,
             status.first,

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 use trimaran_net::shard_address;
-use trimaran_raft::{ClusterId, Member};
+use trimaran_raft::{ClusterId, LogIndex, Member};
+use trimaran_runtime::{now, sleep};
 
 /// Log time at which every cluster begins: equal for all members, whoever tells them and when.
 const FIRST_LOG_TIME_NS: u64 = 0;
@@ -41,7 +42,24 @@ impl Admin {
         let members = members.ok_or("malformed incarnation")?;
         self.node.shard.bootstrap(ClusterId(cluster), &members, FIRST_LOG_TIME_NS).map_err(|error| error.to_string())
     }
+
+    /// Waits until the cluster's first entry lasts: a node that ended before would wait for another `init`.
+    pub(super) async fn formed(&self) -> Result<(), String> {
+        let deadline = now() + FORMED_WITHIN;
+        while self.node.shard.with_machine(|machine| machine.durable()) == LogIndex::ZERO {
+            if now() >= deadline {
+                return Err("its disk does not take the first entry; `status` says whether it has by now".to_owned());
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
 }
+
+/// How long a node's disk may take to hold that it belongs to a cluster.
+const FORMED_WITHIN: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Why a cluster could not be formed.
 #[derive(Debug, thiserror::Error)]

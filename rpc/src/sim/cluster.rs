@@ -237,7 +237,9 @@ impl<S: Service> Cluster<S> {
             let is_broken = |directory: &crate::storage::DataDirectory| {
                 promise.filter(|promise| promise.is_broken(directory.id(), directory.kept()))
             };
-            broken = directory.as_ref().and_then(is_broken);
+            broken = directory.as_ref().and_then(|directory| {
+                is_broken(directory).map(|promise| (promise.to_string(), Promise::told(directory)))
+            });
             match with_applier {
                 true => Node::start_with_applier(&net, config, service, directory)
                     .map(|(node, applier)| (node, Some(applier))),
@@ -261,8 +263,8 @@ impl<S: Service> Cluster<S> {
                 Err(error) => panic!("a simulated node could not start: {error}"),
             }
         }
-        if let Some(promise) = broken {
-            self.violation.get_or_insert(Violation::Forgot { node, index: promise.entry() });
+        if let Some((promised, found)) = broken {
+            self.violation.get_or_insert(Violation::Forgot { node, promised, found });
         }
     }
 

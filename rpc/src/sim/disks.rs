@@ -2,7 +2,7 @@
 
 use super::cluster::NodeIndex;
 use crate::node::{Node, NodeConfig};
-use crate::storage::{DataConfig, DataDirectory, DataError, Witness};
+use crate::storage::{DataConfig, DataDirectory, DataError, Found, Witness};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -147,7 +147,22 @@ impl Promise {
         id == self.id && (forgot_vote || entry < self.entry)
     }
 
-    pub(super) fn entry(&self) -> LogIndex {
-        self.entry.1
+    /// What a directory tells of the same, for a report.
+    pub(super) fn told(directory: &DataDirectory) -> String {
+        let report = match directory.found() {
+            Found::Nothing => "nothing was found".to_owned(),
+            Found::Untrusted(report) | Found::Resumed { report, .. } => report.to_string(),
+        };
+        match directory.kept() {
+            Some((hard, entry)) => format!("{} ({report})", Promise { id: directory.id(), hard, entry }),
+            None => format!("no life that it could go on with ({report})"),
+        }
+    }
+}
+
+impl std::fmt::Display for Promise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (HardState { term, vote }, (of, index)) = (self.hard, self.entry);
+        write!(f, "term {term}, its vote {vote:?}, and entry {index} of term {of}")
     }
 }

@@ -93,12 +93,14 @@ pub enum Violation {
     },
     /// Acknowledged implies durable: a node that starts again in the same life finds its term, its vote, and the newest entry that
     /// it counted as durable, or knows that it once had one as late.
-    #[error("node {node} had promised to remember entry {index} and its vote, and its disk does not")]
+    #[error("node {node} had promised to remember {promised}; its disk holds {found}")]
     Forgot {
         /// The node.
         node: NodeIndex,
-        /// The newest entry that it counted as durable.
-        index: LogIndex,
+        /// Term, vote, and the newest entry that it counted as durable.
+        promised: String,
+        /// The same as its disk has it, and what was found out about the disk.
+        found: String,
     },
     /// The log stays within its budget.
     #[error("the log of node {node} holds {bytes} bytes, its budget is {limit}")]
