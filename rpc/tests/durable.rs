@@ -100,6 +100,27 @@ fn fifty_clusters_lose_all_power_again_and_again_and_no_acknowledged_write() {
     assert!(acknowledged > 5000, "{acknowledged}");
 }
 
+/// A killed process leaves in the drive's cache what it had begun to write. The next one reads it and counts it as durable, so it
+/// must be when the power goes before anything else is written.
+#[test]
+fn what_a_killed_process_left_in_a_cache_is_durable_before_it_counts() {
+    for seed in 0..60 {
+        let mut rng = Pcg64Mcg::seed_from_u64(seed);
+        let mut cluster = cluster(seed, with_disks(DiskPlan::default()), Counter::default);
+        let known = count_on(&mut cluster);
+        for _ in 0..3 {
+            cluster.run_for(MS * rng.random_range(20..100));
+            ALL.iter().for_each(|&node| cluster.kill(node));
+            ALL.iter().for_each(|&node| cluster.restart(node));
+            cluster.run_for(MS);
+            cluster.power_cut(&ALL);
+            restart_all(&mut cluster, &ALL);
+            assert!(cluster.violation().is_none(), "seed {seed}: {}", cluster.violation().expect("one"));
+            assert_kept(&mut cluster, &known, seed);
+        }
+    }
+}
+
 /// Every process ends at once, and the machines go on: in both modes nothing is lost, and every node is who it was.
 #[test]
 fn all_processes_end_and_go_on_as_who_they_were() {

@@ -362,6 +362,13 @@ impl Disk {
         self.shared.backend.borrow().read_at(name, offset, buffer)
     }
 
+    /// Makes durable whatever can be read: contents and names of all files. A process that was killed may have left writes in a
+    /// cache; who goes on from what it reads there must not build on it before. Blocks, mostly for no longer than the device's
+    /// flush takes.
+    pub fn sync_all(&self) -> Result<(), DiskError> {
+        self.shared.backend.borrow().sync_all()
+    }
+
     /// A whole file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, DiskError> {
         let bytes = self.file_bytes(name)?;
@@ -405,6 +412,7 @@ pub(crate) trait Backend {
     fn list(&self) -> Result<Vec<FileEntry>, DiskError>;
     fn file_bytes(&self, name: &str) -> Result<u64, DiskError>;
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError>;
+    fn sync_all(&self) -> Result<(), DiskError>;
 }
 
 /// What clones of a [`Disk`] and its core share.

@@ -90,6 +90,10 @@ impl DataDirectory {
     /// Somebody else has it, it is somebody else's, or it cannot be read; see [`DataError`].
     pub fn open(disk: Disk, config: DataConfig) -> Result<DataDirectory, DataError> {
         disk.lock()?;
+        if config.settings.durability == wal::Durability::Durable {
+            // What is read counts as durable from now on, though the last process may have been killed before it was.
+            disk.sync_all()?;
+        }
         let disk = NodeDisk::new(disk);
         let identity = wal::identify(&disk)?;
         let settings = config.settings;

@@ -116,6 +116,14 @@ impl Directory {
         read_full(&file, offset, buffer)
     }
 
+    pub(super) fn sync_all(&self) -> Result<(), DiskError> {
+        for FileEntry { name, .. } in self.list()? {
+            let file = rustix::fs::openat(&self.fd, &name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::fs::fdatasync(&file)?;
+        }
+        Ok(rustix::fs::fsync(&self.fd)?)
+    }
+
     /// Does a job, and gives the buffer back.
     pub(super) fn run(&self, job: Job) -> (Result<Outcome, DiskError>, Option<Aligned>) {
         let finished = |result: Result<(), Errno>| Ok(result.map(|()| Outcome::Done(Done::Finished))?);

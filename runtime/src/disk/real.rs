@@ -180,6 +180,10 @@ impl Backend for Real {
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {
         self.directory.read_at(name, offset, buffer)
     }
+
+    fn sync_all(&self) -> Result<(), DiskError> {
+        self.directory.sync_all()
+    }
 }
 
 /// The open files by their ids, which are given out once.

@@ -88,12 +88,12 @@ impl SimDisk {
         Ok(())
     }
 
-    /// The next write to a file with room for it elsewhere goes there, and nobody is told.
+    /// The next write of this process to a file with room for it elsewhere goes there, and nobody is told.
     pub fn misdirect_next_write(&self) {
         self.0.borrow_mut().misdirects_next = true;
     }
 
-    /// The next write that is to be durable stays in the cache, and nobody is told: the next loss of power undoes it, or a part of it.
+    /// The next write of this process that is to be durable stays in the cache, and nobody is told: the next loss of power undoes it, or a part of it.
     pub fn lose_next_write(&self) {
         self.0.borrow_mut().loses_next = true;
     }

@@ -94,7 +94,9 @@ impl Resume {
     }
 }
 
-/// Looks at a directory. Reads all of it, allocates no more than it holds, and changes nothing.
+/// Looks at a directory. Reads all of it, allocates no more than it holds, and changes nothing. What it finds counts as durable:
+/// where it must survive a loss of power, everything in the directory has to be synced before, for a process that was killed
+/// may have left its last writes in a cache.
 ///
 /// # Errors
 /// It belongs to somebody else, is of another format, or the device fails.

@@ -117,6 +117,7 @@ impl Device {
             self.step(|| Step::End(number));
         }
         self.open.clear();
+        (self.misdirects_next, self.loses_next) = (false, false);
         self.life += 1;
         self.store.forget_nameless(|_| false);
     }
@@ -457,6 +458,16 @@ impl Backend for Mounted {
         let mut device = self.device.borrow_mut();
         let inode = device.store.find(name)?;
         device.read(inode, offset, buffer)
+    }
+
+    fn sync_all(&self) -> Result<(), DiskError> {
+        let mut device = self.device.borrow_mut();
+        for FileEntry { name, .. } in device.store.list() {
+            let (inode, writes) = (device.store.find(&name)?, device.store.writes());
+            device.make(Change::Sync { inode, writes })?;
+        }
+        let changes = device.store.changes();
+        device.make(Change::SyncNames { changes })
     }
 }
 
