@@ -177,7 +177,11 @@ async fn open_loop(client: &Client, per_second: f64, span: Duration) -> f64 {
         let due = (now().saturating_since(from).as_secs_f64() * per_second) as u64;
         for _ in asked..due {
             let (client, answered) = (client.clone(), answered.clone());
-            spawn(async move { answered.set(answered.get() + u64::from(put(&client).await)) }).detach();
+            spawn(async move {
+                let more = u64::from(put(&client).await);
+                answered.set(answered.get() + more);
+            })
+            .detach();
         }
         asked = due;
     }

@@ -88,7 +88,8 @@ pub enum NotApplied {
     /// The client waits for as many calls as it may.
     #[error(transparent)]
     TooManyCalls(TooManyCalls),
-    /// Every session has as many writes without an answer as it may, and none of them ended in time.
+    /// Every session has as many writes without an answer as it may, and none of them ended in time; or as many calls wait for
+    /// that already.
     #[error("{0} writes are waiting for an answer, as many as the client's sessions allow")]
     SessionsFull(usize),
     /// Nothing left this machine: no packet buffer, or the socket's transmit queue stayed full.

@@ -51,6 +51,8 @@ pub(super) struct Shared {
     /// A question about the members waits for its answer.
     pub(super) asks_members: Cell<bool>,
     pub(super) pool: RefCell<Pool>,
+    /// Calls that wait for a name.
+    pub(super) nameless: Cell<usize>,
     /// A session has been opened or has room again, or a registration has ended: for the calls that wait for one.
     pub(super) pool_changed: Notify,
 }
@@ -127,6 +129,7 @@ impl Shared {
             members_wanted: Notify::new(),
             asks_members: Cell::new(false),
             pool: RefCell::new(Pool::new(config.sessions_max(), nonce)),
+            nameless: Cell::new(0),
             pool_changed: Notify::new(),
             config,
         }

@@ -35,6 +35,28 @@ impl<'a> Claim<'a> {
     }
 }
 
+/// One of the calls that wait for a name.
+struct Place<'a>(&'a Shared);
+
+impl<'a> Place<'a> {
+    /// # Errors
+    /// As many calls wait as may be on their way: one more would only be late, too.
+    fn take(shared: &'a Shared) -> Result<Place<'a>, CallError> {
+        let most = shared.pool.borrow().writes_max();
+        if shared.nameless.get() >= most {
+            return Err(CallError::NotApplied(NotApplied::SessionsFull(most)));
+        }
+        shared.nameless.set(shared.nameless.get() + 1);
+        Ok(Place(shared))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.nameless.set(self.0.nameless.get() - 1);
+    }
+}
+
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if self.is_ours {
@@ -49,6 +71,7 @@ impl ClientLane {
     /// the call waits for another one to end.
     pub(super) async fn claim(&self, map_version: u32, deadline: Instant) -> Result<Claim<'_>, CallError> {
         let mut round = None;
+        let mut place = None;
         loop {
             let pool = &self.shared.pool;
             pool.borrow().check().map_err(replaced)?;
@@ -58,6 +81,9 @@ impl ClientLane {
                     self.shared.pool_changed.notify();
                 }
                 return Ok(Claim::new(&self.shared, id, true));
+            }
+            if place.is_none() {
+                place = Some(Place::take(&self.shared)?);
             }
             let has_room = pool.borrow().has_room();
             if has_room {
@@ -133,12 +159,16 @@ impl ClientLane {
     }
 
     /// Waits for news of the sessions, or a little while: a notification wakes one call only, and that one may not pass it
-    /// on to the one that it concerns.
+    /// on to the one that it concerns. The more calls wait, the more seldom each of them looks by itself.
     async fn pool_changed(&self, deadline: Instant) {
-        let until = deadline.min(now() + self.shared.config.probe);
+        let crowd = 1 + self.shared.nameless.get() / LOOKING_AT_A_TIME;
+        let until = deadline.min(now() + self.shared.config.probe * crowd as u32);
         recv_or_deadline(self.shared.pool_changed.notified(), until).await;
     }
 }
+
+/// Of the calls that wait for a name so many look for one in each `probe`.
+const LOOKING_AT_A_TIME: usize = 64;
 
 /// Least time for a registration, for clients whose calls have less.
 const REGISTRATION_MIN: Duration = Duration::from_secs(1);
