@@ -142,7 +142,11 @@ impl<F: Copy> Files<F> {
         }
         let number = self.files.iter().map(|file| file.number).max().map_or(0, |highest| highest.saturating_add(1));
         let has_terms_only = |file: &&LogFile<F>| file.max_to > saved && file.entries_to <= saved;
-        if self.files.len() - self.files.iter().filter(has_terms_only).count() < files_max { Next::New(number) } else { Next::None }
+        if self.files.len() - self.files.iter().filter(has_terms_only).count() < files_max {
+            Next::New(number)
+        } else {
+            Next::None
+        }
     }
 
     pub(super) fn number(&self, at: usize) -> u32 {

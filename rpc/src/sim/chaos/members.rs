@@ -106,6 +106,7 @@ impl Chaos {
         let is_harmless = cluster.can_lose_under(node, &planned) && !self.is_exposed(node);
         if is_harmless {
             cluster.kill(node);
+            self.mend(cluster, node);
             cluster.restart(node);
         }
         is_harmless
