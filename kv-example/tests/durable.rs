@@ -117,6 +117,33 @@ fn flip(file: &Path, at: usize) {
 }
 
 #[test]
+fn a_node_that_keeps_its_word_in_another_way_is_not_taken_in() {
+    let mut first = Place::new("first");
+    first.start(&[]);
+    first.init();
+    // A change needs a leader.
+    first.put("first");
+    let mut second = Place::new("second");
+    let [client, peer] = second.addresses;
+    let [known_client, known_peer] = first.addresses;
+    let members = format!(
+        "[[member]]\nslot = 1\nclient = \"{known_client}\"\npeer = \"{known_peer}\"\n\
+         [[member]]\nslot = 2\nclient = \"{client}\"\npeer = \"{peer}\"\n"
+    );
+    fs::write(second.config(), format!("cluster = \"t\"\nslot = 2\ndurability = \"volatile\"\n{members}"))
+        .expect("writable");
+    second.start(&[]);
+    // It asks to be taken in as soon as it runs; until it is heard there is nobody to add.
+    while !first.says(&["member", "list", "--servers", "SERVER"]).contains("  2  waits") {}
+    let output = first.kv(&["member", "add", "2", "--deadline", "10s", "--servers", "SERVER"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("the node of slot 2 is volatile, but the cluster is durable"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_killed_node_goes_on_with_all_that_it_has_acknowledged() {
     for durability in ["durable", "buffered"] {
         let mut node = Place::new(durability);

@@ -265,7 +265,30 @@ pub async fn change(
         // Where nobody is fit to take over, it steps down when it is out.
         let _ = apply(client, servers, Change::Transfer { to: None }, deadline).await;
     }
+    if let Change::Add { slot, .. } = change {
+        check_durability(client, &before, slot, within / 4).await?;
+    }
     apply(client, servers, change, deadline).await
+}
+
+/// A node that is to be taken in must keep its word as the others keep theirs.
+async fn check_durability(client: &Client, before: &Members, slot: u8, within: Duration) -> Result<(), ChangeError> {
+    let joiner = before.asking.iter().find(|node| node.slot == slot);
+    let (Some(joiner), Some(leader)) = (joiner, before.leader_address()) else {
+        // Whoever begins the change will say what is missing.
+        return Ok(());
+    };
+    let (new, old) = futures::join!(probe(client, joiner.client, within), probe(client, leader, within));
+    let old = old.map_err(ChangeError::Call)?.durability;
+    let new = new.map_err(|error| {
+        ChangeError::Refused(format!("the node of slot {slot} does not answer at {}: {error}", joiner.client))
+    })?;
+    if new.durability != old {
+        let why =
+            format!("the node of slot {slot} is {}, but the cluster is {old}: one durability for all", new.durability);
+        return Err(ChangeError::Refused(why));
+    }
+    Ok(())
 }
 
 /// What came of a change in one shard.
