@@ -352,7 +352,7 @@ fn what_is_forgotten_is_not_replayed() {
     let mut pair = Pair::new(5, fixed(10));
     pair.sim.keep_packets(400);
     pair.send(at(1), 0..400);
-    let of = |packet: &Packet| u16::from_le_bytes([packet.data()[0], packet.data()[1]]);
+    let of = |packet: &trimaran_net::Packet| u16::from_le_bytes([packet.data()[0], packet.data()[1]]);
     pair.sim.forget_kept(|packet| of(packet) % 2 == 1);
     pair.arrived();
     (0..50).for_each(|_| assert!(pair.sim.replay(at(2), None)));
