@@ -134,7 +134,8 @@ fn a_node_that_keeps_its_word_in_another_way_is_not_taken_in() {
         .expect("writable");
     second.start(&[]);
     // It asks to be taken in as soon as it runs; until it is heard there is nobody to add.
-    while !first.says(&["member", "list", "--servers", "SERVER"]).contains("  2  waits") {}
+    let waits = || first.says(&["member", "list", "--servers", "SERVER"]).contains("  2  waits");
+    assert!((0..2000).any(|_| waits()), "it is never heard");
     let output = first.kv(&["member", "add", "2", "--deadline", "10s", "--servers", "SERVER"]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(

@@ -233,7 +233,7 @@ impl Chaos {
         self.later.push((at, Later::MendDisk(node)));
     }
 
-    /// Records whose loss the newest one gives away.
+    /// Records whose loss a durable one gives away.
     fn rot_log<S: Service>(&mut self, cluster: &Cluster<S>, node: NodeIndex) -> bool {
         let (Some(map), Some(disk)) = (cluster.map(node), cluster.disk(node)) else { return false };
         let noticed = map.noticed_up_to(cluster.log_window());
