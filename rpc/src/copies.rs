@@ -14,9 +14,10 @@
 //! Later deliveries come to the node that the first one came to, so each node keeps its own. It keeps it in memory: a copy that the
 //! network holds back until its receiver has started anew is taken for a new one.
 
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use std::collections::VecDeque;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Bits of a copy's number on the wire.
 const NUMBER_BITS: u32 = 24;
@@ -64,41 +65,51 @@ fn distance(from: u32, to: u32) -> u32 {
 
 /// The copies of each session. Over the limit of sessions the one that was met first is forgotten: its old copies would be
 /// taken for new ones.
+///
+/// Hashed for each write, so at once and not by a hasher that is made for it.
 #[derive(Debug)]
 pub(crate) struct Copies {
-    sessions: HashMap<u64, Seen, xxhash_rust::xxh3::Xxh3Builder>,
+    sessions: HashTable<(u64, Seen)>,
     in_order: VecDeque<u64>,
     limit: usize,
+    seed: u64,
 }
 
 impl Copies {
     /// None yet, of `limit` sessions at most. `seed` is this node's own: clients choose what is hashed with it.
     pub(crate) fn new(limit: usize, seed: u64) -> Self {
-        let hasher = xxhash_rust::xxh3::Xxh3Builder::new().with_seed(seed);
-        Copies { sessions: HashMap::with_hasher(hasher), in_order: VecDeque::new(), limit: limit.max(1) }
+        Copies { sessions: HashTable::new(), in_order: VecDeque::new(), limit: limit.max(1), seed }
     }
 
     /// A copy has come. `false`: not for the first time, or so late that nobody knows. O(1).
     pub(crate) fn add(&mut self, session: u64, number: u32) -> bool {
-        match self.sessions.entry(session) {
-            Entry::Occupied(mut seen) => seen.get_mut().add(number),
+        let seed = self.seed;
+        let is_it = |(known, _): &(u64, Seen)| *known == session;
+        match self.sessions.entry(hash(session, seed), is_it, |(known, _)| hash(*known, seed)) {
+            Entry::Occupied(mut place) => return place.get_mut().1.add(number),
             Entry::Vacant(place) => {
-                place.insert(Seen { highest: number, below: 1 });
-                self.in_order.push_back(session);
-                if self.in_order.len() > self.limit
-                    && let Some(first) = self.in_order.pop_front()
-                {
-                    self.sessions.remove(&first);
-                }
-                true
+                place.insert((session, Seen { highest: number, below: 1 }));
             }
         }
+        self.in_order.push_back(session);
+        if self.in_order.len() > self.limit
+            && let Some(first) = self.in_order.pop_front()
+            && let Ok(place) = self.sessions.find_entry(hash(first, seed), |(known, _)| *known == first)
+        {
+            place.remove();
+        }
+        true
     }
 
     /// Whether [`add`](Self::add) would say `false`.
     pub(crate) fn has(&self, session: u64, number: u32) -> bool {
-        self.sessions.get(&session).is_some_and(|seen| seen.has(number))
+        let found = self.sessions.find(hash(session, self.seed), |(known, _)| *known == session);
+        found.is_some_and(|(_, seen)| seen.has(number))
     }
+}
+
+fn hash(session: u64, seed: u64) -> u64 {
+    xxh3_64_with_seed(&session.to_le_bytes(), seed)
 }
 
 #[cfg(test)]
