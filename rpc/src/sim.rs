@@ -28,7 +28,7 @@ pub mod history;
 pub mod invariants;
 pub mod linearizability;
 mod net;
-mod reading;
+pub mod reading;
 mod rng;
 mod seat;
 mod seeds;

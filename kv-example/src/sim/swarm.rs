@@ -1,14 +1,17 @@
 //! One seed: a cluster of this store, clients that record what they see, faults, then peace, then judgement.
 
+mod fuse;
 mod misuse;
+mod reading;
 mod work;
 
 use crate::group::Group;
 use crate::load::Answered;
 use crate::requests;
-use crate::service::Kv;
+use fuse::{Fused, Panics};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+use reading::Mixed;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -18,8 +21,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::PcapWriter;
 use trimaran_raft::wal::{Durability, WalSettings};
-use trimaran_raft::{Limits, Member, Sabotage, Timing};
-use trimaran_rpc::StateDigest;
+use trimaran_raft::{Limits, Member, ReadSettings, Sabotage, Timing};
 use trimaran_rpc::admin;
 use trimaran_rpc::node::Node;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
@@ -27,6 +29,7 @@ use trimaran_rpc::sim::cluster::{CLIENT_PORT, Cluster, ClusterConfig, DiskPlan, 
 use trimaran_rpc::sim::history::ClientId;
 use trimaran_rpc::sim::invariants::Invariants;
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, Verdict};
+use trimaran_rpc::{Halt, StateDigest};
 use trimaran_runtime::Instant;
 use work::{KvHistory, Load, work};
 
@@ -52,6 +55,9 @@ const SHARDED_SEEDS: u64 = 8;
 
 /// The largest entry where nodes have disks; less than a record of their logs.
 const ENTRY_BYTES: u32 = 16 << 10;
+
+/// What clocks that run fast or slow keep to, by [`Fault::ClockRate`].
+const CLOCK_DRIFT_PPM: u32 = 200_000;
 
 /// Nodes that may claim the seat of another.
 const TWINS: usize = 2;
@@ -97,10 +103,16 @@ pub(super) struct SeedReport {
 }
 
 /// Names of what clients do or suffer, in the order of [`Misuses`].
-pub(super) const MISUSES: [&str; 5] = ["retried", "name_reused", "greedy_client", "noise_calls", "client_crash"];
+pub(super) const MISUSES: [&str; 7] =
+    ["retried", "name_reused", "greedy_client", "noise_calls", "client_crash", "weak_reads", "handler_panic"];
 
 /// How often each of [`MISUSES`] happened.
 pub(super) type Misuses = [u64; MISUSES.len()];
+
+/// Whether a seed's clients read with every consistency, and its handlers may panic. Other seeds are as they were before there were such.
+fn is_rich(seed: u64) -> bool {
+    matches!(seed / 2 % 8, 1 | 2 | 5 | 7)
+}
 
 /// Whether the nodes of a seed's cluster have disks, where some have.
 fn has_disks(seed: u64) -> bool {
@@ -163,12 +175,13 @@ pub(super) fn run(seed: u64, nodes: usize, artefacts: Option<&Path>, disks: bool
     run_broken(seed, nodes, artefacts, disks, Sabotage::NONE)
 }
 
-/// As [`run`], with a rule of the nodes' logs broken on purpose.
+/// As [`run`], with a rule of the nodes broken on purpose.
 fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, disks: bool, sabotage: Sabotage) -> SeedReport {
     let disks = disks && has_disks(seed);
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
     let mut config = config(&mut rng, nodes, disks);
     config.appliers = matches!(seed % 8, 2..=3);
+    config.sabotage = sabotage;
     if let Some(plan) = &mut config.disks {
         plan.settings.sabotage = sabotage;
     }
@@ -176,34 +189,51 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, disks: bool, sa
     if seed % SHARDED_SEEDS == SHARDED_SEEDS / 2 {
         config.shards = 2 + (seed / SHARDED_SEEDS % 2) as u16;
     }
-    let mut cluster = Cluster::new(seed, config, || Kv::new(None));
+    let mut chaos = match disks {
+        true => Chaos::of_disks(seed, Vec::new()),
+        false => Chaos::of_everything(seed, Vec::new()),
+    };
+    let is_rich = is_rich(seed);
+    let clocks_are_true = !chaos.enabled().iter().any(|fault| matches!(fault, Fault::ClockJump | Fault::ClockLeap));
+    if is_rich {
+        config.reads = ReadSettings { lease: clocks_are_true, clock_drift_ppm: CLOCK_DRIFT_PPM, ..config.reads };
+    }
+    // Who has halted is still a voter, and whoever decides on the members does not look.
+    let may_panic = is_rich && config.voters > Some(2) && !chaos.enabled().iter().any(|fault| fault.is_of_members());
+    fuse::set(0);
+    let mut cluster = Cluster::new(seed, config, Fused::default);
     if let Some(tap) = artefacts.and_then(|directory| tap(directory, seed)) {
         cluster.network().set_tap(tap);
     }
     // Where every call has a session, every datagram may come twice. Plain R2P2 has nothing to tell a copy by.
     // Its clients know nothing of shards.
     let is_plain = rng.random_range(0..3) == 0 && cluster.shards() == 1;
-    let load = Rc::new(Load::new(CLIENTS, is_plain));
+    // An index is one shard's.
+    let mixed = (is_rich && cluster.shards() == 1).then(|| Mixed::new(clocks_are_true));
+    let load = Rc::new(Load::new(CLIENTS, is_plain, mixed));
     let servers = cluster.addresses();
-    let mut clients = Vec::new();
     for client in 0..CLIENTS {
         let (load, servers, seed) = (load.clone(), servers.clone(), rng.random());
-        clients
-            .push(cluster.client(servers.clone(), move |socket| work(socket, ClientId(client), load, servers, seed)));
+        chaos.add_client(
+            cluster.client(servers.clone(), move |socket| work(socket, ClientId(client), load, servers, seed)),
+        );
     }
 
-    let chaos = if disks { Chaos::of_disks(seed, clients) } else { Chaos::of_everything(seed, clients) };
     let mut chaos = chaos.duplicate_all(!is_plain);
     chaos.begin(&cluster);
     let mut misuses = Misuses::default();
-    storm(&mut cluster, &mut chaos, &load, &mut rng, &mut misuses);
+    let mut panics = may_panic.then(|| Panics::new(seed));
+    storm(&mut cluster, &mut chaos, &load, &mut rng, &mut misuses, &mut panics);
+    fuse::set(0);
     chaos.end(&mut cluster);
     let not_judged = (!cluster.has_quorum()).then_some("no majority remembers");
-    let failure = judge(&mut cluster, &load, servers, not_judged.is_none()).err();
+    let failure = judge(&mut cluster, &mut chaos, &load, servers, not_judged.is_none()).err();
 
     misuses[0] = load.noise.retried.get();
     misuses[1] = load.noise.reused.get();
     misuses[3] = load.noise.asked.get();
+    misuses[5] = load.mixed.as_ref().map_or(0, |mixed| mixed.checked.get());
+    misuses[6] = panics.map_or(0, |panics| panics.count());
     let report = SeedReport {
         seed,
         trace_hash: cluster.trace_hash(),
@@ -230,11 +260,21 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, disks: bool, sa
 }
 
 /// Faults strike, and beside the clients that are judged others come that want too much, or die.
-fn storm(cluster: &mut Cluster<Kv>, chaos: &mut Chaos, load: &Rc<Load>, rng: &mut Pcg64Mcg, misuses: &mut Misuses) {
+fn storm(
+    cluster: &mut Cluster<Fused>,
+    chaos: &mut Chaos,
+    load: &Rc<Load>,
+    rng: &mut Pcg64Mcg,
+    misuses: &mut Misuses,
+    panics: &mut Option<Panics>,
+) {
     let is_crowded = rng.random_range(0..3) == 0;
     let mut doomed = Vec::new();
     for _ in 0..STORM.as_millis() / GUST.as_millis() {
         chaos.run(cluster, GUST);
+        if let Some(panics) = panics {
+            panics.gust(cluster, chaos);
+        }
         for ip in doomed.drain(..) {
             cluster.kill_client(ip);
             misuses[4] += 1;
@@ -259,7 +299,7 @@ fn storm(cluster: &mut Cluster<Kv>, chaos: &mut Chaos, load: &Rc<Load>, rng: &mu
 }
 
 /// Of all shards.
-fn sum(cluster: &Cluster<Kv>, count: impl Fn(&Invariants) -> u64) -> u64 {
+fn sum(cluster: &Cluster<Fused>, count: impl Fn(&Invariants) -> u64) -> u64 {
     cluster.all_invariants().map(count).sum()
 }
 
@@ -286,12 +326,13 @@ fn tap(directory: &Path, seed: u64) -> Option<PcapWriter<Box<dyn Write>>> {
 
 /// Whether the cluster lives, agrees, and answered as one copy would have.
 fn judge(
-    cluster: &mut Cluster<Kv>,
+    cluster: &mut Cluster<Fused>,
+    chaos: &mut Chaos,
     load: &Rc<Load>,
     servers: Vec<SocketAddrV4>,
     must_live: bool,
 ) -> Result<(), String> {
-    let broken = |cluster: &Cluster<Kv>| cluster.violation().map(ToString::to_string);
+    let broken = |cluster: &Cluster<Fused>| cluster.violation().map(ToString::to_string);
     if let Some(violation) = broken(cluster) {
         return Err(violation);
     }
@@ -312,6 +353,10 @@ fn judge(
         if !lives {
             return Err(format!("no write was committed within {PEACE:?} of the last fault{}", views(cluster)));
         }
+        let mended = cluster.now() + WHOLE;
+        while !chaos.restart_halted(cluster) && cluster.now() < mended && broken(cluster).is_none() {
+            cluster.run_for(LOOK_EVERY);
+        }
         if !heals(cluster) && broken(cluster).is_none() {
             return Err(format!("not whole within {WHOLE:?} of the last fault{}", views(cluster)));
         }
@@ -329,7 +374,9 @@ fn judge(
     }
     for index in 0..cluster.nodes() {
         let replicas = (0..cluster.shards()).filter_map(|shard| cluster.replica(NodeIndex(index), shard));
-        if let Some(halt) = replicas.filter_map(Node::halted).next() {
+        // Where nothing more is expected nobody has started it again.
+        let mut halts = replicas.filter_map(Node::halted);
+        if let Some(halt) = halts.find(|halt| must_live || halt.code != Halt::PANICKED) {
             return Err(format!("node {} stopped applying: {}", index + 1, halt.message));
         }
     }
@@ -357,7 +404,7 @@ fn judge(
 }
 
 /// Keys that were given a short time to live are gone: every call has ended long ago, and log time has gone on since.
-fn gone(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
+fn gone(cluster: &mut Cluster<Fused>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
     let (asking, found) = (Rc::new(Cell::new(true)), Rc::new(RefCell::new(None)));
     let (keys, asked, told) = (load.short_lived.take(), asking.clone(), found.clone());
     cluster.client(servers, move |client| async move {
@@ -385,7 +432,7 @@ fn gone(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) 
 }
 
 /// The noise adds up: each increment that was answered counts, and none counts twice.
-fn counted(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
+fn counted(cluster: &mut Cluster<Fused>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
     let sum = Rc::new(Cell::new(None));
     let told = sum.clone();
     cluster.client(servers, move |client| async move {
@@ -404,7 +451,7 @@ fn counted(cluster: &mut Cluster<Kv>, load: &Rc<Load>, servers: Vec<SocketAddrV4
 
 /// The state of every node that is up and can hash it. A chain over requests and replies, which each step compares, says
 /// nothing of state that no reply has shown yet.
-fn digests(cluster: &mut Cluster<Kv>, shard: u16, servers: Vec<SocketAddrV4>) -> Vec<StateDigest> {
+fn digests(cluster: &mut Cluster<Fused>, shard: u16, servers: Vec<SocketAddrV4>) -> Vec<StateDigest> {
     let up = (0..cluster.nodes()).filter(|index| cluster.node(NodeIndex(*index)).is_some());
     let up: Vec<_> = up.map(|index| SocketAddrV4::new(node_ip(index), CLIENT_PORT + shard)).collect();
     let found = Rc::new(RefCell::new(Vec::new()));
@@ -432,7 +479,7 @@ fn agree(digests: &[StateDigest]) -> Result<(), String> {
 }
 
 /// How each node sees things, for a report.
-fn views(cluster: &Cluster<Kv>) -> String {
+fn views(cluster: &Cluster<Fused>) -> String {
     let nodes = (0..cluster.nodes()).filter_map(|index| cluster.node(NodeIndex(index)).map(|node| (index, node)));
     let view = |(index, node): (usize, &Node)| {
         let status = node.shard().status();
@@ -467,7 +514,7 @@ fn views(cluster: &Cluster<Kv>) -> String {
 }
 
 /// Lets the cluster heal, and takes back what an operator has begun and cannot be done; tells whether it is whole.
-fn heals(cluster: &mut Cluster<Kv>) -> bool {
+fn heals(cluster: &mut Cluster<Fused>) -> bool {
     let end = cluster.now() + WHOLE;
     while cluster.now() < end && cluster.violation().is_none() {
         if cluster.is_whole() {
@@ -505,6 +552,22 @@ mod tests {
         let sabotage = Sabotage::only(trimaran_raft::Fault::AcknowledgeBeforeWritten);
         let found = (1..40).step_by(2).find_map(|seed| run_broken(seed, nodes_of(seed), None, true, sabotage).failure);
         assert!(found.as_ref().is_some_and(|failure| failure.contains("had promised")), "{found:?}");
+    }
+
+    /// What a replica answers before it has applied what the read must see.
+    #[cfg(feature = "sabotage")]
+    #[test]
+    fn reads_that_wait_for_nothing_are_found_within_twenty_seeds() {
+        let sabotage = Sabotage::only(trimaran_raft::Fault::ReadUnapplied);
+        let rich = (0..40).filter(|seed| is_rich(*seed));
+        let found = rich.into_iter().find_map(|seed| run_broken(seed, nodes_of(seed), None, true, sabotage).failure);
+        assert!(found.as_ref().is_some_and(|failure| failure.contains("it must see")), "{found:?}");
+    }
+
+    /// A replica whose handler had panicked, with a full disk, held its leader's log up for ever.
+    #[test]
+    fn seed_271_a_replica_that_applies_nothing_holds_nobody_up() {
+        assert_eq!(run(271, nodes_of(271), None, true).failure, None);
     }
 
     /// Of a damaged log the files behind the damage are kept, and with the few that were allowed the node had no room to be repaired.

@@ -96,6 +96,10 @@ impl Machine {
     /// Whether a full log still waits for this member. Nothing but time rests on the answer: what is forgotten is applied here,
     /// and a member that lacks it gets a snapshot.
     fn waits_for(&self, peer: &Peer) -> bool {
+        // In memory a stopped log makes room by what its leader says; on a full disk it never does.
+        if peer.stuck_since.is_some_and(|since| self.now.since(since) > self.patience_with_silence_ns()) {
+            return false;
+        }
         match peer.heard {
             Some(heard) => self.now.since(heard) <= self.patience_with_silence_ns(),
             None => {
@@ -107,7 +111,7 @@ impl Machine {
 
     /// What every member has applied nobody asks for again: beyond a small share of the budget the log forgets it, so that
     /// its memory stays the same and warm. A log over three quarters of the budget does not wait for members that have been
-    /// silent for long, nor for snapshots on their way, and keeps half for those that come back: one that needs more needs
+    /// silent or stuck for long, nor for snapshots on their way, and keeps half for those that come back: one that needs more needs
     /// a snapshot.
     pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
         let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);

@@ -51,6 +51,8 @@ pub struct Peer {
     pub credit_bytes: u64,
     /// When it last answered this leader.
     pub heard: Option<Nanos>,
+    /// Since when it applies nothing and has no room either, so that it can acknowledge nothing more until it is started again.
+    pub(super) stuck_since: Option<Nanos>,
     /// Since when this leader waits for it.
     pub(super) since: Nanos,
 
@@ -97,6 +99,7 @@ impl Peer {
             compared: Compared::default(),
             credit_bytes: u64::MAX,
             heard: None,
+            stuck_since: None,
             since,
             vote: None,
             ask_due: false,

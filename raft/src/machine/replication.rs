@@ -85,6 +85,8 @@ impl Machine {
         if ack.round >= peer.echo {
             peer.credit_bytes = ack.credit_bytes;
             peer.stopped = ack.stopped;
+            let is_stuck = ack.stopped && ack.credit_bytes == 0;
+            peer.stuck_since = is_stuck.then(|| peer.stuck_since.unwrap_or(now));
             // An older mark than the newest is true too.
             (peer.mark, peer.mark_at) = (ack.mark, now);
         }

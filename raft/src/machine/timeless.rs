@@ -42,6 +42,7 @@ impl Machine {
 impl Peer {
     fn forget_time(&mut self) {
         self.heard = self.heard.map(|_| Nanos::ZERO);
+        self.stuck_since = self.stuck_since.map(|_| Nanos::ZERO);
         for at in [&mut self.since, &mut self.echoed_from, &mut self.mark_at] {
             *at = Nanos::ZERO;
         }

@@ -1,7 +1,7 @@
 //! Replicas whose apply task cannot go on: they cost the others nothing, and lead only where nobody else can.
 
 use crate::harness::{Cluster, LATENCY_NS, MS};
-use trimaran_raft::{Body, Error, LogIndex, Term};
+use trimaran_raft::{Body, Error, Input, LogIndex, Term};
 
 /// These nodes stop at an entry that the others apply, each as soon as it is committed there.
 fn poison(cluster: &mut Cluster, nodes: &[usize]) -> LogIndex {
@@ -83,6 +83,24 @@ fn a_stopped_follower_a_little_behind_is_not_left_behind() {
     }
     cluster.run_for(100 * MS);
     assert_eq!(cluster.machine(2).commit(), cluster.log(0).last());
+}
+
+/// Its log goes nowhere, since its state goes nowhere, and its disk has no room for more. The swarm's seed 271: the leader kept its own log
+/// for it until that was full, and nothing was written until the stopped node was started again.
+#[test]
+fn a_stopped_follower_whose_disk_is_full_does_not_fill_its_leaders_log() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 64 << 10);
+    cluster.elect(0);
+    poison(&mut cluster, &[2]);
+    cluster.step(2, Input::StorageFull(true)).expect("a disk's word");
+    let mut written = 0;
+    for round in 0..5000 {
+        written += usize::from(cluster.propose(0, &[round as u8; 500]).is_ok());
+        cluster.run_for(MS);
+    }
+    assert!(written > 3000, "{written} of 5000 were written");
+    let (commit, last) = (cluster.machine(0).commit(), cluster.log(0).last());
+    assert!(commit == last && cluster.log(0).first() > cluster.log(2).last(), "{commit} of {last}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! random times. What each kind has done is counted, since a fault that never fired proves nothing.
 
 mod disks;
+mod halted;
 mod members;
 mod network;
 

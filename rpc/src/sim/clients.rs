@@ -136,7 +136,9 @@ impl<S: Service> Clients<S> {
                     if let Some(recording) = recording {
                         recording.end(end.as_ref());
                     }
-                    acknowledged.borrow_mut().check(&call, begun, now(), &end);
+                    if let Err(stale) = acknowledged.borrow_mut().check(&call, begun, now(), &end) {
+                        panic!("{stale}");
+                    }
                     let pause = seat.rng.below(pace.as_nanos() as u64 + 1);
                     sleep(Duration::from_nanos(pause)).await;
                 }

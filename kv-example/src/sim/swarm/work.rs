@@ -2,6 +2,7 @@
 
 use super::DEADLINE;
 use super::misuse::Noise;
+use super::reading::Mixed;
 use crate::error::KvError;
 use crate::group::{GROUP_KEYS, GroupOp, GroupRet, Numbers};
 use crate::load::{Answered, Ask};
@@ -43,10 +44,12 @@ pub(super) struct Load {
     pub(super) short_lived: RefCell<Vec<Vec<u8>>>,
     pub(super) calls: Cell<u64>,
     pub(super) noise: Noise,
+    /// Where reads are of all consistencies.
+    pub(super) mixed: Option<Mixed>,
 }
 
 impl Load {
-    pub(super) fn new(clients: u32, is_plain: bool) -> Load {
+    pub(super) fn new(clients: u32, is_plain: bool, mixed: Option<Mixed>) -> Load {
         Load {
             history: RefCell::default(),
             group: RefCell::default(),
@@ -57,6 +60,7 @@ impl Load {
             short_lived: RefCell::default(),
             calls: Cell::new(0),
             noise: Noise::default(),
+            mixed,
         }
     }
 
@@ -80,6 +84,7 @@ pub(super) async fn work(client: Client, id: ClientId, load: Rc<Load>, servers: 
             0..3 => worker.group().await,
             3 => worker.lease().await,
             4 => worker.impatient().await,
+            5..8 if worker.load.mixed.is_some() => worker.read_somehow().await,
             _ if worker.load.is_plain && worker.rng.random() => worker.plain().await,
             _ => worker.one().await,
         }
@@ -113,7 +118,12 @@ pub(super) fn method_call(ask: Ask, body: &[u8]) -> MethodCall<'_> {
 
 impl Worker {
     async fn call(&self, ask: Ask, body: &[u8]) -> Result<Answered, CallError> {
-        let reply = self.client.call_keyed(method_call(ask, body), ask.key, DEADLINE).await?;
+        let begun = now();
+        let end = self.client.call_keyed(method_call(ask, body), ask.key, DEADLINE).await;
+        if let Some(Err(wrong)) = self.load.mixed.as_ref().map(|mixed| mixed.note(ask, begun, &end)) {
+            self.load.complain(wrong);
+        }
+        let reply = end?;
         Ok(Answered { status: reply.status, body: reply.body })
     }
 

@@ -285,7 +285,7 @@ impl Chaos {
     }
 
     /// Who is whole again, and whose disk would notice by now.
-    fn survey<S: Service>(&mut self, cluster: &Cluster<S>) {
+    pub(super) fn survey<S: Service>(&mut self, cluster: &Cluster<S>) {
         self.atlas.exposed.retain(|exposed| {
             let noticed = cluster.map(exposed.node).map_or(0, |map| map.noticed_up_to(cluster.log_window()));
             cluster.life(exposed.node) == exposed.life && noticed < exposed.notices
