@@ -3,6 +3,7 @@
 mod fuse;
 mod misuse;
 mod reading;
+mod views;
 mod work;
 
 use crate::group::Group;
@@ -21,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::PcapWriter;
 use trimaran_raft::wal::{Durability, WalSettings};
-use trimaran_raft::{Limits, Member, ReadSettings, Sabotage, Timing};
+use trimaran_raft::{Limits, ReadSettings, Sabotage, Timing};
 use trimaran_rpc::admin;
 use trimaran_rpc::node::Node;
 use trimaran_rpc::sim::chaos::{Chaos, Fault, FaultCounts};
@@ -31,6 +32,7 @@ use trimaran_rpc::sim::invariants::Invariants;
 use trimaran_rpc::sim::linearizability::{self, DEFAULT_STEPS_PER_KEY, Kv as Model, Verdict};
 use trimaran_rpc::{Halt, StateDigest};
 use trimaran_runtime::Instant;
+use views::views;
 use work::{KvHistory, Load, work};
 
 /// Clients of each cluster.
@@ -336,6 +338,9 @@ fn judge(
     if let Some(violation) = broken(cluster) {
         return Err(violation);
     }
+    if must_live && chaos.damages_disks(cluster) {
+        restart_halted(cluster, chaos);
+    }
     if must_live {
         let alive = Rc::new(Cell::new(false));
         let told = alive.clone();
@@ -353,10 +358,7 @@ fn judge(
         if !lives {
             return Err(format!("no write was committed within {PEACE:?} of the last fault{}", views(cluster)));
         }
-        let mended = cluster.now() + WHOLE;
-        while !chaos.restart_halted(cluster) && cluster.now() < mended && broken(cluster).is_none() {
-            cluster.run_for(LOOK_EVERY);
-        }
+        restart_halted(cluster, chaos);
         if !heals(cluster) && broken(cluster).is_none() {
             return Err(format!("not whole within {WHOLE:?} of the last fault{}", views(cluster)));
         }
@@ -401,6 +403,14 @@ fn judge(
         }
     }
     Ok(())
+}
+
+/// Who has stopped applying is started again, one by one.
+fn restart_halted(cluster: &mut Cluster<Fused>, chaos: &mut Chaos) {
+    let end = cluster.now() + WHOLE;
+    while !chaos.restart_halted(cluster) && cluster.now() < end && cluster.violation().is_none() {
+        cluster.run_for(LOOK_EVERY);
+    }
 }
 
 /// Keys that were given a short time to live are gone: every call has ended long ago, and log time has gone on since.
@@ -476,41 +486,6 @@ fn agree(digests: &[StateDigest]) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// How each node sees things, for a report.
-fn views(cluster: &Cluster<Fused>) -> String {
-    let nodes = (0..cluster.nodes()).filter_map(|index| cluster.node(NodeIndex(index)).map(|node| (index, node)));
-    let view = |(index, node): (usize, &Node)| {
-        let status = node.shard().status();
-        let leader = status.leader.map_or(0, |leader| leader.id.slot.0);
-        let peers =
-            status.peers.iter().map(|peer| format!(" {}:{:?}@{}", peer.member.id.slot.0, peer.state, peer.matched));
-        let ids = |members: &[Member]| members.iter().map(|member| format!(" {}", member.id)).collect::<String>();
-        let config = &status.configuration;
-        let mut config =
-            format!("voters{}, old{}, learners{}", ids(&config.voters), ids(&config.old_voters), ids(&config.learners));
-        for (what, at) in [("damaged to", status.damaged), ("wrong at", status.fenced)] {
-            config.extend(at.map(|at| format!(", {what} {at}")));
-        }
-        format!(
-            "\n  node {} is {}: {:?} in term {}, follows {leader}, log {}..{} of {} bytes, commit {}, applied {}, hears {} of {}; {config};{} {:?}",
-            index + 1,
-            status.id,
-            status.role,
-            status.term,
-            status.first,
-            status.last,
-            status.log_bytes,
-            status.commit,
-            status.applied,
-            status.reachable,
-            status.total,
-            peers.collect::<String>(),
-            node.shard().with_storage(|storage| format!("{storage:?}"))
-        )
-    };
-    nodes.map(view).collect()
 }
 
 /// Lets the cluster heal, and takes back what an operator has begun and cannot be done; tells whether it is whole.

@@ -1,11 +1,24 @@
 //! What an operator does about a replica that applies nothing any more: starts its node again.
 
-use super::Chaos;
+use super::{Chaos, Fault};
 use crate::node::Node;
 use crate::service::Service;
 use crate::sim::cluster::{Cluster, NodeIndex};
+use trimaran_raft::wal::Durability;
 
 impl Chaos {
+    /// Whether a disk may forget what was acknowledged. A replica that has halted and whose disk is full keeps what it has and takes nothing
+    /// more: it and one that has forgotten are two of three, and only an operator can help.
+    pub fn damages_disks<S: Service>(&self, cluster: &Cluster<S>) -> bool {
+        use Fault::{DiskWipe, LogRot, LostWrite, Misdirect, PowerCut, SnapshotRot};
+        let is_durable = cluster.durability() == Some(Durability::Durable);
+        self.enabled.iter().any(|fault| match fault {
+            DiskWipe | LogRot | LostWrite | Misdirect | SnapshotRot => true,
+            PowerCut => !is_durable,
+            _ => false,
+        })
+    }
+
     /// Starts a node again whose handlers have stopped, where nothing is lost by it at this moment; tells whether none is left.
     pub fn restart_halted<S: Service>(&mut self, cluster: &mut Cluster<S>) -> bool {
         if cluster.durability().is_some() {
