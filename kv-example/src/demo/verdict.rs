@@ -54,14 +54,19 @@ impl fmt::Display for Outage {
     }
 }
 
-/// The longest silence between something done at `cause` and `to`. `acknowledged_at` in any order.
+/// The longest silence that began between something done at `cause` and `to`. `acknowledged_at` in any order, those after `to` included: whoever
+/// looks at what was found does so where the load is made, and may hold it up.
 pub(super) fn outage(acknowledged_at: &[Instant], cause: Instant, to: Instant) -> Outage {
     let from = Instant::from_nanos(cause.as_nanos().saturating_sub(OUTAGE_BEFORE.as_nanos() as u64));
     let mut within: Vec<Instant> = acknowledged_at.iter().copied().filter(|at| (from..=to).contains(at)).collect();
     within.sort_unstable();
     let gap = within.windows(2).map(|pair| pair[1].saturating_since(pair[0])).max().unwrap_or_default();
-    let silence = to.saturating_since(within.last().copied().unwrap_or(from));
-    if silence > gap { Outage::Endless(silence) } else { Outage::Gap(gap) }
+    let last = within.last().copied().unwrap_or(from);
+    match acknowledged_at.iter().filter(|at| **at > to).min() {
+        Some(next) => Outage::Gap(gap.max(next.saturating_since(last))),
+        None if to.saturating_since(last) > gap => Outage::Endless(to.saturating_since(last)),
+        None => Outage::Gap(gap),
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +107,13 @@ mod tests {
         assert_eq!(outage(&acks, kill, ms(14_000)), Outage::Gap(Duration::from_millis(251)));
         acks.retain(|&at| !(ms(500)..ms(1500)).contains(&at));
         assert_eq!(outage(&acks, kill, ms(14_000)), Outage::Gap(Duration::from_millis(251)), "long before the kill");
+    }
+
+    /// Two hundred thousand writes were looked for, and nothing was sent meanwhile.
+    #[test]
+    fn a_silence_that_ends_after_the_next_phase_has_begun_has_an_end() {
+        let acks: Vec<Instant> = (0..3000).step_by(10).chain(3120..3130).map(ms).collect();
+        assert_eq!(outage(&acks, ms(2000), ms(3100)), Outage::Gap(Duration::from_millis(130)));
     }
 
     #[test]
