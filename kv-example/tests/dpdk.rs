@@ -473,3 +473,66 @@ fn a_leader_that_is_cut_off_one_way_or_both_is_replaced_and_follows_again() {
         assert_eq!(cluster.kv(&["get", "ship"], &DPDK_CLIENT), format!("{value}\n"));
     }
 }
+
+/// One end of a link of shared memory between two of these names; the server comes first.
+fn link(own: &str, other: &str, role: &str) -> String {
+    let (first, second) = if role == "server" { (own, other) } else { (other, own) };
+    let socket = format!("kv-test-{}-{first}-{second}", std::process::id());
+    format!("net_memif_{own}{other},role={role},socket-abstract=yes,socket={socket}")
+}
+
+/// Three nodes in one process and clients in others, which no network joins and no root.
+#[test]
+fn nodes_with_a_link_between_any_two_serve_clients_that_come_and_go() {
+    let dir = std::env::temp_dir().join(format!("kv-links-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("the temporary directory is writable");
+    let config = |slot: u8| dir.join(format!("node{slot}.toml"));
+    let mut serve = Command::new(KV);
+    serve.args(["serve", "--log", "warn"]).stdin(Stdio::null()).env("RUNTIME_DIRECTORY", &dir);
+    for slot in [1u8, 2, 3] {
+        let others = [1u8, 2, 3].into_iter().filter(|other| *other != slot);
+        let role = |other: u8| if slot < other { "server" } else { "client" };
+        let links: Vec<_> = others.map(|other| link(&slot.to_string(), &other.to_string(), role(other))).collect();
+        write_config_on(&config(slot), slot, &[1, 2, 3], "dpdk", &link(&slot.to_string(), "c", "server"));
+        let text = fs::read_to_string(config(slot)).expect("just written");
+        let text = text.replace("[[member]]\nslot = 1\n", &format!("links = {links:?}\n[[member]]\nslot = 1\n"));
+        fs::write(config(slot), text).expect("the temporary directory is writable");
+        serve.arg("--config").arg(config(slot));
+    }
+    let mut nodes = serve.spawn().expect("kv runs");
+    let client: Vec<String> = ["1", "2", "3"].map(|slot| link("c", slot, "client")).into();
+    let kv = |args: &[&str], servers: &[String]| {
+        let mut last = String::new();
+        for _ in 0..60 {
+            let mut command = Command::new(KV);
+            command.args(args).args(servers).args(["--device", &client[0], "--link", &client[1], "--link", &client[2]]);
+            let output = command.args(["--address", "10.0.0.100/24"]).env("RUNTIME_DIRECTORY", &dir).output();
+            let Output { status, stdout, stderr } = output.expect("kv runs");
+            if status.success() {
+                return Ok(String::from_utf8_lossy(&stdout).into_owned());
+            }
+            last = String::from_utf8_lossy(&stderr).into_owned();
+        }
+        Err(last)
+    };
+    let of = ["--config".to_owned(), config(1).to_string_lossy().into_owned()];
+    let large = "x".repeat(100_000);
+    let said = [
+        kv(&["init"], &of),
+        // Each is another process, with the same address and the same links as the one before.
+        kv(&["put", "ship", "trimaran"], &of),
+        kv(&["put", "large", &large], &of),
+        kv(&["get", "large"], &of),
+        kv(&["status"], &of),
+    ];
+    let ended = nodes.try_wait();
+    let _ = nodes.kill();
+    let _ = nodes.wait();
+    let _ = fs::remove_dir_all(&dir);
+    assert!(matches!(ended, Ok(None)), "the nodes still ran: {ended:?}");
+    let [init, put, put_large, get, status] = said.map(|said| said.unwrap_or_else(|error| panic!("{error}")));
+    assert!(init.starts_with("formed cluster "), "{init}");
+    assert_eq!((put.as_str(), put_large.as_str()), ("version 1\n", "version 2\n"));
+    assert_eq!(get, format!("{large}\n"));
+    assert!(status.contains("net_memif_1c, net_memif_12, net_memif_13"), "{status}");
+}

@@ -14,7 +14,7 @@
 //! * [`packet`], [`pool`], [`burst`]: an owned buffer, where it comes from, and how buffers travel together
 //! * [`port`]: the seam; [`port::udp`] over kernel sockets, [`port::sim`] over a simulated network in virtual time
 //! * [`stack`], [`port::framed`]: Ethernet, ARP, IPv4, ICMP, IGMP and UDP for ports that carry raw frames
-//! * [`port::multihomed`]: several of these as one port
+//! * [`port::multihomed`]: several of these as one port; [`port::bundle`]: several links as one device of frames
 //! * `driver`, `demux`, [`steer`]: from the port to the right socket and back, once per turn of the core; to another core where
 //!   the socket is there
 //! * `net`, `socket`: what tasks hold
@@ -43,6 +43,7 @@ pub use error::{NetError, Refusal, SendError};
 pub use net::{Net, NetConfig};
 pub use offload::{Checksum, Checksums, Offloads};
 pub use packet::Packet;
+pub use port::bundle::Bundle;
 pub use port::framed::Framed;
 pub use port::multihomed::MultiHomed;
 pub use port::sim::{FaultCounters, Link, SimCounters, SimFramePort, SimNet, SimPort};

@@ -1,9 +1,11 @@
 //! Where packets come from and go to: the seam below the sockets.
 
+pub mod bundle;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod framed;
 pub mod multihomed;
+mod several;
 pub mod sim;
 pub mod udp;
 

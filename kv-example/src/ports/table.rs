@@ -1,7 +1,7 @@
 //! The table of `kv bench-ports`, and its rows as JSON. Every figure is the median of the rounds: one that a neighbour on the
 //! machine has disturbed does not count.
 
-use super::{DPDK, LOOPBACK, Round, Row, UDP};
+use super::{DPDK, LINKS, LOOPBACK, PLACEMENTS, Round, Row, UDP};
 use crate::cli::BenchPorts;
 use crate::load::{Measured, Percentiles};
 use serde_json::{Value, json};
@@ -81,7 +81,7 @@ pub(super) fn text(rows: &[Row], bench: &BenchPorts) -> String {
     let mut out = format!(
         "{nodes} nodes and a client, {outstanding} outstanding, values of {value} bytes, medians of {rounds} rounds of {seconds} s each\n"
     );
-    for placement in [Placement::Apart, Placement::Together, Placement::DeviceEach] {
+    for placement in PLACEMENTS {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.placement == placement).collect();
         if !rows.is_empty() {
             out += &section(placement, &rows);
@@ -95,6 +95,7 @@ fn section(placement: Placement, rows: &[&Row]) -> String {
         Placement::Apart => "a process for each node",
         Placement::Together => "one process for all nodes",
         Placement::DeviceEach => "the same, a device each",
+        Placement::Links => "the same, linked",
     };
     let mut out = format!(
         "\n{title:<26} {:>17}   {:>17}   {}\n",
@@ -111,6 +112,7 @@ fn section(placement: Placement, rows: &[&Row]) -> String {
     }
     let row = |name| rows.iter().copied().find(|row| row.name == name);
     let [dpdk, udp, loopback] = [DPDK, UDP, LOOPBACK].map(row);
+    let dpdk = dpdk.or_else(|| row(LINKS));
     let lines: [(&str, Option<Spread>); 3] = [
         ("put, dpdk / udp", dpdk.zip(udp).and_then(|(dpdk, udp)| ratio((dpdk, PUT), (udp, PUT)))),
         ("put, dpdk / udp, loopback", dpdk.zip(loopback).and_then(|(dpdk, udp)| ratio((dpdk, PUT), (udp, PUT)))),

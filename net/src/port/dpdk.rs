@@ -51,7 +51,7 @@ pub use info::DeviceInfo;
 pub use mempool::Mempool;
 pub use preflight::Lack;
 pub use queue::FrameQueue;
-pub use setup::{OpenOptions, open};
+pub use setup::{OpenOptions, open, open_links};
 pub use sleep::SleepKind;
 pub use spec::{DeviceSpec, PciAddress};
 pub use status::{LinkState, LinkWatch, Xstat};

@@ -102,6 +102,9 @@ pub struct ClientPort {
     /// The device of DPDK's: a PCI address, or a virtual one such as net_af_packet0,iface=eth1
     #[arg(long, value_name = "DEVICE", requires = "address", value_parser = parse_device)]
     pub device: Option<String>,
+    /// A further device, where this command has a link to each node: give one for each
+    #[arg(long = "link", value_name = "DEVICE", requires = "device", value_parser = parse_device)]
+    pub links: Vec<String>,
     /// This command's own address on the device's network, which the kernel must not have
     #[arg(long, value_name = "IP/BITS", requires = "device")]
     pub address: Option<HostAddress>,
@@ -119,8 +122,14 @@ impl ClientPort {
         match (self.port, &self.device, self.address) {
             (Some(PortKind::Udp) | None, None, _) => Ok(PortPlan::default()),
             (Some(PortKind::Dpdk) | None, Some(device), Some(HostAddress { ip, prefix_bits })) => {
-                let (device, gateway) = (device.clone(), self.gateway);
-                Ok(PortPlan::Dpdk(DpdkPlan { device, prefix_bits, gateway, ..DpdkPlan::new(ip) }))
+                if self.links.len() > port::LINKS_MAX {
+                    return Err(Error::Usage {
+                        problem: format!("{} links are too many", self.links.len()),
+                        help: format!("give {} at most beside the device", port::LINKS_MAX),
+                    });
+                }
+                let (device, links, gateway) = (device.clone(), self.links.clone(), self.gateway);
+                Ok(PortPlan::Dpdk(DpdkPlan { device, links, prefix_bits, gateway, ..DpdkPlan::new(ip) }))
             }
             (Some(PortKind::Udp), Some(_), _) => Err(Error::Usage {
                 problem: "--device is for the DPDK port".into(),
@@ -344,11 +353,19 @@ mod tests {
             let Ok(PortPlan::Dpdk(plan)) = plan(&line) else { panic!("{line}") };
             assert_eq!((plan.device.as_str(), plan.prefix_bits), ("net_af_packet0,iface=eth1", 16));
         }
-        for wrong in ["kv status --port dpdk".to_owned(), format!("kv status --port udp {device}")] {
+        let Ok(PortPlan::Dpdk(linked)) = plan(&format!("kv status {device} --link net_memif1 --link net_memif2"))
+        else {
+            panic!("no plan")
+        };
+        assert_eq!(linked.links, ["net_memif1", "net_memif2"]);
+        let many = " --link net_memif1".repeat(port::LINKS_MAX + 1);
+        let too_many = format!("kv status {device}{many}");
+        for wrong in ["kv status --port dpdk".to_owned(), format!("kv status --port udp {device}"), too_many] {
             assert_eq!(plan(&wrong).expect_err(&wrong).code(), "E0215");
         }
         assert!(Cli::try_parse_from("kv status --device net_null0".split(' ')).is_err(), "no address");
         assert!(Cli::try_parse_from("kv status --address 10.0.0.9/24".split(' ')).is_err(), "no device");
+        assert!(Cli::try_parse_from("kv status --link net_memif1".split(' ')).is_err(), "a link beside nothing");
     }
 
     #[test]

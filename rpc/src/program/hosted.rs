@@ -78,20 +78,27 @@ fn check_devices(one: &Config, two: &Config) -> Result<(), Error> {
     let Some((a, b)) = one.dpdk.as_ref().zip(two.dpdk.as_ref()) else { return Ok(()) };
     let (one, two) = (one.slot, two.slot);
     let refuse = |problem: String, help: &str| Err(Error::Usage { problem, help: help.into() });
-    let ([a_name, a_told], [b_name, b_told]) = (parts(a), parts(b));
-    if a_name == b_name && a_told != b_told {
-        let problem = format!("nodes {one} and {two} have different devices of the name {a_name}");
-        return refuse(problem, "number them: net_af_packet0,iface=eth0 and net_af_packet1,iface=eth1");
-    }
-    let interface = |told: &str| told.split(',').find(|word| word.starts_with("iface=")).map(str::to_owned);
-    if let Some(interface) =
-        interface(&a_told).filter(|found| a_name != b_name && interface(&b_told).as_ref() == Some(found))
+    let is_shared = parts(&a.device)[0] == parts(&b.device)[0];
+    for ([a_name, a_told], [b_name, b_told]) in
+        all_parts(a).flat_map(|one| all_parts(b).map(move |two| (one.clone(), two)))
     {
-        let problem =
-            format!("nodes {one} and {two} have two devices, {a_name} and {b_name}, on the same `{interface}`");
-        return refuse(problem, "name one device, which they then share, or one on another interface");
+        if a_name == b_name && a_told != b_told {
+            let problem = format!("nodes {one} and {two} have different devices of the name {a_name}");
+            return refuse(problem, "number them: net_af_packet0,iface=eth0 and net_af_packet1,iface=eth1");
+        }
+        let interface = |told: &str| told.split(',').find(|word| word.starts_with("iface=")).map(str::to_owned);
+        if let Some(interface) =
+            interface(&a_told).filter(|found| a_name != b_name && interface(&b_told).as_ref() == Some(found))
+        {
+            let problem =
+                format!("nodes {one} and {two} have two devices, {a_name} and {b_name}, on the same `{interface}`");
+            return refuse(problem, "name one device, which they then share, or one on another interface");
+        }
+        if a_name == b_name && !is_shared {
+            let problem = format!("nodes {one} and {two} both have {a_name}, and another `device`");
+            return refuse(problem, "nodes share all of their devices, or none: name another");
+        }
     }
-    let is_shared = a_name == b_name;
     if !is_shared && a.ip == b.ip {
         return refuse(
             format!("nodes {one} and {two} have the address {} on different devices", a.ip),
@@ -100,6 +107,7 @@ fn check_devices(one: &Config, two: &Config) -> Result<(), Error> {
     }
     let of_process = [("core", a.core == b.core), ("huge_pages", a.huge_pages == b.huge_pages)];
     let of_device = [
+        ("links", a.links == b.links),
         ("prefix_bits", a.prefix_bits == b.prefix_bits),
         ("gateway", a.gateway == b.gateway),
         ("memory_mib", a.memory_mib == b.memory_mib),
@@ -120,9 +128,14 @@ fn check_devices(one: &Config, two: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// The name of a plan's device, and what its driver is told.
-fn parts(plan: &DpdkPlan) -> [String; 2] {
-    device_parts(&plan.device).into()
+/// The name of a device, and what its driver is told.
+fn parts(device: &str) -> [String; 2] {
+    device_parts(device).into()
+}
+
+/// Those of a plan's device and of its links.
+fn all_parts(plan: &DpdkPlan) -> impl Iterator<Item = [String; 2]> {
+    std::iter::once(&plan.device).chain(&plan.links).map(|device| parts(device))
 }
 
 /// Whether one of them needs a core of its own.
@@ -146,7 +159,7 @@ pub(super) fn port_plan(nodes: &[Config]) -> Result<PortPlan, Error> {
         Some((PortKind::Dpdk, Some(_))) => {
             let mut devices: Vec<DpdkPlan> = Vec::new();
             for plan in nodes.iter().filter_map(|node| node.dpdk.as_ref()) {
-                match devices.iter_mut().find(|device| parts(device) == parts(plan)) {
+                match devices.iter_mut().find(|device| parts(&device.device) == parts(&plan.device)) {
                     Some(device) if device.ip == plan.ip || device.more_ips.contains(&plan.ip) => {}
                     Some(device) => device.more_ips.push(plan.ip),
                     None => devices.push(DpdkPlan { payload_bytes: asked, ..plan.clone() }),
@@ -280,6 +293,27 @@ mod tests {
         assert_eq!(said, "nodes 1 and 2 have the address 10.0.0.1 on different devices");
     }
 
+    /// A node of a mesh: links that begin with these names.
+    fn linked(slot: u8, device: &str, links: &[&str]) -> Config {
+        node(slot, "dpdk", &format!("device = {device:?}\nlinks = {links:?}"))
+    }
+
+    #[test]
+    fn nodes_have_links_of_their_own() {
+        let nodes = [linked(1, "net_memif12", &["net_memif1c"]), linked(2, "net_memif21", &["net_memif2c"])];
+        assert!(check(&nodes).is_ok());
+        let Ok(PortPlan::Devices(plans)) = port_plan(&nodes) else { panic!("no plan") };
+        assert_eq!(plans[1].links, ["net_memif2c"]);
+        let refusal =
+            |one, two| check(&[one, two]).map_err(|error| error.to_string()).expect_err("they share a part of them");
+        let said = refusal(linked(1, "net_memif12", &["net_memif3"]), linked(2, "net_memif21", &["net_memif3"]));
+        assert_eq!(said, "nodes 1 and 2 both have net_memif3, and another `device`");
+        let said = refusal(linked(1, "net_memif12", &["net_memif3"]), linked(2, "net_memif3", &[]));
+        assert_eq!(said, "nodes 1 and 2 both have net_memif3, and another `device`");
+        let said = refusal(linked(1, "net_memif12", &["net_memif3"]), linked(2, "net_memif3,id=1", &[]));
+        assert_eq!(said, "nodes 1 and 2 have different devices of the name net_memif3");
+    }
+
     #[test]
     fn the_smallest_payload_counts() {
         let mut nodes = [1, 2].map(|slot| node(slot, "dpdk", DEVICE));
@@ -297,6 +331,7 @@ mod tests {
         let others = [
             (format!("{DEVICE}\nprefix_bits = 16"), "prefix_bits"),
             (format!("{DEVICE}\ngateway = \"10.0.0.254\""), "gateway"),
+            (format!("{DEVICE}\nlinks = [\"net_memif0\"]"), "links"),
             (format!("{DEVICE}\ncore = 1"), "core"),
             (format!("{DEVICE}\nmemory_mib = 128"), "memory_mib"),
             (format!("{DEVICE}\nhuge_pages = true"), "huge_pages"),

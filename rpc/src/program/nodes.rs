@@ -10,6 +10,8 @@ use crate::program::site::{self, Site};
 use crate::storage::Durability;
 use clap::ValueEnum;
 use rustix::process::{Pid, kill_process};
+use rustix::thread::nanosleep;
+use rustix::time::Timespec;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::net::{SocketAddrV4, UdpSocket};
@@ -22,6 +24,8 @@ pub use rustix::process::Signal;
 
 /// First client ports to try; the peers' are 100 higher. 9000 is the router's.
 const FIRST_PORTS: [u16; 10] = [8000, 8200, 8400, 8600, 8800, 9200, 9400, 9600, 9800, 10_000];
+/// Between two looks whether a client's port can be opened.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Bytes of a node's log that an error repeats.
 const LOG_TAIL_BYTES: usize = 2000;
 
@@ -70,6 +74,8 @@ pub enum Placement {
     Together,
     /// One runs all nodes, on the first host, which has an interface for each where the site has hosts
     DeviceEach,
+    /// One runs all nodes, each of which has a link to each of the others and one to the client; on the kernel's sockets as device-each
+    Links,
 }
 
 impl Placement {
@@ -79,6 +85,7 @@ impl Placement {
             Placement::Apart => "apart",
             Placement::Together => "together",
             Placement::DeviceEach => "device-each",
+            Placement::Links => "links",
         }
     }
 
@@ -147,7 +154,7 @@ impl Nodes {
         let program = std::env::current_exe().map_err(|source| Error::io("find this program's own file", source))?;
         let log = File::options().append(true).create(true).open(&node.log);
         let log = log.map_err(|source| Error::io(format!("write {}", node.log.display()), source))?;
-        let mut command = self.site.command(node.slot, program, &self.directory);
+        let mut command = self.site.command(node.slot, self.plan.placement, program, &self.directory);
         command.arg("serve").args(&self.plan.arguments);
         command.args(["--parent", &std::process::id().to_string()]);
         configs.iter().for_each(|config| _ = command.arg("--config").arg(config));
@@ -211,7 +218,27 @@ impl Nodes {
 
     /// The port of a client in this process.
     pub fn client_port(&self) -> PortPlan {
-        self.site.client_port()
+        self.site.client_port(self.plan.placement, self.plan.count)
+    }
+
+    /// Waits until nothing hinders the port of a client in this process: where it has links, the nodes' ends must be there first.
+    ///
+    /// # Errors
+    /// What does, when `patience` is over; a node that has ended.
+    pub fn await_client_port(&mut self, patience: Duration) -> Result<PortPlan, Error> {
+        let port = self.client_port();
+        let mut looks = patience.as_millis() / LOOK_EVERY.as_millis();
+        while let Err(error) = port.check() {
+            self.check()?;
+            if looks == 0 {
+                return Err(error);
+            }
+            looks -= 1;
+            let look_every = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY.as_nanos() as _ };
+            // Its end may be early, and there is one look more.
+            let _ = nanosleep(&look_every);
+        }
+        Ok(port)
     }
 
     /// Where they run.
@@ -332,7 +359,7 @@ fn config_text(site: &Site, plan: &Plan, slot: u8, members: &[u8], first_port: u
     if let Some(data) = &plan.data {
         text += &format!("data_dir = {:?}\n", data_of(data, slot));
     }
-    text += &site.config_text(slot, plan.placement);
+    text += &site.config_text(slot, plan.placement, members);
     text += &plan.config;
     for &slot in members {
         let [client, peer] = addresses(site, slot, first_port);

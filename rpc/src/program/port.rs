@@ -65,6 +65,9 @@ impl PortKind {
 pub struct DpdkPlan {
     /// As DPDK writes it: a card's PCI address, or a virtual device with its arguments.
     pub device: String,
+    /// Further devices of this host, written alike, where it has a link to each of those whom it talks to: together with `device` they are
+    /// one, and each frame leaves by the link on which its receiver was last heard ([`Bundle`](trimaran_net::Bundle)).
+    pub links: Vec<String>,
     /// This host's address, which the kernel must not have.
     pub ip: Ipv4Addr,
     /// Further addresses of this host, where it runs several nodes on the device.
@@ -92,6 +95,7 @@ impl DpdkPlan {
     pub fn new(ip: Ipv4Addr) -> Self {
         DpdkPlan {
             device: String::new(),
+            links: Vec::new(),
             ip,
             more_ips: Vec::new(),
             prefix_bits: PREFIX_BITS,
@@ -209,6 +213,22 @@ impl PortPlan {
         PortPlan::Dpdk(DpdkPlan { device: device.to_owned(), prefix_bits, ..DpdkPlan::new(ip) })
     }
 
+    /// Looks whether something is in the way of its opening, such as a link whose other end has to be there first.
+    ///
+    /// # Errors
+    /// What it is, E0109 and E0110.
+    pub fn check(&self) -> Result<(), Error> {
+        match self {
+            PortPlan::Udp { .. } => Ok(()),
+            #[cfg(feature = "dpdk")]
+            PortPlan::Dpdk(plan) => dpdk::check(plan),
+            #[cfg(feature = "dpdk")]
+            PortPlan::Devices(plans) => plans.iter().try_for_each(dpdk::check),
+            #[cfg(not(feature = "dpdk"))]
+            PortPlan::Dpdk(_) | PortPlan::Devices(_) => Err(Error::DpdkNotBuilt),
+        }
+    }
+
     /// A client of the cluster of `servers` over this port, on a thread of its own: as [`Remote::connect`], for calls from any
     /// thread.
     ///
@@ -220,7 +240,9 @@ impl PortPlan {
                 Remote::connect_over(servers, move || UdpPort::new(UdpConfig { payload_bytes }))
             }
             #[cfg(feature = "dpdk")]
-            PortPlan::Dpdk(plan) => Remote::connect_over(servers, move || dpdk::open(&plan)),
+            PortPlan::Dpdk(plan) if plan.links.is_empty() => Remote::connect_over(servers, move || dpdk::open(&plan)),
+            #[cfg(feature = "dpdk")]
+            PortPlan::Dpdk(plan) => Remote::connect_over(servers, move || dpdk::open_several(&[plan])),
             #[cfg(feature = "dpdk")]
             PortPlan::Devices(plans) => Remote::connect_over(servers, move || dpdk::open_several(&plans)),
             #[cfg(not(feature = "dpdk"))]
@@ -249,7 +271,7 @@ impl PortPlan {
                 }
             }
             #[cfg(feature = "dpdk")]
-            PortPlan::Dpdk(plan) => {
+            PortPlan::Dpdk(plan) if plan.links.is_empty() => {
                 let core = CoreConfig { cpu: plan.core.or(core.cpu), idle: DPDK_IDLE, ..core };
                 match pcap()? {
                     Some(pcap) => run_losing(dpdk::open_captured(plan, pcap)?, loss, core, main),
@@ -257,17 +279,9 @@ impl PortPlan {
                 }
             }
             #[cfg(feature = "dpdk")]
-            PortPlan::Devices(plans) => {
-                let cpu = plans.first().and_then(|plan| plan.core).or(core.cpu);
-                let core = CoreConfig { cpu, idle: DPDK_IDLE, ..core };
-                match &between.capture {
-                    Some(capture) => {
-                        let pcaps = (1..=plans.len()).map(|number| capture.open(number)).collect::<Result<_, _>>()?;
-                        run_losing(dpdk::open_several_captured(plans, pcaps)?, loss, core, main)
-                    }
-                    None => run_losing(dpdk::open_several(plans)?, loss, core, main),
-                }
-            }
+            PortPlan::Dpdk(plan) => run_several(std::slice::from_ref(plan), between, core, main),
+            #[cfg(feature = "dpdk")]
+            PortPlan::Devices(plans) => run_several(plans, between, core, main),
             #[cfg(not(feature = "dpdk"))]
             PortPlan::Dpdk(_) | PortPlan::Devices(_) => Err(Error::DpdkNotBuilt),
         }
@@ -292,6 +306,29 @@ where
     match loss {
         Some(loss) => run_over(loss.inject(port), core, main),
         None => run_over(port, core, main),
+    }
+}
+
+/// Over several devices of DPDK's, each captured in a file of its own.
+#[cfg(feature = "dpdk")]
+fn run_several<F, T>(
+    plans: &[DpdkPlan],
+    between: &Between,
+    core: CoreConfig,
+    main: impl FnOnce(Net) -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + 'static,
+    T: 'static,
+{
+    let cpu = plans.first().and_then(|plan| plan.core).or(core.cpu);
+    let core = CoreConfig { cpu, idle: DPDK_IDLE, ..core };
+    match &between.capture {
+        Some(capture) => {
+            let pcaps = (1..=plans.len()).map(|number| capture.open(number)).collect::<Result<_, _>>()?;
+            run_losing(dpdk::open_several_captured(plans, pcaps)?, between.loss, core, main)
+        }
+        None => run_losing(dpdk::open_several(plans)?, between.loss, core, main),
     }
 }
 
@@ -327,9 +364,12 @@ pub fn check_device(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Most links of one host beside its first device.
+pub const LINKS_MAX: usize = trimaran_net::port::bundle::LINKS_MAX - 1;
+
 /// A device as DPDK knows it, so that two texts that name the same one are equal: its name, and what its driver is told. A build without
 /// DPDK takes texts as they are.
-pub(super) fn device_parts(text: &str) -> (String, String) {
+pub(in crate::program) fn device_parts(text: &str) -> (String, String) {
     #[cfg(feature = "dpdk")]
     let text = &dpdk::parse_device(text).map_or_else(|_| text.to_owned(), |device| device.to_string());
     let (name, arguments) = text.split_once(',').unwrap_or((text, ""));

@@ -52,7 +52,8 @@ pub enum Vdev {
         /// The capture that is made, whatever was there before; whole when the device is closed.
         tx_file: String,
     },
-    /// One end of rings in memory that two processes share; frames are copied in and out. The link is up while the other end is there.
+    /// One end of rings in memory that two processes share; frames are copied in and out. The link is up while the other end is there. Both
+    /// ends may also be in one process. Its station is made of the socket's name and the role.
     ///
     /// DPDK takes the memory away, on a thread of its own, when the other end goes; a burst that is under way at that very moment is a
     /// segmentation fault, as in two of fifteen kills under full load. For benches, tests and peers that end after this process; a
@@ -125,6 +126,19 @@ fn checked_socket(socket: &str) -> Result<&str, DpdkError> {
     let good = (1..=SOCKET_BYTES_MAX).contains(&socket.len()) && is_plain(socket);
     if good { Ok(socket) } else { Err(DpdkError::BadSocket { socket: socket.to_owned() }) }
 }
+
+/// The station at one end of a socket, which is the same whenever that end is opened: by itself DPDK would draw another each time, for which
+/// neighbours that know the last one have no ear.
+fn station_of(socket: &str, role: &str) -> String {
+    // FNV-1a; the stations of one network are few.
+    let bytes = socket.bytes().chain(role.bytes());
+    let hash =
+        bytes.fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
+    let [.., a, b, c, d] = (hash ^ hash >> 32).to_be_bytes();
+    // Locally given, and 'm'; written with colons, as nothing else would be read.
+    format!("02:6d:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
 impl Vdev {
     /// Its name as DPDK knows it, and what DPDK's driver is told.
     fn description(&self, queues: u16) -> Result<(CString, CString), DpdkError> {
@@ -144,7 +158,8 @@ impl Vdev {
             }
             Vdev::Memif { name, socket, role } => {
                 let role = if role.is_server() { "server" } else { "client" };
-                ("memif", name, format!("role={role},socket-abstract=yes,socket={}", checked_socket(socket)?))
+                let (socket, mac) = (checked_socket(socket)?, station_of(socket, role));
+                ("memif", name, format!("role={role},socket-abstract=yes,mac={mac},socket={socket}"))
             }
             Vdev::VirtioUser { name, socket, role } => {
                 let server = u8::from(role.is_server());
@@ -356,8 +371,14 @@ mod tests {
     fn ends_of_a_socket_are_described_as_dpdk_wants_them() {
         let (name, socket) = (|| "a".to_owned(), || "/run/a.sock".to_owned());
         let memif = |role| text(&Vdev::Memif { name: name(), socket: socket(), role });
-        assert_eq!(memif(SocketRole::Server), "net_memif_a,role=server,socket-abstract=yes,socket=/run/a.sock");
-        assert_eq!(memif(SocketRole::Client), "net_memif_a,role=client,socket-abstract=yes,socket=/run/a.sock");
+        let memif_as = |role: &str| {
+            let mac = station_of("/run/a.sock", role);
+            format!("net_memif_a,role={role},socket-abstract=yes,mac={mac},socket=/run/a.sock")
+        };
+        assert_eq!(memif(SocketRole::Server), memif_as("server"));
+        assert_eq!(memif(SocketRole::Client), memif_as("client"));
+        assert_ne!(station_of("/run/a.sock", "server"), station_of("/run/a.sock", "client"));
+        assert_eq!(station_of("a", "server").len(), "02:6d:00:00:00:00".len());
         let virtio = |role| text(&Vdev::VirtioUser { name: name(), socket: socket(), role });
         assert_eq!(virtio(SocketRole::Client), "net_virtio_user_a,path=/run/a.sock,server=0,queues=2,queue_size=1024");
         let vhost = |role| text(&Vdev::Vhost { name: name(), socket: socket(), role });

@@ -167,6 +167,8 @@ pub trait Machine {
     fn interface_up(&self, name: &str) -> Option<bool>;
     /// There is a file of this path.
     fn exists(&self, path: &str) -> bool;
+    /// Somebody in this network namespace waits on an abstract socket of this name.
+    fn listens(&self, abstract_name: &str) -> bool;
     /// The card at an address of the PCI bus; `None` where there is nothing.
     fn card(&self, address: PciAddress) -> Option<CardState>;
     /// Network interfaces with a default route, and those that such a one consists of.
@@ -209,6 +211,9 @@ pub fn check_device(device: &Vdev, machine: &impl Machine) -> Result<(), Lack> {
         // A host that is a client waits for its card's socket; a card does not wait.
         Vdev::VirtioUser { socket, role: SocketRole::Client, .. } if !machine.exists(socket) => {
             return Err(Lack::NoSocket { socket: socket.clone() });
+        }
+        Vdev::Memif { socket, role: SocketRole::Client, .. } if !machine.listens(socket) => {
+            return Err(Lack::NoSocket { socket: format!("@{socket}") });
         }
         _ => return Ok(()),
     };
@@ -253,6 +258,10 @@ impl Machine for ThisMachine {
         fs::exists(path).unwrap_or(false)
     }
 
+    fn listens(&self, abstract_name: &str) -> bool {
+        listens(&fs::read_to_string("/proc/net/unix").unwrap_or_default(), abstract_name)
+    }
+
     fn card(&self, address: PciAddress) -> Option<CardState> {
         card::read(address)
     }
@@ -265,6 +274,17 @@ impl Machine for ThisMachine {
         let count = |set: CpuSet| set.count() as usize; // at most 1024
         sched_getaffinity(None).map_or(1, count)
     }
+}
+
+/// Whether a list as /proc/net/unix has somebody who waits on this abstract socket.
+fn listens(list: &str, abstract_name: &str) -> bool {
+    // Num RefCount Protocol Flags Type St Inode Path; the flag says that it takes connections.
+    let is_it = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, _, _, "00010000", _, _, _, path] = words[..] else { return false };
+        path.strip_prefix('@').is_some_and(|name| name.trim_end_matches('@') == abstract_name)
+    };
+    list.lines().any(is_it)
 }
 
 /// The first word after `name` in a file of one field a line.
@@ -315,6 +335,9 @@ mod tests {
         fn exists(&self, path: &str) -> bool {
             path == "/run/old.sock"
         }
+        fn listens(&self, abstract_name: &str) -> bool {
+            abstract_name == "/run/there.sock"
+        }
         fn card(&self, _address: PciAddress) -> Option<CardState> {
             None
         }
@@ -359,8 +382,24 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_on_an_abstract_socket_is_found_in_the_kernels_list() {
+        let list = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+                    0000000000000000: 00000002 00000000 00010000 0005 01 11 @waits\n\
+                    0000000000000000: 00000002 00000000 00010000 0005 01 12 @padded@@@\n\
+                    0000000000000000: 00000003 00000000 00000000 0005 03 13 @talks\n\
+                    0000000000000000: 00000002 00000000 00010000 0005 01 14 /file\n\
+                    0000000000000000: 00000003 00000000 00000000 0001 03 15\n";
+        assert!(listens(list, "waits") && listens(list, "padded"));
+        assert!(["wait", "talks", "file", "/file", ""].iter().all(|name| !listens(list, name)));
+    }
+
+    #[test]
     fn sockets_are_made_where_nothing_is_and_found_where_something_is() {
         let (name, socket) = (|| "a".to_owned(), |socket: &str| format!("/run/{socket}.sock"));
+        let memif =
+            |name: &str, role| check_device(&Vdev::Memif { name: "0".to_owned(), socket: socket(name), role }, &WELL);
+        assert_eq!((memif("there", SocketRole::Client), memif("gone", SocketRole::Server)), (Ok(()), Ok(())));
+        assert_eq!(memif("gone", SocketRole::Client), Err(Lack::NoSocket { socket: format!("@{}", socket("gone")) }));
         let vhost = |path: &str, role| check_device(&Vdev::Vhost { name: name(), socket: socket(path), role }, &WELL);
         let card =
             |path: &str, role| check_device(&Vdev::VirtioUser { name: name(), socket: socket(path), role }, &WELL);

@@ -34,19 +34,47 @@ impl OpenOptions {
 /// several cards names them all in [`EalOptions::cards`]; one alone need not be named there. Each call makes
 /// a pool, which lasts as long as the process; open a device once, not again and again.
 pub fn open(options: &OpenOptions) -> Result<(Device, Vec<FrameQueue>), DpdkError> {
+    open_on(&pool(options, &[])?, options, &options.device)
+}
+
+/// As [`open`] that, and `links` with it, over the same pool: the devices of one host, each with one pair of queues, which a
+/// [`Bundle`](crate::Bundle) makes one device of. All take frames for any station.
+pub fn open_links(options: &OpenOptions, links: &[DeviceSpec]) -> Result<Vec<FrameQueue>, DpdkError> {
+    let pool = pool(options, links)?;
+    let config = DeviceConfig { queues: 1, promiscuous: !links.is_empty(), ..options.config.clone() };
+    let options = OpenOptions { config, ..options.clone() };
+    let mut queues = Vec::new();
+    for device in std::iter::once(&options.device).chain(links) {
+        queues.extend(open_on(&pool, &options, device)?.1);
+    }
+    Ok(queues)
+}
+
+/// A pool for these devices, once nothing is in their way.
+fn pool(options: &OpenOptions, links: &[DeviceSpec]) -> Result<(Eal, Mempool), DpdkError> {
     static POOLS: AtomicU32 = AtomicU32::new(0);
     let mut eal = options.eal.clone();
-    if let DeviceSpec::Pci(address) = options.device {
-        if !eal.cards.contains(&address) {
-            eal.cards.push(address);
+    for device in std::iter::once(&options.device).chain(links) {
+        if let DeviceSpec::Pci(address) = *device {
+            if !eal.cards.contains(&address) {
+                eal.cards.push(address);
+            }
+            preflight::check_card(address, &eal, &options.config, &ThisMachine)?;
         }
-        preflight::check_card(address, &eal, &options.config, &ThisMachine)?;
     }
     let eal = shared_eal(&eal)?;
     let pool = Mempool::create(eal, &format!("mbufs-{}", POOLS.fetch_add(1, Ordering::Relaxed)), options.mbufs)?;
-    match &options.device {
-        DeviceSpec::Vdev(vdev) => Device::open(eal, vdev, &options.config, &pool),
-        DeviceSpec::Pci(address) => Device::open_card(eal, *address, &options.config, &pool),
+    Ok((eal, pool))
+}
+
+fn open_on(
+    (eal, pool): &(Eal, Mempool),
+    options: &OpenOptions,
+    device: &DeviceSpec,
+) -> Result<(Device, Vec<FrameQueue>), DpdkError> {
+    match device {
+        DeviceSpec::Vdev(vdev) => Device::open(*eal, vdev, &options.config, pool),
+        DeviceSpec::Pci(address) => Device::open_card(*eal, *address, &options.config, pool),
     }
 }
 

@@ -11,9 +11,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 use trimaran_runtime::Instant;
 
-/// Longest sleep where no descriptor tells of a frame, or of room in a full device. A frame waits half of it on average, and an idle
-/// core spends some tenth of its time in looking.
+/// Longest sleep where no descriptor tells of room in a full device, and shortest where none tells of a frame.
 const NAP: Duration = Duration::from_micros(50);
+/// Longest sleep where no descriptor tells of a frame, however long none has come.
+const NAP_MAX: Duration = Duration::from_millis(2);
+/// Such a sleep is that part of the time since the last frame: who comes after a pause waits a quarter of it at most, and a core that
+/// hears heartbeats every 20 ms looks some thirty times in between. With naps of 50 us these would be 400, and a tenth of its time.
+const NAP_SHARE: u32 = 4;
 
 const SOCKET_KEY: u64 = 1;
 const WAKE_KEY: u64 = 2;
@@ -26,7 +30,8 @@ pub enum SleepKind {
     Socket,
     /// The card's interrupt. An idle core costs nothing.
     Interrupt,
-    /// Nothing: the device has neither a socket nor interrupts, so the core looks every 50 us.
+    /// Nothing: the device has neither a socket nor interrupts, so the core looks every 50 us, and less often, up to every 2 ms, the longer no frame
+    /// has come.
     Naps,
 }
 
@@ -35,7 +40,7 @@ impl fmt::Display for SleepKind {
         f.write_str(match self {
             SleepKind::Socket => "until the device's socket wakes it",
             SleepKind::Interrupt => "until the card's interrupt wakes it",
-            SleepKind::Naps => "50 us at a time",
+            SleepKind::Naps => "50 us to 2 ms at a time",
         })
     }
 }
@@ -47,6 +52,8 @@ pub(super) struct Sleeper {
     socket: Option<QueueSocket>,
     interrupt: Option<RxInterrupt>,
     wake: Option<RawFd>,
+    /// When the last frames came.
+    risen: Instant,
 }
 
 impl Sleeper {
@@ -57,7 +64,7 @@ impl Sleeper {
         if let Some(socket) = &socket {
             epoll::add(&epoll, socket.as_fd(), EventData::new_u64(SOCKET_KEY), EventFlags::IN).map_err(refuse)?;
         }
-        Ok(Sleeper { epoll, socket, interrupt: None, wake: None })
+        Ok(Sleeper { epoll, socket, interrupt: None, wake: None, risen: Instant::ZERO })
     }
 
     /// For a queue that has an interrupt. Its port must run for as long as this is used.
@@ -74,6 +81,7 @@ impl Sleeper {
     /// Frames have come: the next sleep must prepare for more of them anew.
     #[inline]
     pub(super) fn rise(&mut self, now: Instant) {
+        self.risen = now;
         if let Some(interrupt) = &mut self.interrupt {
             interrupt.frames_came(now);
         }
@@ -112,7 +120,10 @@ impl Sleeper {
         if !is_late && self.interrupt.as_mut().is_some_and(RxInterrupt::arm) {
             return Some(Duration::ZERO);
         }
-        (full || is_late || self.kind() == SleepKind::Naps).then_some(NAP)
+        if full || is_late {
+            return Some(NAP);
+        }
+        (self.kind() == SleepKind::Naps).then(|| (now.saturating_since(self.risen) / NAP_SHARE).clamp(NAP, NAP_MAX))
     }
 
     /// Readable when a frame has come.
@@ -149,5 +160,23 @@ impl Sleeper {
             Ok(()) => self.wake = Some(wake.as_raw_fd()),
             Err(errno) => tracing::error!(%errno, "cannot watch the core's wake fd: wakes from other threads are late"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn naps_grow_with_the_time_since_the_last_frame() {
+        let mut sleeper = Sleeper::new(None).expect("an epoll instance");
+        let at = |us: u64| Instant::from_nanos(1_000_000_000 + 1_000 * us);
+        let us = |us| Some(Duration::from_micros(us));
+        sleeper.rise(at(0));
+        let naps = [0, 200, 400, 2_000, 8_000, 1_000_000].map(|us| sleeper.prepare(at(us), false));
+        assert_eq!(naps, [us(50), us(50), us(100), us(500), us(2_000), us(2_000)]);
+        assert_eq!(sleeper.prepare(at(1_000_000), true), us(50), "room in a full device comes sooner than a frame");
+        sleeper.rise(at(1_000_000));
+        assert_eq!(sleeper.prepare(at(1_000_000), false), us(50));
     }
 }

@@ -30,6 +30,10 @@ pub(super) fn read(
     let ip = *me.client.ip();
     let plan = DpdkPlan {
         device: device_text(&device)?,
+        links: match section.find("links") {
+            Some(found) => links(&found, &device)?,
+            None => Vec::new(),
+        },
         prefix_bits: section.integer_or("prefix_bits", port::PREFIX_BITS.into(), 1, 32)? as u8,
         gateway: section.find("gateway").map(|found| found.host()).transpose()?,
         core: section.find("core").map(|found| found.integer(0, 1023)).transpose()?.map(|core| core as usize),
@@ -90,6 +94,20 @@ fn device_text(found: &Found<'_>) -> Result<String, Error> {
     let text = found.text()?;
     port::check_device(text).map_err(|expected| found.bad(expected))?;
     Ok(text.to_owned())
+}
+
+/// Further devices, none of them named like another.
+fn links(found: &Found<'_>, device: &Found<'_>) -> Result<Vec<String>, Error> {
+    let links = found.list(port::LINKS_MAX, device_text)?;
+    let mut names = vec![port::device_parts(device.text()?).0];
+    for link in &links {
+        let (name, _) = port::device_parts(link);
+        if names.contains(&name) {
+            return Err(found.bad(format!("devices that are numbered: there is another {name}")));
+        }
+        names.push(name);
+    }
+    Ok(links)
 }
 
 fn file_prefix(found: &Found<'_>) -> Result<String, Error> {

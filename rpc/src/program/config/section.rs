@@ -27,8 +27,18 @@ pub(super) const ROOT: &[&str] = &[
     "limits",
 ];
 pub(super) const NET: &[&str] = &["port", "payload_bytes", "rcvbuf_bytes", "router"];
-pub(super) const DPDK: &[&str] =
-    &["device", "prefix_bits", "gateway", "queues", "core", "memory_mib", "huge_pages", "mbufs", "file_prefix"];
+pub(super) const DPDK: &[&str] = &[
+    "device",
+    "links",
+    "prefix_bits",
+    "gateway",
+    "queues",
+    "core",
+    "memory_mib",
+    "huge_pages",
+    "mbufs",
+    "file_prefix",
+];
 pub(super) const DISK: &[&str] = &["file_bytes", "files", "snapshot_every_bytes"];
 pub(super) const CORES: &[&str] = &["shards", "count", "cpus", "applier"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
@@ -171,6 +181,24 @@ impl<'a> Found<'a> {
     pub(super) fn integer(&self, min: u64, max: u64) -> Result<u64, Error> {
         let number = self.number().filter(|number| (min..=max).contains(number));
         number.ok_or_else(|| self.bad(format!("a number from {min} to {max}")))
+    }
+
+    /// A list of at most so many, each a value of its own, each once.
+    pub(super) fn list<T: PartialEq>(
+        &self,
+        most: usize,
+        read: impl Fn(&Found<'a>) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let wrong = || self.bad(format!("a list of at most {most}, all different"));
+        let mut values = Vec::new();
+        for value in self.value.get_ref().as_array().filter(|items| items.len() <= most).ok_or_else(wrong)?.iter() {
+            let value = read(&Found { document: self.document, key: self.key, value })?;
+            if values.contains(&value) {
+                return Err(wrong());
+            }
+            values.push(value);
+        }
+        Ok(values)
     }
 
     /// A list of numbers, each once.

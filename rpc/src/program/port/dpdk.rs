@@ -3,16 +3,17 @@
 use super::DpdkPlan;
 use crate::program::error::Error;
 use std::io::Write;
+use trimaran_net::port::dpdk::preflight::{ThisMachine, check_device};
 use trimaran_net::port::dpdk::{
-    DeviceConfig, DeviceSpec, DpdkError, DpdkPort, EalOptions, FrameQueue, Memory, OpenOptions, open as open_device,
+    DeviceConfig, DeviceSpec, DpdkError, DpdkPort, EalOptions, FrameQueue, Memory, OpenOptions, open_links,
 };
 use trimaran_net::stack::StackConfig;
-use trimaran_net::{FramePort, FrameTap, Framed, MultiHomed, PcapWriter};
+use trimaran_net::{Bundle, FramePort, FrameTap, Framed, MultiHomed, PcapWriter};
 
-/// A port over the plan's device. Takes some 0.2 s: DPDK starts.
+/// A port over the plan's device, which has no links beside it. Takes some 0.2 s: DPDK starts.
 pub(super) fn open(plan: &DpdkPlan) -> Result<DpdkPort, Error> {
-    let (queue, stack) = open_queue(plan, &eal(plan, std::slice::from_ref(plan))?)?;
-    Ok(DpdkPort::new(queue, stack))
+    let (queues, stack) = open_host(plan, &eal(plan, std::slice::from_ref(plan))?)?;
+    Ok(DpdkPort::new(queues.into_iter().next().ok_or_else(no_device)?, stack))
 }
 
 /// The same, with every frame written down.
@@ -20,27 +21,37 @@ pub(super) fn open_captured<W: Write>(
     plan: &DpdkPlan,
     pcap: PcapWriter<W>,
 ) -> Result<Framed<FrameTap<FrameQueue, W>>, Error> {
-    let (queue, stack) = open_queue(plan, &eal(plan, std::slice::from_ref(plan))?)?;
-    Ok(Framed::new(FrameTap::new(queue, pcap), stack))
+    let (queues, stack) = open_host(plan, &eal(plan, std::slice::from_ref(plan))?)?;
+    Ok(Framed::new(FrameTap::new(queues.into_iter().next().ok_or_else(no_device)?, pcap), stack))
 }
 
-/// A port over the devices of several plans.
-pub(super) fn open_several(plans: &[DpdkPlan]) -> Result<MultiHomed<FrameQueue>, Error> {
-    together(open_queues(plans)?.into_iter().map(|(queue, stack)| Framed::new(queue, stack)))
+/// A port over the devices of several plans, or of one that has links.
+pub(super) fn open_several(plans: &[DpdkPlan]) -> Result<MultiHomed<Bundle<FrameQueue>>, Error> {
+    together(open_bundles(plans)?.into_iter().map(|(bundle, stack)| Framed::new(bundle, stack)))
 }
 
-/// The same, with every frame written down: those of each device by the writer in its place.
+/// The same, with every frame written down: those of each host by the writer in its place.
 pub(super) fn open_several_captured<W: Write>(
     plans: &[DpdkPlan],
     pcaps: Vec<PcapWriter<W>>,
-) -> Result<MultiHomed<FrameTap<FrameQueue, W>>, Error> {
-    let queues = open_queues(plans)?.into_iter().zip(pcaps);
-    together(queues.map(|((queue, stack), pcap)| Framed::new(FrameTap::new(queue, pcap), stack)))
+) -> Result<MultiHomed<FrameTap<Bundle<FrameQueue>, W>>, Error> {
+    let bundles = open_bundles(plans)?.into_iter().zip(pcaps);
+    together(bundles.map(|((bundle, stack), pcap)| Framed::new(FrameTap::new(bundle, pcap), stack)))
 }
 
 fn together<P: FramePort>(mut ports: impl Iterator<Item = Framed<P>>) -> Result<MultiHomed<P>, Error> {
     let first = ports.next().ok_or_else(no_device)?;
     Ok(MultiHomed::new(first, ports))
+}
+
+/// The first thing that hinders one of a plan's virtual devices, if any.
+pub(super) fn check(plan: &DpdkPlan) -> Result<(), Error> {
+    for text in std::iter::once(&plan.device).chain(&plan.links) {
+        if let DeviceSpec::Vdev(vdev) = device(text)? {
+            check_device(&vdev, &ThisMachine).map_err(|lack| dpdk_error(&lack.into()))?;
+        }
+    }
+    Ok(())
 }
 
 fn no_device() -> Error {
@@ -52,44 +63,51 @@ fn eal(first: &DpdkPlan, plans: &[DpdkPlan]) -> Result<EalOptions, Error> {
     let mib = plans.iter().fold(0u32, |sum, plan| sum.saturating_add(plan.memory_mib));
     let memory = if first.huge_pages { Memory::Huge { mib } } else { Memory::Ordinary { mib } };
     let mut cards = Vec::new();
-    for plan in plans {
-        if let DeviceSpec::Pci(address) = device(plan)? {
+    for text in plans.iter().flat_map(|plan| std::iter::once(&plan.device).chain(&plan.links)) {
+        if let DeviceSpec::Pci(address) = device(text)? {
             cards.push(address);
         }
     }
     Ok(EalOptions { memory, cards, ..EalOptions::new(&first.file_prefix) })
 }
 
-fn device(plan: &DpdkPlan) -> Result<DeviceSpec, Error> {
-    parse_device(&plan.device).map_err(|expected| Error::Usage {
-        problem: format!("`{}` is no device of DPDK's", plan.device),
+fn device(text: &str) -> Result<DeviceSpec, Error> {
+    parse_device(text).map_err(|expected| Error::Usage {
+        problem: format!("`{text}` is no device of DPDK's"),
         help: format!("write {expected}"),
     })
 }
 
 /// One after the other, on DPDK as all of them need it.
-fn open_queues(plans: &[DpdkPlan]) -> Result<Vec<(FrameQueue, StackConfig)>, Error> {
+fn open_bundles(plans: &[DpdkPlan]) -> Result<Vec<(Bundle<FrameQueue>, StackConfig)>, Error> {
     let eal = eal(plans.first().ok_or_else(no_device)?, plans)?;
-    plans.iter().map(|plan| open_queue(plan, &eal)).collect()
+    let open = |plan| {
+        let (queues, stack) = open_host(plan, &eal)?;
+        let mut queues = queues.into_iter();
+        let first = queues.next().ok_or_else(no_device)?;
+        Ok((Bundle::new(first, queues), stack))
+    };
+    plans.iter().map(open).collect()
 }
 
-fn open_queue(plan: &DpdkPlan, eal: &EalOptions) -> Result<(FrameQueue, StackConfig), Error> {
+/// The queue of the plan's device, and those of its links.
+fn open_host(plan: &DpdkPlan, eal: &EalOptions) -> Result<(Vec<FrameQueue>, StackConfig), Error> {
     let options = OpenOptions {
         eal: eal.clone(),
-        device: device(plan)?,
+        device: device(&plan.device)?,
         // One core, one pair of queues.
         config: DeviceConfig { queues: 1, ..DeviceConfig::default() },
         mbufs: plan.mbufs,
     };
-    let (_device, queues) = open_device(&options).map_err(|error| dpdk_error(&error))?;
-    let queue = queues.into_iter().next().ok_or_else(no_device)?;
+    let links = plan.links.iter().map(|link| device(link)).collect::<Result<Vec<_>, _>>()?;
+    let queues = open_links(&options, &links).map_err(|error| dpdk_error(&error))?;
     let stack = StackConfig {
         more_ips: plan.more_ips.clone(),
         gateway: plan.gateway,
         payload_bytes: plan.payload_bytes,
         ..StackConfig::new(plan.ip, plan.prefix_bits)
     };
-    Ok((queue, stack))
+    Ok((queues, stack))
 }
 
 /// A device as it is written, or what was expected.

@@ -217,6 +217,9 @@ mod tests {
         fn exists(&self, _path: &str) -> bool {
             false
         }
+        fn listens(&self, _abstract_name: &str) -> bool {
+            false
+        }
         fn card(&self, address: PciAddress) -> Option<CardState> {
             (address == ADDRESS).then(|| self.card.clone())
         }

@@ -53,6 +53,7 @@ fn the_address_is_the_members_own() {
     let expected = DpdkPlan {
         more_ips: Vec::new(),
         device: "net_af_packet0,iface=eth0".into(),
+        links: Vec::new(),
         ip: plan.ip,
         prefix_bits: 16,
         gateway: "10.0.9.9".parse().ok(),
@@ -64,6 +65,26 @@ fn the_address_is_the_members_own() {
         file_prefix: "mine".into(),
     };
     assert_eq!(config.dpdk, Some(expected));
+}
+
+#[test]
+fn links_are_devices_of_other_names() {
+    let links = |list: &str| file("dpdk", &format!("{DEVICE}links = {list}\n"));
+    let (config, _) = Config::parse("n.toml", &links("[\"net_memif1,id=1\", \"net_memif2\"]")).expect("correct");
+    assert_eq!(config.dpdk.map(|plan| plan.links), Some(vec!["net_memif1,id=1".to_owned(), "net_memif2".to_owned()]));
+    let many = (0..16).map(|number| format!("net_null{number}")).collect::<Vec<_>>();
+    for (list, expected) in [
+        ("\"net_memif1\"", "a list of at most 15, all different"),
+        ("[\"net_memif1\", \"net_memif1\"]", "a list of at most 15, all different"),
+        (&format!("{many:?}"), "a list of at most 15, all different"),
+        ("[\"net_memif1\", \"net_memif1,id=1\"]", "devices that are numbered: there is another net_memif1"),
+        ("[1]", "a text in quotes"),
+    ] {
+        let said = complaint(&links(list));
+        assert!(said.contains(expected), "{said}");
+    }
+    let said = complaint(&links("[\"net_af_packet0,iface=eth1\"]"));
+    assert!(said.contains("devices that are numbered: there is another net_af_packet"), "{said}");
 }
 
 #[test]
