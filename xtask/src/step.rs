@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A step that takes longer than this has hung, also on a slow machine that starts from nothing.
-const STEP_LIMIT: Duration = Duration::from_secs(15 * 60);
+const STEP_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// The steps of one run, counted and timed.
 pub(crate) struct Steps {
