@@ -200,8 +200,10 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, disks: bool, sa
     if is_rich {
         config.reads = ReadSettings { lease: clocks_are_true, clock_drift_ppm: CLOCK_DRIFT_PPM, ..config.reads };
     }
-    // Who has halted is still a voter, and whoever decides on the members does not look.
-    let may_panic = is_rich && config.voters > Some(2) && !chaos.enabled().iter().any(|fault| fault.is_of_members());
+    // Who has halted is still a voter, and whoever decides on the members does not look. It may write nothing more either, so that what its disk
+    // has lost is never noticed, and it cannot be started again.
+    let hinders = |fault: &Fault| fault.is_of_members() || matches!(fault, Fault::LostWrite | Fault::Misdirect);
+    let may_panic = is_rich && config.voters > Some(2) && !chaos.enabled().iter().any(hinders);
     fuse::set(0);
     let mut cluster = Cluster::new(seed, config, Fused::default);
     if let Some(tap) = artefacts.and_then(|directory| tap(directory, seed)) {

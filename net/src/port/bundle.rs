@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_millis(2);
 /// waiting: what it has no room for is dropped after 2 ms or beyond 256 frames, and counted as refused.
 ///
 /// Every device must take frames that are for the first one's station, too: memif and packet sockets on links of their own do, a card
-/// has to be [promiscuous](crate::port::dpdk::DeviceConfig::promiscuous). Each call costs a look at every link.
+/// has to be promiscuous. Each call costs a look at every link.
 pub struct Bundle<P: FramePort> {
     /// Never empty.
     links: Vec<Link<P>>,
