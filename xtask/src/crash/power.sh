@@ -27,7 +27,16 @@ fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))
 ' "$place"
         ;;
     mend)
-        umount "$place"
+        # The kernel takes the io_uring of a killed process apart after the process is gone.
+        tries=100
+        until umount "$place" 2>/dev/null; do
+            tries=$((tries - 1))
+            if [ "$tries" = 0 ]; then
+                umount "$place"
+                break
+            fi
+            sleep 0.1
+        done
         mount -o loop "$image" "$place"
         ;;
     end)
