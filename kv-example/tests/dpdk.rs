@@ -481,7 +481,7 @@ fn link(own: &str, other: &str, role: &str) -> String {
     format!("net_memif_{own}{other},role={role},socket-abstract=yes,socket={socket}")
 }
 
-/// Three nodes in one process and clients in others, which no network joins and no root.
+/// Three nodes in one process and clients in others, which no network joins.
 #[test]
 fn nodes_with_a_link_between_any_two_serve_clients_that_come_and_go() {
     let dir = std::env::temp_dir().join(format!("kv-links-{}", std::process::id()));

@@ -111,7 +111,7 @@ pub(super) const MISUSES: [&str; 7] =
 /// How often each of [`MISUSES`] happened.
 pub(super) type Misuses = [u64; MISUSES.len()];
 
-/// Whether a seed's clients read with every consistency, and its handlers may panic. Other seeds are as they were before there were such.
+/// Whether a seed's clients read with every consistency, and its handlers may panic where other faults leave room for it. Other seeds are as they were before there were such.
 fn is_rich(seed: u64) -> bool {
     matches!(seed / 2 % 8, 1 | 2 | 5 | 7)
 }

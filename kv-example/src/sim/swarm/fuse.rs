@@ -73,7 +73,7 @@ impl Service for Fused {
     }
 
     async fn apply(&mut self, cx: &mut Cx, request: &[u8], reply: &mut Vec<u8>) -> Answer {
-        // Half of it is done then, which nobody may see.
+        // The state has changed then, which nobody may see.
         let answer = self.0.apply(cx, request, reply).await;
         burn();
         answer
