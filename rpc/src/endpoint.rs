@@ -137,12 +137,13 @@ impl Endpoint {
                 }
                 self.dispatch(request);
             }
-            Outcome::Refused { own_block, reason } if !forwarded => {
+            Outcome::Refused { block, reason } if !forwarded => {
                 let why = match reason {
                     DropReason::TooManyPackets | DropReason::RequestBytes => Refusal::TooLarge,
                     _ => Refusal::Busy,
                 };
-                self.node.refuse_counted(triple, own_block, why);
+                self.node.note_copy(block);
+                self.node.refuse_counted(triple, block.is_some(), why);
             }
             Outcome::Refused { .. } => self.node.counters.count(Event::ForwardedRefused),
             Outcome::Complete | Outcome::Pending | Outcome::Dropped(_) => {}
@@ -204,7 +205,8 @@ impl Endpoint {
 }
 
 fn refuse(node: &Replicated, given_up: GivenUp, why: Refusal) {
-    node.refuse_triple(given_up.triple, given_up.own_block, why);
+    node.note_copy(given_up.block);
+    node.refuse_triple(given_up.triple, given_up.block.is_some(), why);
 }
 
 /// The first packet of a replicated request of several, in good order: the leader must ask for the rest of it.

@@ -29,12 +29,12 @@ pub mod backup;
 pub mod client;
 pub mod codec;
 mod consistency;
-mod copies;
 mod endpoint;
 pub mod flow;
 mod forward;
 #[doc(hidden)]
 pub mod generated;
+mod late_copies;
 pub mod log_rng;
 pub mod log_time;
 pub mod node;

@@ -2,8 +2,8 @@
 
 use crate::answer::Answers;
 use crate::apply::{Halt, Job, Jobs, OpenEffects};
-use crate::copies::Copies;
 use crate::forward::Forwarder;
+use crate::late_copies::Copies;
 use crate::log_time::LogTime;
 use crate::outbox::{Effect, EffectId};
 use crate::peer::PeerTransport;
@@ -227,7 +227,16 @@ impl Replicated {
             && !self.copies.borrow_mut().add(block.session, block.copy)
     }
 
-    /// As [`submit`](Self::submit) decides, for the first packet of a request of several; it is taken note of when it is whole.
+    /// Takes note of a copy that is refused before it is whole: should all of its packets come again, what its client was told
+    /// must stay true.
+    pub(crate) fn note_copy(&self, block: Option<RequestBlock>) {
+        if let Some(block) = block.filter(bears_number) {
+            self.copies.borrow_mut().add(block.session, block.copy);
+        }
+    }
+
+    /// As [`submit`](Self::submit) decides, for the first packet of a request of several; it is taken note of when it is whole,
+    /// or given up.
     pub(crate) fn is_late_copy(&self, block: &RequestBlock) -> bool {
         bears_number(block) && self.copies.borrow().has(block.session, block.copy)
     }

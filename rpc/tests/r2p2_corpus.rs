@@ -44,8 +44,8 @@ impl Side {
         match self {
             Side::Server(requests) => match requests.on_datagram(now, from, datagram) {
                 Err(reason) | Ok((_, _, Outcome::Dropped(reason))) => dropped(reason),
-                Ok((_, _, Outcome::Refused { reason, own_block })) => {
-                    plain(&format!("refused {}{}", reason.name(), if own_block { " own" } else { "" }))
+                Ok((_, _, Outcome::Refused { reason, block })) => {
+                    plain(&format!("refused {}{}", reason.name(), if block.is_some() { " own" } else { "" }))
                 }
                 Ok((_, _, Outcome::Assembled(message))) => (format!("assembled {}", message.body.len()), message.body),
                 Ok((_, _, Outcome::Complete)) => plain("complete"),

@@ -540,6 +540,62 @@ fn late_copies_of_what_was_applied_are_not_refused() {
     assert_eq!(counters.iter().filter_map(|of| of.get("r2p2.copy_seen")).sum::<u64>(), 1);
 }
 
+/// A write of several packets of which the last was missing was refused; all of them, delivered much later, execute nothing. Another
+/// copy of the call does.
+#[test]
+fn late_packets_of_what_was_given_up_as_incomplete_execute_nothing() {
+    let mut cluster = ledger(321);
+    let to = cluster.addresses()[leader(&cluster).0];
+    let told = Rc::new(RefCell::new(Vec::new()));
+    let tell = told.clone();
+    let ip = Ipv4Addr::new(10, 0, 2, 1);
+    cluster.machine(ip, move |net, _| async move {
+        let socket = net.bind(SocketAddrV4::new(ip, 0), SocketOptions::default()).expect("a socket");
+        let send = |rid: u16, flags: Flags, p_order: u16, parts: [&[u8]; 2]| {
+            let header = Header { flags, p_order, ..Header::single(MessageType::Request, WRITE, Rid(rid)) };
+            let mut packet = socket.alloc().expect("a packet");
+            packet.extend_from_slices([&header.emit(), parts[0], parts[1]]).expect("room");
+            assert!(socket.send_to(packet, to).is_ok());
+        };
+        let hear = async || {
+            let answer = socket.recv_or_deadline(trimaran_runtime::now() + 600 * MILLI).await?;
+            let (header, payload) = Header::parse(answer.data()).expect("a header");
+            match header.kind {
+                MessageType::Response => ResponseBlock::parse(payload).ok().map(|(block, body)| (block, body.to_vec())),
+                _ => Some((ResponseBlock::default(), b"ack".to_vec())),
+            }
+        };
+        let register = RequestBlock { method: method_key(REGISTER), ..RequestBlock::default() };
+        send(1, Flags { own_block: true, ..Flags::SINGLE }, 1, [&register.emit(), &77u128.to_le_bytes()]);
+        let (opened, id) = hear().await.expect("a session");
+        let cluster = ClusterId(u128::from_le_bytes(id.try_into().expect("the cluster's id")));
+        let session = SessionId::new(cluster, LogIndex(opened.index)).0;
+        // All but the last packet of a copy; later all of it, and at last another copy.
+        for (rid, copy, packets) in [(2, 1, 2), (2, 1, 3), (3, 2, 3)] {
+            let block = RequestBlock { method: METHOD, copy, session, seq: 1, ..RequestBlock::default() };
+            let [first, middle, last] = [(true, false), (false, false), (false, true)].map(|(first, last)| Flags {
+                first,
+                last,
+                own_block: first,
+            });
+            send(rid, first, 3, [&block.emit(), b"in three"]);
+            send(rid, middle, 1, [b" packets", b""]);
+            if packets == 3 {
+                send(rid, last, 2, [b" or none", b""]);
+            }
+            while let Some((block, body)) = hear().await {
+                tell.borrow_mut().push((copy, (body != b"ack").then_some((block.status, block.reason))));
+            }
+        }
+    });
+    cluster.run_for(SECOND * 4);
+    let (acked, refused) = (None, Some((Status::NotApplied, Refusal::Incomplete)));
+    assert_eq!(*told.borrow(), [(1, acked), (1, refused), (2, acked), (2, Some((Status::Ok, Refusal::Unspecified)))]);
+    assert_eq!(times(&mut cluster, b"in three packets"), 1);
+    let counters: Vec<_> = (0..3).map(|node| status(&mut cluster, node).counters).collect();
+    assert_eq!(counters.iter().filter_map(|of| of.get("r2p2.copy_seen")).sum::<u64>(), 1);
+}
+
 /// As many writes as all sessions hold: one more waits for its turn, or is told.
 #[test]
 fn full_sessions_make_calls_wait() {

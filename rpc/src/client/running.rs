@@ -1,6 +1,6 @@
 //! One call on its way: when it is sent again, and what its caller learns in the end.
 
-mod copies;
+mod early_copies;
 
 use super::error::{is_passing, of_block};
 use super::exchange::{Event, Shared, Tries, What};
@@ -8,7 +8,7 @@ use super::{CallError, Consistency, MethodCall, NotApplied, PROBE_METHOD, Reply,
 use crate::r2p2::layout::REQUEST_BLOCK_BYTES;
 use crate::r2p2::{Flags, Header, MessageType, Policy, Refusal, RequestBlock, ResponseBlock, Rid, Segments, Status};
 use crate::session::CallId;
-use copies::Copies;
+use early_copies::Copies;
 use futures::future::{Either, select};
 use std::net::SocketAddrV4;
 use std::pin::pin;

@@ -72,12 +72,12 @@ pub enum Outcome {
     /// Stored; send nothing.
     Pending,
     /// Refused, counted, and nothing of it is held any more: tell the client, by DROP, or by a response block where
-    /// `own_block` is set.
+    /// the request has a block.
     Refused {
         /// The bound that was met.
         reason: DropReason,
-        /// Whether the request carries a block of our own clients.
-        own_block: bool,
+        /// What the request says of itself, if a client of ours sent it.
+        block: Option<RequestBlock>,
     },
     /// Not used, counted; send nothing.
     Dropped(DropReason),
@@ -87,7 +87,7 @@ pub enum Outcome {
 struct Pending {
     assembly: Assembly,
     policy: Policy,
-    own_block: bool,
+    block: Option<RequestBlock>,
     deadline: Instant,
 }
 
@@ -98,8 +98,8 @@ pub struct GivenUp {
     pub triple: Triple,
     /// Policy of its first packet.
     pub policy: Policy,
-    /// Whether its client understands a response block.
-    pub own_block: bool,
+    /// What it says of itself, if a client of ours sent it: one that understands a response block.
+    pub block: Option<RequestBlock>,
 }
 
 /// The pending multi-packet requests of one service socket.
@@ -166,10 +166,12 @@ impl Requests {
         if let Some(reason) = unexpected(header.kind, payload) {
             return Outcome::Dropped(reason);
         }
+        let mut block = None;
         if header.flags.first && header.flags.own_block {
             // The whole block is in the first packet or nowhere, so it is checked before anything is stored.
-            if let Err(reason) = RequestBlock::parse(payload) {
-                return Outcome::Dropped(reason);
+            match RequestBlock::parse(payload) {
+                Ok((parsed, _)) => block = Some(parsed),
+                Err(reason) => return Outcome::Dropped(reason),
             }
         }
         let triple = Triple { client: from, rid: header.rid };
@@ -185,18 +187,24 @@ impl Requests {
                 Outcome::Dropped(DropReason::Expired)
             }
             Some(_) => self.next_packet(now, triple, header, payload),
-            None if header.flags.first => self.first_packet(now, triple, header, payload),
+            None if header.flags.first => self.first_packet(now, triple, header, block, payload),
             None if header.p_order == 0 => Outcome::Dropped(DropReason::OrderOutOfRange),
             None => Outcome::Dropped(DropReason::NoPendingMessage),
         }
     }
 
-    fn first_packet(&mut self, now: Instant, triple: Triple, header: &Header, payload: &[u8]) -> Outcome {
-        let own_block = header.flags.own_block;
+    fn first_packet(
+        &mut self,
+        now: Instant,
+        triple: Triple,
+        header: &Header,
+        block: Option<RequestBlock>,
+        payload: &[u8],
+    ) -> Outcome {
         let mut assembly = Assembly::default();
         match assembly.check(header, self.limits.packets) {
             Ok(()) => {}
-            Err(reason @ DropReason::TooManyPackets) => return Outcome::Refused { reason, own_block },
+            Err(reason @ DropReason::TooManyPackets) => return Outcome::Refused { reason, block },
             Err(reason) => return Outcome::Dropped(reason),
         }
         self.forget_ended(now);
@@ -212,14 +220,14 @@ impl Requests {
             self.bytes_bound(&assembly, payload.len())
         };
         if let Some(reason) = bound {
-            return Outcome::Refused { reason, own_block };
+            return Outcome::Refused { reason, block };
         }
         assembly.store(header, payload);
         let deadline = now + self.limits.reassembly;
         self.held_bytes += assembly.charged_bytes();
         self.per_source.insert(*triple.client.ip(), of_source + 1);
         self.deadlines.insert((deadline, triple));
-        self.pending.insert(triple, Pending { assembly, policy: header.policy, own_block, deadline });
+        self.pending.insert(triple, Pending { assembly, policy: header.policy, block, deadline });
         Outcome::Begun
     }
 
@@ -230,10 +238,10 @@ impl Requests {
         if let Err(reason) = pending.assembly.check(header, self.limits.packets) {
             return Outcome::Dropped(reason);
         }
-        let own_block = pending.own_block;
+        let block = pending.block;
         if let Some(reason) = self.bytes_bound(&pending.assembly, payload.len()) {
             self.end(now, triple);
-            return Outcome::Refused { reason, own_block };
+            return Outcome::Refused { reason, block };
         }
         let Some(pending) = self.pending.get_mut(&triple) else {
             return Outcome::Dropped(DropReason::NoPendingMessage);
@@ -245,7 +253,8 @@ impl Requests {
             return Outcome::Pending;
         }
         match self.end(now, triple) {
-            Some(Pending { assembly, policy, own_block, .. }) => {
+            Some(Pending { assembly, policy, block, .. }) => {
+                let own_block = block.is_some();
                 Outcome::Assembled(Message { triple, policy, own_block, body: assembly.into_body() })
             }
             None => Outcome::Pending,
@@ -314,7 +323,7 @@ impl Requests {
         {
             let Some(pending) = self.end(now, triple) else { break };
             self.counters.record(DropReason::Expired);
-            given_up(GivenUp { triple, policy: pending.policy, own_block: pending.own_block });
+            given_up(GivenUp { triple, policy: pending.policy, block: pending.block });
         }
     }
 
@@ -326,7 +335,7 @@ impl Requests {
         for triple in picked {
             if let Some(pending) = self.end(now, triple) {
                 self.counters.record(DropReason::Abandoned);
-                given_up(GivenUp { triple, policy: pending.policy, own_block: pending.own_block });
+                given_up(GivenUp { triple, policy: pending.policy, block: pending.block });
             }
         }
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use trimaran_raft::LogIndex;
 use trimaran_runtime::Instant;
 
-/// Ages that are drawn for stale reads: from what a follower can only just keep to far more.
-const AGE_MS: std::ops::Range<u64> = 30..300;
+/// Ages in milliseconds that are drawn for stale reads: from what a follower can only just keep to far more.
+pub const AGE_MS: std::ops::Range<u64> = 30..300;
 
 /// What all clients of one shard have been told so far.
 #[derive(Debug, Default)]

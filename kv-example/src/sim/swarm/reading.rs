@@ -11,11 +11,9 @@ use std::time::Duration;
 use trimaran_raft::LogIndex;
 use trimaran_rpc::client::{AnyRequest, CallError, Caller, Consistency, OwnedCall, Replica, Reply};
 use trimaran_rpc::sim::linearizability::{KvOp, KvRet};
-use trimaran_rpc::sim::reading::Acknowledged;
+use trimaran_rpc::sim::reading::{AGE_MS, Acknowledged};
 use trimaran_runtime::{Instant, now};
 
-/// Ages of stale reads, from what a follower can only just keep to far more.
-const AGE_MS: std::ops::Range<u64> = 30..300;
 /// Replicas that are asked by their slot; some are not there, or not yet.
 const SLOTS: u8 = 5;
 
