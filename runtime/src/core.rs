@@ -149,9 +149,9 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
 
     /// One turn. Never blocks, and takes about 50 us at most where no single poll takes longer.
     pub fn turn(&mut self) -> Turn {
-        let _entered = self.local.enter();
         let now = self.clock.now();
         self.local.timers.now.set(now);
+        let _entered = self.local.enter();
         let mut turn = Turn::default();
         let wire_now = self.clock.wire_time(now);
         let woken = self.local.inbox.drain(&self.local.lanes) + self.run_jobs();

@@ -4,6 +4,7 @@ use crate::handshake::Handshake;
 use crate::time::Instant;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 /// A yield that took so long gave the processor to somebody who uses up his share of it. Cores among themselves give it back
@@ -115,10 +116,16 @@ impl Idler {
     }
 }
 
+/// Sleeps that nobody has ended by the bell, after which its eventfd is read all the same: a waker may be between its exchange and
+/// its write, and what it writes then must not make every later sleep return at once.
+const SLEEPS_UNHUSHED: u8 = 16;
+
 /// Both sides of the sleep: [`Handshake`] with the eventfd that it speaks of.
 #[derive(Debug)]
 pub(crate) struct Bell {
     handshake: Handshake,
+    /// Sleeps since the eventfd was read. The core's alone, atomic since the bell is shared.
+    unhushed: AtomicU8,
     /// None where the core never sleeps by itself (simulation) or the process is out of descriptors; the core then
     /// sleeps in short spells.
     eventfd: Option<OwnedFd>,
@@ -131,7 +138,7 @@ impl Bell {
             tracing::warn!(%error, "no eventfd: the core will sleep for at most a millisecond at a time");
             None
         });
-        Bell { handshake: Handshake::new(), eventfd }
+        Bell { handshake: Handshake::new(), unhushed: AtomicU8::new(0), eventfd }
     }
 
     /// Any thread: there is work in the inbox.
@@ -161,14 +168,18 @@ impl Bell {
             sleep(self.eventfd());
         }
         let woken = self.handshake.rise();
-        // In any case: a waker may be between its exchange and its write, and what it writes then must not make every
-        // later sleep return at once.
-        self.hush();
+        let unhushed = self.unhushed.load(Ordering::Relaxed) + 1;
+        if woken || unhushed == SLEEPS_UNHUSHED {
+            self.hush();
+        } else {
+            self.unhushed.store(unhushed, Ordering::Relaxed);
+        }
         slept && woken
     }
 
     /// The core, awake: forgets what was written to the eventfd meanwhile.
     pub(crate) fn hush(&self) {
+        self.unhushed.store(0, Ordering::Relaxed);
         if let Some(eventfd) = &self.eventfd {
             let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
         }
@@ -187,6 +198,12 @@ impl Bell {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn readable(fd: Option<BorrowedFd<'_>>) -> bool {
+        let fd = fd.expect("an eventfd");
+        let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut polled, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+    }
 
     #[test]
     fn hybrid_spins_then_yields_then_parks_and_work_starts_over() {
@@ -260,11 +277,6 @@ mod tests {
 
     #[test]
     fn a_ring_in_the_sleep_makes_the_eventfd_readable_and_only_then() {
-        let readable = |fd: Option<BorrowedFd<'_>>| {
-            let fd = fd.expect("an eventfd");
-            let mut polled = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
-            rustix::event::poll(&mut polled, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
-        };
         let bell = Bell::new(true);
         // Awake: no system call for the waker.
         bell.ring();
@@ -277,5 +289,19 @@ mod tests {
         }));
         assert!(bell.take_ready());
         assert!(!bell.sleep(|fd| assert!(!readable(fd))));
+    }
+
+    /// A waker was interrupted between its exchange and its write: the core has risen by then, and read nothing.
+    #[test]
+    fn a_late_write_does_not_end_every_sleep() {
+        let bell = Bell::new(true);
+        assert!(bell.sleep(|_| assert!(bell.handshake.ring())));
+        bell.take_ready();
+        rustix::io::write(bell.eventfd.as_ref().expect("an eventfd"), &1u64.to_ne_bytes()).expect("room");
+        let mut ended_at_once = 0;
+        for _ in 0..40 {
+            bell.sleep(|fd| ended_at_once += usize::from(readable(fd)));
+        }
+        assert!((1..=16).contains(&ended_at_once), "{ended_at_once}");
     }
 }

@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+    /// The stamp of the current core, apart from it: asked some thirty times for each request, and this way two instructions.
+    static STAMP: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Tells cores apart within the process. One thread can host many, so a thread's identity would not do.
@@ -80,21 +82,23 @@ impl Local {
         }
     }
 
-    /// The stamp of the current turn of the caller's core. Asked many times for each packet: it takes no handle on the core.
+    /// The stamp of the current turn of the caller's core.
     ///
     /// # Panics
     /// Outside of any core.
+    #[inline]
     #[track_caller]
     pub(crate) fn stamp() -> Instant {
-        match CURRENT.with_borrow(|current| current.as_ref().map(|local| local.timers.now.get())) {
+        match STAMP.get() {
             Some(now) => now,
             None => outside(),
         }
     }
 
-    /// Makes this core current until the guard is dropped.
+    /// Makes this core current until the guard is dropped, with the stamp that its timers have.
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
-        Entered { before: CURRENT.replace(Some(self.clone())) }
+        let stamp = STAMP.replace(Some(self.timers.now.get()));
+        Entered { before: CURRENT.replace(Some(self.clone())), stamp }
     }
 }
 
@@ -152,10 +156,12 @@ pub(crate) type Job = Box<dyn FnOnce() + Send>;
 /// Restores the core that was current before.
 pub(crate) struct Entered {
     before: Option<Rc<Local>>,
+    stamp: Option<Instant>,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
+        STAMP.set(self.stamp);
         CURRENT.set(self.before.take());
     }
 }
@@ -327,12 +333,16 @@ mod tests {
 
     #[test]
     fn entering_is_nested_and_undone() {
-        let (outer, inner) = (local(), local());
-        let _outer = outer.enter();
+        let (outer, inner, at) = (local(), local(), Instant::from_nanos);
+        outer.timers.now.set(at(1));
+        inner.timers.now.set(at(2));
+        let entered = outer.enter();
         {
             let _inner = inner.enter();
-            assert_eq!(Local::current().key, inner.key);
+            assert_eq!((Local::current().key, Local::stamp()), (inner.key, at(2)));
         }
-        assert_eq!(Local::current().key, outer.key);
+        assert_eq!((Local::current().key, Local::stamp()), (outer.key, at(1)));
+        drop(entered);
+        assert!(std::panic::catch_unwind(Local::stamp).is_err(), "no core, no time");
     }
 }

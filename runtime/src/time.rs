@@ -67,6 +67,7 @@ impl Sub for Instant {
 ///
 /// # Panics
 /// Outside of a core.
+#[inline]
 #[track_caller]
 pub fn now() -> Instant {
     Local::stamp()

@@ -15,9 +15,9 @@ use trimaran_runtime::Instant;
 const NAP: Duration = Duration::from_micros(50);
 /// Longest sleep where no descriptor tells of a frame, however long none has come.
 const NAP_MAX: Duration = Duration::from_millis(2);
-/// Such a sleep is that part of the time since the last frame: who comes after a pause waits a quarter of it at most, and a core that
-/// hears heartbeats every 20 ms looks some thirty times in between. With naps of 50 us these would be 400, and a tenth of its time.
-const NAP_SHARE: u32 = 4;
+/// Such a sleep is that part of the time since the last frame: who comes after a pause waits half of it at most, and a core that
+/// hears heartbeats every 20 ms looks some twenty times in between. With naps of 50 us these would be 400, and a tenth of its time.
+const NAP_SHARE: u32 = 2;
 
 const SOCKET_KEY: u64 = 1;
 const WAKE_KEY: u64 = 2;
@@ -173,7 +173,7 @@ mod tests {
         let at = |us: u64| Instant::from_nanos(1_000_000_000 + 1_000 * us);
         let us = |us| Some(Duration::from_micros(us));
         sleeper.rise(at(0));
-        let naps = [0, 200, 400, 2_000, 8_000, 1_000_000].map(|us| sleeper.prepare(at(us), false));
+        let naps = [0, 100, 200, 1_000, 4_000, 1_000_000].map(|us| sleeper.prepare(at(us), false));
         assert_eq!(naps, [us(50), us(50), us(100), us(500), us(2_000), us(2_000)]);
         assert_eq!(sleeper.prepare(at(1_000_000), true), us(50), "room in a full device comes sooner than a frame");
         sleeper.rise(at(1_000_000));
