@@ -16,16 +16,24 @@ use crate::workspace::Workspace;
 
 /// What is tested with what. Left out: tests of the sources as text, and of what only whole nodes do.
 const TESTS: [(&str, &[&str]); 2] = [
-    ("trimaran-raft", &["exhaustive", "negative_controls", "random_churn", "random_walk", "scenarios", "shard"]),
+    (
+        "trimaran-raft",
+        &["durable", "exhaustive", "negative_controls", "random_churn", "random_walk", "scenarios", "shard", "wal"],
+    ),
     (
         "trimaran-rpc",
         &[
+            "client_copies",
+            "durable",
+            "membership",
             "r2p2_calls",
             "r2p2_client",
             "r2p2_corpus",
             "r2p2_flow",
             "r2p2_properties",
             "r2p2_vectors",
+            "reads",
+            "replication",
             "session_client",
             "sessions",
             "snapshots",

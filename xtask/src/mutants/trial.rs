@@ -131,12 +131,15 @@ impl Suite {
         Some(())
     }
 
-    /// Turns one fault on, and runs the tests of its package that reach it until one fails.
+    /// Turns one fault on, and runs the tests that reach it, those of its package first, until one fails.
     pub(crate) fn try_one(&self, mutant: usize, package: &str) -> Result<Outcome, String> {
-        let reaches = |test: &Test| test.reaches.contains(&mutant) && self.programs[test.program].package == package;
-        let mut reaching: Vec<usize> = (0..self.tests.len()).filter(|at| reaches(&self.tests[*at])).collect();
+        let mut reaching: Vec<usize> = (0..self.tests.len()).collect();
+        reaching.retain(|at| self.tests[*at].reaches.contains(&mutant));
         let caught = self.caught.borrow().clone();
-        reaching.sort_by_key(|at| (Reverse(caught.get(at).copied().unwrap_or(0)), self.tests[*at].took));
+        reaching.sort_by_key(|at| {
+            let is_abroad = self.programs[self.tests[*at].program].package != package;
+            (is_abroad, Reverse(caught.get(at).copied().unwrap_or(0)), self.tests[*at].took)
+        });
         self.until_one_fails(&reaching, &[("XTASK_MUTANT", &mutant.to_string())])
     }
 
