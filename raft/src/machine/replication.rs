@@ -214,6 +214,10 @@ impl Peer {
             let pass = alone && (first.cost_bytes() <= credit || first.kind.is_reserved());
             return if pass { prev.next() } else { prev };
         }
+        // Most often all of them.
+        if log.bytes_between(prev, log.last()) <= allowed {
+            return log.last();
+        }
         // The largest index whose entries fit: the sum of their bytes grows with it.
         let (mut fits, mut over) = (prev.next().0, log.last().next().0);
         while over - fits > 1 {

@@ -13,8 +13,10 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-/// Never earlier, however short the round trip: an answer may wait that long for the processor.
-const FLOOR: Duration = Duration::from_millis(1);
+/// Never earlier than after a millisecond, however short the round trip: an answer may wait that long for the processor.
+const FLOOR_NS: u64 = 1_000_000;
+/// No round trip counts for more, whatever the ceiling: what is computed of it stays within 64 bits.
+const SAMPLE_NS_MAX: u64 = 1 << 40;
 /// Copies that may be saved up.
 const SAVED_COPIES: u32 = 10;
 /// Calls that earn one copy.
@@ -34,16 +36,17 @@ pub(super) enum Kind {
 #[derive(Debug)]
 struct Estimate {
     of: (SocketAddrV4, Kind),
-    smoothed: Duration,
-    deviation: Duration,
+    smoothed_ns: u64,
+    deviation_ns: u64,
     /// Copies since the last sample.
     doublings: u32,
 }
 
 impl Estimate {
+    /// Far from overflow: no sample is over [`SAMPLE_NS_MAX`].
     fn patience(&self) -> Duration {
-        let measured = self.smoothed + 4 * self.deviation;
-        measured.max(2 * self.smoothed).max(FLOOR) * (1 << self.doublings)
+        let measured_ns = self.smoothed_ns + 4 * self.deviation_ns;
+        Duration::from_nanos(measured_ns.max(2 * self.smoothed_ns).max(FLOOR_NS) << self.doublings)
     }
 }
 
@@ -90,17 +93,17 @@ impl Pace {
     /// `server` has answered a call that was sent once, after `took`. What exceeds the ceiling counts as the ceiling: a pause
     /// of the server must not be remembered for long.
     pub(super) fn answered(&mut self, server: SocketAddrV4, kind: Kind, took: Duration) {
-        let took = took.min(self.ceiling);
+        let took_ns = u64::try_from(took.min(self.ceiling).as_nanos()).unwrap_or(u64::MAX).min(SAMPLE_NS_MAX);
         let of = (server, kind);
         let Some(found) = self.estimates.iter_mut().find(|estimate| estimate.of == of) else {
             if self.estimates.len() >= ESTIMATES_MAX {
                 self.estimates.remove(0);
             }
-            self.estimates.push(Estimate { of, smoothed: took, deviation: took / 2, doublings: 0 });
+            self.estimates.push(Estimate { of, smoothed_ns: took_ns, deviation_ns: took_ns / 2, doublings: 0 });
             return;
         };
-        found.deviation = (3 * found.deviation + took.abs_diff(found.smoothed)) / 4;
-        found.smoothed = (7 * found.smoothed + took) / 8;
+        found.deviation_ns = (3 * found.deviation_ns + took_ns.abs_diff(found.smoothed_ns)) / 4;
+        found.smoothed_ns = (7 * found.smoothed_ns + took_ns) / 8;
         found.doublings = 0;
     }
 }
@@ -133,7 +136,7 @@ mod tests {
         assert_eq!(patience(&measured([MILLI])), Some(3 * MILLI), "the first sample's deviation is half of it");
         // (7 + 3) / 8 = 1.25 ms, and (3 x 0.5 + 2) / 4 = 0.875 ms four times.
         assert_eq!(patience(&measured([MILLI, 3 * MILLI])), Some(Duration::from_micros(1250 + 4 * 875)));
-        assert_eq!(patience(&measured([MILLI / 20; 3])), Some(FLOOR));
+        assert_eq!(patience(&measured([MILLI / 20; 3])), Some(MILLI));
         let steady = patience(&measured([2 * MILLI; 40])).expect("below the ceiling");
         assert!(steady >= 4 * MILLI && steady < 4 * MILLI + MILLI / 100, "twice a steady round trip: {steady:?}");
         assert_eq!(patience(&measured([4 * MILLI])), None, "the ceiling is the old pace");
@@ -144,7 +147,7 @@ mod tests {
         let mut pace = measured([MILLI / 10]);
         pace.answered(server(2), Kind::Write, 2 * MILLI);
         pace.answered(server(1), Kind::Read, MILLI);
-        assert_eq!(patience(&pace), Some(FLOOR));
+        assert_eq!(patience(&pace), Some(MILLI));
         assert_eq!(pace.patience(server(2), Kind::Write), Some(6 * MILLI));
         assert_eq!(pace.patience(server(1), Kind::Read), Some(3 * MILLI));
         assert_eq!(pace.patience(server(2), Kind::Read), None);
@@ -161,7 +164,7 @@ mod tests {
         assert_eq!(seen[..5], [Some(1), Some(2), Some(4), Some(8), None]);
         assert!(seen[5..].iter().all(Option::is_none));
         pace.answered(server(1), Kind::Write, MILLI / 10);
-        assert_eq!(patience(&pace), Some(FLOOR));
+        assert_eq!(patience(&pace), Some(MILLI));
     }
 
     #[test]
