@@ -1,5 +1,6 @@
 //! Which small faults could be made, as cargo-mutants lists them, and a sample of them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -100,21 +101,32 @@ pub(crate) fn all(workspace: &Workspace) -> Result<Vec<Mutant>, String> {
     Ok(mutants)
 }
 
-/// Draws `count` of them; what a smaller count draws comes first.
+/// Draws `count` of them; what a smaller count draws comes first. Each is ranked by what it is, not by where it stands in the list
+/// or the file: a change of the sources changes the sample as little as them.
 pub(crate) fn sample(all: &[Mutant], seed: u64, count: usize) -> Vec<Mutant> {
-    let mut state = seed;
-    let mut order: Vec<usize> = (0..all.len()).collect();
-    let count = count.min(all.len());
-    for at in 0..count {
-        // splitmix64; the remainder's bias is far below what a sample shows.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let left = order.len() - at;
-        order.swap(at, at + usize::try_from((z ^ (z >> 31)) % left as u64).unwrap_or(0));
+    let mut alike: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let rank = |mutant: &'_ Mutant, number: u64| {
+        let bytes = mutant.file.bytes().chain(mutant.what().bytes());
+        // FNV-1a, and the end of splitmix64.
+        let mut z = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        for word in [number, seed] {
+            z = (z ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+        }
+        z
+    };
+    let mut ranked = Vec::with_capacity(all.len());
+    for mutant in all {
+        let number = alike.entry((&mutant.file, mutant.what())).or_default();
+        ranked.push((rank(mutant, *number), mutant));
+        *number += 1;
     }
-    order[..count].iter().map(|at| all[*at].clone()).collect()
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().take(count).map(|(_, mutant)| mutant.clone()).collect()
 }
 
 /// The installed cargo-mutants, or our own under target/, built now if need be.
@@ -158,6 +170,16 @@ mod tests {
         let mut every = sample(&all, 7, 1000);
         every.sort_by_key(|mutant| mutant.from);
         assert_eq!(every, all);
+    }
+
+    #[test]
+    fn a_new_fault_leaves_the_sample_nearly_as_it_was() {
+        let named = |line: usize| Mutant { name: format!("a.rs:{line}:1: replace f{line} with ()"), ..mutant(line) };
+        let before: Vec<Mutant> = (0..100).map(named).collect();
+        let mut after = before.clone();
+        after.insert(0, Mutant { name: "a.rs:0:9: replace g with ()".into(), ..mutant(0) });
+        let (old, new) = (sample(&before, 7, 30), sample(&after, 7, 30));
+        assert!(old.iter().filter(|mutant| new.contains(mutant)).count() >= 29);
     }
 
     #[test]
