@@ -3,9 +3,11 @@
 //! Each test is one end and starts this very program as the other, which sends back what it gets. Needs neither root nor
 //! huge pages.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 use trimaran_net::port::dpdk::{
     Device, DeviceConfig, DpdkError, Eal, EalOptions, FrameQueue, LinkWatch, Memory, Mempool, SocketRole, Vdev,
 };
@@ -288,6 +290,29 @@ fn a_memif_server_takes_the_next_client_after_one_was_killed() {
 #[test]
 fn a_host_takes_the_next_card_after_one_was_killed() {
     clients_come_and_go(Pair::Virtio, "vhost-clients");
+}
+
+/// A client that opens and goes at once, while the server is busy with something else: DPDK would end the server's process for it.
+#[test]
+fn a_memif_client_goes_only_after_its_server_has_heard_it() {
+    let (socket, pool) = (Socket::new("memif-busy"), Mempool::create(eal(), "memif-busy", MBUFS).unwrap());
+    let peer = Peer::start(Pair::Memif, SocketRole::Server, &socket);
+    let server = Pid::from_child(&peer.child);
+    kill_process(server, Signal::STOP).unwrap();
+    #[allow(clippy::disallowed_methods, reason = "the other process goes on while this one opens")]
+    let busy = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        kill_process(server, Signal::CONT).unwrap();
+    });
+    let client = Pair::Memif.vdev("memif-busy", SocketRole::Client, &socket.0);
+    drop(End::open(&client, &pool).unwrap());
+    busy.join().unwrap();
+    let mut end = End::open(&client, &pool).unwrap();
+    end.wait_for_link(true);
+    end.exchange(300);
+    peer.stop(300);
+    drop(end);
+    assert_eq!(pool.in_use(), 0);
 }
 
 /// A client whose server has gone finds the next one when it opens anew.

@@ -56,7 +56,8 @@ pub enum Vdev {
     /// ends may also be in one process. Its station is made of the socket's name and the role.
     ///
     /// DPDK takes the memory away, on a thread of its own, when the other end goes; a burst that is under way at that very moment is a
-    /// segmentation fault, as in two of fifteen kills under full load. For benches, tests and peers that end after this process; a
+    /// segmentation fault, as in two of fifteen kills under full load. And a server ends when a client goes before it was heard: opening a
+    /// client waits for that, for a second at most, but may be killed meanwhile. For benches, tests and peers that end after this process; a
     /// [`Vdev::Vhost`] has no such fault.
     Memif {
         /// Its name.

@@ -14,6 +14,7 @@ use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// Cards that this process has open. DPDK finds them when it starts, so that a port's being there does not tell.
 static CARDS: Mutex<BTreeSet<PciAddress>> = Mutex::new(BTreeSet::new());
@@ -21,6 +22,11 @@ static CARDS: Mutex<BTreeSet<PciAddress>> = Mutex::new(BTreeSet::new());
 const MTU_MAX_BYTES: u16 = (FRAME_MAX_BYTES - HEADER_BYTES) as u16; // less than 2048
 /// Bursts taken from a queue before its device is closed: more than any queue holds.
 const DRAIN_BURSTS: usize = 2048;
+
+/// A memif client that opens waits so long to be heard by its server. One that goes before that, as when the server of another link is
+/// not there yet, would end the server's process: DPDK closes the connection, goes on waiting for it, and panics over that.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What closes the device when it is dropped.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub(super) struct Opened {
     /// It is configured to have them.
     interrupts: bool,
     queues: u16,
+    /// It connects to a memif server.
+    is_memif_client: bool,
     /// There is something to be closed.
     made: bool,
     running: bool,
@@ -50,6 +58,7 @@ impl Opened {
             offloads: Offloads::default(),
             interrupts: false,
             queues: config.queues,
+            is_memif_client: false,
             made: false,
             running: false,
         }
@@ -89,6 +98,9 @@ impl Opened {
             unsafe { dpdk_sys::rte_eal_hotplug_add(self.bus().as_ptr(), self.name.as_ptr(), arguments.as_ptr()) };
         checked("make the device", added)?;
         self.made = true;
+        let is_client = |arguments: &str| arguments.split(',').any(|argument| argument == "role=client");
+        self.is_memif_client =
+            self.name.to_bytes().starts_with(b"net_memif") && arguments.to_str().is_ok_and(is_client);
         Ok(())
     }
 
@@ -132,7 +144,23 @@ impl Opened {
             // SAFETY: the port is open.
             checked("receive all frames", unsafe { dpdk_sys::rte_eth_promiscuous_enable(port) })?;
         }
+        if self.is_memif_client {
+            self.wait_to_be_heard();
+        }
         Ok(())
+    }
+
+    /// See [`HEARD_WITHIN`]. A server that takes longer finds a link that comes up later.
+    #[allow(clippy::disallowed_methods, reason = "a device opens before its core polls")]
+    fn wait_to_be_heard(&self) {
+        for _ in 0..HEARD_WITHIN.as_millis() / LOOK_EVERY.as_millis() {
+            // SAFETY: the port is open.
+            if unsafe { dpdk_sys::dpdk_shim_link_up(self.port) } == 1 {
+                return;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        tracing::warn!(name = ?self.name, "the memif server is there but does not answer");
     }
 
     fn configure_and_start(&mut self, config: &DeviceConfig, checksums: bool) -> Result<(), DpdkError> {
