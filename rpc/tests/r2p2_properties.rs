@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 use trimaran_rpc::r2p2::{
-    Call, Feedback, Flags, Forwarded, Header, Limits, MessageType, Outcome, Policy, Refusal, Replies, Reply,
-    ReplyLimits, RequestBlock, Requests, ResponseBlock, Rid, Segmenter, Triple, response,
+    Call, DropReason, Feedback, Flags, Forwarded, Header, Limits, MessageType, Outcome, Policy, Refusal, Replies,
+    Reply, ReplyLimits, RequestBlock, Requests, ResponseBlock, Rid, Segmenter, Triple, response,
 };
 use trimaran_runtime::Instant;
 
@@ -319,4 +319,21 @@ fn request_ids_are_not_reused_too_early() {
     assert!(!given.contains(&waiting) && !given.contains(&resting));
     let given = round(Instant::ZERO + limits.quarantine);
     assert!(!given.contains(&waiting) && given.contains(&resting));
+}
+
+/// What ended is remembered for a while, and not more than 1024 of it: then the oldest is forgotten first.
+#[test]
+fn of_ended_requests_the_newest_are_remembered() {
+    let mut requests = Requests::new(Limits { pending_per_source: 4096, ..Limits::default() });
+    let begin = |requests: &mut Requests, rid: u16| {
+        let header = Header { p_order: 2, ..request_header(rid, true) };
+        requests.on_packet(Instant::ZERO, client(1), &header, b"first")
+    };
+    for rid in 0..1025 {
+        assert_eq!(begin(&mut requests, rid), Outcome::Begun);
+        requests.abandon(Instant::ZERO, |_| true, |_| {});
+    }
+    assert_eq!(begin(&mut requests, 1024), Outcome::Dropped(DropReason::FirstReplayed));
+    assert_eq!(begin(&mut requests, 1), Outcome::Dropped(DropReason::FirstReplayed));
+    assert_eq!(begin(&mut requests, 0), Outcome::Begun, "there is no room for it any more");
 }

@@ -169,6 +169,20 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn rings_are_equal_where_they_hold_the_same_at_the_same_places() {
+        let ring = |first: u64, items: &[u8]| {
+            let mut ring = Ring::<u8, 8>::starting_at(first);
+            ring.extend(items);
+            ring
+        };
+        assert_eq!(ring(3, &[1, 2]), ring(3, &[1, 2]));
+        assert_ne!(ring(3, &[1, 2]), ring(3, &[1]));
+        assert_ne!(ring(3, &[1, 2]), ring(3, &[1, 3]));
+        assert_ne!(ring(3, &[2]), ring(2, &[1, 2]));
+        assert_ne!(ring(3, &[]), ring(4, &[]));
+    }
+
     proptest! {
         /// Catches an off-by-one at a chunk's edge, in any order of growth, truncation and trimming.
         #[test]

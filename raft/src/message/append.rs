@@ -228,4 +228,16 @@ mod tests {
         let all = buffer.len();
         assert_eq!(write_fragment(&mut buffer, &header, &head, &log, index), (all, 10));
     }
+
+    #[test]
+    fn an_index_that_no_log_reaches_is_refused() {
+        let read = |prev: u64| {
+            let head = AppendHead { prev: LogIndex(prev), ..AppendHead::default() };
+            let mut buffer = [0; MESSAGE_OVERHEAD_BYTES];
+            let length = AppendWriter::new(&mut buffer, &Envelope::default(), &head).finish();
+            crate::message::Message::decode(&buffer[..length]).is_some()
+        };
+        assert!(read(MAX_INDEX - 1));
+        assert!(!read(MAX_INDEX) && !read(u64::MAX));
+    }
 }

@@ -45,6 +45,9 @@ fn only_init_forms_a_cluster_and_it_may_be_repeated() {
     let twice = [member(0, 1), member(1, 1), member(1, 2)];
     assert_eq!(node.machine.bootstrap(CLUSTER, &twice, 7, &mut node.log), Err(Error::BadConfiguration));
     assert_eq!(node.machine.bootstrap(CLUSTER, &members, 7, &mut node.log), Ok(()));
+    let (entry, body) = node.log.entry(LogIndex(1)).expect("the members");
+    let body: Vec<u8> = body.flatten().copied().collect();
+    assert_eq!((entry.body_len as usize, entry.body_crc32c), (body.len(), crc32c::crc32c(&body)));
     let before = node.machine.clone();
     assert_eq!(node.machine.bootstrap(CLUSTER, &members, 7, &mut node.log), Ok(()));
     assert_eq!(node.machine, before);

@@ -187,6 +187,7 @@ mod tests {
         assert_eq!(header.policy, Policy::ReplicatedRoute);
         assert_eq!(header.flags, Flags { first: true, last: false, own_block: false });
         assert_eq!((header.rid, header.p_order), (Rid(0x1234), 4));
+        assert_eq!(header.rid.to_string(), "4660");
         assert_eq!(payload, b"payload");
         assert_eq!(header.emit(), REQ0);
     }
