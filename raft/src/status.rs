@@ -158,3 +158,19 @@ impl Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_counted_by_their_reason() {
+        let mut counters = Counters::default();
+        counters.drop_one(DropReason::Malformed);
+        counters.drop_one(DropReason::Malformed);
+        counters.drop_one(DropReason::StaleTerm);
+        let counts =
+            [DropReason::Malformed, DropReason::StaleTerm, DropReason::TooLarge].map(|why| counters.dropped(why));
+        assert_eq!(counts, [2, 1, 0]);
+    }
+}

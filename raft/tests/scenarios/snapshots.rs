@@ -310,6 +310,15 @@ fn a_state_over_the_limit_is_refused_and_not_asked_for_all_the_time() {
     cluster.offer(0).expect("fits");
     cluster.flush(0);
     run_until_caught_up(&mut cluster, 0, 200 * MS);
+    // What a sender adds to a state of the full size passes, and not a byte more.
+    let mut drops_of = |total_bytes: u32| {
+        let before = cluster.nodes[2].dropped.len();
+        let head = ChunkHead { total_bytes, ..head };
+        cluster.inject(0, 2, term, Body::Chunk(ChunkHead { id, ..head }, &[0; 100]));
+        cluster.nodes[2].dropped[before..].to_vec()
+    };
+    assert_eq!(drops_of(10_000 + 4096), []);
+    assert_eq!(drops_of(10_000 + 4097), [DropReason::TooLarge]);
 }
 
 #[test]

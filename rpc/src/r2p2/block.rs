@@ -294,6 +294,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_flag_says_that_the_replica_asked_shall_answer() {
+        let is_here = |flags| RequestBlock { flags, ..RequestBlock::default() }.is_here();
+        assert!(!is_here(0) && is_here(RequestBlock::HERE) && !is_here(!RequestBlock::HERE));
+    }
+
+    #[test]
     fn request_block_byte_for_byte() {
         let block = RequestBlock {
             flags: 0,
