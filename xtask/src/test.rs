@@ -30,7 +30,7 @@ pub(crate) fn run(workspace: &Workspace, fail_fast: bool, quick: bool) -> ExitCo
     };
     let mut run = Run {
         workspace,
-        steps: Steps::new(log_dir, if quick { 6 } else { 15 }),
+        steps: Steps::new(log_dir, if quick { 6 } else { 16 }),
         tools: preflight::look(),
         fail_fast,
         closing: String::new(),
