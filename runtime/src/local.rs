@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
-    /// The stamp of the current core, apart from it: asked some thirty times for each request, and this way two instructions.
+    /// The stamp of the current core, apart from it: asked some thirty times for each request, and this way without a borrow or a
+    /// destructor to look after.
     static STAMP: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 

@@ -268,7 +268,7 @@ impl Device {
         let mut opened = Opened::new(name, pool, config);
         // One device at a time, so that the sockets found below are this one's.
         static OPENING: Mutex<()> = Mutex::new(());
-        let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        let opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let before = sockets::open_descriptors();
         opened.make(&arguments)?;
         // From here on dropping `opened` removes the device, whatever fails.
@@ -276,6 +276,9 @@ impl Device {
         let sockets = sockets::opened_since(&before);
         // Where the sockets are not one for each queue, nobody knows whose is whose.
         let sockets = if sockets.len() == usize::from(config.queues) { sockets } else { Vec::new() };
+        // The server may be of this process, and still to be opened.
+        drop(opening);
+        opened.wait_to_be_heard();
         Device { opened: Arc::new(opened) }.with_queues(vdev.interface().and_then(interface::mtu_bytes), &sockets)
     }
 

@@ -98,7 +98,9 @@ impl Opened {
             unsafe { dpdk_sys::rte_eal_hotplug_add(self.bus().as_ptr(), self.name.as_ptr(), arguments.as_ptr()) };
         checked("make the device", added)?;
         self.made = true;
-        let is_client = |arguments: &str| arguments.split(',').any(|argument| argument == "role=client");
+        // DPDK takes the older name as well.
+        let is_client =
+            |arguments: &str| arguments.split(',').any(|argument| matches!(argument, "role=client" | "role=slave"));
         self.is_memif_client =
             self.name.to_bytes().starts_with(b"net_memif") && arguments.to_str().is_ok_and(is_client);
         Ok(())
@@ -144,15 +146,15 @@ impl Opened {
             // SAFETY: the port is open.
             checked("receive all frames", unsafe { dpdk_sys::rte_eth_promiscuous_enable(port) })?;
         }
-        if self.is_memif_client {
-            self.wait_to_be_heard();
-        }
         Ok(())
     }
 
-    /// See [`HEARD_WITHIN`]. A server that takes longer finds a link that comes up later.
+    /// See [`HEARD_WITHIN`]; other devices than memif clients wait for nobody. A server that takes longer has a link that comes up later.
     #[allow(clippy::disallowed_methods, reason = "a device opens before its core polls")]
-    fn wait_to_be_heard(&self) {
+    pub(super) fn wait_to_be_heard(&self) {
+        if !self.is_memif_client {
+            return;
+        }
         for _ in 0..HEARD_WITHIN.as_millis() / LOOK_EVERY.as_millis() {
             // SAFETY: the port is open.
             if unsafe { dpdk_sys::dpdk_shim_link_up(self.port) } == 1 {
