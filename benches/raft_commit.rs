@@ -113,7 +113,7 @@ fn flush(nodes: &mut [Node], at: usize, now: Nanos, wire: &mut Wire, actions: &m
                     let _ = node.machine.step(now, Input::Persisted(write), &mut node.log);
                 }
                 Action::Commit(index) => {
-                    let _ = node.machine.step(now, Input::Applied(index, 0), &mut node.log);
+                    let _ = node.machine.step(now, Input::Applied(&[(index, 0)]), &mut node.log);
                 }
                 Action::Send(to, term, outgoing) => {
                     let from = node.machine.me().id;

@@ -1,5 +1,7 @@
-//! Prints what the runtime costs: `cargo bench -p trimaran-benches --bench runtime`.
+//! Prints what the runtime costs: `cargo bench -p trimaran-benches --bench runtime`. Tasks beside those of async-task with a queue and
+//! nothing else, in the same run: what lanes, names, panics that are caught and the turn's share add.
 
+use async_task::Runnable;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -119,6 +121,58 @@ fn self_wake_switch() -> f64 {
     })
 }
 
+thread_local! {
+    static READY: RefCell<VecDeque<Runnable>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// As `spawn`, with the least that tasks can do with.
+fn spawn_bare(task: impl Future<Output = ()> + 'static) {
+    let (runnable, task) =
+        async_task::spawn_local(task, |runnable| READY.with_borrow_mut(|ready| ready.push_back(runnable)));
+    task.detach();
+    runnable.schedule();
+}
+
+fn run_bare(most: u64) {
+    for _ in 0..most {
+        let Some(runnable) = READY.with_borrow_mut(VecDeque::pop_front) else { return };
+        runnable.run();
+    }
+}
+
+fn spawn_run_free_bare() -> f64 {
+    const TASKS: u64 = 64;
+    let turns = rounds(2000);
+    best(TASKS * turns, || {
+        for _ in 0..turns {
+            for _ in 0..TASKS {
+                spawn_bare(async { black_box(()) });
+            }
+            run_bare(TASKS);
+        }
+    })
+}
+
+fn self_wake_switch_bare() -> f64 {
+    const TASKS: u64 = 64;
+    for _ in 0..TASKS {
+        spawn_bare(async {
+            loop {
+                yield_now().await;
+            }
+        });
+    }
+    run_bare(TASKS);
+    let turns = rounds(5000);
+    let figure = best(TASKS * turns, || {
+        for _ in 0..turns {
+            run_bare(TASKS);
+        }
+    });
+    READY.take();
+    figure
+}
+
 fn timer_insert_cancel() -> f64 {
     const PENDING: u64 = 100_000;
     let core = core();
@@ -212,9 +266,16 @@ fn world(pairs: usize, at_once: u64) -> f64 {
 type Figure = (&'static str, &'static str, fn() -> f64);
 
 fn main() {
-    let figures: [Figure; 5] = [
-        ("spawn_run_free", "spawn + run + free", spawn_run_free),
-        ("self_wake_switch", "self-wake switch", self_wake_switch),
+    for (id, what, measure, measure_bare) in [
+        ("spawn_run_free", "spawn + run + free", spawn_run_free as fn() -> f64, spawn_run_free_bare as fn() -> f64),
+        ("self_wake_switch", "self-wake switch", self_wake_switch, self_wake_switch_bare),
+    ] {
+        let (ns, bare) = (measure(), measure_bare());
+        tell(&format!("runtime.{id}"), ns, "ns", &format!("{what:<34} {ns:8.1} ns"));
+        let what = format!("  beyond async-task alone, {bare:.1} ns");
+        tell(&format!("runtime.{id}.beyond_bare"), ns - bare, "ns", &format!("{what:<34} {:+8.1} ns", ns - bare));
+    }
+    let figures: [Figure; 3] = [
         ("channel_hop", "a value through a channel", channel_hop),
         ("timer_insert_cancel", "timer insert + cancel, 100k armed", timer_insert_cancel),
         ("empty_turn", "empty turn", empty_turn),

@@ -1,12 +1,13 @@
 //! Three replicas and a client over rings, turned one after the other by one thread.
 
+use crate::plain::{self, Plain};
 use crate::port::{RingPort, Rings};
 use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_net::{Net, NetConfig, NetDriver};
+use trimaran_net::{Net, NetConfig, NetDriver, SocketOptions};
 use trimaran_raft::{ClusterId, Incarnation, Limits, ReadSettings, Sabotage, Slot, Timing};
 use trimaran_rpc::admin;
 use trimaran_rpc::client::{Client, ClientConfig, MethodCall};
@@ -18,6 +19,7 @@ use trimaran_runtime::{Clock, Core, CoreConfig, Idle, Instant, Lane, Monotonic, 
 
 const REQUEST: [u8; 64] = [7; 64];
 const NODES: u8 = 3;
+const CLUSTER: ClusterId = ClusterId(9);
 
 /// Costs nothing itself.
 struct Counter(u64);
@@ -89,6 +91,8 @@ pub(crate) struct Cluster {
     machines: Vec<Machine>,
     nodes: Vec<Node>,
     client: Client,
+    /// The clients' network.
+    net: Net,
     leader: usize,
     time: Time,
 }
@@ -147,12 +151,12 @@ impl Cluster {
         let formed = Rc::new(Cell::new(false));
         let (told, asker) = (formed.clone(), client.clone());
         let init = async move {
-            let end = admin::init(&asker, "ring", &servers, ClusterId(9), Duration::from_secs(10)).await;
+            let end = admin::init(&asker, "ring", &servers, CLUSTER, Duration::from_secs(10)).await;
             assert!(end.is_ok(), "the cluster did not form");
             told.set(true);
         };
         machines[0].enter(|| spawn_in(Lane::Normal, "init", init).detach());
-        let mut cluster = Cluster { machines, nodes, client, leader: 0, time };
+        let mut cluster = Cluster { machines, nodes, client, net: nets[0].clone(), leader: 0, time };
         cluster.turn_until(false, |cluster| formed.get() && cluster.nodes.iter().any(|node| node.shard().is_leader()));
         cluster.leader = 1 + cluster.nodes.iter().position(|node| node.shard().is_leader()).expect("a leader");
         cluster
@@ -183,6 +187,38 @@ impl Cluster {
             }
         });
         self.turn_until(is_counted, |_| answered.get() >= calls);
+    }
+
+    /// So many clients without the library, as [`Cluster::run_plain`] wants them.
+    pub(crate) fn plain(&mut self, clients: u64) -> Plain {
+        let local = SocketAddrV4::new(ip(0), 0);
+        let socket = self.net.bind(local, SocketOptions::default()).expect("a free address");
+        let leader = SocketAddrV4::new(ip(self.leader as u8), 8000);
+        let opened = Rc::new(Cell::new(None));
+        let (to, from) = (opened.clone(), opened);
+        let open = async move { to.set(Some(Plain::open(socket, leader, CLUSTER, clients as usize).await)) };
+        self.machines[0].enter(|| spawn_in(Lane::Normal, "plain", open).detach());
+        self.turn_until_there(&from, false)
+    }
+
+    /// As [`Cluster::run`], with clients that make their calls by themselves.
+    pub(crate) fn run_plain(&mut self, plain: Plain, calls: u64, is_counted: bool) -> Plain {
+        let (answered, back) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(None)));
+        let load = plain::load(plain, &REQUEST, answered, calls, back.clone());
+        self.machines[0].enter(|| spawn_in(Lane::Normal, "plain", load).detach());
+        self.turn_until_there(&back, is_counted)
+    }
+
+    fn turn_until_there<T>(&mut self, place: &Cell<Option<T>>, is_counted: bool) -> T {
+        let found = Cell::new(None);
+        self.turn_until(is_counted, |_| {
+            found.set(place.take());
+            let there = found.take();
+            let is_there = there.is_some();
+            found.set(there);
+            is_there
+        });
+        found.take().expect("it was waited for")
     }
 }
 

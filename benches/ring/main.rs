@@ -3,10 +3,12 @@
 //!
 //! `cargo bench --bench ring` prints operations per second, by the processor's time. `-- counts` prints the instructions of a commit at
 //! each of the roles, and of a few single steps, by callgrind, and fails where one takes more than it did: `cargo xtask counts`.
-//! `-- once OPERATION OUTSTANDING CALLS` is one run, for callgrind's or perf's own reports.
+//! `-- once OPERATION OUTSTANDING CALLS` is one run, for callgrind's or perf's own reports. An operation is `echo`, `put`, `read`, or
+//! `plain-put`: puts of clients that know no more than the wire, which shows what the cluster can do and what the client library costs.
 
 mod cluster;
 mod counts;
+mod plain;
 mod port;
 
 use cluster::{Cluster, Layout, Time};
@@ -26,15 +28,24 @@ fn policy(operation: &str) -> Policy {
     }
 }
 
+const OPERATIONS: [&str; 4] = ["echo", "put", "plain-put", "read"];
+
 fn table(layout: Layout) {
     for outstanding in [1, 8, 64, 256] {
         let mut cluster = Cluster::new(layout, Time::Real);
         print!("{outstanding:>12}");
         let calls = if outstanding == 1 { CALLS / 4 } else { CALLS };
         let mut echo = 0.0;
-        for operation in ["echo", "put", "read"] {
-            cluster.run(policy(operation), outstanding, calls / 10, false);
-            let rate = calls as f64 / cpu_seconds(|| cluster.run(policy(operation), outstanding, calls, false));
+        for operation in OPERATIONS {
+            let seconds = if operation == "plain-put" {
+                let clients = cluster.plain(outstanding);
+                let mut warm = Some(cluster.run_plain(clients, calls / 10, false));
+                cpu_seconds(|| warm = warm.take().map(|clients| cluster.run_plain(clients, calls, false)))
+            } else {
+                cluster.run(policy(operation), outstanding, calls / 10, false);
+                cpu_seconds(|| cluster.run(policy(operation), outstanding, calls, false))
+            };
+            let rate = calls as f64 / seconds;
             echo = if operation == "echo" { rate } else { echo };
             print!(" {rate:>12.0} ({:>4.2})", rate / echo);
         }
@@ -50,13 +61,20 @@ fn main() -> ExitCode {
         ["once", operation, outstanding, calls, ref layout @ ..] => {
             let layout = if layout == ["together"] { Layout::Together } else { Layout::Apart };
             let (outstanding, calls) = (outstanding.parse().expect("a number"), calls.parse().expect("a number"));
-            Cluster::new(layout, Time::Steps(Rc::default())).run(policy(operation), outstanding, calls, true);
+            let mut cluster = Cluster::new(layout, Time::Steps(Rc::default()));
+            if operation == "plain-put" {
+                let clients = cluster.plain(outstanding);
+                cluster.run_plain(clients, calls, true);
+            } else {
+                cluster.run(policy(operation), outstanding, calls, true);
+            }
         }
         _ => {
             for (layout, name) in [(Layout::Apart, "one core each, one thread"), (Layout::Together, "one core for all")]
             {
                 println!("{name}, operations per second (of unreplicated)");
-                println!("{:>12} {:>19} {:>19} {:>19}", "outstanding", "unreplicated", "put", "linearizable read");
+                let [echo, put, plain, read] = ["unreplicated", "put", "put, plain client", "linearizable read"];
+                println!("{:>12} {echo:>19} {put:>19} {plain:>19} {read:>19}", "outstanding");
                 table(layout);
             }
         }

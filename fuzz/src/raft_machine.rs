@@ -251,7 +251,7 @@ fn act(input: &mut Unstructured<'_>, replica: &mut Replica) -> Result<()> {
         7 => {
             let to =
                 LogIndex(number(input, replica.commit.0)?.clamp(replica.machine.applied_index().0, replica.commit.0));
-            replica.step(Input::Applied(to, u64::from(u8::arbitrary(input)? % 3)));
+            replica.step(Input::Applied(&[(to, u64::from(u8::arbitrary(input)? % 3))]));
         }
         8 => {
             let voters = (1..=u8::arbitrary(input)? % 6).map(member).collect();

@@ -75,6 +75,8 @@ struct End {
     told_empty: Rc<Cell<usize>>,
     bell: Rc<OwnedFd>,
     woken: Rc<Cell<usize>>,
+    /// How often it was asked for frames.
+    looks: Rc<Cell<usize>>,
     longest: Option<Duration>,
 }
 
@@ -87,6 +89,7 @@ impl End {
             told_empty: Rc::default(),
             bell: Rc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd")),
             woken: Rc::default(),
+            looks: Rc::default(),
             longest: None,
         }
     }
@@ -117,6 +120,7 @@ impl FramePort for End {
     }
 
     fn rx_burst(&mut self, _now: Instant, max: usize, out: &mut Burst) -> usize {
+        self.looks.set(self.looks.get() + 1);
         let mut coming = self.coming.borrow_mut();
         let count = coming.len().min(max);
         coming.drain(..count).for_each(|frame| assert!(out.push(packet(&frame)).is_ok(), "no more than fit"));
@@ -237,6 +241,56 @@ fn a_link_that_takes_nothing_keeps_no_other_waiting_and_loses_what_waits() {
 }
 
 #[test]
+fn frames_for_one_link_keep_their_order_where_it_takes_them_and_where_they_wait() {
+    let ends = [End::new(), End::new(), End::new()];
+    let mut bundle = bundle(&ends);
+    ends[1].comes(7, 1);
+    ends[2].comes(8, 1);
+    receive(&mut bundle, at(0));
+    let mut send_all = |frames: &[(u8, u8)]| {
+        let mut queue = PacketQueue::new(frames.len());
+        frames.iter().for_each(|(from, to)| queue.push(packet(&frame(*from, *to))).unwrap());
+        assert_eq!((bundle.tx_burst(at(0), &mut queue), queue.len()), (frames.len(), 0));
+    };
+    ends[1].room.set(2);
+    send_all(&[(11, 7), (12, 7), (13, 7)]);
+    assert_eq!(ends[1].took(), [(11, 7), (12, 7)]);
+    // One waits: it goes before what comes now.
+    ends[1].room.set(2);
+    send_all(&[(14, 7)]);
+    assert_eq!(ends[1].took(), [(13, 7), (14, 7)]);
+    ends[1].room.set(9);
+    send_all(&[(15, 7), (16, 8), (17, 7)]);
+    assert_eq!((ends[1].took(), ends[2].took()), (vec![(15, 7), (17, 7)], vec![(16, 8)]));
+}
+
+#[test]
+fn a_silent_link_is_looked_at_seldom_until_a_frame_comes_or_the_core_has_slept() {
+    let ends = [End::new(), End::new(), End::new()];
+    let mut bundle = bundle(&ends);
+    let looks = |bundle: &mut Bundle<End>, receipts: u32| {
+        ends.iter().for_each(|end| end.looks.set(0));
+        for _ in 0..receipts {
+            ends[0].comes(7, 1);
+            receive(bundle, at(0));
+        }
+        ends.each_ref().map(|end| end.looks.get())
+    };
+    assert_eq!(looks(&mut bundle, 256)[1..], [256, 256]);
+    // Who was heard in this call is asked for more.
+    assert_eq!(looks(&mut bundle, 64)[1..], [8, 8]);
+    ends[2].comes(8, 1);
+    let looked = looks(&mut bundle, 64)[2];
+    assert!((56..=64).contains(&looked), "{looked}");
+    looks(&mut bundle, 256);
+    // What has come during a sleep is found at once.
+    ends[1].comes(8, 1);
+    ends[2].comes(9, 1);
+    bundle.prepare_sleep();
+    assert_eq!(receive(&mut bundle, at(0)), 2);
+}
+
+#[test]
 fn stations_beyond_the_limit_are_heard_anew() {
     let ends = [End::new(), End::new(), End::new()];
     let mut bundle = bundle(&ends);
@@ -244,7 +298,10 @@ fn stations_beyond_the_limit_are_heard_anew() {
         let mut frame = frame(1, 1);
         frame[10..12].copy_from_slice(&[high, low]);
         ends[link].coming.borrow_mut().push(frame);
-        receive(bundle, at(0));
+        // A link that has been silent is looked at seldom.
+        while !ends[link].coming.borrow().is_empty() {
+            receive(bundle, at(0));
+        }
     };
     heard(&mut bundle, 1, 0, 7);
     (0..=255).for_each(|low| heard(&mut bundle, 2, 1, low));

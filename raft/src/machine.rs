@@ -318,7 +318,7 @@ impl Machine {
             Input::StorageStalled(stalled) => self.stalled = stalled,
             Input::StorageFull(full) => self.storage_full(full),
             Input::StorageRoom(bytes) => self.room_bytes = bytes,
-            Input::Applied(index, digest) => self.applied(index, digest, log),
+            Input::Applied(states) => self.applied(states, log),
             Input::Stopped => self.stop_applying(log),
             Input::Transfer(to) => self.transfer(to, log).map_err(Refused::Request)?,
             Input::Farewell => self.farewell(),

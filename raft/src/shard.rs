@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use trimaran_runtime::channel::Signal;
 use trimaran_runtime::time::Sleep;
 use trimaran_runtime::{Instant, now, sleep_until, yield_now};
 
@@ -85,6 +86,8 @@ struct Inner<T, S> {
     received: Option<ReceivedSnapshot>,
     snapshots: Waiters,
     wanted: Waiters,
+    /// Raised with each of `committed`, `fences`, `snapshots` and `wanted`.
+    work: Signal,
     /// Reads the clock, where the stamp of the turn is not enough.
     clock: Option<Box<dyn Fn() -> Instant>>,
     /// Reads that wait for the apply task, and for how long each may.
@@ -141,6 +144,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             received: None,
             snapshots: Waiters::default(),
             wanted: Waiters::default(),
+            work: Signal::new(),
             clock: None,
             waiting_applies: 0,
             read_patience: config.reads.patience,
@@ -196,12 +200,20 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         self.inner.borrow_mut().next_committed(scratch)
     }
 
-    /// The apply task has applied up to `index`; `digest` is the state's there and rides in acknowledgements.
-    pub fn set_applied(&self, index: LogIndex, digest: u64) {
+    /// Ready where there may be news for the task that applies since it was last ready: an entry, a snapshot, a wish for one, or the end of
+    /// its state's use. Costs less than to wait for each of them. For that one task.
+    pub fn poll_work(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.borrow().work.poll_raised(cx)
+    }
+
+    /// The apply task has applied these entries, oldest first; with each the digest of the state after it, which rides in
+    /// acknowledgements. Told of several at once it costs a few instructions for each.
+    pub fn set_applied(&self, states: &[(LogIndex, u64)]) {
         let inner = &mut *self.inner.borrow_mut();
-        let index = index.min(inner.delivered);
-        inner.step(Input::Applied(index, digest));
-        inner.applied.reach(index);
+        let Some((newest, _)) = states.last() else { return };
+        debug_assert!(*newest <= inner.delivered, "it has applied what it was given");
+        inner.step(Input::Applied(states));
+        inner.applied.reach(inner.machine.applied_index());
         if inner.machine.wants_flush(&inner.log) {
             inner.wake();
         }
@@ -236,7 +248,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
 
     /// A watch on role, term, leader, and transfers of leadership, beginning now.
     pub fn leadership(&self) -> Leadership<T, S> {
-        Leadership { shard: self.clone(), seen: self.inner.borrow().leadership_changes }
+        Leadership::of(self.clone())
     }
 
     /// Where this node's state was found to differ from a majority's, or from so many that no majority is left: the state
@@ -362,9 +374,9 @@ impl<T: Transport, S: Storage> Inner<T, S> {
         let deadline = Instant::from_nanos(self.machine.next_deadline().min(self.storage.next_deadline()).0);
         if sleep.deadline() > deadline || sleep.deadline() <= now() {
             sleep.reset(deadline);
-        }
-        if Pin::new(sleep).poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
+            if Pin::new(sleep).poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
         }
         Poll::Pending
     }
@@ -403,7 +415,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             }
         }
         if self.saves_now() {
-            self.wanted.reach(LogIndex(u64::MAX));
+            self.want_snapshot();
         }
         any
     }
@@ -452,7 +464,10 @@ impl<T: Transport, S: Storage> Inner<T, S> {
                 self.counters.sent += sent.datagrams;
                 self.counters.unsent += sent.lost;
             }
-            Action::Commit(index) => self.committed.reach(index),
+            Action::Commit(index) => {
+                self.committed.reach(index);
+                self.work.raise();
+            }
             Action::ReadsReady(ticket, index) => self.reads.settle(ticket, &Ok(index)),
             Action::ReadsFailed(ticket) => {
                 self.reads.settle(ticket, &Err(Error::NotLeader { leader: self.machine.leader() }));
@@ -461,7 +476,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             Action::OutOfReach(peer, needs) => {
                 tracing::warn!(%peer, %needs, first = %self.log.first(), "a peer needs entries already trimmed; it stays out until it has a snapshot");
             }
-            Action::SnapshotWanted => self.wanted.reach(LogIndex(u64::MAX)),
+            Action::SnapshotWanted => self.want_snapshot(),
             Action::Install => {
                 if let Some(snapshot) = self.log.take_received() {
                     tracing::info!(node = %self.machine.me().id, index = %snapshot.index, bytes = snapshot.bytes.len(), "snapshot");
@@ -470,11 +485,13 @@ impl<T: Transport, S: Storage> Inner<T, S> {
                     self.delivered = snapshot.index;
                     self.received = Some(snapshot);
                     self.snapshots.reach(LogIndex(u64::MAX));
+                    self.work.raise();
                 }
             }
             Action::Fenced(index) => {
                 tracing::error!(node = %self.machine.me().id, %index, "this replica's state differs from a majority's; it is used no more");
                 self.fences.reach(LogIndex(u64::MAX));
+                self.work.raise();
                 self.applied.reach(LogIndex(u64::MAX));
             }
             Action::LeadershipChanged => {
@@ -486,6 +503,12 @@ impl<T: Transport, S: Storage> Inner<T, S> {
             }
             Action::Halt => self.halted = true,
         }
+    }
+
+    /// Somebody needs a snapshot of this replica's state.
+    fn want_snapshot(&mut self) {
+        self.wanted.reach(LogIndex(u64::MAX));
+        self.work.raise();
     }
 
     fn next_committed(&mut self, scratch: &mut Vec<u8>) -> Option<(LogIndex, EntryHeader)> {

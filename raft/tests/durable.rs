@@ -133,12 +133,12 @@ async fn apply(shard: Handle, state: State, loaded: Rc<RefCell<Vec<LogIndex>>>) 
                 if kind == EntryKind::Normal {
                     state.borrow_mut().extend_from_slice(&body[..1]);
                 }
-                shard.set_applied(index, index.0);
+                shard.set_applied(&[(index, index.0)]);
             }
             Next::Load(snapshot) => {
                 *state.borrow_mut() = snapshot.bytes.to_vec();
                 loaded.borrow_mut().push(snapshot.index);
-                shard.set_applied(snapshot.index, snapshot.digest);
+                shard.set_applied(&[(snapshot.index, snapshot.digest)]);
             }
             Next::Save => {
                 let bytes = Rc::new(state.borrow().clone());

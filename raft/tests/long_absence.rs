@@ -147,7 +147,7 @@ impl Trio {
                     node.digest = (node.digest ^ header.log_time ^ at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 }
                 let digest = node.digest;
-                let _ = self.step(index, Input::Applied(commit, digest));
+                let _ = self.step(index, Input::Applied(&[(commit, digest)]));
                 return true;
             }
             Action::SnapshotWanted => {
@@ -162,7 +162,7 @@ impl Trio {
                 node.digest = u64::from_le_bytes(*snapshot.bytes.first_chunk().expect("a state"));
                 node.installed.push(snapshot.index);
                 let digest = node.digest;
-                let _ = self.step(index, Input::Applied(snapshot.index, digest));
+                let _ = self.step(index, Input::Applied(&[(snapshot.index, digest)]));
                 return true;
             }
             _ => {}

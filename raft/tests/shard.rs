@@ -196,11 +196,11 @@ async fn apply(shard: Handle, applied: Applied, salt: Rc<Cell<u64>>) {
                 if header.kind == EntryKind::Normal {
                     applied.borrow_mut().push((index, body.clone()));
                 }
-                shard.set_applied(index, index.0 ^ salt.get());
+                shard.set_applied(&[(index, index.0 ^ salt.get())]);
             }
             Err(snapshot) => {
                 *applied.borrow_mut() = decode(&snapshot.bytes);
-                shard.set_applied(snapshot.index, snapshot.digest);
+                shard.set_applied(&[(snapshot.index, snapshot.digest)]);
             }
         }
     }

@@ -15,12 +15,14 @@ use futures::FutureExt;
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use trimaran_raft::{EntryHeader, LogIndex, ReceivedSnapshot, Term};
-use trimaran_runtime::channel::{Notify, OneshotSender};
+use trimaran_runtime::channel::{OneshotSender, Signal};
 use trimaran_runtime::{Instant, now, sleep_until};
 
 /// Entries executed, and queries answered, before other tasks of the core get a turn. Each has a share of its own: a log
@@ -112,12 +114,12 @@ pub struct StateDigest {
 pub(crate) struct Jobs {
     queue: RefCell<VecDeque<Job>>,
     limit: usize,
-    added: Notify,
+    added: Signal,
 }
 
 impl Jobs {
     pub(crate) fn new(limit: usize) -> Self {
-        Jobs { queue: RefCell::default(), limit, added: Notify::new() }
+        Jobs { queue: RefCell::default(), limit, added: Signal::new() }
     }
 
     /// Queues a job, or gives it back where the queue is full.
@@ -128,7 +130,7 @@ impl Jobs {
             return Err(job);
         }
         queue.push_back(job);
-        self.added.notify();
+        self.added.raise();
         Ok(())
     }
 }
@@ -139,14 +141,14 @@ pub(crate) async fn run<S: Service>(node: Rc<Replicated>, replica: Replica<S>) {
     if let Err(halt) = apply.run().await {
         // The half-changed state is never read again.
         drop(apply);
-        halted(&node, halt).await;
+        halted(&node, *halt).await;
     }
 }
 
 /// As [`run`], with an applier elsewhere that executes entries and queries.
 pub(crate) async fn run_elsewhere<S: Service>(node: Rc<Replicated>, replica: Replica<S>, loans: Loans<S>) {
     let Err(halt) = elsewhere::run(Apply::new(node.clone(), replica), loans).await;
-    halted(&node, halt).await;
+    halted(&node, *halt).await;
 }
 
 /// Waiting queries are refused, later ones by the server. Runs until the node ends.
@@ -165,16 +167,16 @@ async fn halted(node: &Replicated, halt: Halt) {
         match job {
             Some(Job::Query { request, .. }) => node.refuse_halted(&request),
             Some(Job::Digest(_) | Job::Backup(_) | Job::Look(_) | Job::Effects(..)) => {}
-            None => node.jobs.added.notified().await,
+            None => node.jobs.added.raised().await,
         }
     }
 }
 
 /// What each replica did is a function of the log, unless its service looks at something else.
-fn diverged(index: LogIndex) -> Halt {
+fn diverged(index: LogIndex) -> Box<Halt> {
     let message = "after this entry the replicas' states differ, and this one is not in the majority: a replicated handler \
                    depends on something that the log does not order";
-    Halt { code: Halt::DIVERGED.into(), index: index.0, method: 0, request_hash: 0, message: message.into() }
+    Box::new(Halt { code: Halt::DIVERGED.into(), index: index.0, method: 0, request_hash: 0, message: message.into() })
 }
 
 /// What the apply task does next.
@@ -191,24 +193,31 @@ struct Apply<S> {
     replica: Box<Replica<S>>,
     request: Vec<u8>,
     reply: Vec<u8>,
+    /// Entries of this turn that the node has not been told of, and the chain after each.
+    passed: Vec<(LogIndex, u64)>,
     snapshot_not_before: Instant,
 }
 
 impl<S: Service> Apply<S> {
     fn new(node: Rc<Replicated>, replica: Replica<S>) -> Self {
-        let snapshot_not_before = Instant::ZERO;
-        Apply { node, replica: Box::new(replica), request: Vec::new(), reply: Vec::new(), snapshot_not_before }
+        Apply {
+            node,
+            replica: Box::new(replica),
+            request: Vec::new(),
+            reply: Vec::new(),
+            passed: Vec::with_capacity(JOBS_PER_TURN),
+            snapshot_not_before: Instant::ZERO,
+        }
     }
 
-    async fn run(&mut self) -> Result<(), Halt> {
+    async fn run(&mut self) -> Result<(), Box<Halt>> {
+        let mut first = None;
         loop {
-            self.snapshots().await?;
-            let mut left = JOBS_PER_TURN;
-            while left > 0 {
-                let Some((index, header)) = self.node.shard.try_next_committed(&mut self.request) else { break };
-                self.entry(index, &header).await?;
-                left -= 1;
+            // Not while an entry is in hand: a snapshot that is taken on may hold it, and it would be executed twice.
+            if first.is_none() {
+                self.snapshots().await?;
             }
+            let left = self.burst(first.take()).await?;
             if self.jobs(JOBS_PER_TURN).await == 0 || left == 0 {
                 trimaran_runtime::yield_now().await;
                 continue;
@@ -216,7 +225,7 @@ impl<S: Service> Apply<S> {
             match self.next().await {
                 Next::Entry(index, header) => {
                     self.let_leader_go_first().await;
-                    self.entry(index, &header).await?;
+                    first = Some((index, header));
                 }
                 Next::Snapshot(snapshot) => self.install(&snapshot).await?,
                 Next::SnapshotWanted => self.give_out().await,
@@ -235,7 +244,7 @@ impl<S: Service> Apply<S> {
     }
 
     /// What goes before any entry: the end of a replica in the wrong, and snapshots to and from others.
-    async fn snapshots(&mut self) -> Result<(), Halt> {
+    async fn snapshots(&mut self) -> Result<(), Box<Halt>> {
         if let Some(index) = self.node.shard.fenced() {
             return Err(diverged(index));
         }
@@ -252,34 +261,40 @@ impl<S: Service> Apply<S> {
         self.node.shard.snapshot_wanted_now().is_some() && now() >= self.snapshot_not_before
     }
 
+    /// Waits for the next thing to do. What is rare comes first: entries without end must not hide it.
     async fn next(&mut self) -> Next {
-        let shard = &self.node.shard;
-        let mut fenced = pin!(shard.fence_changed().fuse());
-        let mut snapshot = pin!(shard.next_snapshot().fuse());
-        let not_before = self.snapshot_not_before;
-        let mut wanted = pin!(
-            async {
-                sleep_until(not_before).await;
-                shard.snapshot_wanted().await
+        let Apply { node, request, snapshot_not_before, .. } = self;
+        let shard = &node.shard;
+        let mut pause = sleep_until(*snapshot_not_before);
+        poll_fn(|cx| {
+            loop {
+                if shard.fenced().is_some() {
+                    return Poll::Ready(Next::Look);
+                }
+                if let Some(snapshot) = shard.try_next_snapshot() {
+                    return Poll::Ready(Next::Snapshot(Box::new(snapshot)));
+                }
+                if shard.snapshot_wanted_now().is_some() && Pin::new(&mut pause).poll(cx).is_ready() {
+                    return Poll::Ready(Next::SnapshotWanted);
+                }
+                if let Some((index, header)) = shard.try_next_committed(request) {
+                    return Poll::Ready(Next::Entry(index, header));
+                }
+                if node.jobs.added.poll_raised(cx).is_ready() {
+                    return Poll::Ready(Next::Look);
+                }
+                if shard.poll_work(cx).is_pending() {
+                    return Poll::Pending;
+                }
             }
-            .fuse()
-        );
-        let mut committed = pin!(shard.next_committed(&mut self.request).fuse());
-        let mut added = pin!(self.node.jobs.added.notified().fuse());
-        // What is rare comes first: entries without end must not hide it.
-        futures::select_biased! {
-            _ = fenced => Next::Look,
-            snapshot = snapshot => Next::Snapshot(Box::new(snapshot)),
-            _ = wanted => Next::SnapshotWanted,
-            (index, header) = committed => Next::Entry(index, header),
-            _ = added => Next::Look,
-        }
+        })
+        .await
     }
 
     /// Another replica's state takes the place of this one's.
-    async fn install(&mut self, received: &ReceivedSnapshot) -> Result<(), Halt> {
+    async fn install(&mut self, received: &ReceivedSnapshot) -> Result<(), Box<Halt>> {
         snapshot::install(&mut self.replica, received).await?;
-        self.node.passed(received.index, self.replica.chain);
+        self.node.passed(&[(received.index, self.replica.chain)]);
         self.node.timer_at(self.replica.cx.timers.next_at(), self.replica.cx.now);
         Ok(())
     }
@@ -299,10 +314,29 @@ impl<S: Service> Apply<S> {
         }
     }
 
-    async fn entry(&mut self, index: LogIndex, header: &EntryHeader) -> Result<(), Halt> {
+    /// Executes what is committed, `first` first, which is in the buffer already, and tells the node of all of it at once. Returns what is
+    /// left of the turn's share.
+    async fn burst(&mut self, first: Option<(LogIndex, EntryHeader)>) -> Result<usize, Box<Halt>> {
         self.learn_cluster();
+        let (mut next, mut left) = (first, JOBS_PER_TURN);
+        let mut end = Ok(());
+        while left > 0 {
+            next = next.or_else(|| self.node.shard.try_next_committed(&mut self.request));
+            let Some((index, header)) = next.take() else { break };
+            end = self.entry(index, &header).await;
+            if end.is_err() {
+                break;
+            }
+            left -= 1;
+        }
+        self.node.passed(&self.passed);
+        self.passed.clear();
+        end.map(|()| left)
+    }
+
+    async fn entry(&mut self, index: LogIndex, header: &EntryHeader) -> Result<(), Box<Halt>> {
         let outcome = self.replica.entry(index, header, &self.request, &mut self.reply).await?;
-        self.node.passed(index, self.replica.chain);
+        self.passed.push((index, self.replica.chain));
         self.node.timer_at(self.replica.cx.timers.next_at(), self.replica.cx.now);
         if self.replica.cx.outbox.newest().is_some_and(|id| id.index == index.0) {
             self.node.effects_added.notify();

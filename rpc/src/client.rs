@@ -349,7 +349,11 @@ impl Lane {
             if let Naming::Cluster(_) = naming {
                 core.get_pinned(map_version);
             }
-            let end = Running::new(&core.shared, call, (naming, repeat), map_version, deadline)?.run().await;
+            let segments = Running::segments(&core.shared, &call)?;
+            let end = {
+                let mut running = Running::new(&core.shared, call, segments, (naming, repeat), map_version, deadline);
+                running.run().await
+            };
             let call_id = claim.as_ref().map(|claim| claim.id);
             match end {
                 Ok(reply) => return Ok(reply),

@@ -14,14 +14,14 @@ use crate::r2p2::reassembly::{GivenUp, Message, Outcome, Requests};
 use crate::replicated::Replicated;
 use crate::request::{Body, Request};
 use crate::stats::Event;
-use futures::FutureExt;
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddrV4;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use trimaran_net::{Packet, UdpSocket};
-use trimaran_runtime::Instant;
+use trimaran_runtime::{Instant, sleep_until};
 
 /// Datagrams taken before other tasks of the core get a turn: as many as one receive burst brings.
 const DATAGRAMS_PER_TURN: usize = 64;
@@ -42,22 +42,30 @@ impl Endpoint {
     /// The Normal-lane task: runs until the node ends.
     pub(crate) async fn run(mut self) {
         let mut leadership = self.node.shard.leadership();
+        let mut timer = sleep_until(Instant::FAR);
         loop {
             let deadline = self.requests.borrow().deadline().unwrap_or(Instant::FAR);
             let mut leadership_moved = false;
-            let first = {
-                let mut timer = pin!(trimaran_runtime::sleep_until(deadline).fuse());
-                let mut forwarded = pin!(self.forwards.added().fuse());
-                let mut moved = pin!(leadership.changed().fuse());
-                let mut datagram = pin!(poll_fn(|cx| self.socket.poll_recv(cx)).fuse());
-                // What is rare comes first: datagrams without end must not hide it.
-                futures::select_biased! {
-                    _ = moved => { leadership_moved = true; None }
-                    packet = datagram => Some(packet),
-                    _ = forwarded => None,
-                    _ = timer => None,
+            // What is rare comes first: datagrams without end must not hide it.
+            let first = poll_fn(|cx| {
+                leadership_moved = leadership.poll_changed(cx).is_ready();
+                if leadership_moved {
+                    return Poll::Ready(None);
                 }
-            };
+                if let Poll::Ready(packet) = self.socket.poll_recv(cx) {
+                    return Poll::Ready(Some(packet));
+                }
+                if self.forwards.poll_added(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                // It may fire in vain: most often nothing is waited for that could become too old.
+                if deadline == Instant::FAR {
+                    return Poll::Pending;
+                }
+                timer.reset(deadline);
+                Pin::new(&mut timer).poll(cx).map(|_| None)
+            })
+            .await;
             if leadership_moved {
                 self.leadership_moved();
             }

@@ -15,7 +15,7 @@ use trimaran_net::UdpSocket;
 use trimaran_raft::{
     ClusterId, Envelope, FOREIGN_OVERHEAD_BYTES, Member, NodeId, Transport, read_foreign, write_foreign,
 };
-use trimaran_runtime::channel::Notify;
+use trimaran_runtime::channel::Signal;
 
 /// Datagrams delivered before other tasks of the core get a turn.
 const DATAGRAMS_PER_POLL: usize = 64;
@@ -129,12 +129,12 @@ pub(crate) struct ForwardedPart {
 pub(crate) struct ForwardQueue {
     parts: RefCell<VecDeque<ForwardedPart>>,
     limit: usize,
-    added: Notify,
+    added: Signal,
 }
 
 impl ForwardQueue {
     pub(crate) fn new(limit: usize) -> Rc<Self> {
-        Rc::new(ForwardQueue { parts: RefCell::default(), limit, added: Notify::new() })
+        Rc::new(ForwardQueue { parts: RefCell::default(), limit, added: Signal::new() })
     }
 
     /// `false`: full, the part is dropped.
@@ -144,7 +144,7 @@ impl ForwardQueue {
             return false;
         }
         parts.push_back(part);
-        self.added.notify();
+        self.added.raise();
         true
     }
 
@@ -152,10 +152,8 @@ impl ForwardQueue {
         self.parts.borrow_mut().pop_front()
     }
 
-    /// Waits until there is, or may be, something to take.
-    pub(crate) async fn added(&self) {
-        if self.parts.borrow().is_empty() {
-            self.added.notified().await;
-        }
+    /// Ready where there is, or may be, something to take. For the one task that takes it.
+    pub(crate) fn poll_added(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.parts.borrow().is_empty() { self.added.poll_raised(cx) } else { Poll::Ready(()) }
     }
 }

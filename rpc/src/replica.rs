@@ -14,7 +14,8 @@ use futures::FutureExt;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use trimaran_raft::{ClusterId, EntryHeader, EntryKind, LogIndex};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -35,6 +36,8 @@ pub(crate) struct Outcome {
 pub(crate) struct Replica<S> {
     pub(crate) service: S,
     pub(crate) cx: Cx,
+    /// The context's.
+    yielded: Arc<AtomicBool>,
     sessions: Sessions,
     /// Over (index, method, request hash, reply hash, outcome) of everything that was executed.
     pub(crate) chain: u64,
@@ -44,7 +47,9 @@ pub(crate) struct Replica<S> {
 
 impl<S: Service> Replica<S> {
     pub(crate) fn new(service: S) -> Self {
-        Replica { service, cx: Cx::new(), sessions: Sessions::new(), chain: 0, timer_reply: Vec::new() }
+        let cx = Cx::new();
+        let yielded = cx.yielded.clone();
+        Replica { service, cx, yielded, sessions: Sessions::new(), chain: 0, timer_reply: Vec::new() }
     }
 
     /// Executes one entry. The reply is in `reply`, the outcome says whether anybody is to get it.
@@ -56,7 +61,7 @@ impl<S: Service> Replica<S> {
         header: &EntryHeader,
         body: &[u8],
         reply: &mut Vec<u8>,
-    ) -> Result<Option<Outcome>, Halt> {
+    ) -> Result<Option<Outcome>, Box<Halt>> {
         reply.clear();
         self.cx.index = index;
         self.cx.term = header.term;
@@ -64,8 +69,9 @@ impl<S: Service> Replica<S> {
         self.fire_timers().await?;
         self.cx.method = header.method;
         self.cx.stream = 0;
+        let request_hash = hash_of(header.method, body);
         let outcome = match header.kind {
-            EntryKind::Normal => Some(self.request(header, body, reply).await?),
+            EntryKind::Normal => Some(self.request(header, body, request_hash, reply).await?),
             EntryKind::Register => Some(self.register(body, reply)),
             EntryKind::Done => {
                 decode_done(body).for_each(|id| self.cx.outbox.done(id));
@@ -73,19 +79,24 @@ impl<S: Service> Replica<S> {
             }
             _ => None,
         };
-        self.link(index.0, header.method, body, reply, outcome.as_ref());
+        self.link(index.0, header.method, request_hash, reply, outcome.as_ref());
         Ok(outcome)
     }
 
     /// Executes a request, unless its session knows what came of it, or that nothing may come of it any more.
-    async fn request(&mut self, header: &EntryHeader, body: &[u8], reply: &mut Vec<u8>) -> Result<Outcome, Halt> {
+    async fn request(
+        &mut self,
+        header: &EntryHeader,
+        body: &[u8],
+        hash: u64,
+        reply: &mut Vec<u8>,
+    ) -> Result<Outcome, Box<Halt>> {
         let index = self.cx.index;
         let call = CallId { session: header.session, seq: header.seq };
         self.cx.call = (header.session != 0).then_some(call);
         if self.cx.call.is_none() {
             return Ok(Outcome::of(self.execute(header.method, body, reply).await?, index));
         }
-        let hash = xxh3_64_with_seed(body, u64::from(header.method));
         let (status, reason) = match self.sessions.admit(call, header.acked, hash, self.cx.now) {
             Admission::Execute => {
                 let answer = self.execute(header.method, body, reply).await?;
@@ -104,7 +115,7 @@ impl<S: Service> Replica<S> {
         Ok(Outcome { status, reason, index })
     }
 
-    async fn execute(&mut self, method: u32, body: &[u8], reply: &mut Vec<u8>) -> Result<Answer, Halt> {
+    async fn execute(&mut self, method: u32, body: &[u8], reply: &mut Vec<u8>) -> Result<Answer, Box<Halt>> {
         match S::mark(method) {
             Some(Mark::Replicated | Mark::Raw) => self.run(body, reply).await,
             // Another build let it in.
@@ -127,7 +138,7 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    async fn fire_timers(&mut self) -> Result<(), Halt> {
+    async fn fire_timers(&mut self) -> Result<(), Box<Halt>> {
         for stream in 1..=TIMERS_PER_ENTRY {
             let due = self.cx.timers.pop_due(self.cx.now);
             let Some(timer) = due else { return Ok(()) };
@@ -145,18 +156,18 @@ impl<S: Service> Replica<S> {
                 tracing::error!(method, index, ?why, "a timer that this build does not know has fired in vain");
             }
             let outcome = Outcome::of(answer, self.cx.index);
-            self.link(self.cx.index.0, timer.method, &timer.body, &reply, Some(&outcome));
+            self.link(self.cx.index.0, timer.method, hash_of(timer.method, &timer.body), &reply, Some(&outcome));
             self.timer_reply = reply;
         }
         Ok(())
     }
 
     /// Adds a step to the chain: what was asked, what was answered, and how it ended.
-    fn link(&mut self, index: u64, method: u32, request: &[u8], reply: &[u8], outcome: Option<&Outcome>) {
+    fn link(&mut self, index: u64, method: u32, request_hash: u64, reply: &[u8], outcome: Option<&Outcome>) {
         let end = outcome.map_or(0, |end| 1 << 32 | (end.status as u64) << 16 | u64::from(end.reason.to_wire()));
         let at = outcome.map_or(0, |end| end.index.0);
         let mut bytes = [0; 56];
-        let step = [self.chain, index, u64::from(method), xxh3_64(request), xxh3_64(reply), end, at];
+        let step = [self.chain, index, u64::from(method), request_hash, xxh3_64(reply), end, at];
         for (field, value) in bytes.chunks_exact_mut(8).zip(step) {
             field.copy_from_slice(&value.to_le_bytes());
         }
@@ -164,8 +175,8 @@ impl<S: Service> Replica<S> {
     }
 
     /// Polls the handler to its end, letting it suspend only by [`Cx::yield_now`].
-    async fn run(&mut self, request: &[u8], reply: &mut Vec<u8>) -> Result<Answer, Halt> {
-        let yielded = self.cx.yielded.clone();
+    async fn run(&mut self, request: &[u8], reply: &mut Vec<u8>) -> Result<Answer, Box<Halt>> {
+        let yielded = &*self.yielded;
         yielded.store(false, Ordering::Relaxed);
         self.cx.rng = None;
         let end = {
@@ -183,12 +194,14 @@ impl<S: Service> Replica<S> {
             })
             .await
         };
-        end.map_err(|(code, message)| Halt {
-            code: code.to_owned(),
-            index: self.cx.index.0,
-            method: self.cx.method,
-            request_hash: xxh3_64(request),
-            message,
+        end.map_err(|(code, message)| {
+            Box::new(Halt {
+                code: code.to_owned(),
+                index: self.cx.index.0,
+                method: self.cx.method,
+                request_hash: xxh3_64(request),
+                message,
+            })
         })
     }
 
@@ -214,6 +227,11 @@ impl<S: Service> Replica<S> {
         self.cx.outbox = outbox;
         Ok(())
     }
+}
+
+/// Tells requests apart, for the sessions and for the chain.
+fn hash_of(method: u32, body: &[u8]) -> u64 {
+    xxh3_64_with_seed(body, u64::from(method))
 }
 
 impl Outcome {

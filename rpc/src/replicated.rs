@@ -353,10 +353,11 @@ impl Replicated {
         }
     }
 
-    /// The apply task is past an entry.
-    pub(crate) fn passed(&self, index: LogIndex, chain: u64) {
-        self.shard.set_applied(index, chain);
-        self.pending.borrow_mut().applied(index);
+    /// The apply task is past these entries, oldest first; with each the chain after it.
+    pub(crate) fn passed(&self, states: &[(LogIndex, u64)]) {
+        let Some((newest, _)) = states.last() else { return };
+        self.shard.set_applied(states);
+        self.pending.borrow_mut().applied(*newest);
     }
 
     /// The apply task has executed an entry that a client asked for: whoever leads now answers it.

@@ -12,8 +12,8 @@
 //!
 //! The table is pure: it knows no clock but the log time it is given, and no order but that of the calls made to it. Equal
 //! logs give tables that save to equal bytes. It belongs to the replicated state, so it is in snapshots and in the digest.
-//! [`register`](Sessions::register), [`admit`](Sessions::admit) and [`complete`](Sessions::complete) take O(log n) in the
-//! number of sessions; a call that is executed and completed allocates nothing once its session has had a full window,
+//! [`admit`](Sessions::admit) and [`complete`](Sessions::complete) take O(1), but for a session's first call in a second, which like
+//! [`register`](Sessions::register) takes O(log n) in the number of sessions; a call that is executed and completed allocates nothing once its session has had a full window,
 //! but for a reply of more than 24 bytes.
 //!
 //! What bounds it: [`SESSIONS_MAX`], [`WINDOW`] and [`REPLY_BYTES_MAX`]; at each limit the client is told, and nothing is
@@ -27,10 +27,12 @@ mod window;
 
 use crate::log_time::LogTime;
 use crate::service::Answer;
+use hashbrown::HashMap;
 use replies::Replies;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 use trimaran_raft::{ClusterId, LogIndex};
 use window::{Found, Session};
@@ -163,11 +165,34 @@ impl Bounds {
 #[derive(Debug)]
 pub struct Sessions {
     bounds: Bounds,
-    sessions: BTreeMap<SessionId, Session>,
+    /// Nobody sees its order.
+    sessions: HashMap<SessionId, Session, BuildHasherDefault<IdHasher>>,
     by_nonce: BTreeMap<u128, SessionId>,
     /// When each was used last: the next to expire comes first.
     by_use: BTreeSet<(LogTime, SessionId)>,
+    /// None was used last before this, so that most calls need not ask which was.
+    used_since: LogTime,
     replies: Replies,
+}
+
+/// Ids are given out by the log, so that nobody can choose them to collide.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, part: u64) {
+        // Consecutive indexes must differ in the high bits as in the low ones.
+        let wide = u128::from(self.0 ^ part) * u128::from(0x9E37_79B9_7F4A_7C15_u64);
+        self.0 = wide as u64 ^ (wide >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Default for Sessions {
@@ -185,9 +210,10 @@ impl Sessions {
     fn bounded(bounds: Bounds) -> Sessions {
         Sessions {
             bounds,
-            sessions: BTreeMap::new(),
+            sessions: HashMap::default(),
             by_nonce: BTreeMap::new(),
             by_use: BTreeSet::new(),
+            used_since: LogTime::ZERO,
             replies: Replies::new(),
         }
     }
@@ -275,6 +301,7 @@ impl Sessions {
     }
 
     fn open(&mut self, id: SessionId, session: Session) {
+        self.used_since = self.used_since.min(session.used);
         self.by_nonce.insert(session.nonce, id);
         self.by_use.insert((session.used, id));
         self.sessions.insert(id, session);
@@ -290,18 +317,22 @@ impl Sessions {
 
     /// Closes some of the sessions whose time has come, those that were used longest ago first.
     fn expire(&mut self, now: LogTime) {
+        if !is_expired(self.used_since, now) {
+            return;
+        }
         for _ in 0..EXPIRED_PER_ENTRY {
             match self.by_use.first() {
                 Some(&(used, id)) if is_expired(used, now) => self.close(id),
                 _ => break,
             }
         }
+        self.used_since = self.by_use.first().map_or(now, |(used, _)| *used);
     }
 }
 
 /// Marks a session as used; `None` where it is not open any more.
 fn use_session<'a>(
-    sessions: &'a mut BTreeMap<SessionId, Session>,
+    sessions: &'a mut HashMap<SessionId, Session, BuildHasherDefault<IdHasher>>,
     by_use: &mut BTreeSet<(LogTime, SessionId)>,
     id: SessionId,
     now: LogTime,

@@ -37,13 +37,18 @@ pub(crate) async fn take<S: Service>(replica: &Replica<S>) -> Option<Snapshot> {
 }
 
 /// Takes on a received state and its place in the log. On an error nothing has changed.
-pub(crate) async fn install<S: Service>(replica: &mut Replica<S>, snapshot: &ReceivedSnapshot) -> Result<(), Halt> {
-    let halt = |error: StateError| Halt {
-        code: Halt::BAD_SNAPSHOT.into(),
-        index: snapshot.index.0,
-        method: 0,
-        request_hash: 0,
-        message: format!("the state that another replica sent cannot be read: {error}"),
+pub(crate) async fn install<S: Service>(
+    replica: &mut Replica<S>,
+    snapshot: &ReceivedSnapshot,
+) -> Result<(), Box<Halt>> {
+    let halt = |error: StateError| {
+        Box::new(Halt {
+            code: Halt::BAD_SNAPSHOT.into(),
+            index: snapshot.index.0,
+            method: 0,
+            request_hash: 0,
+            message: format!("the state that another replica sent cannot be read: {error}"),
+        })
     };
     read(replica, &snapshot.bytes).await.map_err(halt)?;
     replica.cx.index = snapshot.index;

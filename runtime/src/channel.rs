@@ -1,6 +1,6 @@
 //! Ways for tasks of one core to hand things to each other. Bounded, and without atomics: none of it is `Send`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -345,6 +345,51 @@ impl<T> Drop for OneshotReceiver<T> {
         let item = slot.item.take();
         drop(slot);
         drop(item);
+    }
+}
+
+/// Tells one task that something happened, over and over: as a [`Notify`] for a task that looks at several things at once and comes back
+/// often. Its waker stays from one wait to the next, so that a wait that another thing ends costs nothing.
+#[derive(Debug, Default)]
+pub struct Signal {
+    is_raised: Cell<bool>,
+    is_awaited: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Signal {
+    /// Not raised.
+    pub fn new() -> Self {
+        Signal::default()
+    }
+
+    /// Wakes the task that waits. Where none does, the next wait ends at once; raised twice before that is raised once.
+    pub fn raise(&self) {
+        self.is_raised.set(true);
+        if self.is_awaited.take()
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ready, and lowered, where it was raised since this was last ready. Else the task is woken when it is; another that waits is forgotten.
+    pub fn poll_raised(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_raised.take() {
+            return Poll::Ready(());
+        }
+        self.is_awaited.set(true);
+        let waker = &mut *self.waker.borrow_mut();
+        match waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Waits as [`Signal::poll_raised`] does.
+    pub async fn raised(&self) {
+        poll_fn(|cx| self.poll_raised(cx)).await;
     }
 }
 

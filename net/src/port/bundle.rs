@@ -32,12 +32,17 @@ const WAITING_FRAMES: usize = 256;
 /// A link that has taken nothing for so long has nobody at its other end: what waits for it is dropped, so that an idle core need not
 /// look whether there is room by now.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// A link on which so many looks in a row have found nothing is silent: between sleeps it is looked at a part as often,
+const SILENT_LOOKS: u32 = 256;
+/// once in so many receipts.
+const SELDOM: u32 = 8;
 
 /// One host's links as one device, with the station of the first. A link that nobody is at, or that is full, keeps none of the others
 /// waiting: what it has no room for is dropped after 2 ms or beyond 256 frames, and counted as refused.
 ///
 /// Every device must take frames that are for the first one's station, too: memif and packet sockets on links of their own do, a card
-/// has to be promiscuous. Each call costs a look at every link.
+/// has to be promiscuous. A receipt costs a look at every link, but for those that have long been silent: some microseconds late is what
+/// their next frame may be to a core that is busy.
 pub struct Bundle<P: FramePort> {
     /// Never empty.
     links: Vec<Link<P>>,
@@ -45,6 +50,9 @@ pub struct Bundle<P: FramePort> {
     stations: BTreeMap<MacAddr, usize>,
     /// Who is asked first for the next burst.
     next: usize,
+    /// Receipts so far, and those of them that leave no link out: the first after each sleep.
+    receipts: u32,
+    looks_everywhere: bool,
     /// From the start on, where there are several.
     watch: Option<Watch>,
     /// Frames sent by every link, since their receiver is not known or is a group.
@@ -58,8 +66,10 @@ struct Link<P> {
     waiting: PacketQueue,
     /// It takes nothing since then.
     stuck_since: Option<Instant>,
-    /// Who was heard last, most often the only one there is.
+    /// Who was heard last, most often the only one there is. Of no other link, or nobody: the broadcast.
     heard: MacAddr,
+    /// Looks in a row that have found nothing.
+    silent_looks: u32,
 }
 
 impl<P: FramePort> Link<P> {
@@ -103,9 +113,11 @@ impl<P: FramePort> Bundle<P> {
             waiting: PacketQueue::new(WAITING_FRAMES),
             stuck_since: None,
             heard: MacAddr::BROADCAST,
+            silent_looks: 0,
         };
         let links = std::iter::once(first).chain(others).take(LINKS_MAX).map(link).collect();
-        Bundle { links, stations: BTreeMap::new(), next: 0, watch: None, flooded: 0, dropped: 0 }
+        let stations = BTreeMap::new();
+        Bundle { links, stations, next: 0, receipts: 0, looks_everywhere: true, watch: None, flooded: 0, dropped: 0 }
     }
 
     /// The devices, in the order in which they were given.
@@ -143,10 +155,24 @@ impl<P: FramePort> Bundle<P> {
         }
     }
 
+    /// The link by which a frame's receiver is reached, if that is known.
+    fn link_to(&self, frame: &Packet) -> Option<usize> {
+        let station = station_at(frame, 0).filter(|station| station.is_unicast())?;
+        let heard = self.links.iter().position(|link| link.heard == station);
+        heard.or_else(|| self.stations.get(&station).copied())
+    }
+
+    /// The one link by which all frames of the next burst go, where it is free: it can take them as they are.
+    fn only_link(&self, queue: &PacketQueue) -> Option<usize> {
+        let mut frames = queue.iter().take(BURST_PACKETS);
+        let first = self.link_to(frames.next()?)?;
+        let is_free = self.links[first].waiting.is_empty();
+        (is_free && frames.all(|frame| self.link_to(frame) == Some(first))).then_some(first)
+    }
+
     /// Queues a frame at the links by which its receiver may be reached.
     fn distribute(&mut self, frame: Packet) {
-        let known = station_at(&frame, 0).and_then(|station| self.stations.get(&station)).copied();
-        if let Some(link) = known.and_then(|at| self.links.get_mut(at)) {
+        if let Some(link) = self.link_to(&frame).and_then(|at| self.links.get_mut(at)) {
             self.dropped += link.queue(frame);
             return;
         }
@@ -205,13 +231,20 @@ impl<P: FramePort> FramePort for Bundle<P> {
             return link.device.rx_burst(now, max, out);
         }
         let count = self.links.len();
+        self.receipts = self.receipts.wrapping_add(1);
+        let looks_everywhere = std::mem::take(&mut self.looks_everywhere) || self.receipts.is_multiple_of(SELDOM);
         let taken = take_turns(count, self.next, max.min(out.room()), |at, want| {
+            let link = &mut self.links[at];
+            if link.silent_looks >= SILENT_LOOKS && !looks_everywhere {
+                return 0;
+            }
             let before = out.len();
-            let got = self.links[at].device.rx_burst(now, want, out);
+            let got = link.device.rx_burst(now, want, out);
+            link.silent_looks = if got > 0 { 0 } else { link.silent_looks.saturating_add(1) };
             self.learn(at, out.iter().skip(before));
             got
         });
-        self.next = (self.next + 1) % count;
+        self.next = if self.next + 1 < count { self.next + 1 } else { 0 };
         self.dropped += self.links.iter_mut().map(|link| link.flush(now)).sum::<u64>();
         taken
     }
@@ -221,8 +254,9 @@ impl<P: FramePort> FramePort for Bundle<P> {
         if let [link] = &mut self.links[..] {
             return link.device.tx_burst(now, queue);
         }
-        let mut taken = 0;
-        for frame in std::iter::from_fn(|| queue.pop()).take(BURST_PACKETS) {
+        let only = self.only_link(queue);
+        let mut taken = only.map_or(0, |at| self.links[at].device.tx_burst(now, queue));
+        for frame in std::iter::from_fn(|| queue.pop()).take(BURST_PACKETS.saturating_sub(taken)) {
             self.distribute(frame);
             taken += 1;
         }
@@ -244,6 +278,7 @@ impl<P: FramePort> FramePort for Bundle<P> {
     }
 
     fn prepare_sleep(&mut self) -> Option<Duration> {
+        self.looks_everywhere = true;
         let can_watch = self.links.len() == 1 || self.watch.is_some();
         let limits = self.devices_mut().filter_map(FramePort::prepare_sleep).min();
         if can_watch { limits } else { Some(Duration::ZERO) }

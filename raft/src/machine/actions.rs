@@ -55,8 +55,8 @@ pub enum Input<'a> {
     StorageFull(bool),
     /// The next write may have so many bytes of entries, headers included; with 0 none may begin. Without limit at first.
     StorageRoom(u64),
-    /// The state machine has applied up to this entry and has this digest.
-    Applied(LogIndex, u64),
+    /// The state machine has applied these entries, oldest first; with each the digest of the state after it. One is enough.
+    Applied(&'a [(LogIndex, u64)]),
     /// The apply task cannot go on: nothing more will be applied in this life.
     Stopped,
     /// The apply task gives out a snapshot, with [`crate::state_hash`] of its bytes.

@@ -16,8 +16,6 @@ const UNHEARD_ELECTIONS: u64 = 3;
 const UNHEARD_NS: u64 = 100_000_000;
 /// Entries forgotten at once.
 const TRIM_ENTRIES: u64 = 1024;
-/// Entries applied between two looks at what can be forgotten, while more are to be applied.
-const APPLIED_GRAIN: u64 = 32;
 
 impl Machine {
     pub(super) fn commit_to(&mut self, index: LogIndex) {
@@ -69,23 +67,21 @@ impl Machine {
         self.farewell();
     }
 
-    pub(super) fn applied(&mut self, index: LogIndex, digest: u64, log: &mut Log) {
-        let index = index.min(self.commit);
-        if index >= self.applied {
-            self.applied = index;
-            self.digest = digest;
-            self.trail.push(index, digest);
-            self.history.settled(self.applied);
-            if self.role == Role::Leader {
-                self.compare_ahead();
+    /// `states` are those after entries that were applied, oldest first.
+    pub(super) fn applied(&mut self, states: &[(LogIndex, u64)], log: &mut Log) {
+        for (index, digest) in states {
+            let index = (*index).min(self.commit);
+            if index >= self.applied {
+                self.applied = index;
+                self.digest = *digest;
+                self.trail.push(index, *digest);
             }
         }
-        // In a burst of applied entries only some look at what can be forgotten, the last of them in any case; all, where it is half full:
-        // a few large entries may be all that its budget allows.
-        let is_half_full = log.bytes() > self.settings.limits.log_bytes / 2;
-        if index == self.commit || is_half_full || index.0.is_multiple_of(APPLIED_GRAIN) {
-            self.relieve_pressure(log);
+        self.history.settled(self.applied);
+        if self.role == Role::Leader {
+            self.compare_ahead();
         }
+        self.relieve_pressure(log);
     }
 
     /// How long the log is kept for a member that says nothing.

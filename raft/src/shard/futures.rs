@@ -71,19 +71,37 @@ impl<T: Transport, S: Storage> Drop for ReadBarrier<T, S> {
 /// A watch on role, term, leader and transfers; see [`Shard::leadership`].
 #[derive(Debug)]
 pub struct Leadership<T: Transport, S: Storage = MemoryStorage> {
-    pub(super) shard: Shard<T, S>,
-    pub(super) seen: LogIndex,
+    shard: Shard<T, S>,
+    seen: LogIndex,
+    /// Its place among those that wait, which it keeps while other things end its waits.
+    key: Option<u64>,
 }
 
 impl<T: Transport, S: Storage> Leadership<T, S> {
+    pub(super) fn of(shard: Shard<T, S>) -> Self {
+        let seen = shard.inner.borrow().leadership_changes;
+        Leadership { shard, seen, key: None }
+    }
+
     /// Waits for a change since the watch began or last returned; several count as one.
     pub async fn changed(&mut self) {
-        let mut wait = Wait { shard: &self.shard, list: |inner| &mut inner.leadership, key: None };
-        let seen = self.seen;
-        let changed = |inner: &mut Inner<T, S>| match inner.leadership_changes {
-            changes if changes != seen => Ok(changes),
-            changes => Err(changes),
-        };
-        self.seen = poll_fn(|cx| wait.poll(cx, changed)).await;
+        poll_fn(|cx| self.poll_changed(cx)).await;
+    }
+
+    /// As [`Leadership::changed`], for a task that looks at other things as well.
+    pub fn poll_changed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let inner = &mut *self.shard.inner.borrow_mut();
+        if inner.leadership_changes != self.seen {
+            self.seen = inner.leadership_changes;
+            return Poll::Ready(());
+        }
+        inner.leadership.wait(&mut self.key, self.seen, cx);
+        Poll::Pending
+    }
+}
+
+impl<T: Transport, S: Storage> Drop for Leadership<T, S> {
+    fn drop(&mut self) {
+        self.shard.inner.borrow_mut().leadership.forget(self.key);
     }
 }

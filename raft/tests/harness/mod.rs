@@ -330,7 +330,7 @@ impl Cluster {
             digests.push((LogIndex(at), node.digest));
         }
         for (at, digest) in digests {
-            let _ = node.machine.step(now, Input::Applied(at, digest), &mut node.log);
+            let _ = node.machine.step(now, Input::Applied(&[(at, digest)]), &mut node.log);
         }
     }
 

@@ -132,7 +132,7 @@ pub(crate) fn full_of_what_is_replaced(sabotage: Sabotage) {
         while cluster.step(0, Input::Propose(&tick)).is_ok() {}
         // What is applied has been forgotten by now, and makes no room later.
         let (applied, digest) = (cluster.machine(0).applied_index(), cluster.machine(0).digest());
-        let _ = cluster.step(0, Input::Applied(applied, digest));
+        let _ = cluster.step(0, Input::Applied(&[(applied, digest)]));
     }
     cluster.flights.clear();
     cluster.run_for(1000 * MS);

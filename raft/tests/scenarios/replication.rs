@@ -226,7 +226,7 @@ fn nothing_is_applied_before_it_is_known_to_be_committed() {
     cluster.crash(2);
     cluster.restart(2);
     let before = cluster.machine(2).commit();
-    let _ = cluster.step(2, Input::Applied(cluster.log(0).last(), 7));
+    let _ = cluster.step(2, Input::Applied(&[(cluster.log(0).last(), 7)]));
     assert_eq!((cluster.machine(2).applied_index(), cluster.machine(2).commit()), (before, before));
     assert!(before < cluster.log(2).last());
     cluster.run_for(100 * MS);

@@ -74,7 +74,7 @@ pub(crate) struct Work {
     /// Entries executed.
     done: usize,
     /// The entry after those could not be.
-    halt: Option<Halt>,
+    halt: Option<Box<Halt>>,
     took: Duration,
 }
 
@@ -187,14 +187,18 @@ impl Work {
 struct Batch {
     work: Work,
     asked: Vec<(Sight, Request)>,
+    /// What the node is told of the entries. Empty between calls.
+    passed: Vec<(LogIndex, u64)>,
 }
 
 impl Batch {
     /// Answers what is done, on the node's core, and is empty afterwards.
     fn settle(&mut self, node: &Replicated) {
         let done = self.work.done;
+        self.passed.extend(self.work.entries.used()[..done].iter().map(|entry| (entry.index, entry.chain)));
+        node.passed(&self.passed);
+        self.passed.clear();
         for entry in &self.work.entries.used()[..done] {
-            node.passed(entry.index, entry.chain);
             node.timer_at(entry.next_timer_at, LogTime::from_nanos(entry.header.log_time));
             if entry.adds_effects {
                 node.effects_added.notify();
@@ -246,7 +250,7 @@ impl Length {
 }
 
 /// Runs until the replica halts, and says why.
-pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Result<Infallible, Halt> {
+pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Result<Infallible, Box<Halt>> {
     let mut length = Length { entry_takes: Duration::ZERO };
     // What is gathered next, and what has come back and is not answered yet.
     let (mut batch, mut done) = (Batch::default(), Batch::default());
@@ -269,7 +273,7 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Res
             continue;
         }
         apply.learn_cluster();
-        let Apply { node, replica, request, reply, snapshot_not_before } = apply;
+        let Apply { node, replica, request, reply, passed, snapshot_not_before } = apply;
         let work = std::mem::take(&mut batch.work);
         let lent = loans.give(Box::new(Loan { replica, work })).is_ok();
         done.settle(&node);
@@ -285,14 +289,14 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Res
             done.settle(&node);
             return Err(halt);
         }
-        apply = Apply { node, replica, request, reply, snapshot_not_before };
+        apply = Apply { node, replica, request, reply, passed, snapshot_not_before };
     }
 }
 
-fn ended(node: &Rc<Replicated>) -> Halt {
+fn ended(node: &Rc<Replicated>) -> Box<Halt> {
     let message = "the core that executes this replica's handlers has ended, and its state with it".to_owned();
     let index = node.applied().next().0;
-    Halt { code: Halt::PANICKED.into(), index, method: 0, request_hash: 0, message }
+    Box::new(Halt { code: Halt::PANICKED.into(), index, method: 0, request_hash: 0, message })
 }
 
 impl<S: Service> Apply<S> {
@@ -320,7 +324,7 @@ impl<S: Service> Apply<S> {
 
     /// Takes what is committed and the queries that may see the state behind it.
     fn gather(&mut self, batch: &mut Batch, limit: usize) {
-        let Batch { work, asked } = batch;
+        let Batch { work, asked, .. } = batch;
         while work.entries.used < limit {
             let entry = work.entries.next();
             match self.node.shard.try_next_committed(&mut entry.request) {

@@ -186,8 +186,9 @@ async fn register(shared: &Shared, map_version: u32) {
     };
     // No caller waits for it longer than its own deadline allows, and one that gives up before its answer comes opens nothing.
     let deadline = now() + shared.config.deadline.max(REGISTRATION_MIN);
-    let end = match Running::new(shared, call, (Naming::Registration, Repeat::Recognised), map_version, deadline) {
-        Ok(mut running) => running.run().await,
+    let manner = (Naming::Registration, Repeat::Recognised);
+    let end = match Running::segments(shared, &call) {
+        Ok(segments) => Running::new(shared, call, segments, manner, map_version, deadline).run().await,
         Err(error) => Err(error.into()),
     };
     let mut pool = shared.pool.borrow_mut();

@@ -116,18 +116,22 @@ struct Search {
 }
 
 impl<'a> Running<'a> {
+    /// How a call is cut into packets, where it is not too large.
+    pub(super) fn segments(shared: &Shared, call: &MethodCall<'_>) -> Result<Segments, CallError> {
+        shared.segmenter.own_request(REQUEST_BLOCK_BYTES + call.body.len()).map_err(too_large)
+    }
+
     /// Nothing is sent yet.
     pub(super) fn new(
         shared: &'a Shared,
         call: MethodCall<'a>,
+        segments: Segments,
         (naming, repeat): (Naming, Repeat),
         map_version: u32,
         deadline: Instant,
-    ) -> Result<Running<'a>, CallError> {
-        let bytes = REQUEST_BLOCK_BYTES + call.body.len();
-        let segments = shared.segmenter.own_request(bytes).map_err(too_large)?;
+    ) -> Running<'a> {
         let now = now();
-        Ok(Running {
+        Running {
             shared,
             call,
             naming,
@@ -149,7 +153,7 @@ impl<'a> Running<'a> {
             tries: Tries::new(shared),
             probes: None,
             search: None,
-        })
+        }
     }
 
     /// The reply, or by the deadline an error.

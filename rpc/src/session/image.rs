@@ -37,7 +37,9 @@ impl Sessions {
     pub async fn save(&self, to: &mut Writer) {
         to.item(&FORMAT).await;
         to.len(self.sessions.len()).await;
-        for (&id, session) in &self.sessions {
+        let mut sessions: Vec<_> = self.sessions.iter().collect();
+        sessions.sort_unstable_by_key(|(id, _)| **id);
+        for (&id, session) in sessions {
             to.item(&SessionImage { id, nonce: session.nonce, acked: session.acked, used: session.used }).await;
             let window = session.window();
             to.len(window.len()).await;
@@ -72,10 +74,10 @@ impl Sessions {
         let mut replies: Vec<(LogIndex, SessionId, u64, Vec<u8>)> = Vec::new();
         let sessions = from.len().await?;
         require(sessions <= bounds.sessions, "too many sessions")?;
+        let mut last = None;
         for _ in 0..sessions {
             let SessionImage { id, nonce, acked, used } = from.item().await?;
-            let in_order = table.sessions.last_key_value().is_none_or(|(last, _)| *last < id);
-            require(in_order, "sessions out of order")?;
+            require(last.replace(id).is_none_or(|last| last < id), "sessions out of order")?;
             require(!table.by_nonce.contains_key(&nonce), "two sessions of one nonce")?;
             let calls = from.len().await?;
             require(calls as u64 <= WINDOW && acked.checked_add(calls as u64).is_some(), "a window is too large")?;

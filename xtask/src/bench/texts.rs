@@ -50,8 +50,10 @@ pub(crate) fn ring(output: &str) -> Vec<Value> {
             line if line.starts_with("one core for all") => "together",
             _ => layout,
         };
-        if let ([outstanding, echo, _, put, _, read, _], false) = (numbers(line).as_slice(), layout.is_empty()) {
-            for (op, rate) in [("echo", echo), ("put", put), ("read", read)] {
+        if let ([outstanding, echo, _, put, _, plain, _, read, _], false) =
+            (numbers(line).as_slice(), layout.is_empty())
+        {
+            for (op, rate) in [("echo", echo), ("put", put), ("plain-put", plain), ("read", read)] {
                 rows.push(json!({ "layout": layout, "op": op, "outstanding": outstanding, "per_second": rate }));
             }
         }
@@ -84,11 +86,15 @@ mod tests {
 
     #[test]
     fn rings_are_read_by_layout() {
-        let text = "one core each, one thread, operations per second (of unreplicated)\n outstanding   unreplicated   put   linearizable read\n\
-                    \x20          1       900000 (1.00)       400000 (0.44)       800000 (0.89)\n\
-                    one core for all, operations per second (of unreplicated)\n         256      2000000 (1.00)      1000000 (0.50)      1800000 (0.90)\n";
+        let text = "one core each, one thread, operations per second (of unreplicated)\n outstanding   unreplicated   put   put, plain client   linearizable read\n\
+                    \x20          1       900000 (1.00)       400000 (0.44)       500000 (0.56)       800000 (0.89)\n\
+                    one core for all, operations per second (of unreplicated)\n         256      2000000 (1.00)      1000000 (0.50)      1200000 (0.60)      1800000 (0.90)\n";
         let rows = ring(text);
-        assert_eq!(rows.len(), 6, "{rows:?}");
-        assert_eq!(rows[4], json!({ "layout": "together", "op": "put", "outstanding": 256.0, "per_second": 1e6 }));
+        assert_eq!(rows.len(), 8, "{rows:?}");
+        assert_eq!(rows[5], json!({ "layout": "together", "op": "put", "outstanding": 256.0, "per_second": 1e6 }));
+        assert_eq!(
+            rows[6],
+            json!({ "layout": "together", "op": "plain-put", "outstanding": 256.0, "per_second": 1.2e6 })
+        );
     }
 }
