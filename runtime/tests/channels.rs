@@ -2,13 +2,13 @@
 
 mod support;
 
-use std::cell::RefCell;
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use support::Bench;
-use trimaran_runtime::channel::{self, Closed, Notify, SendError, TrySendError};
+use trimaran_runtime::channel::{self, Closed, Notify, SendError, Signal, TrySendError};
 use trimaran_runtime::{spawn, yield_now};
 
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
@@ -202,4 +202,58 @@ fn a_notified_waiter_that_is_dropped_passes_it_on() {
         assert!(poll_once(first.as_mut()).is_pending());
     }
     assert!(poll_once(pin!(notify.notified())).is_pending());
+}
+
+#[test]
+fn a_signal_wakes_the_task_that_waits_once_for_all_that_was_raised() {
+    let mut bench = Bench::new();
+    let signal = Rc::new(Signal::new());
+    let seen = Rc::new(Cell::new(0));
+    let polls = Rc::new(Cell::new(0));
+    let task = {
+        let (signal, seen, polls) = (signal.clone(), seen.clone(), polls.clone());
+        poll_fn(move |cx| -> Poll<()> {
+            polls.set(polls.get() + 1);
+            while signal.poll_raised(cx).is_ready() {
+                seen.set(seen.get() + 1);
+            }
+            Poll::Pending
+        })
+    };
+    // Raised before anybody waits, it is kept.
+    signal.raise();
+    bench.core.enter(|| spawn(task).detach());
+    bench.core.turn();
+    assert_eq!((seen.get(), polls.get()), (1, 1));
+    for round in 2..5 {
+        bench.core.turn();
+        signal.raise();
+        signal.raise();
+        bench.core.turn();
+        assert_eq!((seen.get(), polls.get()), (round, round), "once for both, and nobody is woken for nothing");
+    }
+}
+
+#[test]
+fn a_signal_may_be_awaited_by_another_task_than_before() {
+    let mut bench = Bench::new();
+    let (signal, done) = (Rc::new(signal_after(Signal::new())), Rc::new(Cell::new(false)));
+    let (raised, told) = (signal.clone(), done.clone());
+    bench.core.enter(|| {
+        spawn(async move {
+            raised.raised().await;
+            told.set(true);
+        })
+        .detach();
+    });
+    bench.core.turn();
+    signal.raise();
+    bench.core.turn();
+    assert!(done.get());
+}
+
+/// A signal for which somebody waits who will not come back.
+fn signal_after(signal: Signal) -> Signal {
+    assert!(poll_once(pin!(signal.raised())).is_pending());
+    signal
 }
