@@ -127,6 +127,11 @@
 //! | ENOSPC of a received snapshot | `upkeep::a_received_snapshot_without_room_is_tried_again_at_growing_intervals` |
 //! | a received snapshot on a new disk | `upkeep::a_received_snapshot_waits_until_the_directory_is_in_order` |
 //! | seals | `upkeep::a_log_that_is_slow_to_open_is_sealed_once_it_is_open` `upkeep::a_closed_log_is_not_sealed` |
+//! | an old cluster's data | `seeding::a_seeded_disk_holds_exactly_what_it_was_given` |
+//! | seeding, slow disk | `seeding::however_slow_the_disk_and_in_whatever_order_it_is_filled` |
+//! | seeding, crash | `seeding::a_crash_meanwhile_leaves_a_part_and_nothing_else` |
+//! | seeding, EIO | `seeding::a_disk_that_fails_at_any_moment_is_not_seeded` |
+//! | seeding, ENOSPC | `seeding::a_disk_without_room_is_said_to_be_full` |
 //! | a new life on an old disk | `storage::a_new_life_in_an_old_directory_begins_with_nothing` |
 //! | **Volatile** | |
 //! | amnesiac vote refused | `joining::a_vote_of_one_that_forgot_does_not_count` |
@@ -164,6 +169,7 @@ mod limits;
 mod membership;
 mod reads;
 mod replication;
+mod seeding;
 mod snapshots;
 mod stopped;
 mod storage;
