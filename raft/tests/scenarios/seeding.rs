@@ -17,8 +17,13 @@ use trimaran_raft::{
 const CLUSTER: ClusterId = ClusterId(0x5eed);
 const SEALS: WalSettings = WalSettings { seal: std::time::Duration::from_millis(250), ..SETTINGS };
 
-/// Entries of all sizes, up to three blocks, in two terms; after a snapshot where there is a base.
+/// Entries of all sizes, up to three blocks.
 fn legacy(base: u64, entries: u64) -> Legacy {
+    legacy_of(base, entries, &[0, 100, 3000, 11_000])
+}
+
+/// Entries of these sizes in turn, in two terms; after a snapshot where there is a base.
+fn legacy_of(base: u64, entries: u64, sizes: &[usize]) -> Legacy {
     let base = LogIndex(base);
     let snapshot = (base > LogIndex::ZERO).then(|| ReceivedSnapshot {
         index: base,
@@ -33,7 +38,7 @@ fn legacy(base: u64, entries: u64) -> Legacy {
         None => Log::default(),
     };
     for at in 0..entries {
-        let body = vec![at as u8; [0, 100, 3000, 11_000][at as usize % 4]];
+        let body = vec![at as u8; sizes[at as usize % sizes.len()]];
         let header = EntryHeader {
             term: Term(if at < entries / 2 { 3 } else { 5 }),
             body_len: body.len() as u32,
@@ -163,6 +168,25 @@ fn however_slow_the_disk_and_in_whatever_order_it_is_filled() {
         assert_eq!(filling.run(300 * MS, chosen), Ok(()), "order {order}");
         assert_holds(&filling.platter(), &given);
     }
+}
+
+/// Five records of three blocks fill a file of sixteen all but one: while the next file is made, there is room, but not enough.
+#[test]
+fn an_entry_that_does_not_fit_into_the_rest_of_a_file_waits_for_the_next() {
+    let given = legacy_of(0, 20, &[11_000]);
+    let mut filling = Filling::new(Platter::default(), true, SETTINGS, given.clone());
+    assert_eq!(filling.run(MS, |disk| disk.in_flight() - 1), Ok(()));
+    assert_holds(&filling.platter(), &given);
+}
+
+/// Each in a block of its own, they would not fit.
+#[test]
+fn small_entries_share_what_there_is_of_room() {
+    let given = legacy_of(0, 1000, &[100]);
+    assert!(1000 * 4096 > SETTINGS.files_max as u64 * SETTINGS.file_bytes);
+    let mut filling = Filling::new(Platter::default(), true, SETTINGS, given.clone());
+    assert_eq!(filling.run(MS, |_| 0), Ok(()));
+    assert_holds(&filling.platter(), &given);
 }
 
 /// The entry that lets the node lead is the last: what was not filled to its end is of no use, and does no harm.

@@ -48,7 +48,7 @@ fn a_snapshot_is_wanted_once_more_than_half_of_the_files_are_in_use() {
     let mut journal = voted(settings);
     assert!(!journal.wal.wants_snapshot(LogIndex(1)), "nothing is in use");
     let mut last = LogIndex::ZERO;
-    for _ in 0..80 {
+    for _ in 0..60 {
         append(&mut journal, 1);
         last = LogIndex(journal.last_acknowledged() as u64);
         let used = written_files(&journal);
@@ -56,6 +56,14 @@ fn a_snapshot_is_wanted_once_more_than_half_of_the_files_are_in_use() {
         assert_eq!(journal.wal.counters().file_bytes, used as u64 * settings.file_bytes);
     }
     assert!(journal.wal.wants_snapshot(last) && !journal.wal.wants_snapshot(LogIndex::ZERO));
+    // One that frees next to nothing is not followed by the next at once, but when more has been written.
+    journal.committed = LogIndex(1);
+    journal.save(1000);
+    journal.settle();
+    assert!(!journal.wal.wants_snapshot(last));
+    append(&mut journal, 1);
+    last = last.next();
+    assert!(journal.wal.wants_snapshot(last));
     journal.committed = last;
     journal.save(1000);
     journal.settle();
@@ -63,6 +71,47 @@ fn a_snapshot_is_wanted_once_more_than_half_of_the_files_are_in_use() {
     assert_eq!(journal.saved, last);
     assert!(!journal.wal.wants_snapshot(last.next()), "the files are free again");
     assert_eq!(journal.wal.counters().file_bytes, settings.file_bytes);
+}
+
+#[test]
+fn a_log_with_all_its_files_in_use_is_full_until_a_snapshot_is_saved() {
+    let mut journal = voted(SETTINGS);
+    while !journal.full {
+        append(&mut journal, 1);
+    }
+    let last = LogIndex(journal.last_acknowledged() as u64);
+    for _ in 0..3 {
+        journal.tick(SETTINGS.retry.as_nanos() as u64);
+        journal.settle();
+        assert!(journal.full && journal.wal.wants_snapshot(last), "only a snapshot helps");
+    }
+    journal.committed = last;
+    journal.save(1000);
+    journal.settle();
+    journal.tick(SETTINGS.retry.as_nanos() as u64);
+    journal.settle();
+    assert!(!journal.full);
+    append(&mut journal, 40);
+    assert_eq!((journal.last_acknowledged() as u64, journal.full), (last.0 + 40, false));
+}
+
+#[test]
+fn a_full_log_looks_for_room_when_it_is_due_and_not_before() {
+    let mut journal = voted(SETTINGS);
+    journal.disk.set(|faults| faults.no_space = true);
+    while !journal.full {
+        append(&mut journal, 1);
+    }
+    for _ in 0..3 {
+        let (due, before) = (journal.wal.next_deadline(), journal.disk.events());
+        assert_eq!(due, Nanos(journal.now).after(SETTINGS.retry.as_nanos() as u64));
+        journal.tick(due.0 - journal.now - 1);
+        journal.settle();
+        assert_eq!(journal.disk.events(), before);
+        journal.tick(1);
+        journal.settle();
+        assert!(journal.disk.events() > before && journal.full);
+    }
 }
 
 /// Its superblock has to be there first: without one, nobody could tell whose snapshot it is.
@@ -138,7 +187,7 @@ fn a_received_snapshot_without_room_is_tried_again_at_growing_intervals() {
     }
     assert_eq!(journal.saved, LogIndex(6));
     append(&mut journal, 1);
-    assert_eq!(journal.last_acknowledged(), 7);
+    assert_eq!((journal.last_acknowledged(), journal.full), (7, false));
 }
 
 /// Nothing is called for a time that has passed: a task that waits for it would never sleep.
