@@ -15,9 +15,11 @@ use std::time::Duration;
 use harness::device::{Faulty, Platter};
 use harness::journal::{EXPECTED, ID, SETTINGS};
 use harness::{CLUSTER, member};
+use trimaran_raft::seed::{Legacy, Seeding};
 use trimaran_raft::wal::{Fresh, Recovery, Wal, recover};
 use trimaran_raft::{
-    EntryKind, Error, LogIndex, Member, Nanos, Proposal, Shard, ShardConfig, ShardId, Snapshot, Transport,
+    Configuration, EntryHeader, EntryKind, Error, Log, LogIndex, Member, Nanos, Proposal, ReceivedSnapshot, Shard,
+    ShardConfig, ShardId, Snapshot, Term, Transport,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::task::Lane;
@@ -108,7 +110,7 @@ impl One {
 async fn apply(shard: Handle, state: State, loaded: Rc<RefCell<Vec<LogIndex>>>) {
     enum Next {
         Entry(LogIndex, EntryKind),
-        Load(trimaran_raft::ReceivedSnapshot),
+        Load(ReceivedSnapshot),
         Save,
     }
     let mut body = Vec::new();
@@ -175,6 +177,41 @@ fn a_node_goes_on_where_its_disk_is() {
         platter = node.disk.platter().after(|_, _| false, |_| false);
     }
     assert!(loads >= 3, "restarts begin from snapshots: {loads}");
+}
+
+/// The node of a new cluster that begins with an old one's data leads it alone, with all of that applied.
+#[test]
+fn a_node_goes_on_with_an_old_clusters_data() {
+    const BASE: LogIndex = LogIndex(9);
+    let snapshot = ReceivedSnapshot {
+        index: BASE,
+        term: Term(3),
+        log_time: 7,
+        digest: BASE.0,
+        configuration: Configuration::of_voters(&[member(3, 1), member(4, 1)]),
+        bytes: Rc::new(vec![1, 2, 3]),
+    };
+    let mut log = Log::starting_after(BASE, snapshot.term, snapshot.log_time);
+    for body in 10..60_u8 {
+        let header = EntryHeader { term: Term(3), body_len: 400, log_time: 7, ..EntryHeader::default() };
+        log.append(EntryHeader { body_crc32c: crc32c::crc32c(&[body; 400]), ..header }, &[&[body; 400]]);
+    }
+    let expected: Vec<u8> = [1, 2, 3].into_iter().chain(10..60).collect();
+    let legacy = Legacy { snapshot: Some(snapshot), log, term: Term(6) };
+    let disk = Faulty::new(Platter::default(), true);
+    let fresh = Fresh { id: ID, shard: ShardId(0), salt: 1 };
+    let mut seeding = Seeding::new(disk.clone(), SETTINGS, fresh, (CLUSTER, member(0, 1)), legacy, Nanos(0));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    let seeded = std::iter::repeat_with(|| seeding.poll(Nanos(0), &mut cx)).take(1000).find(Poll::is_ready);
+    assert_eq!(seeded, Some(Poll::Ready(Ok(()))));
+
+    let mut node = One::start(1, disk.platter().after(|_, _| false, |_| false));
+    node.run(1000);
+    assert!(node.shard.is_leader() && node.shard.status().term > Term(6), "{:?}", node.shard.status());
+    assert_eq!((&*node.state.borrow(), &*node.loaded.borrow()), (&expected, &vec![BASE]));
+    node.propose(&[77]).expect("leads");
+    node.run(20);
+    assert_eq!(node.state.borrow().last(), Some(&77));
 }
 
 #[test]

@@ -121,6 +121,17 @@
 //! | a log that grows | `storage::a_log_stays_short` |
 //! | buffered, process killed | `storage::a_buffered_log_survives_the_end_of_the_process` |
 //! | buffered, power lost | `storage::a_buffered_log_ends_its_life_with_the_power_unless_it_was_closed` |
+//! | buffered, closed | `storage::a_buffered_log_says_that_it_is_closed_only_once_all_is_on_the_device` |
+//! | buffered, another run of the machine | `storage::a_buffered_log_is_not_resumed_in_another_run_of_the_machine` |
+//! | files used up | `upkeep::a_snapshot_is_wanted_once_more_than_half_of_the_files_are_in_use` |
+//! | ENOSPC of a received snapshot | `upkeep::a_received_snapshot_without_room_is_tried_again_at_growing_intervals` |
+//! | a received snapshot on a new disk | `upkeep::a_received_snapshot_waits_until_the_directory_is_in_order` |
+//! | seals | `upkeep::a_log_that_is_slow_to_open_is_sealed_once_it_is_open` `upkeep::a_closed_log_is_not_sealed` |
+//! | an old cluster's data | `seeding::a_seeded_disk_holds_exactly_what_it_was_given` |
+//! | seeding, slow disk | `seeding::however_slow_the_disk_and_in_whatever_order_it_is_filled` |
+//! | seeding, crash | `seeding::a_crash_meanwhile_leaves_a_part_and_nothing_else` |
+//! | seeding, EIO | `seeding::a_disk_that_fails_at_any_moment_is_not_seeded` |
+//! | seeding, ENOSPC | `seeding::a_disk_without_room_is_said_to_be_full` |
 //! | a new life on an old disk | `storage::a_new_life_in_an_old_directory_begins_with_nothing` |
 //! | **Volatile** | |
 //! | amnesiac vote refused | `joining::a_vote_of_one_that_forgot_does_not_count` |
@@ -158,10 +169,12 @@ mod limits;
 mod membership;
 mod reads;
 mod replication;
+mod seeding;
 mod snapshots;
 mod stopped;
 mod storage;
 mod transfer;
+mod upkeep;
 
 /// Every test that the table names is there.
 #[test]

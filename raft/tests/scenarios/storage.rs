@@ -1,8 +1,8 @@
 //! The log on a disk, and what becomes of it: crashes, rot, and devices that fail, stall or fill.
 
 use crate::harness::device::{Faulty, Platter};
-use crate::harness::journal::{EXPECTED, ID, Journal, Known, SETTINGS, assert_is_one_of, recovered};
-use trimaran_raft::wal::{Durability, Expected, Recovery, Wal, WalError, WalSettings, recover};
+use crate::harness::journal::{Dice, EXPECTED, ID, Journal, Known, SETTINGS, assert_is_one_of, recovered};
+use trimaran_raft::wal::{Durability, Expected, Map, Recovery, Wal, WalError, WalSettings, identify, recover};
 use trimaran_raft::{ClusterId, Completion, LogIndex, Nanos, Sabotage, ShardId, Slot, Storage, Term};
 
 const BLOCK: usize = 4096;
@@ -60,6 +60,7 @@ fn overlapping_writes_count_without_a_gap_only() {
         journal.flush();
     }
     assert_eq!(journal.disk.in_flight(), 3, "they overlap");
+    assert_eq!(journal.wal.counters().under_way, 3);
     journal.disk.complete(2);
     journal.disk.complete(1);
     journal.poll();
@@ -137,6 +138,31 @@ fn rot_of_the_newest_record_is_noticed_once_it_is_sealed() {
     let found = rotten(&journal);
     assert_eq!((found.log.last(), found.fence), (LogIndex(4), Some((Term(2), LogIndex(5)))));
     assert_eq!(found.hard, journal.hard);
+}
+
+/// Those who damage a disk on purpose are told what will be noticed, even if the records that were under way are lost as well.
+#[test]
+fn the_map_knows_which_losses_are_noticed() {
+    for records in 1..12_u64 {
+        let mut journal = Journal::new(SETTINGS, true);
+        journal.vote(2, 1);
+        for _ in 0..records {
+            journal.append(100);
+            journal.settle();
+        }
+        let map = Map::of(&journal.disk.platter()).expect("readable");
+        assert_eq!(map.records.len() as u64, records);
+        let noticed = map.noticed_up_to(SETTINGS.window);
+        for lost in 1..=records {
+            let mut platter = journal.disk.platter();
+            let under_way = records.saturating_sub(SETTINGS.window as u64);
+            for record in map.records.iter().filter(|record| record.sequence == lost || record.sequence > under_way) {
+                platter.file_mut(&record.name)[record.offset as usize] ^= 1;
+            }
+            let found = recovered(&platter, Sabotage::NONE).expect("readable").expect("a life");
+            assert_eq!(found.fence.is_some(), lost <= noticed, "{lost} of {records}\n{}", found.report);
+        }
+    }
 }
 
 /// The fence is on the disk as long as the log does not reach as far again, whatever is written meanwhile.
@@ -285,6 +311,22 @@ fn a_disk_of_somebody_else_is_refused() {
     assert!(recover(&platter, &Expected { cluster: Some(crate::harness::CLUSTER), ..EXPECTED }).is_ok());
 }
 
+/// The copies are written in turn, so whichever is lost, the other says whose disk it is.
+#[test]
+fn either_copy_of_the_superblock_names_the_cluster() {
+    let mut journal = journal(2);
+    journal.wal.close();
+    journal.settle();
+    let whole = identify(&journal.disk.platter()).expect("readable").expect("a superblock");
+    assert_eq!((whole.id, whole.cluster, whole.clean), (ID, Some(crate::harness::CLUSTER), true));
+    for copy in 0..2 {
+        let mut platter = journal.disk.platter();
+        platter.file_mut("superblock")[copy * BLOCK + 50] ^= 1;
+        let other = identify(&platter).expect("readable").expect("a superblock");
+        assert_eq!(trimaran_raft::wal::Identity { clean: true, ..other }, whole, "without copy {copy}");
+    }
+}
+
 #[test]
 fn another_format_is_refused() {
     let journal = journal(2);
@@ -399,7 +441,12 @@ fn rot_in_the_snapshot_is_damage_and_not_an_empty_log() {
 }
 
 fn buffered() -> (Journal, WalSettings) {
-    let settings = WalSettings { durability: Durability::Buffered, ..SETTINGS };
+    buffered_in(SETTINGS.boot)
+}
+
+/// In this run of the machine.
+fn buffered_in(boot: u128) -> (Journal, WalSettings) {
+    let settings = WalSettings { durability: Durability::Buffered, boot, ..SETTINGS };
     let mut journal = Journal::new(settings, false);
     journal.wal.set_witness(|_| {});
     journal.vote(2, 1);
@@ -421,6 +468,20 @@ fn a_buffered_log_survives_the_end_of_the_process() {
     assert_is_one_of(Some(&found), &journal.states, journal.acknowledged, "a process that ended");
     assert!(matches!(recover(&seen, &EXPECTED), Ok(Recovery::Untrusted(_))), "without the witness");
     assert!(matches!(recover(&seen, &Expected { witness: Some(5), ..EXPECTED }), Ok(Recovery::Untrusted(_))));
+}
+
+/// What the kernel had may be gone, whatever is known of the records by their numbers.
+#[test]
+fn a_buffered_log_is_not_resumed_in_another_run_of_the_machine() {
+    let witness = Some(4);
+    let (journal, _) = buffered();
+    let seen = journal.disk.platter().as_seen();
+    assert!(matches!(recover(&seen, &Expected { witness, ..EXPECTED }), Ok(Recovery::Resumed(_))));
+    assert!(matches!(recover(&seen, &Expected { witness, boot: 6, ..EXPECTED }), Ok(Recovery::Untrusted(_))));
+    let (journal, _) = buffered_in(0);
+    let seen = journal.disk.platter().as_seen();
+    let unknown = Expected { witness, boot: 0, ..EXPECTED };
+    assert!(matches!(recover(&seen, &unknown), Ok(Recovery::Untrusted(_))), "nobody knows which run it was");
 }
 
 #[test]
@@ -447,6 +508,36 @@ fn a_buffered_log_ends_its_life_with_the_power_unless_it_was_closed() {
     }
     let platter = next.disk.platter().after(|_, _| false, |_| true);
     assert!(matches!(recover(&platter, &Expected { boot: 7, ..EXPECTED }), Ok(Recovery::Untrusted(_))));
+}
+
+/// A log that says it was closed is believed whatever the power did since: it must not say so a moment too soon.
+#[test]
+fn a_buffered_log_says_that_it_is_closed_only_once_all_is_on_the_device() {
+    let later = Expected { boot: 6, ..EXPECTED };
+    // The oldest operation completes first, the newest, or any.
+    for order in 0..20 {
+        let mut dice = Dice(order);
+        let (mut journal, _) = buffered();
+        journal.disk.set(|faults| faults.holds = true);
+        journal.append(100);
+        journal.flush();
+        journal.wal.close();
+        while !journal.wal.is_closed() {
+            let in_flight = journal.disk.in_flight();
+            journal.disk.complete(match order {
+                0 => 0,
+                1 => in_flight - 1,
+                _ => dice.below(in_flight),
+            });
+            journal.poll();
+            let platter = journal.disk.platter().after(|_, _| false, |_| true);
+            if let Recovery::Resumed(found) = recover(&platter, &later).expect("its own disk") {
+                assert_is_one_of(Some(&found), &journal.states, journal.acknowledged, "closed");
+            }
+        }
+        let platter = journal.disk.platter().after(|_, _| false, |_| true);
+        assert!(matches!(recover(&platter, &later), Ok(Recovery::Resumed(found)) if found.log.last() == LogIndex(4)));
+    }
 }
 
 /// Another life in the same directory: what the earlier one wrote means nothing any more.

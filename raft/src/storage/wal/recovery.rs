@@ -325,3 +325,50 @@ impl Replay {
         self.fence = self.fence.max(Some((term, index)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Incarnation;
+    use crate::storage::wal::record::Place;
+
+    /// A record that follows this one; all up to `durable` were when it was begun.
+    fn record(sequence: u64, previous: u64, durable: u64) -> Found {
+        let hash = |sequence: u64| if sequence > 0 { sequence + 1000 } else { 0 };
+        let record = Record {
+            hash: hash(sequence),
+            payload_crc32c: 0,
+            payload_bytes: 0,
+            count: 0,
+            cluster: ClusterId(1),
+            incarnation: Incarnation(1),
+            sequence,
+            previous,
+            previous_hash: hash(previous),
+            durable,
+            place: Place::default(),
+            hard: HardState::default(),
+            from: LogIndex(1),
+            before_term: Term(0),
+            to_term: Term(0),
+        };
+        Found { record }
+    }
+
+    fn chosen(records: &[Found]) -> (Vec<u64>, Report) {
+        let mut report = Report::new(NodeId::new(1, 1), 0);
+        let chosen = choose(records, &mut report, Sabotage::NONE);
+        (chosen.into_iter().map(|at| records[at].record.sequence).collect(), report)
+    }
+
+    /// Not each record after a hole knows that it was durable: those begun early do not, nor do those of a life that missed it.
+    #[test]
+    fn one_later_record_that_knows_of_a_hole_is_enough_for_damage() {
+        let known = [record(1, 0, 0), record(3, 2, 0), record(4, 3, 2), record(5, 4, 1)];
+        let (sequences, report) = chosen(&known);
+        assert_eq!((sequences, report.damaged_records, report.cut_records), (vec![1, 3, 4, 5], 1, 0));
+        let unknown = [record(1, 0, 0), record(3, 2, 0), record(4, 3, 1), record(5, 4, 1)];
+        let (sequences, report) = chosen(&unknown);
+        assert_eq!((sequences, report.damaged_records, report.cut_records), (vec![1], 0, 3));
+    }
+}
