@@ -232,6 +232,16 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_is_read_as_it_was_written() {
+        use EntryKind::*;
+        for (number, kind) in [Noop, Config, Normal, Tick, Register, Done].into_iter().enumerate() {
+            let bytes = EntryHeader { kind, ..EntryHeader::default() }.encode();
+            assert_eq!(usize::from(bytes[0]), number);
+            assert_eq!(EntryHeader::decode(&bytes).map(|header| header.kind), Some(kind));
+        }
+    }
+
+    #[test]
     fn an_unknown_kind_is_refused() {
         let mut bytes = EntryHeader::default().encode();
         bytes[0] = u8::MAX;

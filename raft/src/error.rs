@@ -210,3 +210,22 @@ impl DropReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Status shows them side by side: two of one name could not be told apart.
+    #[test]
+    fn every_reason_is_listed_once_and_named_as_it_is_written() {
+        let names: BTreeSet<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        for (at, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at);
+            // `WrongCluster` is `wrong_cluster`.
+            let written = format!("{reason:?}");
+            assert_eq!(reason.name().replace('_', ""), written.to_lowercase());
+        }
+    }
+}
