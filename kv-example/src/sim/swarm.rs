@@ -447,6 +447,7 @@ fn gone(cluster: &mut Cluster<Fused>, load: &Rc<Load>, servers: Vec<SocketAddrV4
 fn counted(cluster: &mut Cluster<Fused>, load: &Rc<Load>, servers: Vec<SocketAddrV4>) -> Result<(), String> {
     let sum = Rc::new(Cell::new(None));
     let told = sum.clone();
+    let answered_before = load.noise.answered.get();
     cluster.client(servers, move |client| async move {
         let mut body = Vec::new();
         let ask = requests::incr(misuse::NOISE_KEY, 0, &mut body);
@@ -456,7 +457,7 @@ fn counted(cluster: &mut Cluster<Fused>, load: &Rc<Load>, servers: Vec<SocketAdd
     });
     cluster.run_until(PEACE * 2, |_| sum.get().is_some());
     match sum.get().flatten().and_then(|sum| u64::try_from(sum).ok()) {
-        Some(sum) => load.noise.check(sum),
+        Some(sum) => load.noise.check(answered_before, sum),
         None => Err("the noise cannot be read in peace".into()),
     }
 }
