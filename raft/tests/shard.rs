@@ -17,8 +17,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use trimaran_raft::{
-    ClusterId, Consistency, EntryKind, Error, LogIndex, Member, MemoryStorage, NodeId, Proposal, Role, Shard,
-    ShardConfig, Snapshot, Transport, Unfit,
+    ClusterId, Completion, Consistency, Counters, EntryKind, Error, Log, LogIndex, Machine, Member, MemoryStorage,
+    NodeId, Proposal, ReceivedSnapshot, Role, Shard, ShardConfig, Snapshot, Storage, Transport, Unfit, Write,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::task::Lane;
@@ -513,6 +513,94 @@ fn leadership_is_handed_to_the_seat_that_is_named() {
     assert_eq!(seen.borrow().first(), Some(&(true, true)), "its beginning is seen");
     assert_eq!(seen.borrow().last(), Some(&(false, false)), "and its end");
     assert!(group.propose(heir, b"x").is_ok());
+}
+
+#[test]
+fn one_that_says_farewell_is_succeeded_at_once() {
+    let mut group = Group::new(14);
+    let first = group.leader();
+    let shard = group.shards[first].clone();
+    group.world.enter(group.cores[first], || shard.farewell());
+    assert!(!shard.is_leader(), "its reads fail before the notice leaves");
+    group.world.run_for(Duration::from_millis(1));
+    let second = (0..NODES).find(|at| group.shards[*at].is_leader()).expect("nobody's timer is waited for");
+    assert_ne!(second, first);
+    assert!(group.propose(second, b"x").is_ok());
+}
+
+#[test]
+fn datagrams_and_changes_of_leadership_are_counted() {
+    let mut group = Group::new(13);
+    let first = group.leader();
+    for byte in 0..50 {
+        group.propose(first, &[byte]).expect("leads");
+        group.world.run_for(Duration::from_millis(1));
+    }
+    let counters = |group: &Group| -> Vec<Counters> { group.shards.iter().map(Shard::counters).collect() };
+    let before = counters(&group);
+    let waiting = |inbox: &RefCell<Inbox>| inbox.borrow().coming.len() + inbox.borrow().arrived.len();
+    let on_their_way: usize = group.wires.0.iter().map(waiting).sum();
+    let sent: u64 = before.iter().map(|counters| counters.sent).sum();
+    let received: u64 = before.iter().map(|counters| counters.received).sum();
+    assert!(sent > 200 && sent == received + on_their_way as u64, "{sent} sent, {received} received");
+    assert!(before.iter().all(|counters| (counters.unsent, counters.leadership_changes > 0) == (0, true)));
+    group.world.kill(group.cores[first]);
+    let second = group.leader();
+    let after = counters(&group)[second].leadership_changes;
+    assert!(after > before[second].leadership_changes);
+}
+
+/// Takes what it says it has room for, and completes it at once.
+struct Narrow {
+    room: Rc<Cell<u64>>,
+    newest: Option<Write>,
+}
+
+impl Storage for Narrow {
+    fn write(&mut self, write: Write, log: &Log) {
+        let bytes = log.bytes_between(write.from.prev(), write.to);
+        assert!(bytes <= self.room.get(), "{bytes} bytes, with room for {}", self.room.get());
+        self.newest = Some(write);
+    }
+
+    fn room_bytes(&self) -> u64 {
+        self.room.get()
+    }
+
+    fn install(&mut self, _: ClusterId, _: &ReceivedSnapshot) {}
+
+    fn trim(&mut self, _: LogIndex) {}
+
+    fn poll_completion(&mut self, _: &mut Context<'_>) -> Poll<Completion> {
+        self.newest.take().map_or(Poll::Pending, |write| Poll::Ready(Completion::Persisted(write)))
+    }
+}
+
+#[test]
+fn no_write_is_larger_than_the_room_that_the_storage_has() {
+    let wires = Wires(Rc::new(vec![RefCell::default()]));
+    let mut world = World::new(15);
+    let core = world.add_core("node", Device { wires: wires.clone(), at: 0 });
+    let room = Rc::new(Cell::new(u64::MAX));
+    let storage = Narrow { room: room.clone(), newest: None };
+    let config = ShardConfig::new(member(0), 15);
+    let shard = world.enter(core, || Shard::new(config, Wire { wires, me: member(0) }, storage));
+    world.spawn(core, Lane::Control, shard.clone().run()).detach();
+    world.enter(core, || shard.bootstrap(ClusterId(7), &[member(0)], 0)).expect("fresh");
+    world.run_for(Duration::from_secs(1));
+    let durable = || shard.with_machine(Machine::durable);
+    let mut before = durable();
+    for (bytes, fit) in [(1, 0), (0, 0), (300, 9), (1, 0), (u64::MAX, 6)] {
+        room.set(bytes);
+        for byte in 0..3 {
+            let proposal = Proposal { body: &[&[byte; 100]], ..Proposal::default() };
+            world.enter(core, || shard.propose(proposal)).expect("leads");
+        }
+        world.run_for(Duration::from_millis(1));
+        assert_eq!(durable(), LogIndex(before.0 + fit), "room for {bytes} bytes");
+        before = durable();
+    }
+    assert_eq!(durable(), shard.status().last);
 }
 
 #[test]
