@@ -550,7 +550,7 @@ fn datagrams_and_changes_of_leadership_are_counted() {
     assert!(after > before[second].leadership_changes);
 }
 
-/// Takes what it says it has room for, and completes it at once.
+/// Takes what it says it has room for, completes it at once, and has room again for what is trimmed.
 struct Narrow {
     room: Rc<Cell<u64>>,
     newest: Option<Write>,
@@ -569,38 +569,85 @@ impl Storage for Narrow {
 
     fn install(&mut self, _: ClusterId, _: &ReceivedSnapshot) {}
 
-    fn trim(&mut self, _: LogIndex) {}
+    fn trim(&mut self, _: LogIndex) {
+        self.room.set(u64::MAX);
+    }
 
     fn poll_completion(&mut self, _: &mut Context<'_>) -> Poll<Completion> {
         self.newest.take().map_or(Poll::Pending, |write| Poll::Ready(Completion::Persisted(write)))
     }
 }
 
+/// A leader of a group of one whose storage has as much room as the test says.
+struct Alone {
+    world: World<Device>,
+    core: CoreIndex,
+    shard: Shard<Wire, Narrow>,
+    room: Rc<Cell<u64>>,
+}
+
+impl Alone {
+    fn new(seed: u64) -> Alone {
+        let wires = Wires(Rc::new(vec![RefCell::default()]));
+        let mut world = World::new(seed);
+        let core = world.add_core("node", Device { wires: wires.clone(), at: 0 });
+        let room = Rc::new(Cell::new(u64::MAX));
+        let storage = Narrow { room: room.clone(), newest: None };
+        let mut config = ShardConfig::new(member(0), seed);
+        config.limits.log_bytes = 64 << 10;
+        let shard = world.enter(core, || Shard::new(config, Wire { wires, me: member(0) }, storage));
+        world.spawn(core, Lane::Control, shard.clone().run()).detach();
+        world.enter(core, || shard.bootstrap(ClusterId(7), &[member(0)], 0)).expect("fresh");
+        world.run_for(Duration::from_secs(1));
+        Alone { world, core, shard, room }
+    }
+
+    /// Proposes entries of 172 bytes and lets a millisecond pass.
+    fn propose(&mut self, count: u8) {
+        for byte in 0..count {
+            let proposal = Proposal { body: &[&[byte; 100]], ..Proposal::default() };
+            self.world.enter(self.core, || self.shard.propose(proposal)).expect("leads");
+        }
+        self.world.run_for(Duration::from_millis(1));
+    }
+
+    fn durable(&self) -> LogIndex {
+        self.shard.with_machine(Machine::durable)
+    }
+}
+
 #[test]
 fn no_write_is_larger_than_the_room_that_the_storage_has() {
-    let wires = Wires(Rc::new(vec![RefCell::default()]));
-    let mut world = World::new(15);
-    let core = world.add_core("node", Device { wires: wires.clone(), at: 0 });
-    let room = Rc::new(Cell::new(u64::MAX));
-    let storage = Narrow { room: room.clone(), newest: None };
-    let config = ShardConfig::new(member(0), 15);
-    let shard = world.enter(core, || Shard::new(config, Wire { wires, me: member(0) }, storage));
-    world.spawn(core, Lane::Control, shard.clone().run()).detach();
-    world.enter(core, || shard.bootstrap(ClusterId(7), &[member(0)], 0)).expect("fresh");
-    world.run_for(Duration::from_secs(1));
-    let durable = || shard.with_machine(Machine::durable);
-    let mut before = durable();
+    let mut alone = Alone::new(15);
     for (bytes, fit) in [(1, 0), (0, 0), (300, 9), (1, 0), (u64::MAX, 6)] {
-        room.set(bytes);
-        for byte in 0..3 {
-            let proposal = Proposal { body: &[&[byte; 100]], ..Proposal::default() };
-            world.enter(core, || shard.propose(proposal)).expect("leads");
-        }
-        world.run_for(Duration::from_millis(1));
-        assert_eq!(durable(), LogIndex(before.0 + fit), "room for {bytes} bytes");
-        before = durable();
+        let before = alone.durable();
+        alone.room.set(bytes);
+        alone.propose(3);
+        assert_eq!(alone.durable(), LogIndex(before.0 + fit), "room for {bytes} bytes");
     }
-    assert_eq!(durable(), shard.status().last);
+    assert_eq!(alone.durable(), alone.shard.status().last);
+}
+
+/// Nobody would wake it a second time: the next heartbeat is far away.
+#[test]
+fn what_waits_for_room_is_written_as_soon_as_a_trim_makes_some() {
+    let mut alone = Alone::new(16);
+    alone.propose(60);
+    let written = alone.durable();
+    alone.room.set(0);
+    let steps = alone.world.steps();
+    alone.propose(1);
+    assert!(alone.durable() == written && alone.shard.status().last > written);
+    assert!(alone.world.steps() - steps < 100, "it waits, and does not look again and again");
+    alone.world.enter(alone.core, || {
+        let mut body = Vec::new();
+        while let Some((index, _)) = alone.shard.try_next_committed(&mut body) {
+            alone.shard.set_applied(&[(index, index.0)]);
+        }
+    });
+    alone.world.run_for(Duration::from_millis(1));
+    assert!(alone.shard.status().first > LogIndex(30), "what is applied is forgotten");
+    assert_eq!(alone.durable(), alone.shard.status().last);
 }
 
 #[test]
