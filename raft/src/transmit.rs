@@ -104,7 +104,7 @@ mod tests {
     use crate::config::tests::member;
     use crate::entry::EntryHeader;
     use crate::id::Term;
-    use crate::message::Entries;
+    use crate::message::{ChunkHead, Entries};
     use std::net::SocketAddrV4;
     use std::task::{Context, Poll};
 
@@ -183,6 +183,21 @@ mod tests {
         assert_eq!(sink.sent.len(), 2);
         let Some(Body::Fragment(head, _, piece)) = Message::decode(&sink.sent[0]).map(|m| m.body) else { panic!() };
         assert_eq!((head.offset, piece.len()), (900, 100));
+    }
+
+    #[test]
+    fn what_left_and_what_found_no_room_is_counted() {
+        let log = log_of(&[1000, 1000]);
+        let count = |outgoing, room| {
+            let mut sink = Sink { payload_bytes: 400, room, sent: Vec::new() };
+            transmit(&mut sink, &member(1), &Envelope::default(), outgoing, &log)
+        };
+        for outgoing in [Outgoing::Farewell, Outgoing::Chunk(ChunkHead::default(), 0)] {
+            assert_eq!(count(outgoing, 1), Sent { datagrams: 1, lost: 0 }, "{outgoing:?}");
+            assert_eq!(count(outgoing, 0), Sent { datagrams: 0, lost: 1 }, "{outgoing:?}");
+        }
+        let all = Outgoing::Append(AppendHead::default(), log.last());
+        assert_eq!(count(all, 3), Sent { datagrams: 3, lost: 1 }, "what would have followed is not tried");
     }
 
     #[test]

@@ -17,8 +17,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use trimaran_raft::{
-    ClusterId, Consistency, EntryKind, Error, LogIndex, Member, MemoryStorage, NodeId, Proposal, Role, Shard,
-    ShardConfig, Snapshot, Transport, Unfit,
+    ClusterId, Completion, Consistency, Counters, EntryKind, Error, Log, LogIndex, Machine, Member, MemoryStorage,
+    NodeId, Proposal, ReceivedSnapshot, Role, Shard, ShardConfig, Snapshot, Storage, Transport, Unfit, Write,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::task::Lane;
@@ -513,6 +513,141 @@ fn leadership_is_handed_to_the_seat_that_is_named() {
     assert_eq!(seen.borrow().first(), Some(&(true, true)), "its beginning is seen");
     assert_eq!(seen.borrow().last(), Some(&(false, false)), "and its end");
     assert!(group.propose(heir, b"x").is_ok());
+}
+
+#[test]
+fn one_that_says_farewell_is_succeeded_at_once() {
+    let mut group = Group::new(14);
+    let first = group.leader();
+    let shard = group.shards[first].clone();
+    group.world.enter(group.cores[first], || shard.farewell());
+    assert!(!shard.is_leader(), "its reads fail before the notice leaves");
+    group.world.run_for(Duration::from_millis(1));
+    let second = (0..NODES).find(|at| group.shards[*at].is_leader()).expect("nobody's timer is waited for");
+    assert_ne!(second, first);
+    assert!(group.propose(second, b"x").is_ok());
+}
+
+#[test]
+fn datagrams_and_changes_of_leadership_are_counted() {
+    let mut group = Group::new(13);
+    let first = group.leader();
+    for byte in 0..50 {
+        group.propose(first, &[byte]).expect("leads");
+        group.world.run_for(Duration::from_millis(1));
+    }
+    let counters = |group: &Group| -> Vec<Counters> { group.shards.iter().map(Shard::counters).collect() };
+    let before = counters(&group);
+    let waiting = |inbox: &RefCell<Inbox>| inbox.borrow().coming.len() + inbox.borrow().arrived.len();
+    let on_their_way: usize = group.wires.0.iter().map(waiting).sum();
+    let sent: u64 = before.iter().map(|counters| counters.sent).sum();
+    let received: u64 = before.iter().map(|counters| counters.received).sum();
+    assert!(sent > 200 && sent == received + on_their_way as u64, "{sent} sent, {received} received");
+    assert!(before.iter().all(|counters| (counters.unsent, counters.leadership_changes > 0) == (0, true)));
+    group.world.kill(group.cores[first]);
+    let second = group.leader();
+    let after = counters(&group)[second].leadership_changes;
+    assert!(after > before[second].leadership_changes);
+}
+
+/// Takes what it says it has room for, completes it at once, and has room again for what is trimmed.
+struct Narrow {
+    room: Rc<Cell<u64>>,
+    newest: Option<Write>,
+}
+
+impl Storage for Narrow {
+    fn write(&mut self, write: Write, log: &Log) {
+        let bytes = log.bytes_between(write.from.prev(), write.to);
+        assert!(bytes <= self.room.get(), "{bytes} bytes, with room for {}", self.room.get());
+        self.newest = Some(write);
+    }
+
+    fn room_bytes(&self) -> u64 {
+        self.room.get()
+    }
+
+    fn install(&mut self, _: ClusterId, _: &ReceivedSnapshot) {}
+
+    fn trim(&mut self, _: LogIndex) {
+        self.room.set(u64::MAX);
+    }
+
+    fn poll_completion(&mut self, _: &mut Context<'_>) -> Poll<Completion> {
+        self.newest.take().map_or(Poll::Pending, |write| Poll::Ready(Completion::Persisted(write)))
+    }
+}
+
+/// A leader of a group of one whose storage has as much room as the test says.
+struct Alone {
+    world: World<Device>,
+    core: CoreIndex,
+    shard: Shard<Wire, Narrow>,
+    room: Rc<Cell<u64>>,
+}
+
+impl Alone {
+    fn new(seed: u64) -> Alone {
+        let wires = Wires(Rc::new(vec![RefCell::default()]));
+        let mut world = World::new(seed);
+        let core = world.add_core("node", Device { wires: wires.clone(), at: 0 });
+        let room = Rc::new(Cell::new(u64::MAX));
+        let storage = Narrow { room: room.clone(), newest: None };
+        let mut config = ShardConfig::new(member(0), seed);
+        config.limits.log_bytes = 64 << 10;
+        let shard = world.enter(core, || Shard::new(config, Wire { wires, me: member(0) }, storage));
+        world.spawn(core, Lane::Control, shard.clone().run()).detach();
+        world.enter(core, || shard.bootstrap(ClusterId(7), &[member(0)], 0)).expect("fresh");
+        world.run_for(Duration::from_secs(1));
+        Alone { world, core, shard, room }
+    }
+
+    /// Proposes entries of 172 bytes and lets a millisecond pass.
+    fn propose(&mut self, count: u8) {
+        for byte in 0..count {
+            let proposal = Proposal { body: &[&[byte; 100]], ..Proposal::default() };
+            self.world.enter(self.core, || self.shard.propose(proposal)).expect("leads");
+        }
+        self.world.run_for(Duration::from_millis(1));
+    }
+
+    fn durable(&self) -> LogIndex {
+        self.shard.with_machine(Machine::durable)
+    }
+}
+
+#[test]
+fn no_write_is_larger_than_the_room_that_the_storage_has() {
+    let mut alone = Alone::new(15);
+    for (bytes, fit) in [(1, 0), (0, 0), (300, 9), (1, 0), (u64::MAX, 6)] {
+        let before = alone.durable();
+        alone.room.set(bytes);
+        alone.propose(3);
+        assert_eq!(alone.durable(), LogIndex(before.0 + fit), "room for {bytes} bytes");
+    }
+    assert_eq!(alone.durable(), alone.shard.status().last);
+}
+
+/// Nobody would wake it a second time: the next heartbeat is far away.
+#[test]
+fn what_waits_for_room_is_written_as_soon_as_a_trim_makes_some() {
+    let mut alone = Alone::new(16);
+    alone.propose(60);
+    let written = alone.durable();
+    alone.room.set(0);
+    let steps = alone.world.steps();
+    alone.propose(1);
+    assert!(alone.durable() == written && alone.shard.status().last > written);
+    assert!(alone.world.steps() - steps < 100, "it waits, and does not look again and again");
+    alone.world.enter(alone.core, || {
+        let mut body = Vec::new();
+        while let Some((index, _)) = alone.shard.try_next_committed(&mut body) {
+            alone.shard.set_applied(&[(index, index.0)]);
+        }
+    });
+    alone.world.run_for(Duration::from_millis(1));
+    assert!(alone.shard.status().first > LogIndex(30), "what is applied is forgotten");
+    assert_eq!(alone.durable(), alone.shard.status().last);
 }
 
 #[test]

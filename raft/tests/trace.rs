@@ -108,6 +108,24 @@ fn a_broken_rule_shows_on_the_trace() {
 }
 
 #[test]
+fn every_line_says_who_leads_as_far_as_its_node_knows() {
+    let lines = record(|| {
+        let mut cluster = Cluster::new(3);
+        cluster.elect(1);
+    });
+    let of_node = |node: &str| {
+        let own = format!("\"node\":\"{node}\"");
+        let mut own = lines.iter().filter(|line| line.contains(&own)).map(String::as_str);
+        (own.next().expect("a first line"), own.next_back().expect("a last line"))
+    };
+    for node in ["1#1", "2#1", "3#1"] {
+        let (first, last) = of_node(node);
+        assert!(first.contains("\"leader\":null"), "{first}");
+        assert!(last.contains("\"leader\":\"2#1\""), "{last}");
+    }
+}
+
+#[test]
 fn nothing_is_recorded_before_and_after() {
     let lines = record(|| {});
     assert!(lines.is_empty());

@@ -258,3 +258,36 @@ impl Machine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::member;
+
+    /// One configuration for each of the first `count` entries, all different.
+    fn history(count: u64) -> History {
+        let mut history = History::default();
+        for index in 1..=count {
+            history.push(LogIndex(index), Configuration::of_voters(&[member(index as u8)]));
+        }
+        history
+    }
+
+    #[test]
+    fn what_came_before_the_configuration_in_force_is_forgotten_once_that_is_settled() {
+        let mut history = history(5);
+        history.settled(LogIndex(3));
+        assert_eq!(history.at(LogIndex(2)), None, "nobody goes back there");
+        assert!(history.at(LogIndex(3)).is_some_and(|config| config.is_voter(member(3).id)));
+        assert!(history.newest().is_voter(member(5).id));
+        history.settled(LogIndex(9));
+        assert_eq!((history.configurations.len(), history.newest_at()), (1, LogIndex(5)), "the newest stays");
+    }
+
+    #[test]
+    fn a_state_that_applies_nothing_more_keeps_a_bounded_number_of_configurations() {
+        let mut history = history(100);
+        history.settled(LogIndex::ZERO);
+        assert_eq!((history.configurations.len(), history.newest_at()), (KEPT, LogIndex(100)));
+    }
+}

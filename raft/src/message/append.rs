@@ -229,6 +229,22 @@ mod tests {
         assert_eq!(write_fragment(&mut buffer, &header, &head, &log, index), (all, 10));
     }
 
+    /// It would bring the receiver nothing, and the sender no further.
+    #[test]
+    fn a_fragment_without_a_body_byte_is_not_written() {
+        let mut log = Log::default();
+        let entry = EntryHeader { body_len: 50, ..EntryHeader::default() };
+        let index = log.append(entry, &[&[7; 50]]);
+        let write = |room: usize, offset: u32, index: LogIndex| {
+            let head = AppendHead { offset, ..AppendHead::default() };
+            write_fragment(&mut vec![0; room], &Envelope::default(), &head, &log, index)
+        };
+        assert_eq!(write(FRAGMENT_OVERHEAD_BYTES + 1, 49, index), (FRAGMENT_OVERHEAD_BYTES + 1, 1));
+        assert_eq!(write(FRAGMENT_OVERHEAD_BYTES, 0, index), (0, 0), "no room for one");
+        assert_eq!(write(1000, 50, index), (0, 0), "all of it was sent");
+        assert_eq!(write(1000, 0, index.next()), (0, 0), "there is no such entry");
+    }
+
     #[test]
     fn an_index_that_no_log_reaches_is_refused() {
         let read = |prev: u64| {

@@ -239,3 +239,24 @@ fn a_cluster_may_be_told_not_to_heal() {
     cluster.run_for(500 * MS);
     assert!(votes(&cluster, 2, 2));
 }
+
+/// The new life is lost too, before it had its vote, and stays away for long: the seat is not kept for it.
+#[test]
+fn a_learner_that_was_to_take_a_seat_over_and_is_gone_makes_room_for_the_next_life() {
+    let mut cluster = small(256 << 20);
+    cluster.elect(0);
+    load(&mut cluster, 100);
+    cluster.crash(2);
+    cluster.restart_empty(2, 2);
+    for _ in 0..10_000 {
+        cluster.run_for(LATENCY_NS / 4);
+        if !cluster.machine(0).configuration().learners.is_empty() {
+            break;
+        }
+    }
+    cluster.crash(2);
+    load(&mut cluster, 1000);
+    assert_eq!(cluster.machine(0).configuration().learners, [member(2, 2)], "it never had the vote");
+    cluster.restart_empty(2, 3);
+    heal(&mut cluster, 2, 3);
+}

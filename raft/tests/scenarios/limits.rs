@@ -131,6 +131,22 @@ fn room_that_comes_back_is_told_at_once() {
     assert_eq!(cluster.take(|_, to, body| to == 0 && matches!(body, Body::Ack(_))).len(), 1);
 }
 
+/// It has told of enough already: a message for every entry that it forgets would tell nobody anything.
+#[test]
+fn a_follower_with_room_forgets_in_silence() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 8 << 10);
+    while cluster.log(1).bytes() < 4000 {
+        cluster.append_one(0, 1, Term(2), cluster.log(1).last().next());
+    }
+    let last = cluster.log(1).last();
+    cluster.flights.clear();
+    let head = AppendHead { prev: last, prev_term: Term(2), commit: last, floor: last, ..AppendHead::default() };
+    cluster.inject(0, 1, Term(2), Body::Append(head, Entries::default()));
+    cluster.flush(1);
+    assert!(cluster.log(1).bytes() < 1000, "what all have applied is forgotten");
+    assert!(cluster.flights.is_empty());
+}
+
 /// The leader counts from what is acknowledged: entries that are there but not durable take none of the credit away.
 #[test]
 fn credit_is_what_fits_after_the_acknowledged_entries() {
@@ -288,6 +304,7 @@ fn what_all_have_applied_leaves_early_and_what_one_lacks_stays() {
         }
     }
     assert!(largest < budget / 16, "{largest} bytes were held with nobody to send them to");
+    assert!(largest > budget / 48, "{largest} bytes: it forgets many at once, not each entry by itself");
     assert!(smallest > budget / 64 - 600, "{smallest} bytes: a little stays for those that are a little behind");
     let missed = cluster.log(2).last();
     cluster.isolate(&[2]);
@@ -297,9 +314,12 @@ fn what_all_have_applied_leaves_early_and_what_one_lacks_stays() {
         cluster.run_for(20 * MS);
     }
     assert!(cluster.log(0).first() <= missed.next(), "the log is kept for the one that is away while there is room");
+    let held = cluster.log(0).bytes();
+    assert!(held > budget / 4 && held < budget / 4 * 3, "{held} bytes: much, and not too much");
     cluster.heal();
     cluster.run_for(1000 * MS);
     assert_eq!(cluster.log(2).last(), cluster.log(0).last());
+    assert!((0..3).all(|node| cluster.log(node).bytes() < budget / 32), "and no longer than that");
 }
 
 /// A follower forgets what its leader says, and a leader with much room says so for one that has little. Seed 1112 of the swarm

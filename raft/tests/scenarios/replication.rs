@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::harness::{Cluster, LATENCY_NS, MS, rules, staged};
-use trimaran_raft::{AppendHead, Body, DropReason, Entries, Input, LogIndex, Message, Proposal, Sabotage, Term};
+use crate::harness::{Cluster, LATENCY_NS, MS, member, rules, staged};
+use trimaran_raft::{
+    Ack, AppendHead, Body, DropReason, Entries, Input, LogIndex, Message, PeerState, Proposal, Sabotage, Term,
+};
 
 #[test]
 fn figure_eight() {
@@ -342,4 +344,75 @@ fn an_owed_acknowledgement_wants_a_flush_and_a_settled_replica_none() {
     assert!(wants(&cluster));
     cluster.flush(1);
     assert!(!wants(&cluster));
+}
+
+/// Two appends change places on their way and are read in one turn: the answer is about the log as it then is.
+#[test]
+fn an_append_that_came_too_early_is_not_refused_once_what_it_lacked_is_there() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.nodes[1].disk.holds = true;
+    let first = cluster.propose(0, b"first").expect("leads");
+    cluster.propose(0, b"second").expect("leads");
+    let appends = cluster.take(|from, _, _| from == 0);
+    assert_eq!(appends.len(), 2);
+    for append in appends.iter().rev() {
+        let message = Message::decode(&append.bytes).expect("whole");
+        cluster.step_only(1, Input::Message(member(0, 1).peer, &message)).expect("from its leader");
+    }
+    cluster.flush(1);
+    cluster.settle();
+    let peer = &cluster.machine(0).peers()[0];
+    assert_eq!((peer.verified, peer.state), (first, PeerState::Replicate), "nothing is searched for");
+}
+
+/// The datagrams of one append change places, and then their answers do.
+#[test]
+fn a_refusal_that_an_acknowledgement_has_overtaken_takes_nothing_back() {
+    let mut cluster = Cluster::new(2);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    for byte in 0..40 {
+        cluster
+            .step_only(0, Input::Propose(&Proposal { body: &[&[byte; 100]], ..Proposal::default() }))
+            .expect("leads");
+    }
+    cluster.flush(0);
+    let appends = cluster.take(|from, _, _| from == 0);
+    let [first, second, ..] = &appends[..] else { panic!("one datagram holds all of it") };
+    cluster.deliver(second);
+    cluster.deliver(first);
+    let answers = cluster.take(|from, _, _| from == 1);
+    let [refusal, acknowledgement] = &answers[..] else { panic!("{} answers", answers.len()) };
+    let matched = |cluster: &Cluster| cluster.machine(0).peers()[0].matched;
+    let before = matched(&cluster);
+    cluster.deliver(acknowledgement);
+    let acknowledged = matched(&cluster);
+    cluster.deliver(refusal);
+    assert!(acknowledged > before && matched(&cluster) == acknowledged);
+}
+
+#[test]
+fn an_acknowledgement_of_what_cannot_be_is_dropped() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.propose(0, b"x").expect("leads");
+    cluster.run_for(50 * MS);
+    let (last, term, peers) = (cluster.log(0).last(), cluster.machine(0).term(), cluster.machine(0).peers().to_vec());
+    let good = Ack { matched: last, verified: last, ..Ack::default() };
+    let beyond = last.next();
+    cluster.nodes[0].dropped.clear();
+    for bad in [
+        Ack { matched: beyond, verified: beyond, ..good },
+        Ack { verified: beyond, ..good },
+        Ack { verified: last.prev(), ..good },
+        Ack { round: u64::MAX, ..good },
+    ] {
+        cluster.inject(1, 0, term, Body::Ack(bad));
+        assert_eq!(cluster.nodes[0].dropped.pop(), Some(DropReason::Contradiction), "{bad:?}");
+        assert_eq!(cluster.machine(0).peers(), peers);
+    }
+    cluster.inject(1, 0, term, Body::Ack(good));
+    assert!(cluster.nodes[0].dropped.is_empty());
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member, staged};
 use trimaran_raft::{
-    Body, ChunkAck, ChunkHead, Configuration, DropReason, Error, Input, LogIndex, PeerState, Refused, Sabotage,
-    Snapshot, SnapshotId, state_hash,
+    Body, ChunkAck, ChunkHead, Configuration, DropReason, Error, Fence, Input, LogIndex, PeerState, Refused, Sabotage,
+    Snapshot, SnapshotId, Verdict, state_hash,
 };
 
 const STATE_BYTES: usize = 200_000;
@@ -450,4 +450,33 @@ fn a_repeated_append_after_a_snapshot_changes_nothing() {
     let index = cluster.propose(0, b"x").expect("leads");
     cluster.run_for(50 * MS);
     assert_eq!(cluster.machine(2).commit(), index);
+}
+
+/// It has no use for a state any more, and what it did get of one is not put in the place of its own.
+#[test]
+fn a_replica_that_stops_applying_midway_takes_no_more_of_its_snapshot() {
+    let mut cluster = lagging();
+    cluster.heal();
+    run_until_half_way(&mut cluster, 0);
+    cluster.stop(2);
+    cluster.run_for(500 * MS);
+    assert!(cluster.nodes[2].dropped.contains(&DropReason::Unexpected));
+    assert!(cluster.nodes[2].installed.is_empty() && cluster.machine(2).has_stopped());
+}
+
+/// As one that stopped: a state that was found to be wrong is looked into, not replaced.
+#[test]
+fn a_replica_that_is_fenced_midway_takes_no_more_of_its_snapshot() {
+    let mut cluster = lagging();
+    cluster.heal();
+    run_until_half_way(&mut cluster, 0);
+    let index = cluster.machine(2).applied_index();
+    let digest = cluster.machine(2).digest() ^ 1;
+    let term = cluster.machine(0).term();
+    cluster.nodes[2].goes_wrong_at = Some((index, 1));
+    cluster.inject(0, 2, term, Body::Fence(Fence { index, digest, verdict: Verdict::Minority }));
+    assert_eq!(cluster.machine(2).fenced(), Some(index));
+    cluster.run_for(500 * MS);
+    assert!(cluster.nodes[2].dropped.contains(&DropReason::Unexpected));
+    assert!(cluster.nodes[2].installed.is_empty());
 }
