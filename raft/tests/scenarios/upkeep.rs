@@ -138,8 +138,9 @@ fn a_received_snapshot_waits_until_the_directory_is_in_order() {
 /// Nobody knows what such a device holds: not even a snapshot is written to it.
 #[test]
 fn a_failed_log_saves_nothing() {
-    let mut journal = voted(SETTINGS);
+    let mut journal = voted(WalSettings { snapshot_every_bytes: 1, ..SETTINGS });
     append(&mut journal, 3);
+    assert!(journal.wal.wants_snapshot(LogIndex(3)), "one is due");
     journal.disk.set(|faults| faults.eio = true);
     append(&mut journal, 1);
     assert!(journal.failed);
