@@ -12,8 +12,9 @@
 //!
 //! The table is pure: it knows no clock but the log time it is given, and no order but that of the calls made to it. Equal
 //! logs give tables that save to equal bytes. It belongs to the replicated state, so it is in snapshots and in the digest.
-//! [`admit`](Sessions::admit) and [`complete`](Sessions::complete) take O(1), but for a session's first call in a second, which like
-//! [`register`](Sessions::register) takes O(log n) in the number of sessions; a call that is executed and completed allocates nothing once its session has had a full window,
+//! [`admit`](Sessions::admit) and [`complete`](Sessions::complete) take O(1), but for a session's first call in a second,
+//! which like [`register`](Sessions::register) takes O(log n) in the number of sessions;
+//! a call that is executed and completed allocates nothing once its session has had a full window,
 //! but for a reply of more than 24 bytes.
 //!
 //! What bounds it: [`SESSIONS_MAX`], [`WINDOW`] and [`REPLY_BYTES_MAX`]; at each limit the client is told, and nothing is

@@ -50,8 +50,9 @@ pub struct Bundle<P: FramePort> {
     stations: BTreeMap<MacAddr, usize>,
     /// Who is asked first for the next burst.
     next: usize,
-    /// Receipts so far, and those of them that leave no link out: the first after each sleep.
+    /// Receipts so far: every eighth leaves no link out,
     receipts: u32,
+    /// nor does the next one, since the core has slept.
     looks_everywhere: bool,
     /// From the start on, where there are several.
     watch: Option<Watch>,

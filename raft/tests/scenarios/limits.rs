@@ -115,11 +115,10 @@ fn a_single_voter_does_not_wait_for_ever_for_a_learner_that_is_down() {
     assert!(cluster.propose(0, &[7; 500]).is_ok(), "the log is full of what only the learner lacks");
 }
 
-/// A follower that has told of little room tells at once when there is more, not with the next heartbeat.
-#[test]
-fn room_that_comes_back_is_told_at_once() {
+/// A follower with so many bytes in a log of 8 KiB, which has just been told that all have applied what is in it.
+fn relieved_of(bytes: u64) -> Cluster {
     let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 8 << 10);
-    while cluster.log(1).bytes() < 6500 {
+    while cluster.log(1).bytes() < bytes {
         cluster.append_one(0, 1, Term(2), cluster.log(1).last().next());
     }
     let last = cluster.log(1).last();
@@ -127,6 +126,13 @@ fn room_that_comes_back_is_told_at_once() {
     let head = AppendHead { prev: last, prev_term: Term(2), commit: last, floor: last, ..AppendHead::default() };
     cluster.inject(0, 1, Term(2), Body::Append(head, Entries::default()));
     cluster.flush(1);
+    cluster
+}
+
+/// A follower that has told of little room tells at once when there is more, not with the next heartbeat.
+#[test]
+fn room_that_comes_back_is_told_at_once() {
+    let mut cluster = relieved_of(6500);
     assert!(cluster.log(1).bytes() < 5 << 10, "what all have applied is forgotten");
     assert_eq!(cluster.take(|_, to, body| to == 0 && matches!(body, Body::Ack(_))).len(), 1);
 }
@@ -134,15 +140,7 @@ fn room_that_comes_back_is_told_at_once() {
 /// It has told of enough already: a message for every entry that it forgets would tell nobody anything.
 #[test]
 fn a_follower_with_room_forgets_in_silence() {
-    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 8 << 10);
-    while cluster.log(1).bytes() < 4000 {
-        cluster.append_one(0, 1, Term(2), cluster.log(1).last().next());
-    }
-    let last = cluster.log(1).last();
-    cluster.flights.clear();
-    let head = AppendHead { prev: last, prev_term: Term(2), commit: last, floor: last, ..AppendHead::default() };
-    cluster.inject(0, 1, Term(2), Body::Append(head, Entries::default()));
-    cluster.flush(1);
+    let cluster = relieved_of(4000);
     assert!(cluster.log(1).bytes() < 1000, "what all have applied is forgotten");
     assert!(cluster.flights.is_empty());
 }
