@@ -215,25 +215,16 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
     /// Control before each Normal poll, so that what a Normal task wakes there runs in this turn.
     fn run_lanes(&mut self, now: Instant, turn: &mut Turn) {
         let until = now + Duration::from_micros(self.config.turn_us);
+        let polls = self.config.turn_polls;
         let (mut control, mut normal, mut time_left) = (0, 0, true);
         let mut last = None;
         self.stalls.begin(now);
         loop {
-            let next = (control < self.config.turn_polls).then(|| self.pop(Lane::Control)).flatten();
-            let next = match next {
-                Some(runnable) => {
-                    control += 1;
-                    runnable
-                }
-                None if normal >= self.config.turn_polls || !time_left => break,
-                None => match self.pop(Lane::Normal) {
-                    Some(runnable) => {
-                        normal += 1;
-                        runnable
-                    }
-                    None => break,
-                },
-            };
+            let Some(next) = self.pop(control < polls, normal < polls && time_left) else { break };
+            match next.metadata().lane {
+                Lane::Control => control += 1,
+                Lane::Normal => normal += 1,
+            }
             let suspect = Suspect::from(&next);
             last = Some(suspect);
             next.run();
@@ -245,12 +236,13 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
             self.local.stats.budget_ends.add(1);
         }
         if let Some(suspect) = last {
-            self.stalls.end(suspect, self.clock.now(), &self.local.stats);
+            self.stalls.end(suspect, || self.clock.now(), &self.local.stats);
         }
     }
 
-    fn pop(&self, lane: Lane) -> Option<Runnable> {
-        self.local.lanes.borrow_mut().pop(lane)
+    #[inline]
+    fn pop(&self, control: bool, normal: bool) -> Option<Runnable> {
+        self.local.lanes.borrow_mut().pop(control, normal)
     }
 
     fn count(&self, turn: &Turn, woken: usize) {
@@ -260,6 +252,7 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
             stats.idle_turns.add(1);
             return;
         }
+        stats.tasks_spawned.add(self.local.live.take_begun());
         stats.polls.add(u64::from(turn.polls));
         stats.packets_received.add(turn.packets as u64);
         stats.packets_sent.add(turn.sent as u64);
@@ -379,7 +372,7 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
 
     /// Live tasks.
     pub fn tasks(&self) -> usize {
-        self.local.tasks.borrow().live()
+        self.local.live.get()
     }
 
     /// Armed timers that have not fired.
@@ -406,14 +399,14 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
     fn end(&mut self) {
         let _entered = self.local.enter();
         while self.tasks() > 0 {
-            for waker in self.local.tasks.borrow().wakers() {
+            for waker in self.local.waiting.borrow().wakers() {
                 waker.wake();
             }
             let mut dropped = 0;
             loop {
                 self.local.inbox.drain(&self.local.lanes);
                 self.local.lanes.borrow_mut().end_turn();
-                let Some(runnable) = self.pop(Lane::Normal).or_else(|| self.pop(Lane::Control)) else { break };
+                let Some(runnable) = self.pop(false, true).or_else(|| self.pop(true, false)) else { break };
                 drop(runnable);
                 dropped += 1;
             }
@@ -422,7 +415,7 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
                 std::thread::yield_now();
             }
         }
-        self.local.inbox.close();
+        self.local.close();
         // A task that was leaked abroad keeps the rest of the core; nobody shall wait for what is in the rings.
         let jobs = self.local.jobs.take();
         drop(jobs);

@@ -5,26 +5,31 @@ use crate::disk;
 use crate::idle::Bell;
 use crate::mesh::MeshEnd;
 use crate::stats::Stats;
-use crate::task::{ControlPanic, Lane, Runnable, Tasks};
+use crate::task::{ControlPanic, Lane, Live, Runnable, Waiting};
 use crate::time::Instant;
 use crate::wheel::Wheel;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::mem::ManuallyDrop;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 thread_local! {
-    static CURRENT: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+    /// Has no destructor to look after: whoever enters a core leaves it before the thread ends.
+    static CURRENT: RefCell<ManuallyDrop<Option<Rc<Local>>>> = const { RefCell::new(ManuallyDrop::new(None)) };
     /// The stamp of the current core, apart from it: asked some thirty times for each request, and this way without a borrow or a
     /// destructor to look after.
     static STAMP: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
+/// Where tasks that are woken outside of their core go. Looked up only there: so a task need not keep its core's inbox.
+static INBOXES: RwLock<BTreeMap<CoreKey, Arc<Inbox>>> = RwLock::new(BTreeMap::new());
+
 /// Tells cores apart within the process. One thread can host many, so a thread's identity would not do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoreKey(u64);
 
 impl CoreKey {
@@ -40,7 +45,8 @@ pub(crate) struct Local {
     pub(crate) timers: Rc<Timers>,
     pub(crate) clock: Rc<dyn Clock>,
     pub(crate) lanes: RefCell<Lanes>,
-    pub(crate) tasks: RefCell<Tasks>,
+    pub(crate) live: Live,
+    pub(crate) waiting: RefCell<Waiting>,
     pub(crate) inbox: Arc<Inbox>,
     /// What other cores want done here, where this one is among several.
     pub(crate) jobs: RefCell<Option<MeshEnd<Job>>>,
@@ -57,13 +63,17 @@ pub(crate) struct Timers {
 
 impl Local {
     pub(crate) fn new(now: Instant, clock: Rc<dyn Clock>, parts: LocalParts) -> Rc<Self> {
+        let (key, inbox) =
+            (CoreKey::next(), parts.inbox.unwrap_or_else(|| Arc::new(Inbox::new(Bell::new(parts.eventfd)))));
+        INBOXES.write().unwrap_or_else(PoisonError::into_inner).insert(key, inbox.clone());
         Rc::new(Local {
-            key: CoreKey::next(),
+            key,
             timers: Rc::new(Timers { now: Cell::new(now), wheel: RefCell::new(Wheel::new(now)) }),
             clock,
             lanes: RefCell::new(Lanes::new(parts.permute)),
-            tasks: RefCell::new(Tasks::new(parts.tasks_max)),
-            inbox: parts.inbox.unwrap_or_else(|| Arc::new(Inbox::new(Bell::new(parts.eventfd)))),
+            live: Live::new(parts.tasks_max),
+            waiting: RefCell::default(),
+            inbox,
             jobs: RefCell::default(),
             disks: Disks::default(),
             stats: Arc::default(),
@@ -77,8 +87,18 @@ impl Local {
     /// Outside of any core.
     #[track_caller]
     pub(crate) fn current() -> Rc<Local> {
-        match CURRENT.with_borrow(Clone::clone) {
-            Some(local) => local,
+        Local::with(Rc::clone)
+    }
+
+    /// As [`Local::current`], for `f` to use, which must enter no other core.
+    ///
+    /// # Panics
+    /// Outside of any core.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn with<R>(f: impl FnOnce(&Rc<Local>) -> R) -> R {
+        match CURRENT.with_borrow(|current| current.as_ref().map(f)) {
+            Some(result) => result,
             None => outside(),
         }
     }
@@ -96,10 +116,17 @@ impl Local {
         }
     }
 
+    /// The core, when no task of it is left: whoever still wakes one is refused.
+    pub(crate) fn close(&self) {
+        INBOXES.write().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.inbox.lock().closed = true;
+    }
+
     /// Makes this core current until the guard is dropped, with the stamp that its timers have.
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
         let stamp = STAMP.replace(Some(self.timers.now.get()));
-        Entered { before: CURRENT.replace(Some(self.clone())), stamp }
+        let before = CURRENT.replace(ManuallyDrop::new(Some(self.clone())));
+        Entered { before: ManuallyDrop::into_inner(before), stamp }
     }
 }
 
@@ -163,80 +190,118 @@ pub(crate) struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         STAMP.set(self.stamp);
-        CURRENT.set(self.before.take());
+        let left = CURRENT.replace(ManuallyDrop::new(self.before.take()));
+        drop(ManuallyDrop::into_inner(left));
     }
 }
 
 /// Puts a woken task where its core finds it: in the core's own queue if that core is current here, else into its inbox.
 /// Runs on any thread.
-pub(crate) fn schedule(runnable: Runnable, inbox: &Inbox, woken_while_running: bool) {
-    let mut runnable = Some(runnable);
-    // Fails only while the thread's locals are destroyed, where no core is current.
-    let _ = CURRENT.try_with(|current| {
-        let current = current.borrow();
-        if let Some(local) = current.as_ref()
-            && let Some(task) = runnable.take_if(|task| task.metadata().core == local.key)
-        {
-            local.lanes.borrow_mut().push(task, woken_while_running);
+pub(crate) fn schedule(runnable: Runnable, woken_while_running: bool) {
+    CURRENT.with_borrow(|current| match &**current {
+        Some(local) if local.key == runnable.metadata().core => {
+            local.lanes.borrow_mut().push(runnable, woken_while_running);
         }
+        _ => schedule_abroad(runnable),
     });
-    if let Some(runnable) = runnable {
-        inbox.push(runnable);
+}
+
+/// Costs a look-up, two locks and, where the core sleeps, a system call.
+#[cold]
+fn schedule_abroad(runnable: Runnable) {
+    let inboxes = INBOXES.read().unwrap_or_else(PoisonError::into_inner);
+    match inboxes.get(&runnable.metadata().core) {
+        Some(inbox) => inbox.push(runnable),
+        None => leak(runnable),
     }
+}
+
+/// Its core is gone, and with it the only thread that may drop the task's future: leaking it is safe.
+fn leak(runnable: Runnable) {
+    std::mem::forget(runnable);
 }
 
 /// The run queues. Each live task is in at most one place, so their number bounds them.
 pub(crate) struct Lanes {
-    control: VecDeque<Runnable>,
-    normal: VecDeque<Runnable>,
-    /// Woke themselves while they ran: they wait for the next turn.
-    next_turn: Vec<Runnable>,
+    control: Queues,
+    normal: Queues,
     order: Option<Pcg32>,
+}
+
+/// Of one lane.
+#[derive(Default)]
+struct Queues {
+    ready: VecDeque<Runnable>,
+    /// Woke themselves while they ran: they wait for the next turn.
+    next_turn: VecDeque<Runnable>,
+}
+
+impl Queues {
+    /// Whether tasks were left over; those of the next turn follow them.
+    fn end_turn(&mut self) -> bool {
+        if self.ready.is_empty() {
+            std::mem::swap(&mut self.ready, &mut self.next_turn);
+            return false;
+        }
+        self.ready.append(&mut self.next_turn);
+        true
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.next_turn.is_empty()
+    }
+}
+
+/// One of the queue, by lot.
+#[inline(never)]
+fn draw(queue: &mut VecDeque<Runnable>, order: &mut Pcg32) -> Option<Runnable> {
+    match queue.len() {
+        0 | 1 => queue.pop_front(),
+        len => queue.swap_remove_back(order.random_range(0..len)),
+    }
 }
 
 impl Lanes {
     fn new(permute: Option<u64>) -> Self {
-        Lanes {
-            control: VecDeque::new(),
-            normal: VecDeque::new(),
-            next_turn: Vec::new(),
-            order: permute.map(Pcg32::seed_from_u64),
-        }
+        Lanes { control: Queues::default(), normal: Queues::default(), order: permute.map(Pcg32::seed_from_u64) }
     }
 
-    pub(crate) fn push(&mut self, runnable: Runnable, to_next_turn: bool) {
-        match (to_next_turn, runnable.metadata().lane) {
-            (true, _) => self.next_turn.push(runnable),
-            (false, Lane::Control) => self.control.push_back(runnable),
-            (false, Lane::Normal) => self.normal.push_back(runnable),
-        }
-    }
-
-    pub(crate) fn pop(&mut self, lane: Lane) -> Option<Runnable> {
-        let queue = match lane {
+    fn lane(&mut self, lane: Lane) -> &mut Queues {
+        match lane {
             Lane::Control => &mut self.control,
             Lane::Normal => &mut self.normal,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, runnable: Runnable, to_next_turn: bool) {
+        let queues = self.lane(runnable.metadata().lane);
+        let queue = if to_next_turn { &mut queues.next_turn } else { &mut queues.ready };
+        queue.push_back(runnable);
+    }
+
+    /// A task of the Control lane, where it is asked for and one is ready, else one of the Normal lane.
+    #[inline]
+    pub(crate) fn pop(&mut self, control: bool, normal: bool) -> Option<Runnable> {
+        let queue = match () {
+            () if control && !self.control.ready.is_empty() => &mut self.control.ready,
+            () if normal => &mut self.normal.ready,
+            () => return None,
         };
         match &mut self.order {
-            Some(order) if queue.len() > 1 => queue.swap_remove_back(order.random_range(0..queue.len())),
-            _ => queue.pop_front(),
+            Some(order) => draw(queue, order),
+            None => queue.pop_front(),
         }
     }
 
     /// The turn is over: tasks that woke themselves may run again. Tells whether others were left over.
     pub(crate) fn end_turn(&mut self) -> bool {
-        let left = !self.control.is_empty() || !self.normal.is_empty();
-        for runnable in self.next_turn.drain(..) {
-            match runnable.metadata().lane {
-                Lane::Control => self.control.push_back(runnable),
-                Lane::Normal => self.normal.push_back(runnable),
-            }
-        }
-        left
+        let left = [self.control.end_turn(), self.normal.end_turn()];
+        left.contains(&true)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.normal.is_empty() && self.next_turn.is_empty()
+        self.control.is_empty() && self.normal.is_empty()
     }
 }
 
@@ -261,10 +326,8 @@ impl Inbox {
     fn push(&self, runnable: Runnable) {
         let mut queue = self.lock();
         if queue.closed {
-            // The core is gone, and with it the only thread that may drop this task's future: leaking it is safe.
             drop(queue);
-            std::mem::forget(runnable);
-            return;
+            return leak(runnable);
         }
         queue.woken.push(runnable);
         drop(queue);
@@ -285,11 +348,6 @@ impl Inbox {
         count
     }
 
-    /// The core, when no task of it is left: whoever still wakes one is refused.
-    pub(crate) fn close(&self) {
-        self.lock().closed = true;
-    }
-
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // Nothing in here panics half-way.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -297,12 +355,12 @@ impl Inbox {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::task::spawn;
     use std::task::Poll;
 
-    fn local() -> Rc<Local> {
+    pub(crate) fn local() -> Rc<Local> {
         let control_panic = ControlPanic::Propagate;
         let parts = LocalParts { permute: None, tasks_max: 8, eventfd: false, inbox: None, control_panic };
         Local::new(Instant::ZERO, Rc::new(crate::Monotonic), parts)
@@ -321,10 +379,10 @@ mod tests {
                 Poll::<()>::Pending
             }))
         };
-        let runnable = local.lanes.borrow_mut().pop(Lane::Normal);
+        let runnable = local.lanes.borrow_mut().pop(true, true);
         runnable.expect("the new task").run();
-        local.inbox.close();
-        let wakers = local.tasks.borrow().wakers();
+        local.close();
+        let wakers = local.waiting.borrow().wakers();
         // Here is a thread that is not in the core, as is any other.
         wakers.into_iter().for_each(std::task::Waker::wake);
         assert_eq!(Rc::strong_count(&held), 2);

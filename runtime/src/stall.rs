@@ -1,7 +1,8 @@
 //! Polls that keep everyone else waiting: counted, and named in the log.
 //!
-//! Reading the clock at each poll would cost as much as a short poll. So it is read once for every few polls, and once
-//! these took too long, for a while at each poll: the first stall is narrowed down to a few tasks, its repetition to one.
+//! Reading the clock at each poll would cost as much as a short poll. So it is read once for a batch of polls: for as many as take some
+//! microseconds at the pace of those before. Once a batch took too long, the clock is read at each poll for a while: the first stall is
+//! narrowed down to a few tasks, its repetition to one.
 
 use crate::local::CoreKey;
 use crate::stats::Stats;
@@ -10,8 +11,12 @@ use crate::time::Instant;
 use std::panic::Location;
 use std::time::Duration;
 
-/// Polls between two looks at the clock.
-const COARSE: u32 = 8;
+/// Polls between two looks at the clock: at first, and at most. The latter bounds what slow polls that follow upon quick ones cost the rest
+/// of the turn.
+const BATCH: u32 = 8;
+const BATCH_MAX: u32 = 32;
+/// What a batch shall take, within a factor of two: little beside the time that a turn may take, much beside a look at the clock.
+const BATCH_TIME: Duration = Duration::from_micros(4);
 /// Polls that are timed one by one after a slow one.
 const WATCHED: u32 = 4096;
 
@@ -20,7 +25,10 @@ const WATCHED: u32 = 4096;
 pub(crate) struct StallWatch {
     slow: Duration,
     since: Instant,
+    /// Polls since then.
     unchecked: u32,
+    /// Polls until the next look.
+    batch: u32,
     watched: u32,
     logged: u64,
 }
@@ -34,6 +42,7 @@ pub(crate) struct Suspect {
 }
 
 impl From<&Runnable> for Suspect {
+    #[inline]
     fn from(runnable: &Runnable) -> Self {
         let Meta { name, site, core, .. } = runnable.metadata();
         Suspect { name, site, core: *core }
@@ -42,7 +51,7 @@ impl From<&Runnable> for Suspect {
 
 impl StallWatch {
     pub(crate) fn new(slow: Duration) -> Self {
-        StallWatch { slow, since: Instant::ZERO, unchecked: 0, watched: 0, logged: 0 }
+        StallWatch { slow, since: Instant::ZERO, unchecked: 0, batch: BATCH, watched: 0, logged: 0 }
     }
 
     /// Polls are about to begin; the clock shows `now`.
@@ -52,6 +61,7 @@ impl StallWatch {
     }
 
     /// A poll has ended. Reads the clock where it is time to, and then gives the reading.
+    #[inline]
     pub(crate) fn polled(
         &mut self,
         suspect: Suspect,
@@ -59,7 +69,7 @@ impl StallWatch {
         stats: &Stats,
     ) -> Option<Instant> {
         self.unchecked += 1;
-        if self.watched == 0 && self.unchecked < COARSE {
+        if self.watched == 0 && self.unchecked < self.batch {
             return None;
         }
         let now = clock();
@@ -67,10 +77,10 @@ impl StallWatch {
         Some(now)
     }
 
-    /// The last poll for now has ended; the clock shows `now`.
-    pub(crate) fn end(&mut self, suspect: Suspect, now: Instant, stats: &Stats) {
+    /// The last poll for now has ended. Reads the clock, where it was not read after that poll.
+    pub(crate) fn end(&mut self, suspect: Suspect, clock: impl FnOnce() -> Instant, stats: &Stats) {
         if self.unchecked > 0 {
-            self.check(suspect, now, stats);
+            self.check(suspect, clock(), stats);
         }
     }
 
@@ -79,6 +89,11 @@ impl StallWatch {
         let polls = std::mem::take(&mut self.unchecked);
         self.since = now;
         self.watched = self.watched.saturating_sub(polls);
+        if took > BATCH_TIME {
+            self.batch = (self.batch / 2).max(1);
+        } else if took < BATCH_TIME / 2 && polls == self.batch {
+            self.batch = (self.batch * 2).min(BATCH_MAX);
+        }
         if took < self.slow {
             return;
         }
@@ -91,5 +106,45 @@ impl StallWatch {
             let took_us = took.as_micros() as u64;
             tracing::warn!(?core, name, %site, took_us, polls, "slow: the last of these polls was this task's");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::tests::local;
+    use crate::task::spawn;
+    use std::cell::Cell;
+
+    /// So many polls of so many nanoseconds, and how often the clock was looked at.
+    fn looks(stalls: &mut StallWatch, now: &Cell<u64>, polls: u32, poll_ns: u64) -> u32 {
+        let local = local();
+        let runnable = {
+            let _entered = local.enter();
+            spawn(async {}).detach();
+            local.lanes.borrow_mut().pop(true, true).expect("the new task")
+        };
+        let suspect = Suspect::from(&runnable);
+        let mut looks = 0;
+        let clock = || Instant::from_nanos(now.get());
+        for _ in 0..polls {
+            now.set(now.get() + poll_ns);
+            looks += u32::from(stalls.polled(suspect, clock, &local.stats).is_some());
+        }
+        let _entered = local.enter();
+        drop(runnable);
+        looks
+    }
+
+    #[test]
+    fn the_clock_is_looked_at_after_some_microseconds_however_long_polls_take() {
+        let (mut stalls, now) = (StallWatch::new(Duration::from_millis(1)), Cell::new(0));
+        assert_eq!(looks(&mut stalls, &now, BATCH + 2 * BATCH + BATCH_MAX, 10), 3, "longer batches of quick polls");
+        assert_eq!(looks(&mut stalls, &now, 10 * BATCH_MAX, 10), 10, "and never longer than this");
+        // 32, 16, 8, 4, 2 of them, and one by one.
+        assert_eq!(looks(&mut stalls, &now, 62, 5_000), 5, "shorter ones of slow polls");
+        assert_eq!(looks(&mut stalls, &now, 20, 5_000), 20);
+        // Two of them take what a batch shall take.
+        assert_eq!(looks(&mut stalls, &now, 41, 1_500), 21);
     }
 }

@@ -41,35 +41,42 @@ pub(crate) struct Meta {
 
 pub(crate) type Runnable = async_task::Runnable<Meta>;
 
-/// Why a task has no output.
+/// Why a task has no output. One pointer: it is rare, and each task has room for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("task `{name}` spawned at {site} ended early: {message}")]
-pub struct Panicked {
+#[error("task `{}` spawned at {} ended early: {}", .0.name, .0.site, .0.message)]
+pub struct Panicked(Box<Ended>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ended {
     name: &'static str,
     site: &'static Location<'static>,
     message: String,
 }
 
 impl Panicked {
+    fn new(name: &'static str, site: &'static Location<'static>, message: String) -> Panicked {
+        Panicked(Box::new(Ended { name, site, message }))
+    }
+
     /// The name given at the spawn.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.0.name
     }
 
     /// Where it was spawned.
     pub fn site(&self) -> &'static Location<'static> {
-        self.site
+        self.0.site
     }
 
     /// The panic's message, or that the task's core was shut down.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 }
 
 /// Starts a task of the Normal lane on the current core. It is polled first after this poll or call has returned.
 ///
-/// One allocation, none later. The future needs neither `Send` nor locks: it stays on this core.
+/// One allocation, none later (the core's own tables apart, while they grow). The future needs neither `Send` nor locks: it stays on this core.
 ///
 /// # Panics
 /// Outside of a core, and beyond the core's `tasks_max`, which guards against a leak: bound your own work far below.
@@ -85,21 +92,26 @@ pub fn spawn<F: Future + 'static>(future: F) -> Task<F::Output> {
 #[track_caller]
 pub fn spawn_in<F: Future + 'static>(lane: Lane, name: &'static str, future: F) -> Task<F::Output> {
     let site = Location::caller();
-    let local = Local::current();
-    let key = local.tasks.borrow_mut().reserve();
-    local.stats.tasks_spawned.add(1);
-    let inbox = local.inbox.clone();
-    let meta = Meta { core: local.key, lane, name, site };
-    let member = Member { local: local.clone(), key };
-    let schedule = move |runnable: Runnable, info: ScheduleInfo| schedule(runnable, &inbox, info.woken_while_running);
-    let cell = move |meta| TaskCell { future, meta, member };
-    // SAFETY: `cell` is 'static and may be neither Send nor touched by another thread: its Runnable is run and dropped by
-    // its own core only, because `schedule` queues it there or, when the core is gone, forgets it; `schedule` itself is
-    // Send, Sync and 'static.
-    let (runnable, task) =
-        unsafe { async_task::Builder::new().metadata(meta).spawn_unchecked(cell, WithInfo(schedule)) };
-    local.tasks.borrow_mut().fill(key, runnable.waker());
-    runnable.schedule();
+    let spawned = Local::with(|local| {
+        local.live.begin()?;
+        let meta = Meta { core: local.key, lane, name, site };
+        let member = Member { local: local.clone(), key: None };
+        let cell = move |meta| TaskCell { future, meta, member };
+        // Captures nothing: async-task then counts no reference to the task while it is scheduled.
+        let schedule = |runnable: Runnable, info: ScheduleInfo| schedule(runnable, info.woken_while_running);
+        // SAFETY: `cell` is 'static and may be neither Send nor touched by another thread: its Runnable is run and dropped by
+        // its own core only, because `schedule` queues it there or, when the core is gone, forgets it; `schedule` itself is
+        // Send, Sync and 'static.
+        let (runnable, task) =
+            unsafe { async_task::Builder::new().metadata(meta).spawn_unchecked(cell, WithInfo(schedule)) };
+        // As its `schedule` would, which would have to find the core again.
+        local.lanes.borrow_mut().push(runnable, false);
+        Ok(task)
+    });
+    let task = match spawned {
+        Ok(task) => task,
+        Err(TooMany { limit }) => panic!("more than {limit} tasks on one core: something spawns without bound"),
+    };
     Task { task: task.fallible(), name, site, _core_local: PhantomData }
 }
 
@@ -145,9 +157,8 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let output = ready!(Pin::new(&mut self.task).poll(cx));
-        Poll::Ready(output.unwrap_or_else(|| {
-            Err(Panicked { name: self.name, site: self.site, message: "its core was shut down".into() })
-        }))
+        let shut_down = || Err(Panicked::new(self.name, self.site, "its core was shut down".into()));
+        Poll::Ready(output.unwrap_or_else(shut_down))
     }
 }
 
@@ -168,7 +179,11 @@ impl<F: Future> Future for TaskCell<'_, F> {
         let this = self.project();
         // What the unwound future leaves behind is dropped and never polled again.
         match catch_unwind(AssertUnwindSafe(|| this.future.poll(cx))) {
-            Ok(poll) => poll.map(Ok),
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Ok(Poll::Pending) => {
+                this.member.waits(cx);
+                Poll::Pending
+            }
             Err(payload) => Poll::Ready(Err(panicked(&this.member.local, this.meta, payload))),
         }
     }
@@ -185,8 +200,7 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
 
 #[cold]
 fn panicked(local: &Local, meta: &Meta, payload: Box<dyn Any + Send>) -> Panicked {
-    let message = panic_message(payload.as_ref());
-    let error = Panicked { name: meta.name, site: meta.site, message };
+    let error = Panicked::new(meta.name, meta.site, panic_message(payload.as_ref()));
     tracing::error!(lane = ?meta.lane, "{error}");
     match (meta.lane, local.control_panic) {
         (Lane::Control, ControlPanic::Abort) => {
@@ -202,74 +216,125 @@ fn panicked(local: &Local, meta: &Meta, payload: Box<dyn Any + Send>) -> Panicke
 /// A task's membership of its core.
 struct Member {
     local: Rc<Local>,
-    key: u32,
+    /// Its place in the slab, once it has waited for something.
+    key: Option<u32>,
+}
+
+impl Member {
+    /// The task waits: from now on, where it is in no queue, a shutdown finds it by its waker.
+    #[inline]
+    fn waits(&mut self, cx: &mut Context<'_>) {
+        if self.key.is_none() {
+            self.keep(cx.waker());
+        }
+    }
+
+    #[inline(never)]
+    fn keep(&mut self, waker: &Waker) {
+        self.key = Some(self.local.waiting.borrow_mut().keep(waker.clone()));
+    }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let waker = self.local.tasks.borrow_mut().release(self.key);
-        drop(waker);
+        self.local.live.end();
+        if let Some(key) = self.key {
+            let waker = self.local.waiting.borrow_mut().release(key);
+            drop(waker);
+        }
     }
 }
 
-/// The slab of a core's live tasks: their wakers, so that a shutdown reaches each of them.
-pub(crate) struct Tasks {
-    entries: Vec<Entry>,
-    free: Option<u32>,
-    live: usize,
+/// How many tasks of a core live.
+#[derive(Debug)]
+pub(crate) struct Live {
+    now: Cell<usize>,
+    limit: usize,
+    /// Since this was asked last.
+    begun: Cell<u64>,
+}
+
+/// As many tasks live as may.
+struct TooMany {
     limit: usize,
 }
 
+impl Live {
+    pub(crate) fn new(limit: usize) -> Live {
+        Live { now: Cell::new(0), limit: limit.min(u32::MAX as usize), begun: Cell::new(0) }
+    }
+
+    /// Counts one more, up to the limit.
+    #[inline]
+    fn begin(&self) -> Result<(), TooMany> {
+        let live = self.now.get();
+        if live >= self.limit {
+            return Err(TooMany { limit: self.limit });
+        }
+        self.now.set(live + 1);
+        self.begun.set(self.begun.get() + 1);
+        Ok(())
+    }
+
+    #[inline]
+    fn end(&self) {
+        self.now.set(self.now.get() - 1);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.now.get()
+    }
+
+    /// How many have been spawned since this was asked before.
+    pub(crate) fn take_begun(&self) -> u64 {
+        self.begun.take()
+    }
+}
+
+/// The slab of the wakers of those tasks of a core that have waited for something, so that a shutdown reaches each of them. The others
+/// have been in a run queue ever since they were spawned. No longer than there were ever live tasks.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    entries: Vec<Entry>,
+    free: Option<u32>,
+}
+
 enum Entry {
-    Live(Waker),
-    Reserved,
+    Waits(Waker),
     Free { next: Option<u32> },
 }
 
-impl Tasks {
-    pub(crate) fn new(limit: usize) -> Self {
-        Tasks { entries: Vec::new(), free: None, live: 0, limit: limit.min(u32::MAX as usize) }
-    }
-
-    #[track_caller]
-    fn reserve(&mut self) -> u32 {
-        assert!(self.live < self.limit, "more than {} tasks on one core: something spawns without bound", self.limit);
-        self.live += 1;
+impl Waiting {
+    /// Keeps the waker of a live task, which has kept none yet.
+    fn keep(&mut self, waker: Waker) -> u32 {
+        let entry = Entry::Waits(waker);
         let Some(key) = self.free else {
-            self.entries.push(Entry::Reserved);
-            return (self.entries.len() - 1) as u32;
+            self.entries.push(entry);
+            return (self.entries.len() - 1) as u32; // live tasks are fewer
         };
-        if let Entry::Free { next } = self.entries[key as usize] {
+        if let Entry::Free { next } = std::mem::replace(&mut self.entries[key as usize], entry) {
             self.free = next;
         }
-        self.entries[key as usize] = Entry::Reserved;
         key
     }
 
-    fn fill(&mut self, key: u32, waker: Waker) {
-        self.entries[key as usize] = Entry::Live(waker);
-    }
-
+    /// Gives back the waker that was kept.
     fn release(&mut self, key: u32) -> Option<Waker> {
-        self.live -= 1;
         let entry = std::mem::replace(&mut self.entries[key as usize], Entry::Free { next: self.free });
         self.free = Some(key);
         match entry {
-            Entry::Live(waker) => Some(waker),
-            Entry::Reserved | Entry::Free { .. } => None,
+            Entry::Waits(waker) => Some(waker),
+            Entry::Free { .. } => None,
         }
     }
 
-    pub(crate) fn live(&self) -> usize {
-        self.live
-    }
-
+    /// Of the tasks that are in no queue, and of some that are.
     pub(crate) fn wakers(&self) -> Vec<Waker> {
-        let live = self.entries.iter().filter_map(|entry| match entry {
-            Entry::Live(waker) => Some(waker.clone()),
-            Entry::Reserved | Entry::Free { .. } => None,
+        let waiting = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Waits(waker) => Some(waker.clone()),
+            Entry::Free { .. } => None,
         });
-        live.collect()
+        waiting.collect()
     }
 }
 
