@@ -163,6 +163,24 @@ fn every_node_is_replaced_in_turn_and_nobody_waits_for_an_election() {
     }
 }
 
+/// As an operator's script does it: the next command follows at once.
+#[test]
+fn a_change_while_nobody_leads_yet_waits_for_the_election() {
+    for seed in 30..35 {
+        let mut cluster = Cluster::new(seed, ClusterConfig { nodes: 4, ..ClusterConfig::default() }, Counter::default);
+        assert_eq!(cluster.leader(), None, "seed {seed}");
+        let members = operate(&mut cluster, Change::Remove { slot: 4 }).expect("taken out");
+        assert_eq!(seats(&members), (vec![1, 2, 3], vec![]), "seed {seed}");
+        // And after a leader's death.
+        let leader = cluster.leader().expect("a leader");
+        cluster.kill(leader);
+        cluster.run_for(Duration::from_millis(20));
+        let to = (0..3).find(|node| *node != leader.0).expect("another") as u8 + 1;
+        let members = operate(&mut cluster, Change::Transfer { to: Some(to) });
+        assert_eq!(members.map(|members| members.leader), Ok(to), "seed {seed}");
+    }
+}
+
 #[test]
 fn a_learner_has_the_data_and_no_vote_until_it_is_promoted() {
     let mut cluster = of(4, 3, 8);

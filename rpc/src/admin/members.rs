@@ -22,6 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const PROBE_WITHIN: Duration = Duration::from_millis(300);
 /// A last look is not cut shorter than this.
 const LOOK_WITHIN: Duration = Duration::from_millis(100);
+/// How long a change waits for a leader to begin it: several elections of the slowest profile.
+const ELECTION_WITHIN: Duration = Duration::from_secs(3);
 
 /// A change of the members, for the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,8 +248,22 @@ pub async fn members_of(client: &Client, servers: &[SocketAddrV4], within: Durat
     }
 }
 
+/// As [`members_of`], once there is a leader: an election is waited for, [`ELECTION_WITHIN`] at most and until `deadline`. Where the nodes
+/// belong to no cluster there will be none.
+async fn members_led(client: &Client, servers: &[SocketAddrV4], deadline: Instant) -> Result<Members, ChangeError> {
+    let until = deadline.min(now() + ELECTION_WITHIN);
+    loop {
+        let members = members_of(client, servers, deadline.saturating_since(now()) / 4).await?;
+        if members.leader_address().is_some() || members.cluster.is_none() || now() >= until {
+            return Ok(members);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 /// Changes the members and waits until that is done, at most `within`; returns how they are then. `servers` as for
-/// [`members_of`]. A leader that is to be removed hands over first, so that nobody has to wait for an election.
+/// [`members_of`]. A leader that is to be removed hands over first, so that nobody has to wait for an election. One that is under way, as
+/// it is right after the cluster was formed, is waited for.
 ///
 /// Asked again after a failure it does no harm: what is there already is refused, or done.
 ///
@@ -260,7 +276,7 @@ pub async fn change(
     within: Duration,
 ) -> Result<Members, ChangeError> {
     let deadline = now() + within;
-    let before = members_of(client, servers, within / 4).await?;
+    let before = members_led(client, servers, deadline).await?;
     if change == (Change::Remove { slot: before.leader }) && before.voters.len() > 1 {
         // Where nobody is fit to take over, it steps down when it is out.
         let _ = apply(client, servers, Change::Transfer { to: None }, deadline).await;
@@ -401,7 +417,7 @@ async fn apply(
     deadline: Instant,
 ) -> Result<Members, ChangeError> {
     let each = || deadline.saturating_since(now()) / 4;
-    let before = members_of(client, servers, each()).await?;
+    let before = members_led(client, servers, deadline).await?;
     let mut to = before.leader_address().ok_or(ChangeError::NoLeader)?;
     let body = serde_json::to_vec(&change).unwrap_or_default();
     loop {
