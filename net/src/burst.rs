@@ -107,12 +107,13 @@ impl PacketQueue {
         self.packets.as_slices()
     }
 
-    /// [`Packet::leave_to_device`] for the oldest, so many or all: for packets that are all over mbufs.
+    /// [`Packet::leave_to_device`] for the oldest, so many or all, which are all over mbufs: others would leak.
     #[cfg(feature = "dpdk")]
     #[inline]
     pub(crate) fn leave_to_device(&mut self, packets: usize) {
         let packets = packets.min(self.packets.len());
-        self.packets.drain(..packets).for_each(Packet::leave_to_device);
+        // Nothing in them but the mbufs wants to be freed.
+        self.packets.drain(..packets).for_each(std::mem::forget);
     }
 
     /// The oldest packet.
