@@ -125,16 +125,23 @@ impl Future for Sleep {
     /// Outside of a core.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Duration> {
         let at = self.at;
-        let (timers, key) = self.timer.get_or_insert_with(|| {
-            let timers = Local::current().timers.clone();
-            let key = timers.wheel.borrow_mut().add();
-            (timers, key)
-        });
-        let now = timers.now.get();
+        if let Some((timers, key)) = &self.timer {
+            let now = timers.now.get();
+            if now >= at {
+                return Poll::Ready(now - at);
+            }
+            timers.wheel.borrow_mut().arm(*key, at, cx.waker());
+            return Poll::Pending;
+        }
+        let now = now();
         if now >= at {
             return Poll::Ready(now - at);
         }
-        timers.wheel.borrow_mut().arm(*key, at, cx.waker());
+        let waker = cx.waker().clone();
+        self.timer = Some(Local::with(|local| {
+            let key = local.timers.wheel.borrow_mut().add(at, waker);
+            (local.timers.clone(), key)
+        }));
         Poll::Pending
     }
 }

@@ -80,17 +80,27 @@ impl Wheel {
         }
     }
 
-    /// A timer that is not armed. It holds its place until [`Wheel::remove`].
-    pub(crate) fn add(&mut self) -> TimerKey {
-        if self.free == NONE {
-            let index = self.timers.len() as u32;
-            self.timers.push(Timer { tick: 0, generation: 0, previous: NONE, next: NONE, place: IDLE, waker: None });
-            return TimerKey { index, generation: 0 };
-        }
+    /// A timer, armed as by [`Wheel::arm`]. It holds its place until [`Wheel::remove`].
+    pub(crate) fn add(&mut self, at: Instant, waker: Waker) -> TimerKey {
+        let tick = tick_of_deadline(at);
         let index = self.free;
-        let timer = &mut self.timers[index as usize];
-        self.free = timer.next;
-        TimerKey { index, generation: timer.generation }
+        let key = match self.timers.get_mut(index as usize) {
+            Some(timer) => {
+                self.free = timer.next;
+                (timer.tick, timer.waker) = (tick, Some(waker));
+                TimerKey { index, generation: timer.generation }
+            }
+            // No place is free.
+            None => {
+                let (index, waker) = (self.timers.len() as u32, Some(waker));
+                self.timers.push(Timer { tick, generation: 0, previous: NONE, next: NONE, place: IDLE, waker });
+                TimerKey { index, generation: 0 }
+            }
+        };
+        if at != Instant::FAR {
+            self.link(key.index);
+        }
+        key
     }
 
     /// Arms a timer, whether it is pending or not, to wake `waker` in the first [`Wheel::pop`] at or after `at`.
@@ -354,8 +364,7 @@ mod tests {
                 Step::Add(span) => {
                     let at = now.saturating_add(span);
                     let fired = Arc::new(Fired(AtomicU64::new(0)));
-                    let key = wheel.add();
-                    wheel.arm(key, Instant::from_nanos(at), &Waker::from(fired.clone()));
+                    let key = wheel.add(Instant::from_nanos(at), Waker::from(fired.clone()));
                     subjects.push(Subject { key, fired, due: (at != u64::MAX).then_some(at) });
                 }
                 Step::Rearm(which, span) if !subjects.is_empty() => {
@@ -403,8 +412,7 @@ mod tests {
     fn a_lone_deadline_is_told_exactly_at_every_level() {
         for bits in 0..45 {
             let mut wheel = Wheel::new(Instant::from_nanos(0));
-            let key = wheel.add();
-            wheel.arm(key, Instant::from_nanos((1 << TICK_SHIFT) * ((1 << bits) + 1)), Waker::noop());
+            wheel.add(Instant::from_nanos((1 << TICK_SHIFT) * ((1 << bits) + 1)), Waker::noop().clone());
             let next = wheel.next_deadline().map(Instant::as_nanos);
             assert_eq!(next, Some((1 << TICK_SHIFT) * ((1 << bits) + 1)), "2^{bits} ticks");
         }
@@ -416,8 +424,7 @@ mod tests {
         let mut wheel = Wheel::new(now);
         assert!(wheel.pop(now).is_none());
         for past in [1 << 39, (1 << 40) - (1 << TICK_SHIFT), 0] {
-            let key = wheel.add();
-            wheel.arm(key, Instant::from_nanos(past), Waker::noop());
+            wheel.add(Instant::from_nanos(past), Waker::noop().clone());
             // In the slot of the present: found without moving down level by level.
             assert_eq!(wheel.next_deadline(), Some(now));
             assert!(wheel.pop(now).is_some());
@@ -428,8 +435,7 @@ mod tests {
     fn places_are_used_again() {
         let mut wheel = Wheel::new(Instant::from_nanos(0));
         for round in 0..1000u64 {
-            let key = wheel.add();
-            wheel.arm(key, Instant::from_nanos(round * 777), Waker::noop());
+            let key = wheel.add(Instant::from_nanos(round * 777), Waker::noop().clone());
             wheel.remove(key);
         }
         assert_eq!(wheel.timers.len(), 1);

@@ -10,7 +10,7 @@ use crate::packet::{Packet, ROOM_BYTES};
 use crate::port::{Capabilities, Port, PortDescription, lower_timer_slack};
 use crate::socket::{Priority, SocketOptions};
 use crate::stats::PortStats;
-use mmsg::Mmsg;
+use mmsg::{Mmsg, RECEIVED_MAX, Received};
 pub use mtu::device_payload_bytes;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
@@ -78,7 +78,7 @@ impl UdpPort {
             epoll,
             sockets: Vec::new(),
             turn: 0,
-            slots: Vec::with_capacity(BATCH_PACKETS),
+            slots: Vec::with_capacity(RECEIVED_MAX),
             mmsg: Mmsg::new(),
             events: Vec::with_capacity(64),
             informed: false,
@@ -112,37 +112,87 @@ impl UdpPort {
         }
     }
 
-    /// Receives at most `max` datagrams from socket `at`; returns how many the kernel gave.
+    /// Receives at most `max` datagrams from socket `at`; returns how many there were, kept or not.
     fn receive(&mut self, at: usize, max: usize, out: &mut Burst) -> usize {
-        let socket = &mut self.sockets[at];
-        let max = max.min(self.slots.len());
-        let received = match self.mmsg.receive(socket.fd(), &mut self.slots[..max]) {
-            Ok(received) => received,
-            Err(error) => {
-                // Other errors were somebody's ICMP answer; reading it has cleared it. Look again next turn.
-                let empty = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
-                self.stats.rx_errors += u64::from(!empty);
-                socket.readable = !empty;
-                return 0;
-            }
-        };
-        socket.readable = received == max;
-        for (at, slot) in self.slots[..received].iter_mut().enumerate() {
-            if self.mmsg.truncated(at) {
-                self.stats.rx_truncated += 1;
-                continue;
-            }
-            let Some(fresh) = Packet::alloc(socket.priority) else {
-                self.stats.rx_no_buffer += 1;
-                continue;
-            };
-            let mut packet = std::mem::replace(slot, fresh);
-            packet.set_dst(socket.local);
-            self.stats.rx_packets += 1;
+        let waiting = &mut self.sockets[at].waiting;
+        let mut taken = max.min(waiting.len());
+        for packet in waiting.drain(..taken) {
             let pushed = out.push(packet);
             debug_assert!(pushed.is_ok(), "no more were asked for than fit");
         }
-        received
+        while taken < max {
+            let socket = &mut self.sockets[at];
+            let messages = (max - taken).min(self.slots.len());
+            if messages == 0 {
+                // No buffers: others may free some.
+                socket.readable = true;
+                break;
+            }
+            let received = match self.mmsg.receive(socket.fd(), &mut self.slots[..messages]) {
+                Ok(received) => received,
+                Err(error) => {
+                    // Other errors were somebody's ICMP answer; reading it has cleared it. Look again next turn.
+                    let empty = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted);
+                    self.stats.rx_errors += u64::from(!empty);
+                    socket.readable = !empty;
+                    break;
+                }
+            };
+            for message in 0..received {
+                taken += self.take_message(at, message, max - taken, out);
+            }
+            let socket = &mut self.sockets[at];
+            socket.readable = received == messages || !socket.waiting.is_empty();
+            if received < messages {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Takes the datagrams of a message that was received for socket `at`; returns how many were put out or dropped, at most `max`. The
+    /// others wait at the socket.
+    fn take_message(&mut self, at: usize, message: usize, max: usize, out: &mut Burst) -> usize {
+        let (socket, slot) = (&mut self.sockets[at], &mut self.slots[message]);
+        let Received { rest, bytes, segment_bytes, truncated } = self.mmsg.received(message, slot.len());
+        if truncated || segment_bytes > ROOM_BYTES {
+            self.stats.rx_truncated += 1;
+            return max.min(1);
+        }
+        let mut taken = 0;
+        let mut deliver = |packet: Option<Packet>| {
+            let Some(mut packet) = packet else {
+                self.stats.rx_no_buffer += 1;
+                taken = max.min(taken + 1);
+                return;
+            };
+            packet.set_dst(socket.local);
+            self.stats.rx_packets += 1;
+            if taken < max && socket.waiting.is_empty() {
+                taken += 1;
+                let pushed = out.push(packet);
+                debug_assert!(pushed.is_ok(), "no more were asked for than fit");
+            } else {
+                socket.waiting.push_back(packet);
+            }
+        };
+        if bytes == segment_bytes {
+            deliver(Packet::alloc(socket.priority).map(|fresh| std::mem::replace(slot, fresh)));
+            return taken;
+        }
+        let in_slot = slot.len();
+        for start in (0..bytes).step_by(segment_bytes) {
+            let end = bytes.min(start + segment_bytes);
+            let head = &slot.data()[start.min(in_slot)..end.min(in_slot)];
+            let tail = &rest[start.saturating_sub(in_slot)..end.saturating_sub(in_slot)];
+            deliver(Packet::alloc(socket.priority).map(|mut packet| {
+                let fits = packet.extend_from_slices([head, tail]);
+                debug_assert_eq!(fits, Ok(()), "as much as a packet has room for");
+                packet.set_src(slot.src());
+                packet
+            }));
+        }
+        taken
     }
 
     /// Receives from the readable sockets of `range`, beginning with number `first` of it, until `max` are taken.
@@ -162,7 +212,7 @@ impl UdpPort {
     }
 
     fn refill_slots(&mut self) {
-        while self.slots.len() < BATCH_PACKETS {
+        while self.slots.len() < RECEIVED_MAX {
             let Some(packet) = Packet::alloc(Priority::Control) else { break };
             self.slots.push(packet);
         }

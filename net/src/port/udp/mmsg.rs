@@ -1,12 +1,16 @@
 //! Many datagrams per system call: `recvmmsg` and `sendmmsg` behind a safe face.
 //!
 //! Datagrams of one length that follow upon each other to one address are given to the kernel as one message to be cut
-//! (UDP_SEGMENT): it then looks for the route once, and carries one buffer through its layers. On the wire nothing is different.
+//! (UDP_SEGMENT): it then looks for the route once, and carries one buffer through its layers. On the wire nothing is different. Nor are
+//! they cut where they never leave the machine, or come from a card that puts together what belongs together: a socket that says so
+//! (UDP_GRO) is given all in one message. What of it does not fit into a packet's buffer lies in one behind that.
 
 use super::BATCH_PACKETS;
 use crate::burst::PacketQueue;
 use crate::packet::Packet;
-use libc::{AF_INET, MSG_DONTWAIT, MSG_TRUNC, c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_in, socklen_t};
+use libc::{
+    AF_INET, MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC, c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_in, socklen_t,
+};
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -22,6 +26,43 @@ pub(super) struct Mmsg {
     controls: Box<[SegmentControl; BATCH_PACKETS]>,
     /// Packets in each message of the last send.
     packets: [u8; BATCH_PACKETS],
+    inbound: Box<[Inbound; RECEIVED_MAX]>,
+    /// Of each message to be received, what is beyond its slot. The kernel gives pages to it as they are needed.
+    rests: Box<[u8]>,
+}
+
+/// Messages of one receipt, at most. Each may hold many datagrams.
+pub(super) const RECEIVED_MAX: usize = 16;
+/// No message is longer.
+const REST_BYTES: usize = 1 << 16;
+/// From the beginning of one rest to that of the next: not a multiple of the caches' sets.
+const REST_STRIDE: usize = REST_BYTES + 320;
+
+/// What a message to be received is made of beside its slot.
+#[repr(C)]
+struct Inbound {
+    vectors: [iovec; 2],
+    control: ReceivedControl,
+}
+
+/// The control message that tells where the kernel has not cut.
+#[repr(C)]
+struct ReceivedControl {
+    header: cmsghdr,
+    segment_bytes: c_int,
+    padding: [u8; 4],
+}
+
+/// A message that was received: datagrams of one length, the last of which may be shorter, from one sender.
+pub(super) struct Received<'a> {
+    /// What the slot had no room for: it begins where that ends.
+    pub(super) rest: &'a [u8],
+    /// Bytes of all datagrams.
+    pub(super) bytes: usize,
+    /// Bytes of each but the last.
+    pub(super) segment_bytes: usize,
+    /// Something is missing.
+    pub(super) truncated: bool,
 }
 
 /// Packets in one message to be cut, at most: 44 full ones stay below the 64 KiB of a datagram.
@@ -41,7 +82,7 @@ const NAME_BYTES: socklen_t = mem::size_of::<sockaddr_in>() as socklen_t;
 
 impl Mmsg {
     pub(super) fn new() -> Self {
-        // SAFETY: all four are plain C structs of integers and raw pointers, for which zero bytes are a valid value.
+        // SAFETY: all five are plain C structs of integers and raw pointers, for which zero bytes are a valid value.
         unsafe {
             Mmsg {
                 headers: Box::new(mem::zeroed()),
@@ -49,22 +90,35 @@ impl Mmsg {
                 names: Box::new(mem::zeroed()),
                 controls: Box::new(mem::zeroed()),
                 packets: [0; BATCH_PACKETS],
+                inbound: Box::new(mem::zeroed()),
+                rests: vec![0; RECEIVED_MAX * REST_STRIDE].into_boxed_slice(),
             }
         }
     }
 
-    /// Receives into the first of `slots`, at most [`BATCH_PACKETS`], and returns how many were filled. Their payload
-    /// and sender are set. Never blocks: an empty socket is `WouldBlock`.
+    /// Receives a message into each of the first of `slots`, at most [`RECEIVED_MAX`], and returns how many were filled. Their payload,
+    /// as far as they have room for it, and their sender are set; [`Mmsg::received`] has the rest. Never blocks: an empty socket is
+    /// `WouldBlock`.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, slots: &mut [Packet]) -> io::Result<usize> {
-        let count = slots.len().min(BATCH_PACKETS);
-        for (at, slot) in slots.iter_mut().take(count).enumerate() {
+        let count = slots.len().min(RECEIVED_MAX);
+        let rests = self.rests.chunks_exact_mut(REST_STRIDE);
+        for ((at, slot), rest) in slots.iter_mut().take(count).enumerate().zip(rests) {
             slot.clear();
-            let spare = slot.spare_mut();
-            self.vectors[at] = iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() };
-            self.point_header(at);
+            let (spare, inbound) = (slot.spare_mut(), &mut self.inbound[at]);
+            inbound.vectors = [spare, &mut rest[..REST_BYTES]]
+                .map(|part| iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() });
+            let header = &mut self.headers[at].msg_hdr;
+            header.msg_name = (&raw mut self.names[at]).cast();
+            header.msg_namelen = NAME_BYTES;
+            header.msg_iov = inbound.vectors.as_mut_ptr();
+            header.msg_iovlen = inbound.vectors.len();
+            header.msg_control = (&raw mut inbound.control).cast();
+            header.msg_controllen = mem::size_of::<ReceivedControl>();
+            header.msg_flags = 0;
         }
-        // SAFETY: the first `count` headers point to one iovec and one name each, owned by `self`, and the iovecs to the
-        // tail rooms of distinct packets borrowed mutably for the whole call; the lengths are those of the buffers.
+        // SAFETY: the first `count` headers point to two iovecs, a name and a control message each, owned by `self`, and the iovecs to the
+        // tail rooms of distinct packets borrowed mutably for the whole call and to distinct parts of `rests`; the lengths are those of
+        // the buffers.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -76,18 +130,28 @@ impl Mmsg {
         };
         let received = counted(received)?;
         for (at, slot) in slots.iter_mut().take(received).enumerate() {
-            let header = &self.headers[at];
-            // The kernel writes no more than the tail room it was shown.
-            let fits = slot.claim(header.msg_len as usize);
+            // The kernel writes no more than the tail room that it was shown, and into the rest after that only.
+            let fits = slot.claim(slot.room().min(self.headers[at].msg_len as usize));
             debug_assert_eq!(fits, Ok(()));
             slot.set_src(address(&self.names[at]));
         }
         Ok(received)
     }
 
-    /// Datagram `at` of the last [`Mmsg::receive`] was longer than its buffer; the rest of it is lost.
-    pub(super) fn truncated(&self, at: usize) -> bool {
-        self.headers[at].msg_hdr.msg_flags & MSG_TRUNC != 0
+    /// Message `at` of the last [`Mmsg::receive`], whose slot has so many bytes of it.
+    pub(super) fn received(&self, at: usize, slot_bytes: usize) -> Received<'_> {
+        let (header, control) = (&self.headers[at], &self.inbound[at].control);
+        let bytes = header.msg_len as usize;
+        let is_told = header.msg_hdr.msg_controllen >= mem::offset_of!(ReceivedControl, padding)
+            && (control.header.cmsg_level, control.header.cmsg_type) == (libc::SOL_UDP, libc::UDP_GRO);
+        let told = usize::try_from(control.segment_bytes).ok().filter(|segment_bytes| is_told && *segment_bytes > 0);
+        let rest = &self.rests[at * REST_STRIDE..][..REST_BYTES];
+        Received {
+            rest: &rest[..bytes.saturating_sub(slot_bytes).min(REST_BYTES)],
+            bytes,
+            segment_bytes: told.unwrap_or(bytes).min(bytes),
+            truncated: header.msg_hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC) != 0,
+        }
     }
 
     /// Sends the first `count` packets of `queue`, at most [`BATCH_PACKETS`], to their destinations, and returns how
@@ -189,3 +253,6 @@ fn name(addr: SocketAddrV4) -> sockaddr_in {
 // As the kernel's CMSG_LEN and CMSG_SPACE of two bytes would have it.
 const _: () = assert!(mem::offset_of!(SegmentControl, padding) == mem::size_of::<cmsghdr>() + 2);
 const _: () = assert!(mem::size_of::<SegmentControl>().is_multiple_of(mem::align_of::<cmsghdr>()));
+// And of an integer.
+const _: () = assert!(mem::offset_of!(ReceivedControl, padding) == mem::size_of::<cmsghdr>() + mem::size_of::<c_int>());
+const _: () = assert!(mem::size_of::<ReceivedControl>().is_multiple_of(mem::align_of::<cmsghdr>()));

@@ -1,8 +1,10 @@
 //! One kernel socket and what its port remembers about it.
 
 use crate::error::NetError;
+use crate::packet::Packet;
 use crate::socket::{Priority, SocketOptions};
 use rustix::net::sockopt;
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::mem;
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
@@ -18,6 +20,8 @@ pub(super) struct KernelSocket {
     socket: UdpSocket,
     /// The last look at it left datagrams behind, or epoll said so.
     pub(super) readable: bool,
+    /// Received with others in one message, and more than were asked for: at most those of one receipt.
+    pub(super) waiting: VecDeque<Packet>,
     /// The kernel had no room for its last packet.
     pub(super) blocked: bool,
     /// So many packets more go to the kernel one by one, since it has refused to cut a message into datagrams.
@@ -45,6 +49,7 @@ impl KernelSocket {
             Err(source) => return Err(NetError::Io { action: "read a socket's address", source }),
         };
         let rcvbuf_bytes = size_receive_buffer(&socket, options.rcvbuf_bytes)?;
+        take_uncut(&socket);
         Ok(KernelSocket {
             key: key(options.priority, local),
             local,
@@ -52,6 +57,7 @@ impl KernelSocket {
             rcvbuf_bytes,
             socket,
             readable: false,
+            waiting: VecDeque::new(),
             blocked: false,
             uncut_packets: 0,
             watched_for_room: false,
@@ -93,4 +99,19 @@ fn size_receive_buffer(socket: &UdpSocket, wanted_bytes: usize) -> Result<usize,
         .and_then(|()| sockopt::socket_recv_buffer_size(socket))
         .map(|reported_bytes| reported_bytes / 2)
         .map_err(|errno| NetError::Io { action: "size a socket's receive buffer", source: errno.into() })
+}
+
+/// Has the kernel deliver in one message what it has in one piece. Before Linux 5.0 it does not know how, and each datagram comes alone.
+fn take_uncut(socket: &UdpSocket) {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads an integer, which outlives the call.
+    let _ = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            (&raw const on).cast(),
+            mem::size_of_val(&on) as libc::socklen_t,
+        )
+    };
 }
