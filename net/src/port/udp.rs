@@ -46,7 +46,8 @@ impl Default for UdpConfig {
 }
 
 /// Kernel UDP: `recvmmsg` and `sendmmsg` on sockets that are never connected, so that answers may come from any
-/// address, and epoll to sleep.
+/// address, and epoll to sleep. Bursts of one length to one address go and come as one message, where the kernel can (see `mmsg.rs`): up
+/// to 16 such messages may wait in memory beyond what was asked for.
 ///
 /// Must stay on one thread, with one wake fd. An ICMP error never stops a socket.
 pub struct UdpPort {
