@@ -5,6 +5,8 @@
 
 #[path = "background.rs"]
 mod background;
+#[path = "late_copies.rs"]
+mod late_copies;
 #[path = "misbehaving.rs"]
 mod misbehaving;
 #[path = "sessions.rs"]

@@ -415,6 +415,7 @@ impl<D: Driver, C: Clock + 'static> Core<D, C> {
                 std::thread::yield_now();
             }
         }
+        self.local.stats.tasks_spawned.add(self.local.live.take_begun());
         self.local.close();
         // A task that was leaked abroad keeps the rest of the core; nobody shall wait for what is in the rings.
         let jobs = self.local.jobs.take();

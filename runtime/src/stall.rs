@@ -17,6 +17,8 @@ const BATCH: u32 = 8;
 const BATCH_MAX: u32 = 32;
 /// What a batch shall take, within a factor of two: little beside the time that a turn may take, much beside a look at the clock.
 const BATCH_TIME: Duration = Duration::from_micros(4);
+/// What a turn does before its polls seldom takes so long: where the first batch of a turn does, the polls were slow.
+const RECEIPT_TIME: Duration = Duration::from_micros(32);
 /// Polls that are timed one by one after a slow one.
 const WATCHED: u32 = 4096;
 
@@ -29,6 +31,8 @@ pub(crate) struct StallWatch {
     unchecked: u32,
     /// Polls until the next look.
     batch: u32,
+    /// Nothing but polls has happened since then.
+    polls_only: bool,
     watched: u32,
     logged: u64,
 }
@@ -51,13 +55,14 @@ impl From<&Runnable> for Suspect {
 
 impl StallWatch {
     pub(crate) fn new(slow: Duration) -> Self {
-        StallWatch { slow, since: Instant::ZERO, unchecked: 0, batch: BATCH, watched: 0, logged: 0 }
+        StallWatch { slow, since: Instant::ZERO, unchecked: 0, batch: BATCH, polls_only: false, watched: 0, logged: 0 }
     }
 
-    /// Polls are about to begin; the clock shows `now`.
+    /// Polls are about to begin. The clock showed `now` when the turn began, which has done other things since.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.since = now;
         self.unchecked = 0;
+        self.polls_only = false;
     }
 
     /// A poll has ended. Reads the clock where it is time to, and then gives the reading.
@@ -89,10 +94,11 @@ impl StallWatch {
         let polls = std::mem::take(&mut self.unchecked);
         self.since = now;
         self.watched = self.watched.saturating_sub(polls);
-        if took > BATCH_TIME {
-            self.batch = (self.batch / 2).max(1);
-        } else if took < BATCH_TIME / 2 && polls == self.batch {
+        let polls_only = std::mem::replace(&mut self.polls_only, true);
+        if took < BATCH_TIME / 2 && polls == self.batch {
             self.batch = (self.batch * 2).min(BATCH_MAX);
+        } else if took > if polls_only { BATCH_TIME } else { RECEIPT_TIME } {
+            self.batch = (self.batch / 2).max(1);
         }
         if took < self.slow {
             return;
@@ -146,5 +152,11 @@ mod tests {
         assert_eq!(looks(&mut stalls, &now, 20, 5_000), 20);
         // Two of them take what a batch shall take.
         assert_eq!(looks(&mut stalls, &now, 41, 1_500), 21);
+        // What a turn does before its polls is not theirs, within reason.
+        for (before_ns, left) in [(20_000, 2), (50_000, 1)] {
+            stalls.begin(Instant::from_nanos(now.get() - before_ns));
+            looks(&mut stalls, &now, 2, 2_000);
+            assert_eq!(stalls.batch, left);
+        }
     }
 }

@@ -92,8 +92,11 @@ pub fn spawn<F: Future + 'static>(future: F) -> Task<F::Output> {
 #[track_caller]
 pub fn spawn_in<F: Future + 'static>(lane: Lane, name: &'static str, future: F) -> Task<F::Output> {
     let site = Location::caller();
+    // Where it is refused it is dropped at the end of this function: by then no core is borrowed, which its drop may enter.
+    let mut future = Some(future);
     let spawned = Local::with(|local| {
         local.live.begin()?;
+        let Some(future) = future.take() else { unreachable!("nobody else takes it") };
         let meta = Meta { core: local.key, lane, name, site };
         let member = Member { local: local.clone(), key: None };
         let cell = move |meta| TaskCell { future, meta, member };

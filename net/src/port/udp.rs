@@ -28,6 +28,8 @@ const BATCH_PACKETS: usize = BURST_PACKETS;
 const WAKE_KEY: u64 = u64::MAX;
 /// Packets that go one by one after a message of several was refused: others' addresses must not make that a habit.
 const UNCUT_PACKETS: usize = 1024;
+/// Datagrams in one message: what Linux cuts and joins at most. One with more is dropped.
+const DATAGRAMS_MAX: usize = 128;
 /// Errors of earlier packets swallowed per call before the socket is left alone until the next turn.
 const STALE_ERRORS: usize = 8;
 
@@ -47,7 +49,7 @@ impl Default for UdpConfig {
 
 /// Kernel UDP: `recvmmsg` and `sendmmsg` on sockets that are never connected, so that answers may come from any
 /// address, and epoll to sleep. Bursts of one length to one address go and come as one message, where the kernel can (see `mmsg.rs`): up
-/// to 16 such messages may wait in memory beyond what was asked for.
+/// to 16 such messages, of 128 datagrams at most, may wait in memory beyond what was asked for; in a steady flow it is one.
 ///
 /// Must stay on one thread, with one wake fd. An ICMP error never stops a socket.
 pub struct UdpPort {
@@ -123,7 +125,7 @@ impl UdpPort {
         }
         while taken < max {
             let socket = &mut self.sockets[at];
-            let messages = (max - taken).min(self.slots.len());
+            let messages = (max - taken).div_ceil(socket.in_message).min(self.slots.len());
             if messages == 0 {
                 // No buffers: others may free some.
                 socket.readable = true;
@@ -139,6 +141,9 @@ impl UdpPort {
                     break;
                 }
             };
+            if received > 0 {
+                self.sockets[at].in_message = 1;
+            }
             for message in 0..received {
                 taken += self.take_message(at, message, max - taken, out);
             }
@@ -156,10 +161,13 @@ impl UdpPort {
     fn take_message(&mut self, at: usize, message: usize, max: usize, out: &mut Burst) -> usize {
         let (socket, slot) = (&mut self.sockets[at], &mut self.slots[message]);
         let Received { rest, bytes, segment_bytes, truncated } = self.mmsg.received(message, slot.len());
-        if truncated || segment_bytes > ROOM_BYTES {
-            self.stats.rx_truncated += 1;
+        let datagrams = bytes.div_ceil(segment_bytes.max(1)).max(1);
+        // No kernel joins so many, but a guest or whoever owns a tunnel may hand in what it likes.
+        if truncated || segment_bytes > ROOM_BYTES || datagrams > DATAGRAMS_MAX {
+            self.stats.rx_truncated += datagrams as u64;
             return max.min(1);
         }
+        socket.in_message = socket.in_message.max(datagrams);
         let mut taken = 0;
         let mut deliver = |packet: Option<Packet>| {
             let Some(mut packet) = packet else {

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use crate::cluster_support::{SECOND, call, cluster, config};
+use super::cluster_support::{SECOND, call, cluster, config};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

@@ -20,8 +20,11 @@ pub(super) struct KernelSocket {
     socket: UdpSocket,
     /// The last look at it left datagrams behind, or epoll said so.
     pub(super) readable: bool,
-    /// Received with others in one message, and more than were asked for: at most those of one receipt.
+    /// Received with others in one message, and more than were asked for: at most those of one receipt, which is as short as the
+    /// messages of the last one have been long.
     pub(super) waiting: VecDeque<Packet>,
+    /// Datagrams in the longest message of the last receipt.
+    pub(super) in_message: usize,
     /// The kernel had no room for its last packet.
     pub(super) blocked: bool,
     /// So many packets more go to the kernel one by one, since it has refused to cut a message into datagrams.
@@ -58,6 +61,7 @@ impl KernelSocket {
             socket,
             readable: false,
             waiting: VecDeque::new(),
+            in_message: 1,
             blocked: false,
             uncut_packets: 0,
             watched_for_room: false,
