@@ -22,7 +22,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 use trimaran_runtime::Instant;
 
-/// Datagrams per system call.
+/// Datagrams sent with one system call, at most.
 const BATCH_PACKETS: usize = BURST_PACKETS;
 /// What epoll says of the wake fd. Keys of sockets have 49 bits.
 const WAKE_KEY: u64 = u64::MAX;

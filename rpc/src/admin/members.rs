@@ -248,14 +248,17 @@ pub async fn members_of(client: &Client, servers: &[SocketAddrV4], within: Durat
     }
 }
 
-/// As [`members_of`], once there is a leader: an election is waited for, [`ELECTION_WITHIN`] at most and until `deadline`. Where the nodes
-/// belong to no cluster there will be none.
+/// As [`members_of`], once there is a leader: an election is waited for, [`ELECTION_WITHIN`] at most and until `deadline`. Without one by
+/// then, and at once where the nodes belong to no cluster, it is [`ChangeError::NoLeader`].
 async fn members_led(client: &Client, servers: &[SocketAddrV4], deadline: Instant) -> Result<Members, ChangeError> {
     let until = deadline.min(now() + ELECTION_WITHIN);
     loop {
         let members = members_of(client, servers, deadline.saturating_since(now()) / 4).await?;
-        if members.leader_address().is_some() || members.cluster.is_none() || now() >= until {
+        if members.leader_address().is_some() {
             return Ok(members);
+        }
+        if members.cluster.is_none() || now() >= until {
+            return Err(ChangeError::NoLeader);
         }
         sleep(LOOK_EVERY).await;
     }
