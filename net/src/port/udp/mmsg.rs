@@ -7,9 +7,10 @@
 
 use super::BATCH_PACKETS;
 use crate::burst::PacketQueue;
-use crate::packet::Packet;
+use crate::packet::{Packet, ROOM_BYTES};
 use libc::{
-    AF_INET, MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC, c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_in, socklen_t,
+    AF_INET, MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC, c_int, c_uint, cmsghdr, iovec, mmsghdr, msghdr, sockaddr_in,
+    socklen_t,
 };
 use std::io;
 use std::mem;
@@ -65,8 +66,21 @@ pub(super) struct Received<'a> {
     pub(super) truncated: bool,
 }
 
+/// Datagrams in one message: what Linux cuts and joins at most.
+const DATAGRAMS_MAX: usize = 128;
+
+impl Received<'_> {
+    /// How many datagrams it holds. It is to be dropped, and that many are lost, where they do not fit into packets or are more than a
+    /// kernel joins: a guest, or whoever owns a tunnel, may hand in what it likes.
+    pub(super) fn datagrams(&self) -> Result<usize, usize> {
+        let datagrams = self.bytes.div_ceil(self.segment_bytes.max(1)).max(1);
+        let is_sound = !self.truncated && self.segment_bytes <= ROOM_BYTES && datagrams <= DATAGRAMS_MAX;
+        if is_sound { Ok(datagrams) } else { Err(datagrams) }
+    }
+}
+
 /// Packets in one message to be cut, at most: 44 full ones stay below the 64 KiB of a datagram.
-const SEGMENTS_MAX: u8 = 44;
+pub(super) const SEGMENTS_MAX: u8 = 44;
 /// Bytes of such a message.
 const SEGMENTS_BYTES_MAX: usize = 44 * 1472;
 
@@ -108,13 +122,9 @@ impl Mmsg {
             inbound.vectors = [spare, &mut rest[..REST_BYTES]]
                 .map(|part| iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() });
             let header = &mut self.headers[at].msg_hdr;
-            header.msg_name = (&raw mut self.names[at]).cast();
-            header.msg_namelen = NAME_BYTES;
-            header.msg_iov = inbound.vectors.as_mut_ptr();
-            header.msg_iovlen = inbound.vectors.len();
+            point(header, &mut self.names[at], &mut inbound.vectors);
             header.msg_control = (&raw mut inbound.control).cast();
             header.msg_controllen = mem::size_of::<ReceivedControl>();
-            header.msg_flags = 0;
         }
         // SAFETY: the first `count` headers point to two iovecs, a name and a control message each, owned by `self`, and the iovecs to the
         // tail rooms of distinct packets borrowed mutably for the whole call and to distinct parts of `rests`; the lengths are those of
@@ -188,10 +198,8 @@ impl Mmsg {
             }
             self.names[messages] = name(to);
             self.packets[messages] = (filled - start) as u8; // at most SEGMENTS_MAX
-            self.point_header(messages);
             let header = &mut self.headers[messages].msg_hdr;
-            header.msg_iov = &raw mut self.vectors[start];
-            header.msg_iovlen = filled - start;
+            point(header, &mut self.names[messages], &mut self.vectors[start..filled]);
             if filled - start > 1 {
                 let control = &mut self.controls[messages];
                 control.header.cmsg_level = libc::SOL_UDP;
@@ -215,17 +223,17 @@ impl Mmsg {
     pub(super) fn first_packets(&self) -> usize {
         usize::from(self.packets[0])
     }
+}
 
-    fn point_header(&mut self, at: usize) {
-        let header = &mut self.headers[at].msg_hdr;
-        header.msg_name = (&raw mut self.names[at]).cast();
-        header.msg_namelen = NAME_BYTES;
-        header.msg_iov = &raw mut self.vectors[at];
-        header.msg_iovlen = 1;
-        header.msg_control = ptr::null_mut();
-        header.msg_controllen = 0;
-        header.msg_flags = 0;
-    }
+/// Has a header tell of the sender's or receiver's address and of the bytes, and of nothing else.
+fn point(header: &mut msghdr, name: &mut sockaddr_in, vectors: &mut [iovec]) {
+    header.msg_name = (&raw mut *name).cast();
+    header.msg_namelen = NAME_BYTES;
+    header.msg_iov = vectors.as_mut_ptr();
+    header.msg_iovlen = vectors.len();
+    header.msg_control = ptr::null_mut();
+    header.msg_controllen = 0;
+    header.msg_flags = 0;
 }
 
 fn vector(packet: &Packet) -> iovec {
@@ -256,3 +264,26 @@ const _: () = assert!(mem::size_of::<SegmentControl>().is_multiple_of(mem::align
 // And of an integer.
 const _: () = assert!(mem::offset_of!(ReceivedControl, padding) == mem::size_of::<cmsghdr>() + mem::size_of::<c_int>());
 const _: () = assert!(mem::size_of::<ReceivedControl>().is_multiple_of(mem::align_of::<cmsghdr>()));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(bytes: usize, segment_bytes: usize) -> Received<'static> {
+        Received { rest: &[], bytes, segment_bytes, truncated: false }
+    }
+
+    #[test]
+    fn a_message_holds_as_many_datagrams_as_the_kernel_joins_and_no_more() {
+        for (bytes, segment_bytes, datagrams) in
+            [(0, 0, 1), (5, 5, 1), (6, 5, 2), (10, 5, 2), (128, 1, 128), (65_507, 1472, 45)]
+        {
+            assert_eq!(received(bytes, segment_bytes).datagrams(), Ok(datagrams), "{bytes} by {segment_bytes}");
+        }
+        assert_eq!(received(129, 1).datagrams(), Err(129));
+        assert_eq!(received(REST_BYTES + ROOM_BYTES, 1).datagrams(), Err(REST_BYTES + ROOM_BYTES));
+        assert_eq!(received(2 * ROOM_BYTES, ROOM_BYTES).datagrams(), Ok(2));
+        assert_eq!(received(2 * ROOM_BYTES, ROOM_BYTES + 1).datagrams(), Err(2), "no packet has room for it");
+        assert_eq!(Received { truncated: true, ..received(1472, 1472) }.datagrams(), Err(1));
+    }
+}
