@@ -305,6 +305,33 @@ fn the_limit_of_tasks_holds() {
     bench.core.enter(|| (0..11).for_each(|_| spawn(pending::<()>()).detach()));
 }
 
+/// Its drop may do what any code may: work in another core, or in the one that refused it.
+#[test]
+fn a_refused_future_may_enter_a_core_when_it_is_dropped() {
+    struct Enters(Rc<Bench>, Rc<Cell<bool>>);
+    impl Drop for Enters {
+        fn drop(&mut self) {
+            self.0.core.enter(|| spawn(async {}).detach());
+            self.1.set(true);
+        }
+    }
+    let (full, other) = (Bench::with(CoreConfig { tasks_max: 0, ..CoreConfig::default() }), Rc::new(Bench::new()));
+    let entered = Rc::new(Cell::new(false));
+    let enters = Enters(other.clone(), entered.clone());
+    let refused = catch_unwind(AssertUnwindSafe(|| {
+        full.core.enter(|| {
+            spawn(async move {
+                let _held = enters;
+            })
+            .detach();
+        });
+    }));
+    let message = refused.expect_err("there is room for no task");
+    assert!(message.downcast_ref::<String>().is_some_and(|text| text.starts_with("more than 0 tasks")));
+    assert!(entered.get());
+    assert_eq!((full.core.tasks(), other.core.tasks()), (0, 1));
+}
+
 #[test]
 fn places_of_ended_tasks_are_used_again() {
     let mut bench = Bench::with(CoreConfig { tasks_max: 2, ..CoreConfig::default() });
