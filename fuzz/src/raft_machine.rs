@@ -117,6 +117,7 @@ fn head(input: &mut Unstructured<'_>, replica: &Replica) -> Result<AppendHead> {
         mark: number(input, replica.now)?,
         offset: u32::from(u16::arbitrary(input)?),
         ack_wanted: bool::arbitrary(input)?,
+        quiet: bool::arbitrary(input)?,
     })
 }
 
@@ -183,6 +184,7 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
             digest: u64::from(u8::arbitrary(input)? % 3),
             fenced: *input.choose(&[None, None, Some(Verdict::Minority), Some(Verdict::NoMajority)])?,
             stopped: bool::arbitrary(input)?,
+            in_use: bool::arbitrary(input)?,
             mark: number(input, replica.now)?,
             conflict: match bool::arbitrary(input)? {
                 false => None,

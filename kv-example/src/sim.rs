@@ -37,6 +37,7 @@ struct Total {
     changes: u64,
     joint_changes: u64,
     snapshots: u64,
+    quiets: u64,
     faults: FaultCounts,
     misuses: Misuses,
     not_judged: BTreeMap<&'static str, u64>,
@@ -56,6 +57,7 @@ impl Total {
         self.changes += report.changes;
         self.joint_changes += report.joint_changes;
         self.snapshots += report.snapshots;
+        self.quiets += report.quiets;
         self.faults.merge(&report.faults);
         self.misuses.iter_mut().zip(report.misuses).for_each(|(sum, more)| *sum += more);
         if let Some(why) = report.not_judged {
@@ -198,8 +200,8 @@ fn print(total: &Total, wall: Option<Duration>) {
         total.operations, total.open, total.committed, total.elections
     );
     println!(
-        "{} configurations committed ({} joint), {} snapshots installed",
-        total.changes, total.joint_changes, total.snapshots
+        "{} configurations committed ({} joint), {} snapshots installed, {} times a group went quiet",
+        total.changes, total.joint_changes, total.snapshots, total.quiets
     );
     let faults: Vec<_> =
         Fault::ALL.iter().map(|fault| format!("{} {}", fault.name(), total.faults.get(*fault))).collect();

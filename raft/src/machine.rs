@@ -23,6 +23,7 @@ mod lease;
 mod membership;
 mod peer;
 mod propose;
+mod quiet;
 mod read;
 mod replication;
 mod snapshot;
@@ -90,6 +91,8 @@ struct Settings {
     heartbeat_ns: u64,
     election_min_ns: u64,
     election_max_ns: u64,
+    /// Zero: never.
+    quiet_after_ns: u64,
     limits: Limits,
     /// Entry bytes that fit a datagram.
     datagram_bytes: u64,
@@ -140,6 +143,10 @@ pub struct Machine {
     /// When the leader of this term was last heard; none where it is free to elect another.
     leader_heard: Option<Nanos>,
     election_at: Nanos,
+    /// The leader of this term says, or this one has said, that it will be heard less often.
+    quiet: bool,
+    /// When somebody last wanted something here, or of a replica that has said so since.
+    active_at: Nanos,
     /// Candidates ask the silent ones again at this time.
     ask_again_at: Nanos,
     join_at: Nanos,
@@ -211,6 +218,7 @@ impl Machine {
             heartbeat_ns: nanos_of(config.timing.heartbeat).max(1),
             election_min_ns: nanos_of(config.timing.election_min).max(1),
             election_max_ns: nanos_of(config.timing.election_max.max(config.timing.election_min)).max(1),
+            quiet_after_ns: nanos_of(config.timing.quiet_after),
             limits: config.limits,
             datagram_bytes: payload_bytes.saturating_sub(overhead) as u64,
             chunk_bytes: u32::try_from(payload_bytes.saturating_sub(CHUNK_OVERHEAD_BYTES)).unwrap_or(u32::MAX),
@@ -250,6 +258,8 @@ impl Machine {
             no_vote_before: Nanos::ZERO,
             leader_heard: None,
             election_at: Nanos::FAR,
+            quiet: false,
+            active_at: now,
             ask_again_at: Nanos::FAR,
             join_at: now,
             join_due: false,
@@ -307,6 +317,7 @@ impl Machine {
 
     fn take_in(&mut self, now: Nanos, input: Input<'_>, log: &mut Log) -> Result<Accepted, Refused> {
         self.now = self.now.max(now);
+        self.notice(&input);
         match input {
             Input::Tick => self.tick(log),
             Input::Message(from, message) => self.receive(from, message, log)?,
@@ -320,6 +331,8 @@ impl Machine {
             Input::StorageRoom(bytes) => self.room_bytes = bytes,
             Input::Applied(states) => self.applied(states, log),
             Input::Stopped => self.stop_applying(log),
+            // That somebody waits for it has been noticed.
+            Input::LeaderWanted => {}
             Input::Transfer(to) => self.transfer(to, log).map_err(Refused::Request)?,
             Input::Farewell => self.farewell(),
             Input::ChangeMembers(target) => self.change_members(target, log).map_err(Refused::Request)?,
@@ -504,9 +517,10 @@ impl Machine {
         self.settings.shard
     }
 
-    /// Voters heard within two of the longest election timeouts, this node included if it votes.
+    /// Voters heard within two of the longest election timeouts, as long as they are now, this node included if it votes.
     pub fn reachable(&self) -> usize {
-        let recent = |at: Option<Nanos>| at.is_some_and(|at| self.now.since(at) <= 2 * self.settings.election_max_ns);
+        let window_ns = (2 * self.settings.election_max_ns).saturating_mul(self.patience_factor());
+        let recent = |at: Option<Nanos>| at.is_some_and(|at| self.now.since(at) <= window_ns);
         let heard = |id: NodeId| {
             let peer = self.peers.iter().find(|peer| peer.id() == id);
             id == self.settings.me.id

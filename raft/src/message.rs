@@ -123,6 +123,8 @@ pub struct Ack {
     pub fenced: Option<Verdict>,
     /// Set when nothing more is applied here; the log is as good as ever.
     pub stopped: bool,
+    /// Set when somebody has wanted something of this replica within [`crate::Timing::quiet_after`]: the group is not to go quiet.
+    pub in_use: bool,
     /// Set when an append did not fit the log.
     pub conflict: Option<Conflict>,
     /// The sender's own mark of the time, which only it can read; 0 where it has none.

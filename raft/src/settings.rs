@@ -16,20 +16,27 @@ pub struct Timing {
     pub election_min: Duration,
     /// The longest; a leader that no quorum answers for this long steps down.
     pub election_max: Duration,
+    /// A group of which nobody has wanted anything for so long goes quiet: its heartbeats become 25 times rarer, and its election
+    /// timeouts 25 times longer, until somebody does. Zero: never.
+    pub quiet_after: Duration,
 }
 
 impl Timing {
+    /// Where nothing else is said: longer than what uses a service pauses, as a rule.
+    pub const QUIET_AFTER: Duration = Duration::from_secs(10);
     /// For shared machines: 20 ms, 100 to 200 ms.
     pub const SHARED: Timing = Timing {
         heartbeat: Duration::from_millis(20),
         election_min: Duration::from_millis(100),
         election_max: Duration::from_millis(200),
+        quiet_after: Timing::QUIET_AFTER,
     };
     /// For isolated cores: 0.5 ms, 3 to 6 ms.
     pub const US: Timing = Timing {
         heartbeat: Duration::from_micros(500),
         election_min: Duration::from_millis(3),
         election_max: Duration::from_millis(6),
+        quiet_after: Timing::QUIET_AFTER,
     };
 }
 

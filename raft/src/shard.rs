@@ -172,7 +172,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// polled; being appended is no promise that it commits. A refusal is proof that nothing was appended.
     pub fn propose(&self, proposal: Proposal<'_>) -> Result<LogIndex, ProposeError> {
         let inner = &mut *self.inner.borrow_mut();
-        match inner.machine.step(stamp(), Input::Propose(&proposal), &mut inner.log) {
+        match inner.ask(Input::Propose(&proposal)) {
             Ok(Accepted::Appended(index)) => {
                 inner.counters.proposed += 1;
                 inner.wake();
@@ -241,6 +241,12 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         self.inner.borrow().machine.is_leader()
     }
 
+    /// Somebody waits here for what only the leader can do. In a quiet group nobody else might notice for long that it is gone.
+    /// [`Shard::propose`] and reads tell so by themselves.
+    pub fn want_leader(&self) {
+        let _ = self.inner.borrow_mut().ask(Input::LeaderWanted);
+    }
+
     /// The leader of the newest term seen, as far as known.
     pub fn leader(&self) -> Option<Member> {
         self.inner.borrow().machine.leader()
@@ -283,7 +289,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
 
     fn request(&self, input: Input<'_>) -> Result<(), Error> {
         let inner = &mut *self.inner.borrow_mut();
-        let result = inner.machine.step(stamp(), input, &mut inner.log);
+        let result = inner.ask(input);
         inner.wake();
         result.map(|_| ()).map_err(|refused| inner.refused(refused))
     }
@@ -427,6 +433,16 @@ impl<T: Transport, S: Storage> Inner<T, S> {
     }
 
     /// An input that cannot be refused.
+    /// Takes what a client wants. Where that ends the group's quiet, the deadlines are others now.
+    fn ask(&mut self, input: Input<'_>) -> Result<Accepted, Refused> {
+        let was_quiet = self.machine.is_quiet();
+        let result = self.machine.step(stamp(), input, &mut self.log);
+        if was_quiet {
+            self.wake();
+        }
+        result
+    }
+
     fn step(&mut self, input: Input<'_>) {
         let _ = self.machine.step(stamp(), input, &mut self.log);
     }

@@ -96,6 +96,7 @@ mod recording {
             Input::Transfer(_) => "transfer",
             _ if *shown == Shown::of(machine, log) => return,
             Input::Tick => "tick",
+            Input::LeaderWanted => "wanted",
             Input::Persisted(_) => "persisted",
             Input::Applied(..) => "applied",
             _ => "other",

@@ -313,6 +313,7 @@ impl Replicated {
         if self.shard.is_leader() {
             return false;
         }
+        self.shard.want_leader();
         let own_block = header.flags.own_block;
         match self.shard.leader().filter(|leader| leader.id != self.me) {
             // Our own clients follow the leader by the answer's hint, which saves the detour for all the rest.

@@ -52,6 +52,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The storm is looked at so often: clients come and go.
 const GUST: Duration = Duration::from_millis(250);
 
+/// One seed in so many has groups that go quiet soon.
+const QUIET_SEEDS: u64 = 4;
 /// One seed in so many has several shards.
 const SHARDED_SEEDS: u64 = 8;
 
@@ -94,6 +96,8 @@ pub(super) struct SeedReport {
     pub joint_changes: u64,
     /// Snapshots that nodes took on.
     pub snapshots: u64,
+    /// How often a group went quiet.
+    pub quiets: u64,
     /// How often each fault struck.
     pub faults: FaultCounts,
     /// How often clients behaved or fared badly.
@@ -183,6 +187,10 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, disks: bool, sa
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
     let mut config = config(&mut rng, nodes, disks);
     config.appliers = matches!(seed % 8, 2..=3);
+    if seed % QUIET_SEEDS == 1 {
+        // A little more than what an election or a slow disk takes: while faults keep clients waiting, groups go quiet.
+        config.timing.quiet_after = 2 * config.timing.election_min;
+    }
     config.sabotage = sabotage;
     if let Some(plan) = &mut config.disks {
         plan.settings.sabotage = sabotage;
@@ -251,6 +259,7 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, disks: bool, sa
         changes: sum(&cluster, Invariants::changes),
         joint_changes: sum(&cluster, Invariants::joint_changes),
         snapshots: sum(&cluster, Invariants::snapshots),
+        quiets: sum(&cluster, Invariants::quiets),
         faults: *chaos.counts(),
         misuses,
         not_judged,

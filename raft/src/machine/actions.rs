@@ -45,6 +45,8 @@ pub enum Input<'a> {
     Read,
     /// A linearizable read on any replica wants one: who does not lead asks the leader.
     ReadHere,
+    /// Somebody waits here for what only the leader can do: if it is gone, that should not go unnoticed for long.
+    LeaderWanted,
     /// This write and all before it are durable.
     Persisted(Write),
     /// The log device failed for good.

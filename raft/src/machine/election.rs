@@ -31,11 +31,13 @@ impl Machine {
             // Whoever still applies is to win; where nobody does, somebody must lead all the same.
             patience = patience.saturating_mul(stopped::PATIENCE);
         }
+        patience = patience.saturating_mul(self.patience_factor());
         self.election_at = self.now.after(patience);
     }
 
     /// Asks whether an election could be won. The term does not move: a node that nobody hears stays harmless.
     fn campaign_first(&mut self, log: &mut Log) {
+        self.quiet = false;
         self.reset_election_timer();
         // Without a committed entry that says so, it may be a member in nobody's eyes but its own.
         let me = self.settings.me.id;
@@ -213,6 +215,7 @@ impl Machine {
     /// Stops leading or campaigning, within the term.
     pub(super) fn stand_down(&mut self) {
         self.fail_reads();
+        self.quiet = false;
         if matches!(self.role, Role::Leader) {
             self.goal = None;
             self.handover = None;

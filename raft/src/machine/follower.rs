@@ -62,8 +62,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Recognises the sender as the leader of its term, or answers that there is a newer one.
-    pub(super) fn hear(&mut self, from: Member, term: Term) -> Result<(), DropReason> {
+    /// Recognises the sender as the leader of its term, which may say that it is `quiet`, or answers that there is a newer one.
+    pub(super) fn hear(&mut self, from: Member, term: Term, quiet: bool) -> Result<(), DropReason> {
         if term < self.hard.term {
             self.owe(from, ReplyKind::NewerTerm)?;
             return Err(DropReason::StaleTerm);
@@ -78,12 +78,13 @@ impl Machine {
         self.leader_address = from.peer;
         self.leader_heard = Some(self.now);
         self.promise_no_vote();
+        self.quiet = quiet;
         self.reset_election_timer();
         Ok(())
     }
 
     fn hear_append(&mut self, from: Member, term: Term, head: &AppendHead) -> Result<(), DropReason> {
-        self.hear(from, term)?;
+        self.hear(from, term, head.quiet)?;
         self.echo = self.echo.max(head.round);
         self.floor = head.floor;
         self.learn_age(head);
@@ -192,6 +193,7 @@ impl Machine {
             digest: self.digest,
             fenced: self.fenced.map(|(_, verdict)| verdict),
             stopped: self.stopped,
+            in_use: self.is_in_use(),
             conflict,
             mark: self.mark(),
         }

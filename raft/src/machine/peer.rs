@@ -190,6 +190,11 @@ impl Peer {
         }
     }
 
+    /// Whether nothing that wants an answer is without one.
+    pub(super) fn has_answered(&self) -> bool {
+        self.echo >= self.round_sent && self.in_flight.is_empty()
+    }
+
     /// An answer to `round` came. Progress or not, a later loss is then noticed from here on.
     pub(super) fn answered(&mut self, now: Nanos, round: u64, progressed: bool, heartbeat_ns: u64) {
         self.heard = Some(now);

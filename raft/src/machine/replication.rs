@@ -15,13 +15,15 @@ const FLUSH_BYTES: u64 = 128 << 10;
 
 impl Machine {
     pub(super) fn tick_leader(&mut self, log: &mut Log) {
-        if self.now.since(self.quorum_heard()) >= self.settings.election_max_ns {
+        let patience_ns = self.settings.election_max_ns.saturating_mul(self.patience_factor());
+        if self.now.since(self.quorum_heard()) >= patience_ns {
             // Nobody can learn anything from a leader that no quorum answers.
             self.stand_down();
             return;
         }
         if self.now >= self.heartbeat_at {
-            self.heartbeat_at = self.now.after(self.settings.heartbeat_ns);
+            self.settle(log);
+            self.heartbeat_at = self.heartbeat_in();
             // A leader that cannot append must lose leadership: it falls silent.
             let beat = !self.stalled;
             self.peers.iter_mut().for_each(|peer| peer.beat_due |= beat);
@@ -191,6 +193,7 @@ impl Machine {
             mark: peer.mark,
             offset: if prev == peer.verified { peer.offset } else { 0 },
             ack_wanted,
+            quiet: self.quiet,
         };
         Some((head, last))
     }

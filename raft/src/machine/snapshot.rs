@@ -257,7 +257,7 @@ impl Machine {
         piece: &[u8],
         log: &mut Log,
     ) -> Result<(), DropReason> {
-        self.hear(from, term)?;
+        self.hear(from, term, false)?;
         let id = head.id;
         if id.index > self.commit {
             if self.fenced.is_some() || self.stopped {

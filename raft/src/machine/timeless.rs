@@ -22,11 +22,14 @@ impl Machine {
         machine.now = Nanos::ZERO;
         machine.random = 0;
         machine.no_vote_before = Nanos::ZERO;
+        machine.quiet = false;
         for at in [&mut machine.election_at, &mut machine.ask_again_at, &mut machine.join_at, &mut machine.heartbeat_at]
         {
             due(at);
         }
-        for at in [&mut machine.led_since, &mut machine.quorum_heard_at, &mut machine.last_entry_at] {
+        for at in
+            [&mut machine.active_at, &mut machine.led_since, &mut machine.quorum_heard_at, &mut machine.last_entry_at]
+        {
             *at = Nanos::ZERO;
         }
         machine.leader_heard = machine.leader_heard.map(|_| Nanos::ZERO);

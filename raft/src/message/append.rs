@@ -9,6 +9,7 @@ use crate::wire::{Reader, Writer};
 
 const HEAD_BYTES: usize = 64;
 const FLAG_ACK_WANTED: u16 = 1;
+const FLAG_QUIET: u16 = 2;
 /// Indexes near the end of the number range would wrap in sums; no log gets there.
 const MAX_INDEX: u64 = 1 << 62;
 
@@ -39,6 +40,8 @@ pub struct AppendHead {
     pub offset: u32,
     /// Whether the leader waits for an acknowledgement.
     pub ack_wanted: bool,
+    /// Whether the leader will be heard less often from now on, see [`crate::Timing::quiet_after`].
+    pub quiet: bool,
 }
 
 impl AppendHead {
@@ -54,7 +57,8 @@ impl AppendHead {
         w.u64(self.age_ns);
         w.u64(self.mark);
         w.u32(self.offset);
-        w.u16(if self.ack_wanted { FLAG_ACK_WANTED } else { 0 });
+        let flags = [(self.ack_wanted, FLAG_ACK_WANTED), (self.quiet, FLAG_QUIET)];
+        w.u16(flags.into_iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag));
         w.u16(count);
     }
 
@@ -69,8 +73,10 @@ impl AppendHead {
             mark: r.u64()?,
             offset: r.u32()?,
             ack_wanted: false,
+            quiet: false,
         };
-        head.ack_wanted = r.u16()? & FLAG_ACK_WANTED != 0;
+        let flags = r.u16()?;
+        (head.ack_wanted, head.quiet) = (flags & FLAG_ACK_WANTED != 0, flags & FLAG_QUIET != 0);
         (head.prev.0 < MAX_INDEX).then_some(())?;
         Some((head, r.u16()?))
     }

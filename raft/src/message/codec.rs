@@ -35,6 +35,7 @@ const KIND_READ_REPLY: u8 = 16;
 const NO_CONFLICT: u64 = u64::MAX;
 /// In the word of an acknowledgement's verdict: nothing more is applied.
 const STOPPED: u32 = 1 << 8;
+const IN_USE: u32 = 1 << 9;
 
 pub(super) fn write_header(kind: u8, header: &Envelope, w: &mut Writer<'_>) {
     w.u8(PEER_VERSION);
@@ -238,7 +239,8 @@ fn write_ack(ack: &Ack, w: &mut Writer<'_>) {
     w.u64(ack.applied.0);
     w.u64(ack.digest);
     w.u32(ack.offset);
-    w.u32(verdict_code(ack.fenced) | if ack.stopped { STOPPED } else { 0 });
+    let flags = [(ack.stopped, STOPPED), (ack.in_use, IN_USE)];
+    w.u32(flags.into_iter().filter(|(is_set, _)| *is_set).fold(verdict_code(ack.fenced), |all, (_, flag)| all | flag));
     w.u64(ack.conflict.map_or(NO_CONFLICT, |conflict| conflict.rejected.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint_term.0));
@@ -256,12 +258,13 @@ fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
         offset: r.u32()?,
         fenced: None,
         stopped: false,
+        in_use: false,
         conflict: None,
         mark: 0,
     };
     let flags = r.u32()?;
-    ack.fenced = verdict(flags & !STOPPED)?;
-    ack.stopped = flags & STOPPED != 0;
+    ack.fenced = verdict(flags & !(STOPPED | IN_USE))?;
+    (ack.stopped, ack.in_use) = (flags & STOPPED != 0, flags & IN_USE != 0);
     let rejected = r.u64()?;
     let (hint, hint_term) = (LogIndex(r.u64()?), Term(r.u64()?));
     if rejected != NO_CONFLICT {
@@ -291,11 +294,24 @@ mod tests {
     }
 
     fn head() -> impl Strategy<Value = AppendHead> {
-        (0u64..1 << 62, any::<[u64; 6]>(), any::<u32>(), any::<bool>()).prop_map(|(prev, n, offset, ack_wanted)| {
-            let [prev_term, commit, round, floor, age_ns, mark] = n;
-            let (prev, commit, floor) = (LogIndex(prev), LogIndex(commit), LogIndex(floor));
-            AppendHead { prev, prev_term: Term(prev_term), commit, round, floor, age_ns, mark, offset, ack_wanted }
-        })
+        (0u64..1 << 62, any::<[u64; 6]>(), any::<u32>(), any::<[bool; 2]>()).prop_map(
+            |(prev, n, offset, [ack_wanted, quiet])| {
+                let [prev_term, commit, round, floor, age_ns, mark] = n;
+                let (prev, commit, floor) = (LogIndex(prev), LogIndex(commit), LogIndex(floor));
+                AppendHead {
+                    prev,
+                    prev_term: Term(prev_term),
+                    commit,
+                    round,
+                    floor,
+                    age_ns,
+                    mark,
+                    offset,
+                    ack_wanted,
+                    quiet,
+                }
+            },
+        )
     }
 
     fn plain_body() -> impl Strategy<Value = Body<'static>> {
@@ -317,12 +333,25 @@ mod tests {
             hash,
         });
         let verdict = proptest::sample::select(vec![None, Some(Verdict::NoMajority), Some(Verdict::Minority)]);
-        let flags = (verdict.clone(), any::<bool>());
+        let flags = (verdict.clone(), any::<[bool; 2]>());
         let ack = (any::<[u64; 7]>(), any::<u32>(), flags, proptest::option::of(conflict)).prop_map(
-            |(n, offset, (fenced, stopped), conflict)| {
+            |(n, offset, (fenced, [stopped, in_use]), conflict)| {
                 let [matched, verified, round, credit_bytes, applied, digest, mark] = n;
                 let [matched, verified, applied] = [matched, verified, applied].map(LogIndex);
-                Ack { matched, verified, offset, round, credit_bytes, applied, digest, fenced, stopped, conflict, mark }
+                Ack {
+                    matched,
+                    verified,
+                    offset,
+                    round,
+                    credit_bytes,
+                    applied,
+                    digest,
+                    fenced,
+                    stopped,
+                    in_use,
+                    conflict,
+                    mark,
+                }
             },
         );
         prop_oneof![

@@ -38,7 +38,7 @@ pub enum Consistency {
     /// At least the entry at this index. Any replica can serve it; it waits for [`crate::ReadSettings::patience`] at most.
     AtLeast(LogIndex),
     /// Everything that was acknowledged this long ago. Any replica that hears its leader can serve it, down to about two
-    /// heartbeats; refused where what is known is older.
+    /// heartbeats; refused where what is known is older. In a quiet group the leader is asked.
     Stale {
         /// How old the state may be.
         max: Duration,
@@ -135,6 +135,16 @@ impl<T: Transport, S: Storage> Shard<T, S> {
 
     /// What a read depends on, and what must be applied for it, where this node knows both by itself.
     fn without_asking(&self, how: Consistency) -> Option<Result<(Basis, LogIndex), ReadError>> {
+        if how == Consistency::Linearizable {
+            return None;
+        }
+        // Reads that ask nobody are use all the same, without which the leader might not know of any.
+        let was_quiet = {
+            let inner = &mut *self.inner.borrow_mut();
+            let was_quiet = inner.machine.is_quiet();
+            let _ = inner.ask(Input::LeaderWanted);
+            was_quiet
+        };
         match how {
             Consistency::Linearizable => None,
             Consistency::Lease => self.under_lease().map(|(term, index)| Ok((Basis::Lease(term), index))),
@@ -142,6 +152,10 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             Consistency::Stale { max } => {
                 let (inner, max_ns) = (self.inner.borrow(), nanos_of(max));
                 let known = inner.machine.stale_read(inner.clock(), max_ns);
+                // A quiet leader is heard so rarely that what it says is old: it is asked instead, which is never less.
+                if was_quiet && known.is_err() {
+                    return None;
+                }
                 Some(known.map(|(at, index)| (Basis::Age(at, max_ns), index)))
             }
         }
@@ -160,7 +174,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
 
     pub(super) fn begin_read(&self, input: Input<'_>) -> ReadBarrier<T, S> {
         let inner = &mut *self.inner.borrow_mut();
-        let ticket = match inner.machine.step(stamp(), input, &mut inner.log) {
+        let ticket = match inner.ask(input) {
             Ok(Accepted::Read(ticket)) => {
                 inner.reads.open(ticket);
                 inner.wake();

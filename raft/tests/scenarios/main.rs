@@ -143,6 +143,10 @@
 //! | minority fenced | `digests::a_follower_in_the_minority_is_fenced_and_goes_on_acknowledging` |
 //! | no majority halts | `digests::three_states_of_three_halt_all` |
 //! | a fenced replica stands for nothing | `digests::a_fenced_replica_does_not_stand_even_where_nobody_else_can_win` |
+//! | **Quiet groups** | |
+//! | goes quiet and wakes | `quiet::an_idle_group_goes_quiet_and_stays_one_for_an_hour` `quiet::a_proposal_wakes_a_quiet_group_and_commits_at_once` |
+//! | dead leader of a quiet group | `quiet::a_dead_leader_of_a_quiet_group_is_replaced_as_soon_as_somebody_asks` |
+//! | a restart does not disrupt | `quiet::a_follower_that_starts_again_does_not_depose_a_quiet_leader` |
 //! | **Memory** | |
 //! | follower down (etcd #7162, scylladb #11559) | `limits::a_member_that_is_down_for_long_costs_a_cursor` |
 //! | slow follower | `limits::a_slow_follower_costs_no_commit` |
@@ -167,6 +171,7 @@ mod leadership;
 mod leases;
 mod limits;
 mod membership;
+mod quiet;
 mod reads;
 mod replication;
 mod seeding;

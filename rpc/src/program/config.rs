@@ -95,6 +95,8 @@ pub struct Timing {
     pub election_min: Duration,
     /// Longest; each timeout is drawn between the two.
     pub election_max: Duration,
+    /// How long nobody may want anything of a group before its messages become rarer and its elections slower; zero where they never do.
+    pub quiet_after: Duration,
 }
 
 impl Timing {
@@ -109,6 +111,7 @@ impl Timing {
             heartbeat: Duration::from_micros(heartbeat_us),
             election_min: Duration::from_micros(min_us),
             election_max: Duration::from_micros(max_us),
+            quiet_after: trimaran_raft::Timing::QUIET_AFTER,
         }
     }
 }
@@ -250,6 +253,9 @@ fn timing(root: &Section<'_>) -> Result<Timing, Error> {
     }
     if let Some(found) = &election {
         (timing.election_min, timing.election_max) = found.duration_range()?;
+    }
+    if let Some(found) = root.find("quiet_after") {
+        timing.quiet_after = found.duration_or_never()?;
     }
     if let Some(blamed) = election.or(heartbeat) {
         check::timing(&timing, &blamed)?;

@@ -208,6 +208,7 @@ pub fn node_config(config: &Config, place: ShardPlace) -> Result<NodeConfig, Err
             heartbeat: config.timing.heartbeat,
             election_min: config.timing.election_min,
             election_max: config.timing.election_max,
+            quiet_after: config.timing.quiet_after,
         },
         log_limits: Limits {
             log_bytes: limits.log_bytes as u64,

@@ -141,6 +141,7 @@ struct Seen {
     last: (LogIndex, Term),
     configuration: LogIndex,
     snapshots: u64,
+    quiet: bool,
     /// Bytes of the log when the node was first looked at in this life.
     began_with_bytes: Option<u64>,
 }
@@ -160,6 +161,7 @@ pub struct Invariants {
     changes: u64,
     joint_changes: u64,
     snapshots: u64,
+    quiets: u64,
     may_diverge: bool,
 }
 
@@ -176,6 +178,7 @@ impl Invariants {
             changes: 0,
             joint_changes: 0,
             snapshots: 0,
+            quiets: 0,
             may_diverge: false,
         }
     }
@@ -215,6 +218,11 @@ impl Invariants {
         self.snapshots
     }
 
+    /// How often a leader has seen its group go quiet.
+    pub fn quiets(&self) -> u64 {
+        self.quiets
+    }
+
     /// One more node is to be checked.
     pub(crate) fn add_node(&mut self) {
         self.seen.push(Seen::default());
@@ -248,6 +256,7 @@ impl Invariants {
             last: (log.last(), log.last_term()),
             configuration: machine.configuration_index(),
             snapshots: before.snapshots,
+            quiet: machine.is_quiet(),
             began_with_bytes: before.began_with_bytes.or(Some(log.bytes())),
         };
         for (what, from, to) in [
@@ -262,6 +271,7 @@ impl Invariants {
         if now.applied > now.commit {
             return Err(Violation::AppliedUncommitted { node, applied: now.applied, commit: now.commit });
         }
+        self.quiets += u64::from(now.leading && now.quiet && !before.quiet);
         if now.leading {
             let first = *self.leaders.entry(now.term).or_insert(machine.me().id);
             if first != machine.me().id {

@@ -18,6 +18,7 @@ pub(super) const ROOT: &[&str] = &[
     "profile",
     "heartbeat",
     "election",
+    "quiet_after",
     "net",
     "dpdk",
     "disk",
@@ -230,6 +231,14 @@ impl<'a> Found<'a> {
         written
             .filter(|time| allowed.contains(time))
             .ok_or_else(|| self.bad("a time such as \"20ms\", from 100us to 60s"))
+    }
+
+    /// As [`Found::duration`]; zero stands for "never".
+    pub(super) fn duration_or_never(&self) -> Result<Duration, Error> {
+        match self.value.get_ref().as_str() {
+            Some("never") => Ok(Duration::ZERO),
+            _ => self.duration().map_err(|_| self.bad("\"never\", or a time such as \"10s\", from 100us to 60s")),
+        }
     }
 
     /// Two durations, the first below the second.

@@ -42,13 +42,16 @@ fn the_example_is_every_default() {
 
 #[test]
 fn the_files_keys_are_all_read() {
-    let text = with_line("profile = \"us\"\nelection = [\"4ms\", \"9ms\"]\nheartbeat = \"1ms\"")
-        + "[reads]\nlease = true\nclock_drift_ppm = 200\n[net]\nport = \"udp\"\npayload_bytes = 1372\nrcvbuf_bytes = \"1MiB\"\nrouter = \"10.0.0.9:9000\"\n\
+    let text = with_line(
+        "profile = \"us\"\nelection = [\"4ms\", \"9ms\"]\nheartbeat = \"1ms\"\nquiet_after = \"never\"",
+    ) + "[reads]\nlease = true\nclock_drift_ppm = 200\n[net]\nport = \"udp\"\npayload_bytes = 1372\nrcvbuf_bytes = \"1MiB\"\nrouter = \"10.0.0.9:9000\"\n\
            [limits]\nlog_bytes = \"2GiB\"\nuncommitted_bytes = 2_000_000\nreply_bytes = \"1MiB\"\nrequest_bytes = 65536\n\
            pending_messages = 10\npending_per_source = 3\npending_bytes = \"1MB\"\nreassembly_ms = 50\n";
     let (config, _) = Config::parse("n.toml", &text).expect("correct");
     let ms = Duration::from_millis;
-    let timing = Timing { profile: Profile::Us, heartbeat: ms(1), election_min: ms(4), election_max: ms(9) };
+    let quiet_after = Duration::ZERO;
+    let timing =
+        Timing { profile: Profile::Us, heartbeat: ms(1), election_min: ms(4), election_max: ms(9), quiet_after };
     assert_eq!(config.timing, timing);
     assert_eq!(config.reads, Reads { lease: true, clock_drift_ppm: 200 });
     let router = "10.0.0.9:9000".parse().ok();
@@ -141,6 +144,7 @@ error[E0205]: `log_bytes` must be a size such as \"64MiB\", from 1048576 to 1099
         ("profile = 3", "`profile` must be \"shared\" or \"us\", not 3"),
         ("heartbeat = \"20\"", "`heartbeat` must be a time such as \"20ms\", from 100us to 60s, not \"20\""),
         ("election = [\"2s\", \"1s\"]", "`election` must be a pair such as"),
+        ("quiet_after = \"now\"", "`quiet_after` must be \"never\", or a time such as"),
         ("election = [\"2s\"]", "`election` must be a pair such as"),
         ("net = 1", "`net` must be a section: [net], not 1"),
         ("data_dir = true", "`data_dir` must be a text in quotes, not a boolean"),
