@@ -1,13 +1,19 @@
 //! Handlers that take ten microseconds, on a core of their own and on the node's: what one replica serves over the kernel's
-//! loopback, with the client on the node's core, and whether its elections notice.
+//! loopback, with the client on the node's core; and whether elections notice. Those are counted where heartbeats matter: three replicas,
+//! each with a thread of its own as it would have a machine, under less load than they can bear.
+//!
+//! `cargo bench -p trimaran-benches --bench applier`, `-- N` for N seconds of that load; 60 where nothing is said.
 
 use std::cell::Cell;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use trimaran_benches::{rounds, tell};
 use trimaran_net::port::udp::{UdpConfig, UdpPort};
 use trimaran_net::{Net, NetConfig, NetDriver};
-use trimaran_raft::{ClusterId, Incarnation, Limits, ReadSettings, Sabotage, Slot, Timing};
+use trimaran_raft::{ClusterId, Incarnation, Limits, Machine, ReadSettings, Sabotage, Slot, Timing};
 use trimaran_rpc::admin;
 use trimaran_rpc::client::{Client, ClientConfig, MethodCall};
 use trimaran_rpc::node::{Node, NodeConfig};
@@ -23,12 +29,20 @@ use trimaran_runtime::{
 const HANDLER: Duration = Duration::from_micros(10);
 const WARMUP: Duration = Duration::from_secs(1);
 const MEASURE: Duration = Duration::from_secs(3);
-/// Share of what is possible that is asked for while elections are counted.
+/// How long elections are counted, where nothing else is said.
+const MINUTE_S: u64 = 60;
+/// Share of what the cluster can do that is asked for meanwhile.
 const LOAD: f64 = 0.8;
 const OUTSTANDING: usize = 128;
 const DEADLINE: Duration = Duration::from_secs(1);
 /// The open loop asks in bursts so far apart.
 const BURST_EVERY: Duration = Duration::from_micros(500);
+/// Between two looks of a node's thread at its counters.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a cluster may take to be formed and led.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// As those of `serve`: seven threads that look for long take the two processors from each other.
+const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
 
 struct Slow(u64);
 
@@ -61,52 +75,69 @@ impl Service for Slow {
     }
 }
 
-/// What came of one way to run the handlers.
+/// What three replicas have done under less than full load.
 struct Figures {
+    /// In a closed loop, before that.
     per_second: f64,
-    /// Of the minute under less than full load: answered, and changes of leadership.
     answered_per_second: f64,
-    leadership_changes: u64,
+    /// Changes of role, term or leader that the replicas have counted: an attempt to be elected is one.
+    changes: u64,
+    /// Terms that have begun.
+    terms: u64,
 }
 
 fn main() {
-    let seconds = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(10);
+    let seconds = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(rounds(MINUTE_S));
     let possible = 1.0 / HANDLER.as_secs_f64();
-    for (name, with_applier) in [("on the node's core", false), ("on a core of their own", true)] {
-        let config = CoreConfig { name: "node".into(), idle: Idle::default(), ..CoreConfig::default() };
-        let (driver, net) = NetDriver::new(UdpPort::new(UdpConfig::default()).expect("a port"), NetConfig::default());
-        let work = move || measure(net, with_applier, Duration::from_secs(seconds));
-        let (figures, applying) = run(config, || driver, work).expect("the core ends well");
-        // The applier ends with its node, which this core has to let go first.
-        if let Some(applying) = applying {
-            applying.join().expect("the applier ends with its node");
-        }
-        println!(
-            "handlers of {HANDLER:?} {name:<24} {:>8.0} /s of {possible:.0} ({:.2}); {seconds} s at {:.0} /s: {:.0} /s, {} changes of leadership",
-            figures.per_second,
-            figures.per_second / possible,
-            figures.per_second * LOAD,
-            figures.answered_per_second,
-            figures.leadership_changes,
+    for (id, place, with_applier) in
+        [("nodes_core", "on the node's core", false), ("own_core", "on a core of their own", true)]
+    {
+        let rate = one(with_applier);
+        let share = rate / possible;
+        let line =
+            format!("one replica, handlers of {HANDLER:?} {place:<24} {rate:>8.0} /s of {possible:.0} ({share:.2})");
+        tell(&format!("applier.one.{id}.per_second"), rate, "/s", &line);
+        tell(&format!("applier.one.{id}.share"), share, "share", "");
+        let Figures { per_second, answered_per_second, changes, terms } =
+            three(with_applier, Duration::from_secs(seconds));
+        let asked = per_second * LOAD;
+        let line = format!(
+            "three replicas, handlers {place:<24} {per_second:>8.0} /s; {seconds} s at {asked:.0} /s: {answered_per_second:.0} /s, \
+             {changes} changes of role, term or leader, {terms} new terms"
         );
+        tell(&format!("applier.three.{id}.per_second"), per_second, "/s", &line);
+        for (name, value, unit) in [
+            ("seconds_at_80_percent", seconds as f64, "s"),
+            ("answered_of_asked", answered_per_second / asked, "share"),
+            ("leadership_changes", changes as f64, ""),
+            ("new_terms", terms as f64, ""),
+        ] {
+            tell(&format!("applier.three.{id}.{name}"), value, unit, "");
+        }
     }
 }
 
-fn free_address(net: &Net) -> SocketAddrV4 {
-    let any = SocketAddrV4::new([127, 0, 0, 1].into(), 0);
-    net.bind(any, trimaran_net::SocketOptions::default()).expect("a free port").local_addr()
+/// Addresses of this host that nobody else has, or had a moment ago.
+fn free_addresses(count: usize) -> Vec<SocketAddrV4> {
+    let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    // All are held until the last is drawn, so that they differ.
+    let held: Vec<UdpSocket> = (0..count).map(|_| UdpSocket::bind(any).expect("a free port")).collect();
+    let address = |socket: &UdpSocket| match socket.local_addr() {
+        Ok(SocketAddr::V4(address)) => address,
+        other => panic!("no address: {other:?}"),
+    };
+    held.iter().map(address).collect()
 }
 
-async fn measure(net: Net, with_applier: bool, minute: Duration) -> (Figures, Option<CoreHandle<()>>) {
-    let (client_at, peer) = (free_address(&net), free_address(&net));
-    let config = NodeConfig {
+fn config(slot: u8, client: SocketAddrV4, peers: &[SocketAddrV4]) -> NodeConfig {
+    NodeConfig {
         cluster_name: "bench".into(),
-        slot: Slot(1),
+        slot: Slot(slot),
         place: ShardPlace::ALONE,
         incarnation: Incarnation(1),
-        client: client_at,
-        peer,
-        contacts: vec![peer],
+        client,
+        peer: peers[usize::from(slot) - 1],
+        contacts: peers.to_vec(),
         timing: Timing::SHARED,
         log_limits: Limits::default(),
         request_limits: reassembly::Limits::default(),
@@ -116,28 +147,114 @@ async fn measure(net: Net, with_applier: bool, minute: Duration) -> (Figures, Op
         sabotage: Sabotage::NONE,
         rcvbuf_bytes: 4 << 20,
         router: None,
-        seed: 1,
-    };
-    let mut applying = None;
-    let node = if with_applier {
-        let (node, applier) = Node::start_with_applier(&net, config, Slow(0), None).expect("a node");
-        let core = CoreConfig { name: "applier".into(), core_id: 1, ..CoreConfig::default() };
-        applying = Some(start(core, || NoDevice, move || applier.run()).expect("a second core"));
-        node
-    } else {
-        Node::start_in(&net, config, Slow(0), None).expect("a node")
-    };
-    let any = SocketAddrV4::new([127, 0, 0, 1].into(), 0);
-    let client = Client::new(&net, any, vec![client_at], ClientConfig::default()).expect("a client");
-    admin::init(&client, "bench", &[client_at], ClusterId(1), Duration::from_secs(5)).await.expect("a cluster");
-    while !node.shard().is_leader() {
-        sleep(Duration::from_millis(1)).await;
+        seed: slot.into(),
     }
-    let per_second = closed_loop(&client).await;
-    let before = node.shard().counters().leadership_changes;
-    let answered_per_second = open_loop(&client, per_second * LOAD, minute).await;
-    let leadership_changes = node.shard().counters().leadership_changes - before;
-    (Figures { per_second, answered_per_second, leadership_changes }, applying)
+}
+
+/// A node, and the core of its applier where it has one. That core ends with the node, which has to be let go first.
+fn start_node(net: &Net, config: NodeConfig, with_applier: bool) -> (Node, Option<CoreHandle<()>>) {
+    if !with_applier {
+        return (Node::start_in(net, config, Slow(0), None).expect("a node"), None);
+    }
+    let core_id = 10 + u16::from(config.slot.0);
+    let (node, applier) = Node::start_with_applier(net, config, Slow(0), None).expect("a node");
+    let core = CoreConfig { name: "applier".into(), core_id, ..CoreConfig::default() };
+    (node, Some(start(core, || NoDevice, move || applier.run()).expect("a core for the handlers")))
+}
+
+fn client_of(net: &Net, servers: &[SocketAddrV4]) -> Client {
+    let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    Client::new(net, any, servers.to_vec(), ClientConfig::default()).expect("a client")
+}
+
+/// A core of this thread over the kernel's sockets.
+fn on_this_thread<T: 'static, F: Future<Output = T> + 'static>(core: CoreConfig, work: impl FnOnce(Net) -> F) -> T {
+    let (driver, net) = NetDriver::new(UdpPort::new(UdpConfig::default()).expect("a port"), NetConfig::default());
+    run(core, || driver, move || work(net)).expect("the core ends well")
+}
+
+/// Calls a second of one replica with its client on its core.
+fn one(with_applier: bool) -> f64 {
+    let work = move |net: Net| async move {
+        let [at, peer] = free_addresses(2)[..] else { panic!("two addresses") };
+        let (node, applying) = start_node(&net, config(1, at, &[peer]), with_applier);
+        let client = client_of(&net, &[at]);
+        admin::init(&client, "bench", &[at], ClusterId(1), PATIENCE).await.expect("a cluster");
+        while !node.shard().is_leader() {
+            sleep(LOOK_EVERY).await;
+        }
+        (closed_loop(&client).await, applying)
+    };
+    let (rate, applying) = on_this_thread(CoreConfig { name: "node".into(), ..CoreConfig::default() }, work);
+    if let Some(applying) = applying {
+        applying.join().expect("the applier ends with its node");
+    }
+    rate
+}
+
+/// What the thread of a node tells of it.
+#[derive(Default)]
+struct Seen {
+    changes: AtomicU64,
+    term: AtomicU64,
+}
+
+/// Three replicas with a thread each, the client on this one.
+fn three(with_applier: bool, minute: Duration) -> Figures {
+    let addresses = free_addresses(6);
+    let (clients, peers) = addresses.split_at(3);
+    let seen: Arc<[Seen; 3]> = Arc::default();
+    let ended = Arc::new(AtomicBool::new(false));
+    let mut figures = None;
+    // Cores with a port of their own, which cannot leave the thread that made it.
+    std::thread::scope(|scope| {
+        for slot in 1..=3u8 {
+            let at = usize::from(slot) - 1;
+            let (config, seen, ended) = (config(slot, clients[at], peers), seen.clone(), ended.clone());
+            scope.spawn(move || host(config, with_applier, at, seen, ended));
+        }
+        let (servers, seen) = (clients.to_vec(), seen.clone());
+        let core = CoreConfig { name: "client".into(), core_id: 9, idle: IDLE, ..CoreConfig::default() };
+        let work = move |net: Net| async move { under_load(&client_of(&net, &servers), &servers, &seen, minute).await };
+        figures = Some(on_this_thread(core, work));
+        ended.store(true, Ordering::Release);
+    });
+    figures.expect("the client has measured")
+}
+
+/// A replica, until all has been measured.
+fn host(config: NodeConfig, with_applier: bool, at: usize, seen: Arc<[Seen; 3]>, ended: Arc<AtomicBool>) {
+    let core = CoreConfig { name: "node".into(), core_id: config.slot.0.into(), idle: IDLE, ..CoreConfig::default() };
+    let applying = on_this_thread(core, move |net| async move {
+        let (node, applying) = start_node(&net, config, with_applier);
+        while !ended.load(Ordering::Acquire) {
+            seen[at].changes.store(node.shard().counters().leadership_changes, Ordering::Relaxed);
+            seen[at].term.store(node.shard().with_machine(Machine::term).0, Ordering::Relaxed);
+            sleep(LOOK_EVERY).await;
+        }
+        applying
+    });
+    if let Some(applying) = applying {
+        applying.join().expect("the applier ends with its node");
+    }
+}
+
+async fn under_load(client: &Client, servers: &[SocketAddrV4], seen: &[Seen; 3], minute: Duration) -> Figures {
+    admin::init(client, "bench", servers, ClusterId(1), PATIENCE).await.expect("a cluster");
+    let give_up = now() + PATIENCE;
+    while !put(client).await {
+        assert!(now() < give_up, "the cluster takes no put");
+        sleep(LOOK_EVERY).await;
+    }
+    let look = || {
+        let changes: u64 = seen.iter().map(|node| node.changes.load(Ordering::Relaxed)).sum();
+        (changes, seen.iter().map(|node| node.term.load(Ordering::Relaxed)).max().unwrap_or(0))
+    };
+    let per_second = closed_loop(client).await;
+    let before = look();
+    let answered_per_second = open_loop(client, per_second * LOAD, minute).await;
+    let after = look();
+    Figures { per_second, answered_per_second, changes: after.0 - before.0, terms: after.1 - before.1 }
 }
 
 async fn put(client: &Client) -> bool {

@@ -5,9 +5,13 @@
 //! | `runtime` | spawn, switch, timers, turns, and the world |
 //! | `ports` | packets through kernel UDP and the simulated network |
 //! | `raft_commit` | a commit in machines, logs and messages alone |
+//! | `codec` | messages of Raft and headers of R2P2, written and read |
+//! | `mesh` | messages from one core to another, and back |
 //! | `applier` | handlers that take long, on the node's core and on one of their own; `-- N` for N seconds under load |
+//! | `snapshot` | the longest turn while a node saves a state of 1 GB |
+//! | `disk` | durable writes of a core, beside fio's where that is installed |
 //! | `dpdk` | the loop over DPDK's devices beside testpmd, and its instructions; needs `--features dpdk` |
-//! | `ring` | the same over rings of packets, which cost next to nothing: what is left is trimaran's own |
+//! | `ring` | whole nodes over rings of packets, which cost next to nothing: what is left is trimaran's own |
 //! | `rpc` | requests through whole nodes in one process: unreplicated, replicated, read |
 //!
 //! Times are of one run on one machine: compare ratios within a run. With `BENCH_JSON` in the environment each figure is an object of
@@ -41,10 +45,11 @@ pub fn rounds(usual: u64) -> u64 {
     if std::env::var_os("BENCH_QUICK").is_some() { (usual / 10).max(1) } else { usual }
 }
 
-/// Tells one figure: `id` names it for programs, `line` shows it to people.
+/// Tells one figure: `id` names it for programs, `line` shows it to people, unless it is empty: then another line has it.
 pub fn tell(id: &str, value: f64, unit: &str, line: &str) {
     match std::env::var_os("BENCH_JSON") {
         Some(_) => println!("{}", object(id, value, unit)),
+        None if line.is_empty() => {}
         None => println!("{line}"),
     }
 }

@@ -1,7 +1,7 @@
 //! `kv bench`: load on a cluster, one that runs or one of its own, and what it measured.
 //!
 //! ```text
-//! command line -> loads: every combination of what was given as a list
+//! command line -> loads: every combination of what was given as a list; open loops may be given as shares of a closed one's rate
 //! each load:  fill the keys -> warm up -> measure: latencies from when requests were due, CPU and memory of own nodes
 //! ```
 
@@ -29,7 +29,7 @@ use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
 use trimaran_rpc::program::{Program, say};
 use trimaran_rpc::storage::Durability;
-use trimaran_runtime::{Instant, now, sleep, spawn};
+use trimaran_runtime::{Idle, Instant, now, sleep, spawn};
 use workload::{BenchWorkload, Kind};
 
 /// Keys written before reads are measured are written by so many tasks.
@@ -142,40 +142,65 @@ fn loads(bench: &Bench) -> Vec<Load> {
     loads
 }
 
+/// The loads in their order, each closed loop followed by the open ones that are shares of it, in percent.
+fn plan(bench: &Bench) -> Vec<(Load, Option<u8>)> {
+    let shares = || bench.share.iter().copied().map(Some);
+    loads(bench)
+        .into_iter()
+        .flat_map(|load| [None].into_iter().chain(shares()).map(move |share| (load, share)))
+        .collect()
+}
+
+/// The load whose rate is a share of what a closed loop has reached.
+fn share_of(load: Load, percent: u8, reached: f64) -> Load {
+    let per_second = (reached * f64::from(percent) / 100.0).clamp(1.0, f64::from(u32::MAX)) as u32;
+    Load { pace: Pace::Open { per_second }, ..load }
+}
+
+/// Puts one load after the other on and tells what came of each.
+async fn run_loads(
+    bench: &Bench,
+    connections: &[Connection],
+    mut watched: impl FnMut() -> Result<Option<Watched>, Error>,
+) -> Result<(), Error> {
+    let (mut filled, mut reached) = (None, 0.0);
+    for (load, share) in plan(bench) {
+        let load = share.map_or(load, |percent| share_of(load, percent, reached));
+        fill_once(connections, &load, &mut filled).await?;
+        let outcome = measure(connections, &load, watched()?).await?;
+        if share.is_none() {
+            reached = outcome.measured.per_second(load.measure);
+        }
+        match bench.json {
+            true => say(&format!("{}\n", table::json(&outcome, share, bench.connections)))?,
+            false => say(&table::text(&outcome))?,
+        }
+    }
+    Ok(())
+}
+
 /// Runs the benchmark and prints its results.
 ///
 /// # Errors
 /// Those of the cluster, and of own nodes those of the environment.
 pub fn run(bench: &Bench, program: &Program) -> Result<(), Error> {
-    let (loads, connections, json, idle) = (loads(bench), bench.connections, bench.json, bench.idle);
-    let tell = move |outcome: &Outcome| match json {
-        true => say(&format!("{}\n", table::json(outcome, connections))),
-        false => say(&table::text(outcome)),
-    };
+    let (connections, json, idle) = (bench.connections, bench.json, bench.idle);
+    let bench = bench.clone();
     let Some(count) = bench.nodes else {
         return run_many(bench.servers.target()?, connections.into(), move |connections| async move {
-            let mut filled = None;
-            for load in loads {
-                fill_once(&connections, &load, &mut filled).await?;
-                tell(&measure(&connections, &load, None).await?)?;
-            }
-            Ok(())
+            run_loads(&bench, &connections, || Ok(None)).await
         });
     };
-    let own = Own { count, placement: bench.placement, data: bench.data.clone(), service: program.service };
+    let (placement, data, service) = (bench.placement, bench.data.clone(), program.service);
+    let own = Own { count, placement, data, service, spins: false };
     own.run(connections.into(), move |mut cluster, connections| async move {
         if let Some(time) = idle {
             let watched = cluster.watched();
             let cost = watched.between(now(), now() + time).await;
             say(&table::idle(cost.as_ref(), json))?;
         }
-        let mut filled = None;
-        for load in loads {
-            fill_once(&connections, &load, &mut filled).await?;
-            cluster.check()?;
-            tell(&measure(&connections, &load, Some(cluster.watched())).await?)?;
-        }
-        Ok(())
+        let watched = || cluster.check().map(|()| Some(cluster.watched()));
+        run_loads(&bench, &connections, watched).await
     })
 }
 
@@ -189,6 +214,8 @@ pub struct Own {
     pub data: Option<std::path::PathBuf>,
     /// What they serve.
     pub service: &'static str,
+    /// Neither they nor the client ever sleep.
+    pub spins: bool,
 }
 
 /// A cluster of a benchmark's own that runs. Dropping it ends it.
@@ -208,7 +235,7 @@ impl OwnCluster {
     pub fn watched(&self) -> Watched {
         let known = self.0.connection.client().leader();
         let leader = self.0.nodes.addresses().into_iter().find(|(_, client)| Some(*client) == known);
-        Watched::of(&self.0.nodes, leader.map(|(slot, _)| slot))
+        Watched::of(&self.0.nodes, leader.map(|(slot, _)| slot), self.0.connection.clone())
     }
 }
 
@@ -226,15 +253,17 @@ impl Own {
         F: Future<Output = Result<(), Error>> + 'static,
     {
         let signals = Signals::watch()?;
-        let Own { count, placement, data, service } = self;
+        let Own { count, placement, data, service, spins } = self;
         if let Some(data) = &data {
             crate::demo::refuse_used(data)?;
         }
         let durability = if data.is_some() { Durability::Durable } else { Durability::Volatile };
-        let plan = nodes::Plan { service, count, placement, data, durability, ..nodes::Plan::default() };
+        let arguments = if spins { vec!["--spin".into()] } else { Vec::new() };
+        let idle = if spins { Idle::Spin } else { Idle::default() };
+        let plan = nodes::Plan { service, count, placement, arguments, data, durability, ..nodes::Plan::default() };
         let nodes = Nodes::start(Site::Loopback, plan)?;
         let servers = nodes.addresses().into_iter().map(|(_, client)| client).collect();
-        let target = Target { port: nodes.client_port(), ..Target::new(servers, Duration::from_secs(1)) };
+        let target = Target { port: nodes.client_port(), idle, ..Target::new(servers, Duration::from_secs(1)) };
         run_many(target, connections, move |connections| async move {
             let connection = connections.first().cloned().ok_or(Error::Interrupted)?;
             let mut cluster = LocalCluster { nodes, connection, signals };
@@ -373,6 +402,23 @@ mod tests {
         assert_eq!(last.pace, Pace::Closed { outstanding: 64 });
         let rates = loads("kv bench --rate 100,200 --reads 0,50,100");
         assert_eq!((rates.len(), rates[5].pace), (6, Pace::Open { per_second: 200 }));
+    }
+
+    #[test]
+    fn a_share_is_of_the_closed_loop_before_it() {
+        let bench = match Cli::try_parse_from("kv bench --op put,get --outstanding 256 --share 10,100".split(' ')) {
+            Ok(Cli { command: Command::Bench(bench) }) => bench,
+            other => panic!("{other:?}"),
+        };
+        let shares: Vec<(Asking, Option<u8>)> =
+            plan(&bench).iter().map(|(load, share)| (load.asking, *share)).collect();
+        let of = |op| [None, Some(10), Some(100)].map(|share| (Asking::One(op), share));
+        assert_eq!(shares, [of(Op::Put), of(Op::Get)].concat());
+        let load = plan(&bench)[0].0;
+        assert_eq!(load.pace, Pace::Closed { outstanding: 256 });
+        assert_eq!(share_of(load, 10, 123_456.7).pace, Pace::Open { per_second: 12_345 });
+        assert_eq!(share_of(load, 10, 0.0).pace, Pace::Open { per_second: 1 }, "nothing was answered");
+        assert!(Cli::try_parse_from("kv bench --rate 5 --share 10".split(' ')).is_err());
     }
 
     #[test]

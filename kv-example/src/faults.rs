@@ -20,7 +20,7 @@ use trimaran_rpc::program::nodes::{self, Nodes, Signal};
 use trimaran_rpc::program::port::Loss;
 use trimaran_rpc::program::signals::Signals;
 use trimaran_rpc::program::site::Site;
-use trimaran_rpc::program::{Program, say};
+use trimaran_rpc::program::{Program, machine, say};
 use trimaran_runtime::spawn;
 
 const CALL_DEADLINE: Duration = Duration::from_secs(1);
@@ -60,6 +60,8 @@ impl Condition {
 struct Cell {
     rounds: Vec<Measured>,
     all: Measured,
+    /// The most ordinary memory that a node that lives had at the end.
+    resident_bytes: Option<u64>,
 }
 
 /// Runs the benchmark and prints its tables.
@@ -75,7 +77,8 @@ pub fn run(bench: &BenchFaults, program: &Program) -> Result<(), Error> {
             let Some(&condition) = CONDITIONS.get(at) else { continue };
             eprintln!("round {} of {}: {}", round + 1, bench.rounds, condition.name(bench));
             let measured = measure(condition, bench, program.service)?;
-            for (cell, measured) in cells.iter_mut().filter_map(|row| row.get_mut(at)).zip(measured) {
+            for (cell, (measured, resident_bytes)) in cells.iter_mut().filter_map(|row| row.get_mut(at)).zip(measured) {
+                cell.resident_bytes = cell.resident_bytes.max(resident_bytes);
                 cell.all.add(&measured);
                 cell.rounds.push(measured);
             }
@@ -94,7 +97,11 @@ fn loads(bench: &BenchFaults) -> Vec<(String, Option<u32>)> {
 }
 
 /// One cluster from its start to its end, under each load.
-fn measure(condition: Condition, bench: &BenchFaults, service: &'static str) -> Result<Vec<Measured>, Error> {
+fn measure(
+    condition: Condition,
+    bench: &BenchFaults,
+    service: &'static str,
+) -> Result<Vec<(Measured, Option<u64>)>, Error> {
     let signals = Signals::watch()?;
     let per_million = if condition == Condition::Lossy { bench.loss } else { 0 };
     let share = f64::from(per_million) / 1e6;
@@ -130,7 +137,10 @@ fn measure(condition: Condition, bench: &BenchFaults, service: &'static str) -> 
             let connections = [cluster.connection.clone()];
             let running = spawn(async move { bench::measure(&connections, &load, None).await });
             cluster.wait(WARMUP + measure).await?;
-            results.push(running.await.map_err(panicked)??.measured);
+            let measured = running.await.map_err(panicked)??.measured;
+            let is_well = |slot: &u8| *slot != follower || !matches!(condition, Condition::Dead | Condition::Stopped);
+            let pids = (1..=bench.nodes).filter(is_well).filter_map(|slot| cluster.nodes.pid(slot));
+            results.push((measured, pids.filter_map(machine::resident_bytes).max()));
         }
         Ok(results)
     })
@@ -166,6 +176,9 @@ fn table(load: &str, cells: &[Cell; 4], bench: &BenchFaults) -> String {
         let rounds: Vec<String> = rounds.iter().map(|ratio| format!("{ratio:.2}")).collect();
         out += &format!("  {:>18.2} {:>7.2} {:>6.2}   {}\n", ratios[0], ratios[1], ratios[2], rounds.join(" "));
         let failed = cell.all.unknown() + cell.all.not_applied() + cell.all.refused() + cell.all.unsent();
+        if let Some(bytes) = cell.resident_bytes {
+            out += &format!("  {:<24} {:>10} MiB at most of a node that lives\n", "", bytes >> 20);
+        }
         if failed > 0 {
             out += &format!("  {:<24} {failed:>10} calls were not answered\n", "");
         }
@@ -178,6 +191,7 @@ fn lines(load: &str, cells: &[Cell; 4], bench: &BenchFaults) -> Vec<String> {
         let mut result = cell.all.to_json(Duration::from_secs((bench.seconds * bench.rounds).into()));
         result["load"] = json!(load);
         result["condition"] = json!(condition.name(bench));
+        result["resident_bytes"] = json!(cell.resident_bytes);
         let ratios = ratios(cell, &cells[0]);
         let named = |(ratios, rounds): ([f64; 3], Vec<f64>)| json!({ "p50": ratios[0], "p99": ratios[1], "p99.9": ratios[2], "p99_by_round": rounds });
         result["times_healthy"] = json!(ratios.map(named));
@@ -209,13 +223,16 @@ mod tests {
             }
             cell
         };
-        let cells = [cell(100), cell(150), cell(100), Cell::default()];
+        let dead = Cell { resident_bytes: Some(9 << 20), ..cell(100) };
+        let cells = [cell(100), cell(150), dead, Cell::default()];
         let said = table("1 outstanding", &cells, &bench);
         let row = |name: &str| said.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let lossy = words(&row("0.1 % of packets lost"));
         assert_eq!(lossy[lossy.len() - 5..], ["1.50", "1.50", "1.50", "1.50", "1.50"], "{said}");
         assert!(row("one follower stopped").ends_with("nothing was answered"), "{said}");
-        assert_eq!(lines("1 outstanding", &cells, &bench).len(), 4);
+        assert!(said.contains("         9 MiB at most"), "{said}");
+        let lines = lines("1 outstanding", &cells, &bench);
+        assert!(lines.len() == 4 && lines[2].contains("\"resident_bytes\":9437184"), "{lines:?}");
     }
 }

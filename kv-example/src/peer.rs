@@ -4,10 +4,12 @@
 //! starts a cluster of its own and prints a row for each operation and number of outstanding requests: [`HEADER`] names the
 //! columns, which tabs separate. Each load is a closed loop from one client on one core; keys have 16 bytes, and there are 1000.
 
+mod echo;
+
 use crate::bench::cost::Cost;
 use crate::bench::{Asking, Load, Outcome, Own, fill, measure};
 use crate::cli::{BenchPeer, Op, PeerOp, System};
-use crate::load::Pace;
+use crate::load::{Measured, Pace};
 use std::path::PathBuf;
 use trimaran_rpc::program::connect::Connection;
 use trimaran_rpc::program::error::Error;
@@ -37,6 +39,9 @@ fn name(system: System) -> &'static str {
         System::Apart => "trimaran",
         System::Together => "trimaran-together",
         System::Echo => "trimaran-echo",
+        System::Raw => "trimaran-raw",
+        System::Spinning => "trimaran-spin",
+        System::EchoSpinning => "trimaran-echo-spin",
         System::Durable => "trimaran-durable",
     }
 }
@@ -53,12 +58,17 @@ impl Drop for Scratch {
 
 fn run_one(system: System, bench: &BenchPeer, service: &'static str) -> Result<(), Error> {
     let label = name(system);
+    if system == System::Raw {
+        return echo::run(bench, |outstanding, measured| say(&raw_row(label, outstanding, bench, measured)));
+    }
     let scratch = Scratch(PathBuf::from(format!("kv-bench-peer-{}", std::process::id())));
     let data = (system == System::Durable).then(|| scratch.0.clone());
-    let count = if system == System::Echo { 1 } else { NODES };
-    let placement = if system == System::Together { Placement::Together } else { Placement::Apart };
+    let count = if is_echo(system) { 1 } else { NODES };
+    let is_one_process = matches!(system, System::Together | System::Spinning);
+    let placement = if is_one_process { Placement::Together } else { Placement::Apart };
+    let spins = matches!(system, System::Spinning | System::EchoSpinning);
     let rows = rows(system, bench);
-    Own { count, placement, data, service }.run(1, move |mut cluster, connections| async move {
+    Own { count, placement, data, service, spins }.run(1, move |mut cluster, connections| async move {
         for (op, load) in rows {
             if load.asking.reads() {
                 let connection: Option<&Connection> = connections.first();
@@ -72,14 +82,19 @@ fn run_one(system: System, bench: &BenchPeer, service: &'static str) -> Result<(
     })
 }
 
+/// Whether it is unreplicated.
+fn is_echo(system: System) -> bool {
+    matches!(system, System::Echo | System::Raw | System::EchoSpinning)
+}
+
 /// The loads with the names of their operations. What is unreplicated has no operations to tell apart, and appears as `put`.
 fn rows(system: System, bench: &BenchPeer) -> Vec<(&'static str, Load)> {
     let mut rows = Vec::new();
     for &out in &bench.out {
         for &op in &bench.ops {
             let (name, op) = match (system, op) {
-                (System::Echo, PeerOp::Put) => ("put", Op::Echo),
-                (System::Echo, PeerOp::Read) => continue,
+                (system, PeerOp::Put) if is_echo(system) => ("put", Op::Echo),
+                (system, PeerOp::Read) if is_echo(system) => continue,
                 (_, PeerOp::Put) => ("put", Op::Put),
                 (_, PeerOp::Read) => ("read", Op::Get),
             };
@@ -104,7 +119,7 @@ fn row(label: &str, op: &str, outcome: &Outcome) -> String {
         Pace::Open { .. } => 0,
     };
     let per_second = measured.per_second(load.measure);
-    let us = |quantile| measured.latency_ns().value_at_quantile(quantile) as f64 / 1e3;
+    let [p50, p99, p999] = latencies_us(measured);
     let errors = measured.refused() + measured.not_applied() + measured.unknown();
     let none = Cost::default();
     let cost = cost.as_ref().unwrap_or(&none);
@@ -114,13 +129,21 @@ fn row(label: &str, op: &str, outcome: &Outcome) -> String {
     let memory = joined(cost.nodes.iter().map(|node| mib(node.resident_bytes)).collect());
     let each_us = if per_second > 0.0 { cost.cores(cost.of_nodes()) * 1e6 / per_second } else { 0.0 };
     format!(
-        "{label}\t{op}\t{out}\t{per_second:.0}\t{:.1}\t{:.1}\t{:.1}\t{errors}\t{:.2}\t{:.2}\t{cores}\t{each_us:.1}\t{memory}\n",
-        us(0.5),
-        us(0.99),
-        us(0.999),
+        "{label}\t{op}\t{out}\t{per_second:.0}\t{p50:.1}\t{p99:.1}\t{p999:.1}\t{errors}\t{:.2}\t{:.2}\t{cores}\t{each_us:.1}\t{memory}\n",
         cost.cores(cost.others),
         cost.cores(cost.client),
     )
+}
+
+fn latencies_us(measured: &Measured) -> [f64; 3] {
+    [0.5, 0.99, 0.999].map(|quantile| measured.latency_ns().value_at_quantile(quantile) as f64 / 1e3)
+}
+
+/// A row of what has no process of its own: what it costs is not known apart.
+fn raw_row(label: &str, outstanding: u32, bench: &BenchPeer, measured: &Measured) -> String {
+    let (per_second, [p50, p99, p999]) = (measured.per_second(bench.measure), latencies_us(measured));
+    let errors = measured.unknown();
+    format!("{label}\tput\t{outstanding}\t{per_second:.0}\t{p50:.1}\t{p99:.1}\t{p999:.1}\t{errors}\t-\t-\t-\t-\t-\n")
 }
 
 #[cfg(test)]
@@ -148,10 +171,12 @@ mod tests {
         let (_, load) = all[7];
         assert_eq!((load.asking, load.pace), (Asking::One(Op::Get), Pace::Closed { outstanding: 256 }));
         assert_eq!((load.value, load.keys, load.warmup), (64, 1000, Duration::from_millis(500)));
-        let echo = rows(System::Echo, &bench);
-        assert!(
-            echo.len() == 4 && echo.iter().all(|(name, load)| *name == "put" && load.asking == Asking::One(Op::Echo))
-        );
+        for system in [System::Echo, System::EchoSpinning] {
+            let echo = rows(system, &bench);
+            let is_echo = |(name, load): &(&str, Load)| *name == "put" && load.asking == Asking::One(Op::Echo);
+            assert!(echo.len() == 4 && echo.iter().all(is_echo), "{system:?}");
+        }
+        assert_eq!(rows(System::Spinning, &bench).len(), 8);
     }
 
     #[test]
@@ -163,12 +188,16 @@ mod tests {
             nodes: vec![node; 3],
             client: Duration::from_millis(250),
             others: Duration::from_millis(500),
-            datagrams: 0,
+            node_packets: None,
         };
         let measured = Measured::of((1..=1000).map(Duration::from_micros));
         let outcome = Outcome { load, measured, kinds: Vec::new(), conflicts: 0, cost: Some(cost) };
         let row = row("trimaran", "put", &outcome);
         assert_eq!(row, "trimaran\tput\t8\t1000\t500.2\t990.2\t999.4\t0\t0.50\t0.25\t0.00/0.00/0.00\t3.0\t9/9/9\n");
         assert_eq!(row.trim_end().split('\t').count(), HEADER.split('\t').count());
+        let raw =
+            raw_row("trimaran-raw", 8, &parse("kv bench-peer --measure 1"), &Measured::of([Duration::from_micros(5)]));
+        assert!(raw.starts_with("trimaran-raw\tput\t8\t1\t5.0\t"), "{raw}");
+        assert_eq!(raw.trim_end().split('\t').count(), HEADER.split('\t').count());
     }
 }

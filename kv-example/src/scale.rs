@@ -60,9 +60,14 @@ pub fn run(bench: &BenchScale) -> Result<(), Error> {
         let plain_one = plain(1);
         let two = loops(2, seconds, round * 2 + 1)?;
         let plain_two = plain(2);
-        let (work, machine) = (two / one, plain_two / plain_one);
+        let (work, machine) = (two.per_cpu_second / one.per_cpu_second, plain_two / plain_one);
         say(&format!(
-            "one loop {one:>9.0} puts/CPU-s   two loops {two:>9.0} ({work:.3})   plain loop alone and beside another {machine:.3}   scaling {:.3}\n",
+            "one loop {:>9.0} puts/CPU-s {:>9.0} puts/s   two loops {:>9.0} puts/CPU-s {:>9.0} puts/s ({work:.3})   \
+             plain loop alone and beside another {machine:.3}   scaling {:.3}\n",
+            one.per_cpu_second,
+            one.per_second,
+            two.per_cpu_second,
+            two.per_second,
             work / machine
         ))?;
         ratios.push(work / machine);
@@ -96,8 +101,16 @@ fn plain(threads: usize) -> f64 {
     rates.iter().sum::<f64>() / rates.len().max(1) as f64
 }
 
-/// Puts per second of CPU time, of so many cores with a shard each.
-fn loops(cores: u16, span: Duration, run: u8) -> Result<f64, Error> {
+/// What so many loops did.
+struct Rates {
+    /// Puts for each second of a core's CPU time, on average.
+    per_cpu_second: f64,
+    /// Puts a second of all of them together, by the clock: less than the above where somebody else had the processors.
+    per_second: f64,
+}
+
+/// Puts of so many cores with a shard each.
+fn loops(cores: u16, span: Duration, run: u8) -> Result<Rates, Error> {
     let layout = Layout::new(cores, cores.into()).ok_or(Error::Interrupted)?;
     // Others may run this at the same time, and sockets of the run before may still be there.
     let process = std::process::id().to_le_bytes();
@@ -120,7 +133,10 @@ fn loops(cores: u16, span: Duration, run: u8) -> Result<f64, Error> {
     let plan = PortPlan::default();
     let steering = Steering::new(layout, bases);
     let rates = plan.run_several((0..cores.into()).map(core).collect(), &Between::default(), &steering, main)?;
-    Ok(rates.iter().sum::<f64>() / rates.len() as f64)
+    Ok(Rates {
+        per_cpu_second: rates.iter().map(|core| core.per_cpu_second).sum::<f64>() / rates.len() as f64,
+        per_second: rates.iter().map(|core| core.per_second).sum(),
+    })
 }
 
 /// What one core does: a shard of every node, and a client that calls it.
@@ -131,7 +147,7 @@ async fn one_core(
     configs: &[Config],
     ready: &AtomicU16,
     span: Duration,
-) -> Result<f64, Error> {
+) -> Result<Rates, Error> {
     let map = ShardMap::new(shards).unwrap_or_default();
     let mut nodes = Vec::new();
     for config in configs {
@@ -179,15 +195,19 @@ async fn one_core(
     let running =
         trimaran_runtime::spawn(load::run(puts, load.clone(), plan, Rc::new(RefCell::new(Measured::default()))));
     trimaran_runtime::sleep_until(from).await;
-    let (cpu, done) = (cpu_time(), load.borrow().done);
+    let (cpu, began, done) = (cpu_time(), now(), load.borrow().done);
     trimaran_runtime::sleep_until(to).await;
-    let rate = (load.borrow().done - done) as f64 / (cpu_time() - cpu).as_secs_f64();
+    let done = (load.borrow().done - done) as f64;
+    let rates = Rates {
+        per_cpu_second: done / (cpu_time() - cpu).as_secs_f64(),
+        per_second: done / now().saturating_since(began).as_secs_f64(),
+    };
     // Both go on until both have been measured.
     running.await.and_then(|end| end).map_err(panicked)?;
     ready.fetch_add(1, Ordering::AcqRel);
     all(3 * shards).await?;
     drop(nodes);
-    Ok(rate)
+    Ok(rates)
 }
 
 /// Calls of one core.

@@ -8,7 +8,8 @@
 //!   report.rs   all of it as one page, with plots by svg.rs
 //! ```
 //!
-//! A part that fails, or that this tree does not have, is named in the report, and the others go on.
+//! A part that fails, or that this machine cannot run, is named in the report, and the others go on. One that fails makes the command
+//! fail at its end; goals that are missed do not.
 
 mod goals;
 mod machine;
@@ -43,7 +44,8 @@ const TAIL_LINES: usize = 5;
 /// What is asked for.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Print one bench of the crate `benches` as it is, without a report: runtime, ports, raft_commit, rpc, applier, disk or dpdk.
+    /// Print one bench of the crate `benches` as it is, without a report: runtime, mesh, codec, ports, raft_commit, ring, rpc, applier, snapshot,
+    /// disk or dpdk.
     ///
     /// `dpdk` needs DPDK, `dpdk-testpmd` and `valgrind`, and installs none of them.
     #[arg(conflicts_with_all = ["quick", "peers", "only"])]
@@ -90,7 +92,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> ExitCode {
         return one(workspace, name);
     }
     match measure(workspace, args) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(findings) if findings.failures().next().is_none() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::from(3)
@@ -100,15 +103,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> ExitCode {
 
 /// One bench, on this terminal.
 fn one(workspace: &Workspace, name: &str) -> ExitCode {
-    let mut cargo = workspace.cargo(&["bench", "--quiet", "--package", "trimaran-benches"]);
-    match name {
-        "dpdk" => cargo.args(["--features", "dpdk", "--bench", "dpdk"]),
-        name => cargo.args(["--bench", name]),
+    let mut cargo = match name {
+        "dpdk" => workspace.cargo(&parts::DPDK_BENCH),
+        name => workspace.cargo(&["bench", "--quiet", "--package", "trimaran-benches", "--bench", name]),
     };
     step::pass_through(&mut cargo)
 }
 
-fn measure(workspace: &Workspace, args: &Args) -> Result<(), String> {
+fn measure(workspace: &Workspace, args: &Args) -> Result<Findings, String> {
     let goals = goals::load()?;
     let parts = parts::chosen(&args.only)?;
     let scratch = args.output.clone().unwrap_or_else(|| workspace.target().join("xtask/bench"));
@@ -119,7 +121,7 @@ fn measure(workspace: &Workspace, args: &Args) -> Result<(), String> {
     let peers = peers.map_err(|error| format!("--peers: {error}"))?;
     let context = Context { workspace, quick: args.quick, peers, scratch: scratch.clone() };
 
-    build(&context)?;
+    build(&context, &parts)?;
     println!("{:<18} a loop of arithmetic, again and again", "machine");
     let (machine, noise) = (machine::describe(workspace), machine::noise());
     let bar = Bar::new(&parts, args.quick);
@@ -141,14 +143,21 @@ fn measure(workspace: &Workspace, args: &Args) -> Result<(), String> {
     fs::write(&data, format!("{:#}\n", findings.json())).map_err(told)?;
     findings.tell();
     println!("report: {}\n        {}", page.display(), data.display());
-    Ok(())
+    Ok(findings)
 }
 
 /// Builds what the parts run.
-fn build(context: &Context<'_>) -> Result<(), String> {
+fn build(context: &Context<'_>, parts: &[&Part]) -> Result<(), String> {
     let kv = context.workspace.cargo(&["build", "--release", "--quiet", "--package", "kv-example"]);
     let benches = context.workspace.cargo(&["bench", "--no-run", "--quiet", "--package", "trimaran-benches"]);
-    for (what, mut command) in [("kv", kv), ("the micro benches", benches)] {
+    let mut all = vec![("kv", kv), ("the micro benches", benches)];
+    let is_dpdk = |part: &&Part| part.name == "dpdk" && matches!(context.work(part), Work::Run(_));
+    if parts.iter().any(is_dpdk) {
+        let mut dpdk = context.workspace.cargo(&parts::DPDK_BENCH);
+        dpdk.arg("--no-run");
+        all.push(("the bench over DPDK", dpdk));
+    }
+    for (what, mut command) in all {
         println!("{:<18} {what}", "building");
         match command.status() {
             Ok(status) if status.success() => {}
@@ -204,6 +213,7 @@ fn play(context: &Context<'_>, part: &'static Part, bar: &Bar) -> Outcome {
     let tick = || bar.bar.set_position(before + started.elapsed().as_secs().min(expected));
     let (rows, why, is_absent) = match context.work(part) {
         Work::Absent(why) => (Vec::new(), Some(why), true),
+        Work::Failed(why) => (Vec::new(), Some(why), false),
         Work::Run(commands) => {
             let (output, why) = output_of(context, part, commands, &tick);
             (numbers::printed(part.name, &output), why, false)
@@ -292,10 +302,15 @@ impl Findings {
             println!("noise: {}", noise.text());
         }
         for outcome in &self.outcomes {
-            if let (Some(why), false) = (&outcome.why, outcome.is_absent) {
+            if let Some(why) = &outcome.why {
                 println!("part {} {}: {why}", outcome.part.name, outcome.state());
             }
         }
+    }
+
+    /// The parts that were to run and could not, or not to their end.
+    fn failures(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes.iter().filter(|outcome| outcome.why.is_some() && !outcome.is_absent)
     }
 }
 
@@ -334,6 +349,7 @@ mod tests {
     fn a_part_that_failed_does_not_take_the_others_with_it() {
         let row = json!({ "outage_ms": { "p50": 5.0, "p99": 9.0, "max": 9.5 }, "outages_ms": [5.0, 9.5] });
         let findings = findings(&[("ycsb", Err("exit status: 1".into())), ("failover-us", Ok(vec![row]))]);
+        assert_eq!(findings.failures().map(|outcome| outcome.part.name).collect::<Vec<_>>(), ["ycsb"]);
         let data = findings.json();
         assert_eq!(
             (&data["parts"]["ycsb"]["state"], &data["parts"]["ycsb"]["why"]),
@@ -342,6 +358,14 @@ mod tests {
         assert_eq!(data["parts"]["failover-us"]["state"], json!("measured"));
         let goal = data["goals"].as_array().unwrap().iter().find(|goal| goal["value"] == json!(9.0)).unwrap();
         assert_eq!(goal["verdict"], json!("met"));
+    }
+
+    /// A machine without DPDK, or a run without a harness, has not failed.
+    #[test]
+    fn what_is_absent_is_no_failure() {
+        let mut findings = findings(&[("ycsb", Err("no harness".into()))]);
+        findings.outcomes[0].is_absent = true;
+        assert_eq!((findings.failures().count(), findings.outcomes[0].state()), (0, "not measured"));
     }
 
     #[test]

@@ -93,6 +93,18 @@ pub(crate) fn programs(wanted: &[(&str, &str)]) -> Result<(), String> {
     if missing().next().is_none() { Ok(()) } else { Err(format!("`{install}` fails here")) }
 }
 
+/// Whether the loop over DPDK can be measured beside DPDK's own program. Installs nothing.
+pub(crate) fn dpdk_bench() -> Result<(), String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("only root's runs have it: two processors have to be its own".to_owned());
+    }
+    match (dpdk(), is_there("dpdk-testpmd")) {
+        (Dpdk::Installed, true) => Ok(()),
+        (Dpdk::Installed, false) => Err("dpdk-testpmd is not here: apt-get install dpdk-dev".to_owned()),
+        _ => Err("DPDK 22.11 is not here: apt-get install libdpdk-dev dpdk-dev pkg-config".to_owned()),
+    }
+}
+
 /// Sees to it that DPDK is there.
 pub(crate) fn require_dpdk() -> Result<(), String> {
     let there = match dpdk() {

@@ -75,8 +75,8 @@ pub(crate) fn us_each(cost: &Cost, per_second: f64) -> Option<f64> {
     (per_second > 0.0).then(|| cost.cores(cost.of_nodes()) * 1e6 / per_second)
 }
 
-/// One load's result.
-pub(super) fn json(outcome: &Outcome, connections: u16) -> Value {
+/// One load's result; of an open loop the share of the closed one's rate that it was to have, in percent, where it was given so.
+pub(super) fn json(outcome: &Outcome, share: Option<u8>, connections: u16) -> Value {
     let Outcome { load, measured, .. } = outcome;
     let mut result = measured.to_json(load.measure);
     match load.asking {
@@ -87,6 +87,9 @@ pub(super) fn json(outcome: &Outcome, connections: u16) -> Value {
     match load.pace {
         Pace::Open { per_second } => result["rate"] = json!(per_second),
         Pace::Closed { outstanding } => result["outstanding"] = json!(outstanding),
+    }
+    if let Some(percent) = share {
+        result["share_percent"] = json!(percent);
     }
     result["value_bytes"] = json!(load.value);
     result["seconds"] = json!(load.measure.as_secs_f64());
@@ -111,7 +114,7 @@ fn cost_json(cost: &Cost, measured: &Measured) -> Value {
         "client_cores": cost.cores(cost.client),
         "other_cores": cost.cores(cost.others),
         "nodes_us_each": us_each(cost, measured.per_second(cost.elapsed)),
-        "datagrams": cost.datagrams,
+        "node_packets_each": cost.node_packets_each(measured.per_second(cost.elapsed)),
     })
 }
 
@@ -158,7 +161,7 @@ put, closed loop, 8 outstanding, values of 64 bytes, 10 s
         let mut outcome = outcome("kv bench --seconds 1 --mix f", Measured::of((1..=1000).map(Duration::from_micros)));
         let node = NodeCost { pid: 1, cpu: Duration::from_millis(2), resident_bytes: 9 << 20, leads: true };
         let (elapsed, client, others) = (Duration::from_secs(1), Duration::from_millis(500), Duration::ZERO);
-        outcome.cost = Some(Cost { elapsed, nodes: vec![node, node], client, others, datagrams: 6 });
+        outcome.cost = Some(Cost { elapsed, nodes: vec![node, node], client, others, node_packets: Some(2500.0) });
         outcome.conflicts = 3;
         let said = text(&outcome);
         assert!(
@@ -167,9 +170,14 @@ put, closed loop, 8 outstanding, values of 64 bytes, 10 s
         );
         assert!(said.contains("conflicts               3"), "{said}");
         assert!(said.contains("nodes 0.00/0.00  client 0.50  others 0.00   MiB 9/9   4.00 us of all"), "{said}");
-        let value = json(&outcome, 1);
+        let value = json(&outcome, None, 1);
+        assert_eq!(
+            (&value["share_percent"], &json(&outcome, Some(90), 1)["share_percent"]),
+            (&Value::Null, &json!(90))
+        );
         assert_eq!((&value["mix"], &value["outstanding"], &value["conflicts"]), (&json!("f"), &json!(64), &json!(3)));
         assert_eq!(value["cost"]["nodes"][1]["leads"], json!(true));
+        assert_eq!(value["cost"]["node_packets_each"], json!(2.5));
         assert!((value["cost"]["nodes_us_each"].as_f64().expect("a number") - 4.0).abs() < 1e-9);
     }
 

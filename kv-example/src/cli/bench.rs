@@ -85,7 +85,7 @@ impl Choice {
 }
 
 /// `kv bench`: each combination of what is given as a list is measured in turn.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Bench {
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -96,6 +96,9 @@ pub struct Bench {
     /// Open loop: so many requests a second, sent when they are due whether or not answers came, and measured from then
     #[arg(long, value_name = "PER SECOND,...", value_delimiter = ',', conflicts_with = "outstanding", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub rate: Vec<u32>,
+    /// After each closed loop, open loops with so many percent of the requests a second that it has reached
+    #[arg(long, value_name = "PERCENT,...", value_delimiter = ',', conflicts_with = "rate", value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub share: Vec<u8>,
     /// What to ask for
     #[arg(long, value_enum, value_name = "OP,...", value_delimiter = ',', default_value = "put")]
     pub op: Vec<Op>,
@@ -149,12 +152,18 @@ pub enum System {
     Together,
     /// Unreplicated: one node sends back what it gets
     Echo,
+    /// A task over the same port that sends back what it gets, asked without the library: no R2P2
+    Raw,
+    /// One process for all three nodes, and neither it nor the client ever sleeps
+    Spinning,
+    /// As echo, and neither the node nor the client ever sleeps
+    EchoSpinning,
     /// A process for each of three nodes, durable, in a directory below the present one
     Durable,
 }
 
 /// `kv bench-peer`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct BenchPeer {
     /// Requests always on their way
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,8,64,256", value_parser = clap::value_parser!(u32).range(1..=16_384))]

@@ -51,14 +51,29 @@ impl Measured {
     ) {
         match result {
             Ok(_) if answered => {
-                let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
-                self.latency_ns.saturating_record(latency_ns.clamp(1, LATENCY_NS_MAX));
+                self.note(latency);
                 self.answered_in_time += u64::from(before_end);
             }
             Ok(_) => self.refused += 1,
             Err(Failure::NotApplied) => self.not_applied += 1,
             Err(Failure::Unknown) => self.unknown += 1,
         }
+    }
+
+    fn note(&mut self, latency: Duration) {
+        let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.latency_ns.saturating_record(latency_ns.clamp(1, LATENCY_NS_MAX));
+    }
+
+    /// An answer within the measured time, where nothing but answers is told apart.
+    pub(crate) fn add_answered(&mut self, latency: Duration) {
+        self.note(latency);
+        self.answered_in_time += 1;
+    }
+
+    /// So many that have not been answered.
+    pub(crate) fn add_lost(&mut self, count: u64) {
+        self.unknown += count;
     }
 
     /// A run with these answers, for tests of tables.

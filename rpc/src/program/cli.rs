@@ -219,6 +219,9 @@ pub struct Serve {
     /// Serve on so many cores, whatever the configuration says
     #[arg(long, value_name = "N", value_parser = shards())]
     pub cores: Option<u16>,
+    /// Never sleep, on the kernel's sockets: look for packets all the time, with a processor for each core that runs nothing else
+    #[arg(long)]
+    pub spin: bool,
     /// Run the `us` profile on cores that are not isolated
     #[arg(long)]
     pub force: bool,

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{NetError, SocketOptions};
 use trimaran_raft::ClusterId;
-use trimaran_runtime::{CoreConfig, Panicked, RuntimeError};
+use trimaran_runtime::{CoreConfig, Idle, Panicked, RuntimeError};
 
 /// Calls on their way at a time, and packets queued for them: what a benchmark may ask for, and room for tries.
 const CALLS_MAX: usize = 32_768;
@@ -44,12 +44,14 @@ pub struct Target {
     pub port: PortPlan,
     /// Packets that are lost on purpose.
     pub loss: Option<Loss>,
+    /// What its core does while nothing is to be done, on the kernel's sockets.
+    pub idle: Idle,
 }
 
 impl Target {
     /// These servers, by the kernel's sockets.
     pub fn new(servers: Vec<SocketAddrV4>, deadline: Duration) -> Self {
-        Target { servers, deadline, port: PortPlan::default(), loss: None }
+        Target { servers, deadline, port: PortPlan::default(), loss: None, idle: Idle::default() }
     }
 }
 
@@ -112,8 +114,8 @@ where
     F: Future<Output = Result<T, Error>> + 'static,
     T: 'static,
 {
-    let config = CoreConfig { name: "client".into(), ..CoreConfig::default() };
-    let Target { servers, deadline, port, loss } = target;
+    let Target { servers, deadline, port, loss, idle } = target;
+    let config = CoreConfig { name: "client".into(), idle, ..CoreConfig::default() };
     port.run(config, &Between { capture: None, loss }, move |net| {
         let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
         let connect = |_| {

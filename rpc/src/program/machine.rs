@@ -67,18 +67,6 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     (columns.len() == 8).then(|| columns.iter().sum::<u64>() - columns[3] - columns[4])
 }
 
-/// Datagrams that the UDP sockets of this process's network namespace have received since it began, whoever has them.
-pub fn datagrams_received() -> Option<u64> {
-    datagrams(&fs::read_to_string("/proc/net/snmp").ok()?)
-}
-
-/// The column `InDatagrams` of the two lines `Udp:` of `/proc/net/snmp`, of which the first names the columns.
-fn datagrams(snmp: &str) -> Option<u64> {
-    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
-    let at = lines.next()?.split(' ').position(|name| name == "InDatagrams")?;
-    lines.next()?.split(' ').nth(at)?.parse().ok()
-}
-
 /// Bytes of ordinary memory that a process has at the moment.
 pub fn resident_bytes(pid: u32) -> Option<u64> {
     resident(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
@@ -133,14 +121,6 @@ mod tests {
         assert_eq!(busy_ticks("cpu  1 2 4 1000 2000 8 16 32 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"), Some(63));
         assert_eq!(busy_ticks("cpu  1 2\n"), None);
         assert!(busy_time() > Some(Duration::ZERO));
-    }
-
-    #[test]
-    fn datagrams_stand_below_their_name() {
-        let snmp = "Tcp: InSegs\nTcp: 7\nUdp: NoPorts InDatagrams\nUdp: 3 42\nUdpLite: InDatagrams\nUdpLite: 9\n";
-        assert_eq!(datagrams(snmp), Some(42));
-        assert_eq!(datagrams("Udp: NoPorts\nUdp: 1\n"), None);
-        assert!(datagrams_received().is_some());
     }
 
     #[test]

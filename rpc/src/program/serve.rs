@@ -28,7 +28,7 @@ use trimaran_runtime::{CoreConfig, Idle, NoDevice, sleep, start as start_core};
 const QUEUED_READS: usize = 65_536;
 /// For the kernel's sockets. Each look at them is a system call: looking for long after every heartbeat would cost an idle node more than
 /// a sleep's wake-up costs a busy one.
-const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
+pub const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
 /// How long a leader that is told to end may take to find a successor.
 const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
 /// For what is on its way to the disk when a node is told to end.
@@ -64,11 +64,12 @@ pub fn run<S: Service>(serve: &Serve, service: impl Fn() -> S + Clone + Send + '
     let steering = hosted::steering(&configs, layout);
     let (name, changes_durability) = (hosted::name(&configs), serve.change_durability);
     let seed = random_u128()? as u64;
+    let idle = if serve.spin { Idle::Spin } else { IDLE };
     let core_config = |core: usize| {
         let name = if layout.cores() == 1 { name.clone() } else { format!("{name} core {core}") };
         let cpu = cores.cpus.get(core).copied();
         let (core_id, seed) = (core as u16, seed ^ core as u64);
-        CoreConfig { name, core_id, cpu, seed, idle: IDLE, ..CoreConfig::default() }
+        CoreConfig { name, core_id, cpu, seed, idle, ..CoreConfig::default() }
     };
     let main = move |core: usize, net: Net| {
         let part = Part { core, layout, net, changes_durability, signals: signals.clone(), configs: configs.clone() };

@@ -1,11 +1,15 @@
 //! Whether what is to be reached was reached. The goals are data: `goals.toml`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use serde_json::{Value, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// A latency says little of a load of which more calls than this failed: those are not in it.
+const FAILED_MAX: f64 = 0.001;
 
 /// Numbers that a run has measured, by their names.
 pub(crate) type Metrics = BTreeMap<String, f64>;
@@ -23,6 +27,8 @@ pub(crate) struct Goal {
     pub(crate) name: String,
     value: String,
     over: Option<String>,
+    /// The share of failed calls of the load that was measured.
+    failed: Option<String>,
     times: f64,
     pub(crate) wanted: Wanted,
     pub(crate) unit: String,
@@ -33,6 +39,8 @@ pub(crate) struct Goal {
 pub(crate) enum Verdict {
     Met(f64),
     Missed(f64),
+    /// Whatever the value is: this share of the calls failed.
+    Failed(f64, f64),
     NotMeasured,
 }
 
@@ -54,7 +62,7 @@ fn read(text: &str, goal: &Spanned<DeValue<'_>>) -> Result<Goal, String> {
     let line = |span: Range<usize>| text.get(..span.start).unwrap_or("").lines().count() + 1;
     let wrong = |what: &str| format!("goals.toml, line {}: {what}", line(goal.span()));
     let table = goal.get_ref().as_table().ok_or_else(|| wrong("not a table"))?;
-    let known = ["name", "value", "over", "times", "at_least", "at_most", "unit"];
+    let known = ["name", "value", "over", "failed", "times", "at_least", "at_most", "unit"];
     if let Some(key) = table.keys().find(|key| !known.contains(&key.get_ref().as_ref())) {
         return Err(wrong(&format!("unknown key `{}`", key.get_ref())));
     }
@@ -73,6 +81,7 @@ fn read(text: &str, goal: &Spanned<DeValue<'_>>) -> Result<Goal, String> {
         name: words("name").ok_or_else(|| wrong("no `name`"))?,
         value: words("value").ok_or_else(|| wrong("no `value`"))?,
         over: words("over"),
+        failed: words("failed"),
         times: number("times").unwrap_or(1.0),
         wanted,
         unit: words("unit").unwrap_or_default(),
@@ -88,6 +97,9 @@ impl Goal {
         let Some(value) = value.zip(over).map(|(value, over)| value / over * self.times) else {
             return Verdict::NotMeasured;
         };
+        if let Some(failed) = self.failed.as_ref().and_then(number).filter(|failed| *failed > FAILED_MAX) {
+            return Verdict::Failed(value, failed);
+        }
         let is_met = match self.wanted {
             Wanted::AtLeast(least) => value >= least,
             Wanted::AtMost(most) => value <= most,
@@ -105,23 +117,36 @@ impl Goal {
 
     /// The goal with its verdict.
     pub(crate) fn json(&self, verdict: Verdict) -> Value {
-        json!({ "name": self.name, "value": verdict.value(), "unit": self.unit, "goal": self.wish(), "verdict": verdict.word() })
+        json!({ "name": self.name, "value": verdict.value(), "unit": self.unit, "goal": self.wish(), "verdict": verdict.word(), "failed_share": verdict.failed_share() })
     }
 }
 
 impl Verdict {
     pub(crate) fn value(self) -> Option<f64> {
         match self {
-            Verdict::Met(value) | Verdict::Missed(value) => Some(value),
+            Verdict::Met(value) | Verdict::Missed(value) | Verdict::Failed(value, _) => Some(value),
             Verdict::NotMeasured => None,
         }
+    }
+
+    fn failed_share(self) -> Option<f64> {
+        if let Verdict::Failed(_, share) = self { Some(share) } else { None }
     }
 
     pub(crate) fn word(self) -> &'static str {
         match self {
             Verdict::Met(_) => "met",
-            Verdict::Missed(_) => "missed",
+            Verdict::Missed(_) | Verdict::Failed(..) => "missed",
             Verdict::NotMeasured => "not measured",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Failed(_, share) => write!(out, "missed: {} % of the calls failed", short(share * 100.0)),
+            verdict => verdict.word().fmt(out),
         }
     }
 }
@@ -129,7 +154,7 @@ impl Verdict {
 /// One line of text a goal.
 pub(crate) fn line(goal: &Goal, verdict: Verdict) -> String {
     let value = verdict.value().map_or("-".to_owned(), |value| format!("{} {}", short(value), goal.unit));
-    format!("{:<90} {value:>14}   {:<12} {}", goal.name, goal.wish(), verdict.word())
+    format!("{:<90} {value:>14}   {:<12} {verdict}", goal.name, goal.wish())
 }
 
 /// A number with three digits that count.
@@ -197,6 +222,26 @@ mod tests {
         {
             assert_eq!(share.judge(&metrics(incomplete)), Verdict::NotMeasured, "{incomplete:?}");
         }
+    }
+
+    #[test]
+    fn a_latency_of_a_load_that_failed_is_no_good_one() {
+        let p99 = goal("failed = \"f\"\nat_most = 2\nunit = \"x\"");
+        let judged = |failed| p99.judge(&metrics(&[("a", 1.0), ("f", failed)]));
+        assert_eq!((judged(0.001), judged(0.02)), (Verdict::Met(1.0), Verdict::Failed(1.0, 0.02)));
+        assert_eq!(p99.judge(&metrics(&[("a", 1.0)])), Verdict::Met(1.0), "of what counts no calls");
+        assert_eq!(p99.judge(&metrics(&[("f", 1.0)])), Verdict::NotMeasured);
+        assert_eq!(judged(0.02).word(), "missed");
+        assert!(line(&p99, judged(0.02)).ends_with("missed: 2.00 % of the calls failed"));
+        assert_eq!(p99.json(judged(0.02))["failed_share"], json!(0.02));
+    }
+
+    /// Every p99 of a load says where its failed calls are counted.
+    #[test]
+    fn no_goal_for_the_slowest_calls_forgets_those_that_failed() {
+        let forgets =
+            |goal: &Goal| goal.value.contains("p99") && goal.failed.is_none() && !goal.value.starts_with("failover.");
+        assert_eq!(load().unwrap().into_iter().filter(forgets).map(|goal| goal.name).collect::<Vec<_>>(), [""; 0]);
     }
 
     #[test]

@@ -172,11 +172,11 @@ pub(crate) fn forecast(costs: &Costs, traffic: &Traffic, machines: &Machines) ->
     }
 }
 
-/// Entries of an append, from the datagrams that all nodes and the client receive for each put in a cluster of `nodes`: a request,
-/// a reply, and an append and its acknowledgement for every follower. At least one.
-pub(crate) fn batch_of(datagrams_received: f64, nodes: u32) -> f64 {
+/// Entries of an append, from the packets that all nodes together receive for each put in a cluster of `nodes`: a request, and an
+/// append and its acknowledgement for every follower. At least one.
+pub(crate) fn batch_of(node_packets: f64, nodes: u32) -> f64 {
     let others = f64::from(nodes.saturating_sub(1));
-    let of_peers = datagrams_received - 2.0;
+    let of_peers = node_packets - 1.0;
     if of_peers > 0.0 { (2.0 * others / of_peers).clamp(1.0, 1024.0) } else { 1024.0 }
 }
 
@@ -259,10 +259,10 @@ mod tests {
     }
 
     #[test]
-    fn the_batch_follows_from_the_datagrams_that_were_received() {
+    fn the_batch_follows_from_the_packets_that_nodes_received() {
         for batch in [1.0, 4.0, 32.0] {
-            assert!(near(batch_of(2.0 + 4.0 / batch, 3), batch));
+            assert!(near(batch_of(1.0 + 4.0 / batch, 3), batch));
         }
-        assert!(near(batch_of(1.9, 3), 1024.0) && near(batch_of(50.0, 3), 1.0));
+        assert!(near(batch_of(0.9, 3), 1024.0) && near(batch_of(50.0, 3), 1.0));
     }
 }

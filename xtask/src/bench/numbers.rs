@@ -17,6 +17,7 @@ pub(crate) fn rows(output: &str) -> Vec<Value> {
 pub(crate) fn printed(part: &str, output: &str) -> Vec<Value> {
     let rows = rows(output);
     match part {
+        "dpdk" if rows.is_empty() => texts::dpdk(output),
         "scaling" if rows.is_empty() => texts::scaling(output),
         "instructions" if rows.is_empty() => texts::counts(output),
         "ring" if rows.is_empty() => texts::ring(output),
@@ -64,12 +65,26 @@ pub(crate) fn of(part: &str, rows: &[Value]) -> Metrics {
                     put(format!("micro.{id}"), number(row, "value"));
                 }
             }
+            // Their ids begin with the part's name.
+            "applier" | "snapshot" => {
+                if let Some(id) = word(row, "id") {
+                    put(id.to_owned(), number(row, "value"));
+                }
+            }
+            "dpdk" => {
+                for key in ["bare_of_testpmd", "loop_of_testpmd"] {
+                    put(format!("dpdk.{key}"), number(row, key));
+                }
+            }
             "peers" => {
                 let name = ["system", "op"].map(|key| word(row, key).unwrap_or_default()).join(".");
                 let name = format!("peer.{name}.{}", number(row, "out").unwrap_or(0.0));
                 for key in ["per_second", "p50_us", "p99_us", "p999_us", "server_us"] {
                     put(format!("{name}.{key}"), number(row, key));
                 }
+                // A row is measured for a second or longer: no more than this share.
+                let calls = number(row, "per_second").zip(number(row, "errors"));
+                put(format!("{name}.failed_share"), calls.map(|(rate, errors)| share(errors, rate)));
             }
             "failover-us" | "failover-shared" => {
                 let name = part.replace('-', ".");
@@ -81,9 +96,14 @@ pub(crate) fn of(part: &str, rows: &[Value]) -> Metrics {
             "faults" => {
                 // One follower dead, one stopped, or a share of packets lost.
                 let condition = word(row, "condition").unwrap_or_default();
-                let kinds = [("lost", "lossy"), ("dead", "dead"), ("stopped", "stopped")];
+                let kinds = [("healthy", "healthy"), ("lost", "lossy"), ("dead", "dead"), ("stopped", "stopped")];
                 if let Some((_, kind)) = kinds.iter().find(|(word, _)| condition.ends_with(word)) {
                     put(format!("faults.{kind}.p99"), number(row, "times_healthy/p99"));
+                    put(format!("faults.{kind}.failed_share"), failed_share(row));
+                    put(
+                        format!("faults.{kind}.mib"),
+                        number(row, "resident_bytes").map(|bytes| bytes / f64::from(1 << 20)),
+                    );
                 }
             }
             "scaling" => {
@@ -115,6 +135,21 @@ pub(crate) fn of(part: &str, rows: &[Value]) -> Metrics {
     metrics
 }
 
+/// Calls that were not answered as they should be: refused, certainly without effect, of unknown outcome, or never sent.
+pub(crate) fn failed(row: &Value) -> Option<f64> {
+    let counts = ["refused", "not_applied", "unknown", "unsent"].map(|key| number(row, key));
+    counts.into_iter().flatten().reduce(|sum, count| sum + count)
+}
+
+fn share(failed: f64, answered: f64) -> f64 {
+    if failed > 0.0 { failed / (failed + answered) } else { 0.0 }
+}
+
+/// What share of all calls that was.
+fn failed_share(row: &Value) -> Option<f64> {
+    Some(share(failed(row)?, number(row, "answered")?))
+}
+
 /// The numbers of one load of `kv bench`, or of its idle cluster.
 fn load(part: &str, row: &Value, put: &mut impl FnMut(String, Option<f64>)) {
     let nodes = row.pointer("/cost/nodes").and_then(Value::as_array);
@@ -132,6 +167,7 @@ fn load(part: &str, row: &Value, put: &mut impl FnMut(String, Option<f64>)) {
     for (key, path) in [("p50", "p50"), ("p99", "p99"), ("p999", "p99.9"), ("p9999", "p99.99")] {
         put(format!("{name}.{key}_us"), number(row, &format!("latency_ns/{path}")).map(|ns| ns / 1e3));
     }
+    put(format!("{name}.failed_share"), failed_share(row));
     put(format!("{name}.nodes_us"), number(row, "cost/nodes_us_each"));
     put(format!("{name}.cores"), all("cores"));
     put(format!("{name}.mib"), mib);
@@ -222,26 +258,40 @@ mod tests {
         let metrics = of("peers", &rows);
         assert_eq!(metrics.get("peer.null.put.64.per_second"), Some(&300.0));
         assert_eq!(metrics.get("peer.echo.put.64.server_us"), Some(&4.5));
+        assert_eq!(metrics.get("peer.echo.put.64.failed_share"), Some(&0.0));
+        let failing = row("null", "99").replace("\t0\t0.5", "\t1\t0.5");
+        assert_eq!(of("peers", &peers(&failing)).get("peer.null.put.64.failed_share"), Some(&0.01));
     }
 
     #[test]
     fn of_a_fault_under_several_loads_the_worst_counts() {
         let row = |condition: &str, ratio: f64| json!({ "condition": condition, "times_healthy": { "p99": ratio } });
-        let rows = [
+        let mut rows = [
             row("healthy", 1.0),
             row("0.1 % of packets lost", 2.0),
             row("one follower dead", 1.1),
             row("0.1 % of packets lost", 1.5),
         ];
         let metrics = of("faults", &rows);
-        assert_eq!(metrics.len(), 2, "{metrics:?}");
+        assert_eq!(metrics.len(), 3, "{metrics:?}");
         assert_eq!((metrics["faults.lossy.p99"], metrics["faults.dead.p99"]), (2.0, 1.1));
+        for (row, unknown) in rows.iter_mut().zip([0, 0, 2, 1]) {
+            for (key, count) in [("answered", 97), ("unknown", unknown), ("not_applied", unknown), ("unsent", 0)] {
+                row[key] = json!(count);
+            }
+            row["resident_bytes"] = json!(9 << 20);
+        }
+        let metrics = of("faults", &rows);
+        let shares = ["healthy", "dead"].map(|kind| metrics[&format!("faults.{kind}.failed_share")]);
+        assert_eq!((shares, metrics["faults.dead.mib"]), ([0.0, 4.0 / 101.0], 9.0));
+        assert!((metrics["faults.lossy.failed_share"] - 2.0 / 99.0).abs() < 1e-9, "of the worse");
     }
 
     #[test]
     fn rows_are_the_objects_among_the_lines() {
         let rows = rows("warming up\n{\"id\":\"runtime.turn\",\"value\":7.5,\"unit\":\"ns\"}\n{ broken\n");
         assert_eq!(of("micro", &rows).get("micro.runtime.turn"), Some(&7.5));
+        assert_eq!(of("applier", &rows).get("runtime.turn"), Some(&7.5), "whose ids say where they are from");
         let failover = [json!({ "outage_ms": { "p50": 5.0, "p99": 9.0 }, "share_within_bound": 0.99 })];
         assert_eq!(of("failover-us", &failover).get("failover.us.p99_ms"), Some(&9.0));
     }

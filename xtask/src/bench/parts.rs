@@ -4,7 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::peers;
+use crate::preflight;
 use crate::workspace::Workspace;
+
+/// Runs the bench over DPDK, which is built with a feature.
+pub(crate) const DPDK_BENCH: [&str; 8] =
+    ["bench", "--quiet", "--package", "trimaran-benches", "--features", "dpdk", "--bench", "dpdk"];
 
 /// One part of a run.
 pub(crate) struct Part {
@@ -22,21 +27,24 @@ const fn part(name: &'static str, what: &'static str, seconds: [u32; 2]) -> Part
 
 /// All parts in their order.
 pub(crate) const PARTS: &[Part] = &[
-    part("micro", "what each layer costs on its own", [25, 120]),
+    part("micro", "what each layer costs on its own", [28, 130]),
     part("throughput", "operations against outstanding requests, a process for each node", [22, 130]),
     part("together", "the same with one process for all nodes", [8, 60]),
-    part("load", "latency against load, open loop", [15, 80]),
+    part("load", "latency against load, open loop, up to what a closed loop reaches", [15, 45]),
     part("ycsb", "the mixes of YCSB, A to F", [12, 70]),
-    part("reads", "throughput against the share of reads", [9, 70]),
+    part("reads", "throughput against the share of reads", [6, 70]),
     part("values", "values of 64 bytes, 1 KiB and 8 KiB", [10, 70]),
     part("durable", "nodes with data directories", [6, 40]),
     part("failover-us", "leaders killed within one process, 3 to 6 ms", [15, 60]),
     part("failover-shared", "processes of leaders killed, 100 to 200 ms", [14, 60]),
     part("faults", "lost packets, a dead and a stopped follower", [26, 80]),
-    part("scaling", "operations by cores", [20, 60]),
+    part("scaling", "operations by cores", [14, 60]),
+    part("applier", "handlers of 10 us on the node's core and on their own", [13, 140]),
+    part("snapshot", "the longest turn while a state of 1 GB is saved", [0, 30]),
     part("ring", "whole nodes over rings of packets, one thread", [15, 40]),
     part("instructions", "instructions of a put, a packet, a timer", [30, 60]),
-    part("peers", "beside etcd, ZooKeeper, raftrs, null and echo", [100, 300]),
+    part("dpdk", "the loop over a virtual device of DPDK's, beside testpmd", [0, 45]),
+    part("peers", "beside etcd, ZooKeeper, raftrs, null and echo", [118, 460]),
 ];
 
 /// What parts need to know.
@@ -55,8 +63,10 @@ pub(crate) enum Work {
     Run(Vec<Command>),
     /// These; their rows are in the harness's file.
     Peers(Vec<Command>, PathBuf),
-    /// Nothing, and why.
+    /// Nothing, and why: this machine lacks it, or nobody has asked for it.
     Absent(String),
+    /// Nothing, since what was asked for cannot be done, and why.
+    Failed(String),
 }
 
 impl Context<'_> {
@@ -106,19 +116,23 @@ impl Context<'_> {
     pub(crate) fn work(&self, part: &Part) -> Work {
         let one = |command| Work::Run(vec![command]);
         let outstanding = if self.quick { "1,8,64,256" } else { "1,2,4,8,16,32,64,128,256,512,1024" };
-        let rates = if self.quick {
-            "100,1000,5000,10000,20000,40000,60000"
-        } else {
-            "100,1000,5000,10000,20000,30000,40000,50000,60000,80000,100000,120000"
-        };
         let kv = self.kv();
         match part.name {
-            "micro" => Work::Run(["runtime", "ports", "raft_commit", "rpc"].map(|name| self.micro(name)).into()),
+            "micro" => Work::Run(
+                ["runtime", "mesh", "codec", "ports", "raft_commit", "rpc"].map(|name| self.micro(name)).into(),
+            ),
             "throughput" => one(self.bench(&format!("--idle 2 --op put,get,stale,echo --outstanding {outstanding}"))),
             "together" => one(self.bench(&format!("--placement together --op put,get --outstanding {outstanding}"))),
-            "load" => one(self.bench(&format!("--op put --rate {rates}"))),
+            // Little load, for what idle nodes cost; then shares of what is possible, so that the knee shows on any machine.
+            "load" => Work::Run(vec![
+                self.bench("--op put --rate 100,1000,10000"),
+                self.bench("--op put --outstanding 256 --share 10,25,50,75,90,100"),
+            ]),
             "ycsb" => one(self.bench("--mix a,b,c,d,e,f --outstanding 64 --keys 10000")),
-            "reads" => one(self.bench("--reads 0,25,50,75,90,100 --outstanding 64")),
+            "reads" => {
+                let shares = if self.quick { "0,50,100" } else { "0,25,50,75,90,100" };
+                one(self.bench(&format!("--reads {shares} --outstanding 64")))
+            }
             "values" => one(self.bench("--op put,get --value 64,1024,8192 --outstanding 64 --keys 1000")),
             "durable" => {
                 let data = self.scratch.join("durable");
@@ -145,6 +159,17 @@ impl Context<'_> {
                 one(self.command(&kv, &format!("bench-scale --rounds {rounds} --seconds 1")))
             }
             "scaling" => Work::Absent("this `kv` has no bench-scale".into()),
+            "applier" => one(self.micro("applier")),
+            "snapshot" | "dpdk" if self.quick => Work::Absent("only in a full run".into()),
+            "snapshot" => one(self.micro("snapshot")),
+            "dpdk" => match preflight::dpdk_bench() {
+                Ok(()) => {
+                    let mut dpdk = self.workspace.cargo(&DPDK_BENCH);
+                    dpdk.args(["--", "macswap"]);
+                    one(dpdk)
+                }
+                Err(why) => Work::Absent(why),
+            },
             "ring" | "instructions" if !self.workspace.has_bench("ring") => {
                 Work::Absent("there is no bench `ring` in the crate `benches`".into())
             }

@@ -2,6 +2,7 @@
 //! run with trimaran among them.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,42 +13,40 @@ use super::parts::{Context, Work};
 /// What a copy leaves behind: what the original has built and measured.
 const NOT_COPIED: [&str; 2] = ["target", "results.tsv"];
 
+/// What says with which sources the copy was set up.
+const STAMP: &str = ".set-up";
+/// Our ways to run nodes that join its table.
+const SYSTEMS: &str = "apart,together,echo,raw,spinning,echo-spinning,durable";
+
 /// Copies the harness, unless it is there, and says what is to be run.
 pub(crate) fn work(context: &Context<'_>, harness: &Path) -> Work {
     match prepare(context, harness) {
         Ok(work) => work,
-        Err(error) => Work::Absent(format!("the harness at {} cannot be used: {error}", harness.display())),
+        Err(error) => Work::Failed(format!("the harness at {} cannot be used: {error}", harness.display())),
     }
 }
 
 fn prepare(context: &Context<'_>, harness: &Path) -> io::Result<Work> {
     let copy = context.scratch.join("peers");
     fs::create_dir_all(&copy)?;
-    copy_tree(harness, &copy)?;
+    let mut sources = DefaultHasher::new();
+    copy_tree(harness, &copy, &mut sources)?;
     stand_alone(&copy.join("bench/Cargo.toml"))?;
 
     let ours = copy.join("trimaran");
     // The harness calls a program with its own options only.
     let kv = context.kv();
-    fs::write(
-        &ours,
-        format!("#!/bin/sh\nexec '{}' bench-peer --systems apart,together,echo,durable \"$@\"\n", kv.display()),
-    )?;
+    fs::write(&ours, format!("#!/bin/sh\nexec '{}' bench-peer --systems {SYSTEMS} \"$@\"\n", kv.display()))?;
     fs::set_permissions(&ours, fs::Permissions::from_mode(0o755))?;
 
     let mut commands = Vec::new();
-    let set_up = copy.join(".set-up");
-    if !set_up.exists() {
-        let mut setup = Command::new("sh");
-        setup.current_dir(&copy).args(["-c", "bash setup.sh && touch .set-up"]);
-        commands.push(setup);
-    }
+    commands.extend(set_up(&copy, sources.finish()));
     let results = copy.join("results.tsv");
     let _ = fs::remove_file(&results);
     let mut run = Command::new("bash");
     run.current_dir(&copy).arg("run.sh").env("RESULTS", &results).env("DISK", &copy);
     let (out, warmup, measure, repeat) =
-        if context.quick { ("1,64,256", "0.3", "1", "1") } else { ("1,8,64,256", "1", "3", "2") };
+        if context.quick { ("1,64,256", "0.3", "1", "1") } else { ("1,8,64,256", "0.5", "1.5", "2") };
     run.env("OUT", out).env("WARMUP", warmup).env("MEASURE", measure).env("REPEAT", repeat);
     // ZooKeeper on a disk is no goal's.
     run.args(["echo", "null", "raftrs", "etcd-tmpfs", "etcd-disk", "zk-tmpfs"]).arg(&ours);
@@ -58,9 +57,23 @@ fn prepare(context: &Context<'_>, harness: &Path) -> io::Result<Work> {
     Ok(Work::Peers(commands, results))
 }
 
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
+/// Sets the copy up, unless that was done with these very sources. The stamp is written by whoever has done it.
+fn set_up(copy: &Path, sources: u64) -> Option<Command> {
+    let sources = format!("{sources:016x}");
+    if fs::read_to_string(copy.join(STAMP)).is_ok_and(|stamp| stamp.trim() == sources) {
+        return None;
+    }
+    let mut setup = Command::new("sh");
+    setup.current_dir(copy).args(["-c", &format!("bash setup.sh && echo {sources} > {STAMP}")]);
+    Some(setup)
+}
+
+/// Copies what has changed, and feeds all of it to `sources`.
+fn copy_tree(from: &Path, to: &Path, sources: &mut DefaultHasher) -> io::Result<()> {
+    let mut entries = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
+    // The order of a directory is its file system's.
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
         let name = entry.file_name();
         if NOT_COPIED.iter().any(|other| name == *other) {
             continue;
@@ -68,10 +81,14 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         let (source, target) = (entry.path(), to.join(&name));
         if entry.file_type()?.is_dir() {
             fs::create_dir_all(&target)?;
-            copy_tree(&source, &target)?;
+            copy_tree(&source, &target, sources)?;
         } else {
             // What is the same stays as it is: else cargo would build it anew.
             let bytes = fs::read(&source)?;
+            for part in [name.as_encoded_bytes(), &bytes] {
+                sources.write_usize(part.len());
+                sources.write(part);
+            }
             if !fs::read(&target).is_ok_and(|there| there == bytes || is_same_manifest(&there, &bytes)) {
                 fs::write(&target, bytes)?;
             }
@@ -112,17 +129,22 @@ mod tests {
         fs::write(from.join("results.tsv"), "old").unwrap();
         let manifest = to.join("bench/Cargo.toml");
         let copy = || {
-            copy_tree(&from, &to).unwrap();
+            let mut sources = DefaultHasher::new();
+            copy_tree(&from, &to, &mut sources).unwrap();
             stand_alone(&manifest).unwrap();
+            sources.finish()
         };
-        copy();
+        let first = copy();
+        assert!(set_up(&to, first).is_some(), "it was never set up");
+        fs::write(to.join(STAMP), format!("{first:016x}\n")).unwrap();
         assert_eq!(fs::read_to_string(&manifest).unwrap(), "[package]\n\n[workspace]\n");
         assert!(!to.join("results.tsv").exists() && !to.join("bench/target").exists());
         let changed = fs::metadata(&manifest).unwrap().modified().unwrap();
-        copy();
+        assert!(copy() == first && set_up(&to, first).is_none());
         assert_eq!(fs::metadata(&manifest).unwrap().modified().unwrap(), changed);
         fs::write(from.join("bench/Cargo.toml"), "[package]\nname = \"n\"\n").unwrap();
-        copy();
+        let changed = copy();
+        assert!(changed != first && set_up(&to, changed).is_some(), "other sources want to be set up again");
         assert_eq!(fs::read_to_string(&manifest).unwrap(), "[package]\nname = \"n\"\n\n[workspace]\n");
         fs::remove_dir_all(place).unwrap();
     }

@@ -1,5 +1,6 @@
 //! A run as one page that needs nothing else: tables, plots, and what they were measured on.
 
+mod forecast;
 mod tables;
 
 use std::fmt::Write;
@@ -7,10 +8,9 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::Findings;
-use super::goals::{Metrics, Verdict, short};
-use super::model::{self, Costs, Machines, Traffic};
+use super::goals::{Verdict, short};
 use super::numbers::number;
-use super::svg::{Bars, Plot, Series, escape};
+use super::svg::{Bars, Lengths, Plot, Series, escape};
 use tables::Table;
 
 /// Clusters, as tables name them.
@@ -19,12 +19,6 @@ const TOGETHER: &str = "in memory, one process";
 const DURABLE: &str = "durable";
 /// Bars of a histogram at most.
 const BARS_MAX: f64 = 40.0;
-/// Cores of the model's plots and tables.
-const CORES: [u32; 7] = [1, 2, 4, 8, 16, 32, 64];
-/// Links, in Gbit/s.
-const LINKS: [f64; 4] = [10.0, 25.0, 40.0, 100.0];
-/// Key and value that the model's puts carry.
-const BODY_BYTES: f64 = 80.0;
 
 /// The whole page.
 pub(crate) fn html(findings: &Findings) -> String {
@@ -33,14 +27,14 @@ pub(crate) fn html(findings: &Findings) -> String {
     let _ = write!(out, "<style>\n{}</style>\n", include_str!("report/style.css"));
     out += &head(findings);
     out += &section("Goals", &goals(findings));
-    out += &section("Beside other systems", &tables::peers(findings));
+    out += &section("Beside other systems", &(plots(&ratios(findings)) + &tables::peers(findings)));
     out += &section("Throughput and latency", &throughput(findings));
     out += &section("Mixes, reads, sizes", &mixes(findings));
     out += &section("When the leader dies", &failover(findings));
     out += &section("Faults, memory, processors", &tables::costs(findings));
     out += &section("Scaling by cores", &scaling(findings));
-    out += &section("What larger machines should do", &forecast(findings));
-    out += &section("Layers on their own", &tables::micro(findings));
+    out += &section("What larger machines should do", &forecast::section(findings));
+    out += &section("Layers on their own", &(plots(&[instructions(findings)]) + &tables::micro(findings)));
     out += &section("Parts of this run", &tables::parts(findings));
     out + "</html>\n"
 }
@@ -96,14 +90,14 @@ fn goals(findings: &Findings) -> String {
         let measured = verdict.value().map_or("-".to_owned(), |value| format!("{} {}", short(value), goal.unit));
         let class = match verdict {
             Verdict::Met(_) => "met",
-            Verdict::Missed(_) => "missed",
+            Verdict::Missed(_) | Verdict::Failed(..) => "missed",
             Verdict::NotMeasured => "not",
         };
         table.row(&[
             escape(&goal.name),
             escape(&measured),
             escape(&goal.wish()),
-            format!("<span class=\"{class}\">{}</span>", verdict.word()),
+            format!("<span class=\"{class}\">{}</span>", escape(&verdict.to_string())),
         ]);
     }
     table.html()
@@ -161,6 +155,11 @@ fn throughput(findings: &Findings) -> String {
     ];
     let offered =
         |key| Series::new(format!("put {key}"), points(load, |row| row.get("rate").is_some(), "rate", us(key)));
+    let closed = load.iter().filter(|row| row.get("outstanding").is_some()).find_map(rate);
+    let closed = closed.map_or(String::new(), |rate| {
+        let rate = short(rate);
+        format!("<p>Latency against load goes up to the {rate} puts a second that a closed loop with 256 outstanding has reached just before.</p>\n")
+    });
     let drawn = [
         Plot {
             title: "operations a second, values of 64 bytes",
@@ -192,6 +191,7 @@ fn throughput(findings: &Findings) -> String {
     ];
     missing(findings, "throughput")
         + &plots(&drawn)
+        + &closed
         + &tables::loads(&[(APART, apart), (TOGETHER, together), (APART, load)])
 }
 
@@ -274,119 +274,70 @@ fn failover(findings: &Findings) -> String {
     text.to_owned() + &all + &plots(&drawn.map(Option::unwrap_or_default)) + &tables::failover(findings)
 }
 
+/// How often trimaran does an operation while another system does it once, for each operation and number of outstanding requests.
+fn ratios(findings: &Findings) -> Vec<String> {
+    let rows = findings.rows("peers");
+    let is_ours = |row: &&Value| row["system"] == "trimaran";
+    let plot = |ours: &Value| {
+        let is_same = |row: &&Value| row["op"] == ours["op"] && row["out"] == ours["out"];
+        let is_other = |row: &&Value| !row["system"].as_str().is_some_and(|name| name.starts_with("trimaran"));
+        let others = rows.iter().filter(is_same).filter(is_other);
+        let ratio = |row: &Value| {
+            let ratio = rate(ours)? / rate(row).filter(|rate| *rate > 0.0)?;
+            Some((row["system"].as_str()?.to_owned(), ratio))
+        };
+        let (op, out) = (ours["op"].as_str().unwrap_or_default(), number(ours, "out").unwrap_or(0.0));
+        let title = format!("{op}, {out} outstanding: trimaran's operations a second over");
+        // Latencies, not rates, are what one request at a time is about.
+        (out >= 64.0).then(|| {
+            Lengths { title: &title, unit: "x", lengths: others.filter_map(ratio).collect(), mark: Some(1.0) }.draw()
+        })
+    };
+    rows.iter().filter(is_ours).filter_map(plot).collect()
+}
+
+fn instructions(findings: &Findings) -> String {
+    let rows = findings.rows("instructions").iter();
+    let of = |row: &Value| Some((row["name"].as_str()?.to_owned(), number(row, "instructions")?));
+    Lengths { title: "instructions, by callgrind", unit: "", lengths: rows.filter_map(of).collect(), mark: None }.draw()
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// By the number of cores, the median of the rounds.
+fn by_cores(rows: &[Value], key: &str) -> Vec<(f64, f64)> {
+    let of = |cores: f64| {
+        let rounds = rows.iter().filter(|row| number(row, "cores") == Some(cores));
+        Some((cores, median(rounds.filter_map(|row| number(row, key)).collect())?))
+    };
+    [1.0, 2.0].into_iter().filter_map(of).collect()
+}
+
 fn scaling(findings: &Findings) -> String {
     let rows = findings.rows("scaling");
-    let series = vec![Series::new("operations", points(rows, |_| true, "cores", rate))];
+    let [wall, cpu] = ["per_second", "per_cpu_second"].map(|key| by_cores(rows, key));
+    let series = vec![
+        Series::new("a second, all cores together", wall.clone()),
+        Series::new("for each second of a processor", cpu.clone()).dashed(),
+    ];
     let drawn =
-        Plot { title: "operations by cores", x: "cores", y: "a second", x_log: true, y_log: false, series }.draw();
+        Plot { title: "puts by cores, as measured", x: "cores", y: "puts", x_log: true, y_log: false, series }.draw();
+    let mut table = Table::new(&["cores", "puts a second, all cores together", "puts for each second of a processor"]);
+    for ((cores, wall), (_, cpu)) in wall.iter().zip(&cpu) {
+        table.row(&[format!("{cores:.0}"), short(*wall), short(*cpu)]);
+    }
     let ratio = findings.metrics.get("scaling.one_to_two");
     let told = ratio.map_or(String::new(), |ratio| {
-        format!("<p>Operations for each second of a processor with two loops, of one loop's, corrected for what the machine's cores take from each other: {}.</p>\n", short(*ratio))
+        format!(
+            "<p>Medians of the rounds. Puts for each second of a processor with two loops, of one loop's, corrected for what the machine's \
+             cores take from each other: {}. The rates by the clock are not corrected: they have in them what others on the machine took.</p>\n",
+            short(*ratio)
+        )
     });
-    missing(findings, "scaling") + &told + &plots(&[drawn])
-}
-
-/// What the model is fed: costs of a put at the leader and at a follower, and the batch, of the busiest measured load of puts.
-fn measured_costs(rows: &[Value]) -> Option<(Costs, Traffic, f64)> {
-    let is_put = |row: &&Value| row["op"] == "put" && row["value_bytes"] == 64 && row.pointer("/cost/nodes").is_some();
-    let row = rows.iter().filter(is_put).max_by(|a, b| rate(a).unwrap_or(0.0).total_cmp(&rate(b).unwrap_or(0.0)))?;
-    let nodes = row.pointer("/cost/nodes")?.as_array()?;
-    let per_second = rate(row).filter(|rate| *rate > 0.0)?;
-    let ns = |leads: bool| -> Option<f64> {
-        let cores: Vec<f64> =
-            nodes.iter().filter(|node| node["leads"] == leads).filter_map(|node| number(node, "cores")).collect();
-        (!cores.is_empty()).then(|| cores.iter().sum::<f64>() / cores.len() as f64 / per_second * 1e9)
-    };
-    let datagrams =
-        number(row, "cost/datagrams").zip(number(row, "seconds")).map(|(all, seconds)| all / seconds / per_second);
-    let nodes = u32::try_from(nodes.len()).unwrap_or(3);
-    let batch = datagrams.map_or(1.0, |datagrams| model::batch_of(datagrams, nodes));
-    let traffic = Traffic { batch, body_bytes: BODY_BYTES, balanced: false };
-    Some((Costs { leader_ns: ns(true)?, follower_ns: ns(false)? }, traffic, per_second))
-}
-
-fn forecast(findings: &Findings) -> String {
-    let kernel = measured_costs(findings.rows("throughput"));
-    let instructions = from_instructions(&findings.metrics);
-    let mut out = String::new();
-    if let Some((costs, traffic, per_second)) = kernel {
-        let _ = writeln!(
-            out,
-            "<p>From this run's busiest load of puts, {} a second on kernel UDP: {} ns of the leader's processor time for each put, {} ns of \
-             each follower's, {:.1} entries an append. Each node leads its share of the shards. What runs out first is said behind each \
-             number.</p>",
-            short(per_second),
-            short(costs.leader_ns),
-            short(costs.follower_ns),
-            traffic.batch
-        );
-        out += &forecast_table(&costs, &traffic);
-    } else {
-        out += "<p class=\"not\">from measured processor time: not measured</p>\n";
-    }
-    match instructions {
-        Some((costs, traffic)) => {
-            let _ = writeln!(
-                out,
-                "<p>From instruction counts, at one a cycle and 3 GHz: {} ns at the leader, {} ns at a follower.</p>",
-                short(costs.leader_ns),
-                short(costs.follower_ns)
-            );
-            out += &forecast_table(&costs, &traffic);
-        }
-        None => out += "<p class=\"not\">from instruction counts: not measured</p>\n",
-    }
-    // What the design reckons with when no kernel is in between: 550 to 1050 cycles at 3 GHz.
-    let paper = Costs { leader_ns: 350.0, follower_ns: 150.0 };
-    let traffic = Traffic { batch: 16.0, body_bytes: BODY_BYTES, balanced: false };
-    out += "<p>On paper, with kernel bypass, 1050 cycles of a leader and 450 of a follower at 3 GHz, 16 entries an append:</p>\n";
-    out += &forecast_table(&paper, &traffic);
-    let line = |link_gbit: f64, traffic: Traffic, rate: fn(model::Forecast) -> f64, name: String| {
-        let of = |cores: &u32| {
-            let machines = Machines { nodes: 3, cores: *cores, link_gbit };
-            (f64::from(*cores), rate(model::forecast(&paper, &traffic, &machines)))
-        };
-        Series::new(name, CORES.iter().map(of).collect())
-    };
-    let spread: fn(model::Forecast) -> f64 = |forecast| forecast.spread.0;
-    let one: fn(model::Forecast) -> f64 = |forecast| forecast.one_leads.0;
-    let mut series: Vec<Series> =
-        LINKS.iter().map(|link| line(*link, traffic, spread, format!("{link} Gbit/s"))).collect();
-    let large = Traffic { body_bytes: 1024.0, ..traffic };
-    series.push(line(10.0, large, one, "10 Gbit/s, 1 KiB, one node leads".into()).dashed());
-    let balanced = Traffic { balanced: true, ..large };
-    series.push(line(10.0, balanced, one, "the same, clients multicast".into()).dashed());
-    let title = "commits a second of three nodes, on paper, kernel bypass";
-    out + &plots(&[Plot { title, x: "cores a node", y: "commits a second", x_log: true, y_log: true, series }.draw()])
-}
-
-/// Costs at one instruction a cycle and 3 GHz.
-fn from_instructions(metrics: &Metrics) -> Option<(Costs, Traffic)> {
-    let ns = |name: &str| Some(metrics.get(&format!("instructions.{name}"))? / 3.0);
-    let costs = Costs { leader_ns: ns("commit at the leader")?, follower_ns: ns("commit at a follower")? };
-    Some((costs, Traffic { batch: 16.0, body_bytes: BODY_BYTES, balanced: false }))
-}
-
-fn forecast_table(costs: &Costs, traffic: &Traffic) -> String {
-    let mut head = vec!["cores a node".to_owned(), "a core that leads".to_owned()];
-    for nodes in [3, 5, 9] {
-        head.extend([10.0, 100.0].map(|link| format!("{nodes} nodes, {link} Gbit/s")));
-    }
-    head.push("one node of 3 leads, 25 Gbit/s".into());
-    let mut table = Table::new(&head.iter().map(String::as_str).collect::<Vec<_>>());
-    for cores in CORES {
-        let of = |nodes, link_gbit| model::forecast(costs, traffic, &Machines { nodes, cores, link_gbit });
-        let told = |(rate, limit): (f64, model::Limit)| {
-            format!("{} <span class=\"faint\">{}</span>", short(rate), limit.name())
-        };
-        let mut row = vec![cores.to_string(), short(of(3, 10.0).leading_core)];
-        for nodes in [3, 5, 9] {
-            row.extend([10.0, 100.0].map(|link| told(of(nodes, link).spread)));
-        }
-        row.push(told(of(3, 25.0).one_leads));
-        table.row(&row);
-    }
-    table.html()
+    missing(findings, "scaling") + &told + &plots(&[drawn]) + &table.html() + &tables::applier(findings)
 }
 
 #[cfg(test)]
@@ -395,24 +346,30 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn load(op: &str, outstanding: u32, per_second: f64) -> Value {
+    pub(super) fn load(op: &str, outstanding: u32, per_second: f64) -> Value {
         let node = |leads: bool, cores: f64| json!({ "leads": leads, "cores": cores, "resident_bytes": 9437184 });
         json!({
             "op": op, "outstanding": outstanding, "value_bytes": 64, "seconds": 1.0, "per_second": per_second, "answered": 10,
             "latency_ns": { "p50": 70000, "p90": 80000, "p99": 90000, "p99.9": 95000, "p99.99": 99000, "max": 99999 },
-            "cost": { "nodes": [node(false, 0.2), node(true, 0.5), node(false, 0.4)], "datagrams": per_second * 2.5, "nodes_us_each": 11.0 },
+            "cost": { "nodes": [node(false, 0.2), node(true, 0.5), node(false, 0.4)], "node_packets_each": 1.5, "nodes_us_each": 11.0 },
         })
     }
 
     #[test]
-    fn the_model_is_fed_by_the_busiest_load_of_puts() {
-        let (costs, traffic, per_second) =
-            measured_costs(&[load("put", 64, 50_000.0), load("put", 256, 100_000.0), load("get", 256, 300_000.0)])
-                .unwrap();
-        assert_eq!(per_second, 100_000.0);
-        assert!((costs.leader_ns - 5000.0).abs() < 1.0 && (costs.follower_ns - 3000.0).abs() < 1.0, "{costs:?}");
-        assert!((traffic.batch - 8.0).abs() < 1e-6, "{traffic:?}");
-        assert_eq!(measured_costs(&[load("get", 1, 1.0)]), None);
+    fn what_was_measured_of_loops_is_plotted_as_it_was() {
+        let row =
+            |cores: u32, wall: f64, cpu: f64| json!({ "cores": cores, "per_second": wall, "per_cpu_second": cpu });
+        let rows = [
+            row(1, 90.0, 100.0),
+            row(2, 150.0, 98.0),
+            row(1, 80.0, 101.0),
+            row(2, 170.0, 97.0),
+            row(1, 95.0, 99.0),
+            row(2, 160.0, 99.0),
+        ];
+        assert_eq!(by_cores(&rows, "per_second"), [(1.0, 90.0), (2.0, 160.0)]);
+        assert_eq!(by_cores(&rows, "per_cpu_second"), [(1.0, 100.0), (2.0, 98.0)]);
+        assert!(by_cores(&[json!({ "one_to_two": 1.0 })], "per_second").is_empty());
     }
 
     #[test]
@@ -442,8 +399,23 @@ mod tests {
             ("failover-us", Ok(vec![kills])),
             ("peers", Ok(vec![peer("trimaran", 120_000.0), peer("etcd-tmpfs", 9_000.0)])),
             ("micro", Ok(vec![json!({ "id": "runtime.turn", "value": 7.5, "unit": "ns" })])),
+            (
+                "instructions",
+                Ok(["commit at the leader", "commit at a follower"]
+                    .map(|name| json!({ "name": name, "instructions": 3000.0 }))
+                    .into()),
+            ),
+            ("applier", Ok(vec![json!({ "id": "applier.one.own_core.share", "value": 0.93, "unit": "share" })])),
         ]));
-        assert!(full.matches("<svg").count() >= 4, "{}", full.matches("<svg").count());
+        for title in ["put, 64 outstanding: trimaran&#39;s operations a second over", "instructions, by callgrind"] {
+            assert!(full.contains(&title.replace("&#39;", "'")), "{title}");
+        }
+        assert!(
+            full.contains("from this run's instruction counts")
+                && full.contains("8.0 entries an append, as on kernel UDP")
+        );
+        assert!(full.contains("applier.one.own_core.share"));
+        assert!(full.matches("<svg").count() >= 8, "{}", full.matches("<svg").count());
         assert!(full.contains("13.3") && full.contains("runtime.turn"), "the ratio to etcd");
         assert_eq!(full.matches("<figure>").count(), full.matches("</svg>").count());
     }

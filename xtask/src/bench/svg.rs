@@ -16,6 +16,10 @@ const TICKS: f64 = 6.0;
 /// A line of the legend.
 const LEGEND_LINE: f64 = 15.0;
 const LEGEND_GAP: f64 = 6.0;
+/// Bars that lie: room for their names, for their numbers, and from one to the next.
+const LENGTHS_LEFT: f64 = 250.0;
+const LENGTHS_RIGHT: f64 = 70.0;
+const LENGTH_STEP: f64 = 24.0;
 
 /// How numbers become places along an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -238,6 +242,55 @@ impl Bars<'_> {
     }
 }
 
+/// Named numbers as bars that lie, the longest at the top.
+pub(crate) struct Lengths<'a> {
+    pub(crate) title: &'a str,
+    /// Behind each number.
+    pub(crate) unit: &'a str,
+    pub(crate) lengths: Vec<(String, f64)>,
+    /// Where a line goes down through all.
+    pub(crate) mark: Option<f64>,
+}
+
+impl Lengths<'_> {
+    /// The bars, or nothing where there is none.
+    pub(crate) fn draw(&self) -> String {
+        let mut lengths: Vec<&(String, f64)> = self.lengths.iter().filter(|(_, length)| length.is_finite()).collect();
+        lengths.sort_by(|a, b| b.1.total_cmp(&a.1));
+        if lengths.is_empty() {
+            return String::new();
+        }
+        let scale = Scale::linear(lengths.iter().map(|(_, length)| *length).chain(self.mark));
+        let (left, right) = (LENGTHS_LEFT, WIDTH - LENGTHS_RIGHT);
+        let across = |value: f64| left + scale.place(value) * (right - left);
+        let top = |at: usize| TOP + LENGTH_STEP * at as f64;
+        let height = top(lengths.len()) + LEGEND_GAP;
+        let title = escape(self.title);
+        let mut out = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{title}\">\n");
+        let _ = writeln!(out, "<text class=\"title\" x=\"10\" y=\"20\">{title}</text>");
+        for (at, (name, length)) in lengths.iter().enumerate() {
+            let (high, end) = (top(at), across(*length));
+            let (wide, name, said) = ((end - left).max(0.5), escape(name), label(*length));
+            let low = high + LENGTH_STEP * 0.6;
+            let _ = writeln!(
+                out,
+                "<rect x=\"{left:.1}\" y=\"{high:.1}\" width=\"{wide:.1}\" height=\"{:.1}\" style=\"fill:var(--c0)\"><title>{name}: {said}</title></rect>",
+                LENGTH_STEP * 0.75
+            );
+            let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{low:.1}\" text-anchor=\"end\">{name}</text>", left - 6.0);
+            let _ = writeln!(out, "<text x=\"{:.1}\" y=\"{low:.1}\">{said} {}</text>", end + 4.0, escape(self.unit));
+        }
+        if let Some(mark) = self.mark {
+            let (place, low) = (across(mark), top(lengths.len()));
+            let _ = writeln!(
+                out,
+                "<line x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{TOP}\" y2=\"{low:.1}\" stroke-dasharray=\"4 3\" style=\"stroke:var(--c1)\"/>"
+            );
+        }
+        out + "</svg>\n"
+    }
+}
+
 fn across(place: f64) -> f64 {
     LEFT + place * (WIDTH - LEFT - RIGHT)
 }
@@ -371,6 +424,24 @@ mod tests {
             assert!((LEFT..=WIDTH - RIGHT).contains(&x) && (TOP..=HEIGHT - BOTTOM).contains(&y), "{line}");
         }
         assert_eq!(plot(Vec::new()), "");
+    }
+
+    #[test]
+    fn the_longest_length_is_at_the_top_and_all_stay_inside() {
+        let lengths = vec![("etcd <3>".to_owned(), 15.0), ("zk".to_owned(), 30.0), ("none".to_owned(), f64::NAN)];
+        let out = Lengths { title: "a > b", unit: "x", lengths, mark: Some(1.0) }.draw();
+        let number = |line: &str, name: &str| -> f64 {
+            line.split(name).nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
+        };
+        let bars: Vec<&str> = out.lines().filter(|line| line.starts_with("<rect")).collect();
+        let [first, second] = bars[..] else { panic!("{out}") };
+        assert!(first.contains("zk: 30") && second.contains("etcd &lt;3&gt;: 15") && out.contains("a &gt; b"), "{out}");
+        assert!((number(first, "width=\"") / number(second, "width=\"") - 2.0).abs() < 0.01, "{out}");
+        assert!(
+            bars.iter().all(|bar| number(bar, " x=\"") + number(bar, "width=\"") <= WIDTH - LENGTHS_RIGHT),
+            "{out}"
+        );
+        assert_eq!(Lengths { title: "t", unit: "", lengths: Vec::new(), mark: None }.draw(), "");
     }
 
     #[test]

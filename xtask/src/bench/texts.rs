@@ -1,9 +1,9 @@
-//! Rows out of what programs print for people: the loops of `kv bench-scale`, and the tables of the bench `ring`.
+//! Rows out of what programs print for people: the loops of `kv bench-scale`, and the tables of the benches `ring` and `dpdk`.
 
 use serde_json::{Value, json};
 
 fn numbers(line: &str) -> Vec<f64> {
-    let plain = |word: &str| word.trim_matches(['(', ')', '%', '+', ',']).parse().ok();
+    let plain = |word: &str| word.trim_matches(['(', ')', '%', '+', ',', ':']).parse().ok();
     line.split_whitespace().filter_map(plain).collect()
 }
 
@@ -12,14 +12,16 @@ fn after(line: &str, words: &str) -> Option<f64> {
     numbers(line.split_once(words)?.1).first().copied()
 }
 
-/// `kv bench-scale`: puts for each second of a processor with one loop and with two, round by round, and at the end what is left of one
-/// loop's with two, corrected for what the machine's cores take from each other.
+/// `kv bench-scale`: puts with one loop and with two, round by round, for each second of a processor and by the clock; and at the end
+/// what is left of one loop's with two, corrected for what the machine's cores take from each other.
 pub(crate) fn scaling(output: &str) -> Vec<Value> {
     let mut rows = Vec::new();
     for line in output.lines() {
-        if let Some((one, two)) = after(line, "one loop ").zip(after(line, "two loops ")) {
-            rows.push(json!({ "cores": 1, "per_cpu_second": one, "per_second": one }));
-            rows.push(json!({ "cores": 2, "per_cpu_second": two, "per_second": 2.0 * two }));
+        for (cores, words) in [(1, "one loop "), (2, "two loops ")] {
+            let rates = line.split_once(words).map(|(_, rest)| numbers(rest)).unwrap_or_default();
+            if let [per_cpu_second, per_second, ..] = rates[..] {
+                rows.push(json!({ "cores": cores, "per_cpu_second": per_cpu_second, "per_second": per_second }));
+            }
         }
         if let Some((_, end)) = line.split_once("scaling from 1 to 2 cores") {
             let ratio = end.rsplit(' ').next().and_then(|word| word.parse::<f64>().ok());
@@ -27,6 +29,15 @@ pub(crate) fn scaling(output: &str) -> Vec<Value> {
         }
     }
     rows
+}
+
+/// `cargo bench --bench dpdk -- macswap`: our loops' frames a second as shares of testpmd's, bare and by the runtime.
+pub(crate) fn dpdk(output: &str) -> Vec<Value> {
+    let row = |line: &str| {
+        let [bare, runtime] = ["bare loop ", "the runtime's "].map(|words| after(line, words));
+        Some(json!({ "bare_of_testpmd": bare?, "loop_of_testpmd": runtime? }))
+    };
+    output.lines().filter_map(row).collect()
 }
 
 /// `cargo bench --bench ring -- counts`: instructions, what they were, the change, and of what. A later word in capitals is a verdict.
@@ -67,12 +78,22 @@ mod tests {
 
     #[test]
     fn loops_are_read_with_their_ratio() {
-        let text = "one loop    512345 puts/CPU-s   two loops    500000 (0.976)   plain loop alone and beside another 0.990   scaling 0.986\n\
+        let text = "one loop    512345 puts/CPU-s    480000 puts/s   two loops    500000 puts/CPU-s    910000 puts/s (0.976)   \
+                    plain loop alone and beside another 0.990   scaling 0.986\n\
                     scaling from 1 to 2 cores, median of 5: 0.981\n";
         let rows = scaling(text);
-        assert_eq!(rows[1], json!({ "cores": 2, "per_cpu_second": 500_000.0, "per_second": 1_000_000.0 }));
+        assert_eq!(rows[0], json!({ "cores": 1, "per_cpu_second": 512_345.0, "per_second": 480_000.0 }));
+        assert_eq!(rows[1], json!({ "cores": 2, "per_cpu_second": 500_000.0, "per_second": 910_000.0 }), "as measured");
         assert_eq!(rows[2], json!({ "one_to_two": 0.981 }));
         assert!(scaling("nothing").is_empty());
+    }
+
+    #[test]
+    fn shares_of_testpmd_are_read() {
+        let text = "round 5:  testpmd macswap 9.10 M  bare 8.90 M  core 8.50 M\n\
+                    bare loop 0.98 of testpmd, the runtime's 0.93: at least 0.90 is the goal of both\n";
+        assert_eq!(dpdk(text), [json!({ "bare_of_testpmd": 0.98, "loop_of_testpmd": 0.93 })]);
+        assert!(dpdk("macswap over memif").is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::Findings;
 use super::super::goals::short;
-use super::super::numbers::number;
+use super::super::numbers::{failed, number};
 use super::super::svg::escape;
 
 /// What is longer than so many bytes may take several lines.
@@ -135,10 +135,13 @@ pub(super) fn loads(clusters: &[(&str, &[Value])]) -> String {
         };
         let pace = match (number(row, "outstanding"), number(row, "rate")) {
             (Some(outstanding), _) => format!("{outstanding} outstanding"),
-            (_, rate) => format!("{} a second", shown(rate)),
+            (_, rate) => match number(row, "share_percent") {
+                Some(percent) => format!("{} a second ({percent} % of the closed loop's)", shown(rate)),
+                None => format!("{} a second", shown(rate)),
+            },
         };
         let us = |key: &str| shown(number(row, &format!("latency_ns/{key}")).map(|ns| ns / 1e3));
-        let lost: f64 = ["refused", "not_applied", "unknown", "unsent"].iter().filter_map(|key| number(row, key)).sum();
+        let lost = failed(row).unwrap_or(0.0);
         let size = shown_count(number(row, "value_bytes"));
         let mut cells = vec![cluster.to_owned(), name, pace, size, shown(number(row, "per_second"))];
         cells.extend(["p50", "p99", "p99.9", "p99.99"].map(us));
@@ -219,16 +222,33 @@ pub(super) fn costs(findings: &Findings) -> String {
             us("p99.99"),
         ]);
     }
-    let mut faults = Table::new(&["load", "condition", "p50 us", "p99 us", "p99.9 us", "p99, times healthy"]);
+    let mut faults = Table::new(&[
+        "load",
+        "condition",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "p99, times healthy",
+        "answered",
+        "unknown",
+        "not applied",
+        "refused",
+        "unsent",
+        "MiB a node",
+    ]);
     for row in findings.rows("faults") {
         let us = |key: &str| shown(number(row, &format!("latency_ns/{key}")).map(|ns| ns / 1e3));
         let mut cells = vec![word(row, "load"), word(row, "condition")];
         cells.extend(["p50", "p99", "p99.9"].map(us));
         cells.push(shown(number(row, "times_healthy/p99")));
+        cells.extend(
+            ["answered", "unknown", "not_applied", "refused", "unsent"].map(|key| shown_count(number(row, key))),
+        );
+        cells.push(shown_count(number(row, "resident_bytes").map(|bytes| bytes / f64::from(1 << 20))));
         faults.row(&cells);
     }
-    let missing: String = ["load", "faults"].map(|part| super::missing(findings, part)).concat();
-    idle.html() + &faults.html() + &missing
+    let missing: String = ["load", "faults", "snapshot"].map(|part| super::missing(findings, part)).concat();
+    idle.html() + &faults.html() + &told(findings.rows("snapshot")) + &missing
 }
 
 fn percent(row: &Value) -> String {
@@ -236,11 +256,29 @@ fn percent(row: &Value) -> String {
     format!("{:.1}", all * 100.0)
 }
 
-pub(super) fn micro(findings: &Findings) -> String {
+/// Figures of the crate `benches`.
+fn figures(rows: &[Value]) -> Table {
     let mut table = Table::new(&["what", "value", "unit"]);
-    for row in findings.rows("micro") {
+    for row in rows {
         table.row(&[word(row, "id"), shown(number(row, "value")), word(row, "unit")]);
     }
+    table
+}
+
+fn told(rows: &[Value]) -> String {
+    figures(rows).html()
+}
+
+/// Handlers that take long, on the node's core and on one of their own.
+pub(super) fn applier(findings: &Findings) -> String {
+    let rows = findings.rows("applier");
+    let text = "<p>Handlers of 10 us. One replica with its client on its core; and three replicas with a thread each, of which changes of role, \
+                term or leader are counted while they have 80 % of what they bear.</p>\n";
+    super::missing(findings, "applier") + if rows.is_empty() { "" } else { text } + &told(rows)
+}
+
+pub(super) fn micro(findings: &Findings) -> String {
+    let mut table = figures(findings.rows("micro"));
     for row in findings.rows("instructions") {
         table.row(&[
             format!("instructions: {}", word(row, "name")),
@@ -253,7 +291,12 @@ pub(super) fn micro(findings: &Findings) -> String {
             format!("ring, {}, {}, {} outstanding", word(row, "layout"), word(row, "op"), word(row, "outstanding"));
         table.row(&[name, shown(number(row, "per_second")), "per CPU-second".into()]);
     }
-    let missing: String = ["micro", "ring", "instructions"].map(|part| super::missing(findings, part)).concat();
+    for row in findings.rows("dpdk") {
+        for (key, name) in [("bare_of_testpmd", "a bare loop"), ("loop_of_testpmd", "the runtime's loop")] {
+            table.row(&[format!("{name} over memif, of testpmd's frames"), shown(number(row, key)), "share".into()]);
+        }
+    }
+    let missing: String = ["micro", "ring", "instructions", "dpdk"].map(|part| super::missing(findings, part)).concat();
     missing + &table.html()
 }
 
