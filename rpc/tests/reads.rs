@@ -61,6 +61,35 @@ fn every_replica_answers_every_kind_and_counts_it() {
     }
 }
 
+/// A quiet leader is heard so rarely that its word is older than such reads allow, and its lease has ended: nobody is refused for that.
+#[test]
+fn reads_of_every_kind_are_answered_in_a_group_that_nobody_has_used_for_long() {
+    for (seed, kind) in [
+        Consistency::Linearizable,
+        Consistency::Lease,
+        Consistency::Stale { max: MS * 60 },
+        Consistency::AtLeast(LogIndex(1)),
+        Consistency::Any,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for at in 0..3 {
+            let mut cluster = leased(40 + seed as u64, Sabotage::default());
+            written(&mut cluster);
+            cluster.run_for(MS * 60_000);
+            let is_quiet = |node: NodeIndex| {
+                cluster.node(node).expect("runs").shard().with_machine(trimaran_raft::Machine::is_quiet)
+            };
+            assert!(nodes(&cluster).all(is_quiet), "{kind}");
+            let leader = cluster.leader();
+            call(&mut cluster, read(kind, slot(NodeIndex(at)))).expect("answered");
+            cluster.run_for(MS * 1000);
+            assert_eq!(cluster.leader(), leader, "{kind} at {at}");
+        }
+    }
+}
+
 /// What any replica may answer needs no leader to be found; what only a leader can answer finds it.
 #[test]
 fn without_a_replica_named_who_can_answers() {
