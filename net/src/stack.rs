@@ -185,6 +185,7 @@ impl Stack {
         let hop = if mac.is_some() { Some(ip) } else { self.next_hop(ip) };
         let is_pinned = hop.is_some_and(|hop| self.neighbors.pin(hop, mac));
         self.counters.pins_refused += u64::from(!is_pinned);
+        self.counters.pins = self.neighbors.pinned() as u64;
         is_pinned
     }
 

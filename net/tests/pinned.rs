@@ -3,10 +3,10 @@
 mod common;
 
 use common::frame::{arp, ethernet};
-use common::{A, addr, packet};
+use common::{A, B, C, Node, addr, packet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
-use trimaran_net::{MacAddr, Stack, StackConfig};
+use trimaran_net::{FaultInjector, Framed, Link, MacAddr, MultiHomed, PcapWriter, SimNet, Stack, StackConfig, Tap};
 use trimaran_runtime::Instant;
 
 const MEMBER: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 9);
@@ -143,4 +143,21 @@ fn of_a_member_on_another_link_the_gateway_is_pinned() {
         (127, 3 + 73),
         "half of 256 rows, of which the gateway has one"
     );
+}
+
+/// As nodes pin: through their handle, whatever is around the port, on each of several devices.
+#[test]
+fn a_handle_pins_through_whatever_is_around_the_port() {
+    let sim = SimNet::new(1);
+    let framed = |ip| Framed::new(sim.frame_port(ip), StackConfig::new(ip, 24));
+    let (pcap, link) = (PcapWriter::new(Vec::new(), u64::MAX).unwrap(), Link::new(Duration::ZERO, Duration::ZERO));
+    let mut node = Node::new(FaultInjector::new(Tap::new(MultiHomed::new(framed(A), [framed(B)]), pcap), link, 1, 1));
+    let far = Ipv4Addr::new(192, 168, 0, 1);
+    assert_eq!([A, B, C, C, far].map(|ip| node.net.pin(ip)), [true, true, true, true, false], "no gateway");
+    let mut port = node.driver.port_mut();
+    let pins = port.port_mut().port_mut().members_mut().iter_mut().map(|member| {
+        let counters = member.stack_mut().counters();
+        (counters.pins, counters.pins_refused)
+    });
+    assert_eq!(pins.collect::<Vec<_>>(), [(2, 1), (2, 1)], "the other device's address, and the third");
 }

@@ -132,6 +132,11 @@ impl Table {
         self.rows.len()
     }
 
+    /// Rows that are pinned.
+    pub(super) fn pinned(&self) -> usize {
+        self.pinned
+    }
+
     /// Packets that wait for an answer.
     pub(super) fn waiting(&self) -> usize {
         self.rows.values().map(|row| row.waiting.len()).sum()
