@@ -75,7 +75,8 @@ impl<P: FramePort> Port for MultiHomed<P> {
 
     /// On every device: a socket of any may send there.
     fn pin(&mut self, ip: Ipv4Addr) -> bool {
-        self.members.iter_mut().fold(true, |all, member| member.pin(ip) && all)
+        let refused = self.members.iter_mut().map(|member| member.pin(ip)).filter(|is_pinned| !is_pinned).count();
+        refused == 0
     }
 
     /// Each device has the same share of `max`, and those that have more take what others leave. Another one is first each time.
