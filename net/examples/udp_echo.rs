@@ -77,7 +77,7 @@ fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
         let core = CoreConfig { name: format!("queue {number}"), ..CoreConfig::default() };
         cores.push(start(core, move || driver(queue, host), move || serve(number as u8, ip_of(PORT), stop))?);
     }
-    // Each queue would also have a port of its own; without rules whoever receives hands on.
+    // Only to see whether the card takes rules: nobody here listens on these ports.
     let steered = (0..cores.len() as u16).all(|queue| device.steer(PORT + 1 + queue, queue));
     let rules = if steered { "rules" } else { "no rules" };
     println!("ready: {}, {rules}; {} in use, an idle core sleeps {sleeps}", device.info()?, cores.len());

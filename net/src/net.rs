@@ -8,7 +8,7 @@ use crate::socket::{Priority, SocketOptions, SocketState, UdpSocket};
 use crate::stats::{Counter, NetStats};
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::{Rc, Weak};
 
 /// Limits of one core's network.
@@ -58,6 +58,12 @@ impl Net {
         let state = Rc::new(SocketState::new(local, &options));
         shared.demux.borrow_mut().insert(Rc::clone(&state));
         Ok(UdpSocket::new(state, Rc::clone(shared)))
+    }
+
+    /// Keeps `ip` reachable whatever strangers send, as long as this port is open: for the members of a cluster. See [`Port::pin`];
+    /// `false` where the port refuses or is closed.
+    pub fn pin(&self, ip: Ipv4Addr) -> bool {
+        self.shared.port.upgrade().is_some_and(|port| port.borrow_mut().pin(ip))
     }
 
     /// Largest payload of one datagram on this port, in bytes.

@@ -15,7 +15,7 @@ use crate::offload::Offloads;
 use crate::socket::SocketOptions;
 use crate::stack::MacAddr;
 use crate::stats::PortStats;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -55,6 +55,13 @@ pub trait Port {
 
     /// Stops receiving for an address that [`Port::bind`] returned. What has not been taken is lost.
     fn unbind(&mut self, local: SocketAddrV4);
+
+    /// Keeps `ip` reachable whatever strangers send, as far as that is this port's business: one with a neighbour table of its own pins it
+    /// there ([`Stack::pin`](crate::Stack::pin)). `false` where it has no room for more of them, or no way there.
+    fn pin(&mut self, ip: Ipv4Addr) -> bool {
+        let _ = ip;
+        true
+    }
 
     /// Moves at most `max` packets (and no more than `out` has room for) to the end of `out`, and returns how many it
     /// took from the device. That includes those it had to drop, so a full count means that more may wait.

@@ -54,19 +54,19 @@ pub struct StackConfig {
     pub prefix_bits: u8,
     /// Who takes packets for other links; without one they are not sent.
     pub gateway: Option<Ipv4Addr>,
-    /// Rows of the neighbour table.
+    /// Rows of the neighbour table. Half of them may be pinned.
     pub neighbors: usize,
     /// Packets that wait for one neighbour's address; the oldest goes for a newer one.
     pub waiting_each: usize,
-    /// Packets that wait for any neighbour's address; at the limit a new one is dropped.
+    /// Packets that wait for the addresses of all neighbours but pinned ones; at the limit a new one is dropped.
     pub waiting_total: usize,
     /// How long an address is used before it is asked for again.
     pub fresh: Duration,
     /// Time between two questions for the same address.
     pub arp_retry: Duration,
-    /// Questions before the packets that wait are dropped.
+    /// Questions before an address is given up. Packets wait for the time of as many, whether they could be sent or not.
     pub arp_tries: u8,
-    /// Questions a second, for all addresses together, and as many at once.
+    /// Questions a second, for all addresses together but those of pinned neighbours, and as many at once.
     pub arp_asks_per_s: u32,
     /// Answers to ARP questions a second, and as many at once.
     pub arp_answers_per_s: u32,
@@ -175,10 +175,18 @@ impl Stack {
         ip == self.config.ip || self.config.more_ips.contains(&ip)
     }
 
-    /// Keeps a row of the neighbour table for `ip`, whatever else happens to the table: for the members of a cluster.
-    /// With `mac` the address is fixed and never asked for. `false` where pinned rows fill the table.
+    /// Keeps `ip` reachable whatever strangers do: for the members of a cluster. It has a row of the neighbour table for good, and
+    /// [`StackConfig::waiting_each`] places for packets that wait for nobody else; it is asked for ahead of others and beside their pace,
+    /// every [`StackConfig::arp_retry`] at most; and the address that it once had is used until it says another. Of a host on another link
+    /// the gateway is pinned.
+    ///
+    /// With `mac` the address is fixed and never asked for. `false`, and counted, where half of the table is pinned or there is no way there.
     pub fn pin(&mut self, ip: Ipv4Addr, mac: Option<MacAddr>) -> bool {
-        self.neighbors.pin(ip, mac)
+        let hop = if mac.is_some() { Some(ip) } else { self.next_hop(ip) };
+        let is_pinned = hop.is_some_and(|hop| self.neighbors.pin(hop, mac));
+        self.counters.pins_refused += u64::from(!is_pinned);
+        self.counters.pins = self.neighbors.pinned() as u64;
+        is_pinned
     }
 
     /// Joins a multicast group, once more for each call; the routers are told at the next [`Stack::advance`]. `false`
@@ -228,13 +236,22 @@ impl Stack {
     fn ask_neighbors(&mut self, now: Instant) {
         let due = self.neighbors.due(now);
         self.counters.tx_unresolved += due.lost as u64;
+        for ip in due.ask_pinned {
+            self.ask_neighbor(ip);
+        }
         for ip in due.ask {
-            if !self.arp_asks.allow(now) {
+            if self.arp_asks.allow(now) {
+                self.ask_neighbor(ip);
+            } else {
                 self.counters.arp_ask_limited += 1;
-            } else if self.ask(ip) {
-                self.counters.arp_asked += 1;
-                self.neighbors.asked(ip);
             }
+        }
+    }
+
+    fn ask_neighbor(&mut self, ip: Ipv4Addr) {
+        if self.ask(ip) {
+            self.counters.arp_asked += 1;
+            self.neighbors.asked(ip);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::port::{Capabilities, Port, PortDescription};
 use crate::socket::SocketOptions;
 use crate::stats::PortStats;
 use std::io::Write;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 use trimaran_runtime::Instant;
@@ -53,6 +53,10 @@ impl<P: Port, W: Write> Port for Tap<P, W> {
 
     fn unbind(&mut self, local: SocketAddrV4) {
         self.port.unbind(local);
+    }
+
+    fn pin(&mut self, ip: Ipv4Addr) -> bool {
+        self.port.pin(ip)
     }
 
     fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {

@@ -1,5 +1,8 @@
 //! Three hosts in one process, with a memif link between any two: no switch, and no routes. Needs neither root nor huge pages.
 
+mod common;
+
+use common::mbufs::{Mbufs, watched};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use trimaran_net::port::dpdk::{DeviceSpec, SleepKind};
 use trimaran_net::port::dpdk::{EalOptions, FrameQueue, Memory, OpenOptions, SocketRole, Vdev, open_links};
@@ -30,7 +33,7 @@ fn host(own: u8, others: [u8; 2]) -> Framed<Bundle<FrameQueue>> {
     options.eal = EalOptions { memory: Memory::Ordinary { mib: 96 }, ..options.eal };
     options.mbufs = 2047;
     let mut queues = open_links(&options, &[second]).expect("links open").into_iter();
-    let first = queues.next().expect("a queue");
+    let first = watched(queues.next().expect("a queue"));
     assert_eq!((first.sleep_kind(), &first.mac().0[..2]), (SleepKind::Naps, &[0x02, 0x6D][..]), "not a drawn station");
     Framed::new(Bundle::new(first, queues), StackConfig::new(ip(own), 24))
 }
@@ -64,6 +67,7 @@ fn sent(driver: &mut NetDriver<MultiHomed<Bundle<FrameQueue>>>, host: usize) -> 
 
 #[test]
 fn each_finds_the_others_by_itself_and_what_is_for_one_goes_there_alone() {
+    let _mbufs = Mbufs::watch();
     // In this order: who makes a socket comes before who connects to it.
     let [one, two, three] = [(1, [2, 3]), (2, [1, 3]), (3, [1, 2])].map(|(own, others)| host(own, others));
     let (mut driver, net): (_, Net) = NetDriver::new(MultiHomed::new(one, [two, three]), NetConfig::default());

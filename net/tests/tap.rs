@@ -2,15 +2,15 @@
 
 mod common;
 
-use common::frame::pcap_frames;
+use common::frame::{check_sent, pcap_frames};
 use common::{A, B, Narrow, Node, addr, at, drain, packet};
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::{
-    Burst, FaultInjector, FramePort, FrameTap, Framed, Link, MacAddr, Packet, PacketQueue, PcapWriter, Port,
-    SimFramePort, SimNet, StackConfig, Tap,
+    Burst, FaultInjector, FramePort, FrameTap, Framed, Link, MacAddr, Offloads, Packet, PacketQueue, PcapWriter, Port,
+    PortDescription, PortStats, SimFramePort, SimNet, StackConfig, Tap,
 };
 use trimaran_runtime::{Driver, Instant};
 
@@ -261,6 +261,70 @@ fn a_frame_that_a_full_device_takes_later_is_written_once() {
     }
     let numbers = pcap_frames(&file.0.borrow()).into_iter().map(|(nanos, frame)| (nanos / 1_000, frame[0]));
     assert_eq!(numbers.collect::<Vec<_>>(), [(0, 0), (2, 1), (4, 2), (6, 3), (8, 4)]);
+}
+
+/// A card that would fill in checksums, and has something to say.
+struct Card;
+
+impl FramePort for Card {
+    fn mac(&self) -> MacAddr {
+        MacAddr::derived(A)
+    }
+    fn frame_bytes(&self) -> usize {
+        1_514
+    }
+    fn offloads(&self) -> Offloads {
+        Offloads { ipv4: true, udp: true }
+    }
+    fn rx_burst(&mut self, _now: Instant, _max: usize, _out: &mut Burst) -> usize {
+        0
+    }
+    fn tx_burst(&mut self, _now: Instant, queue: &mut PacketQueue) -> usize {
+        queue.pop().map_or(0, |_| 1)
+    }
+    fn park(&mut self, _timeout: Option<Duration>, _wake: Option<std::os::fd::BorrowedFd<'_>>) {}
+    fn stats(&self) -> PortStats {
+        PortStats { rx_overrun: 7, ..PortStats::default() }
+    }
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        tell("device.drops", 9);
+    }
+    fn describe(&self) -> PortDescription {
+        PortDescription { kind: "dpdk".to_owned(), driver: "net_card".to_owned(), ..PortDescription::default() }
+    }
+}
+
+#[test]
+fn a_device_under_a_tap_says_what_it_did_before() {
+    let port =
+        Framed::new(FrameTap::new(Card, PcapWriter::new(Vec::new(), u64::MAX).unwrap()), StackConfig::new(A, 24));
+    let plain = Framed::new(Card, StackConfig::new(A, 24));
+    assert_eq!(port.describe(), plain.describe());
+    assert_eq!((port.describe().driver, port.stats().rx_overrun), ("net_card".to_owned(), 7));
+    let told = |port: &dyn Port| {
+        let mut told = Vec::new();
+        port.counters(&mut |name, count| told.push((name.to_owned(), count)));
+        told
+    };
+    assert_eq!(told(&port), told(&plain));
+    assert!(told(&port).contains(&("device.drops".to_owned(), 9)));
+}
+
+/// The card would fill them in behind the tap.
+#[test]
+fn a_capture_shows_the_checksums_that_the_wire_will_have() {
+    let file = Memory::default();
+    let tap = FrameTap::new(Card, PcapWriter::new(file.clone(), u64::MAX).unwrap());
+    let mut port = Framed::new(tap, StackConfig::new(A, 24));
+    assert!(port.stack_mut().pin(B, Some(MacAddr::derived(B))));
+    let mut queue = PacketQueue::new(1);
+    let mut sent = packet(b"whole");
+    sent.set_src(addr(A, 1));
+    sent.set_dst(addr(B, 1));
+    queue.push(sent).unwrap();
+    port.tx_burst(at(0), &mut queue);
+    let [(_, frame)] = &pcap_frames(&file.0.borrow())[..] else { panic!("one frame") };
+    check_sent(frame, MacAddr::derived(A), A);
 }
 
 /// Counts how often it was flushed.

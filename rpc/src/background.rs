@@ -2,6 +2,7 @@
 
 use crate::apply::OpenEffects;
 use crate::outbox::{Effect, EffectId, encode_done};
+use crate::pins::Pins;
 use crate::replica::panic_message;
 use crate::replicated::Replicated;
 use crate::request::Request;
@@ -33,10 +34,12 @@ const EFFECT_LIMIT: Duration = Duration::from_secs(30);
 /// A local handler is given up after so long: R2P2 has no way to say that a client has left.
 const LOCAL_LIMIT: Duration = Duration::from_secs(300);
 
-/// Timers fire with entries: a leader without requests appends a tick when one is due. Runs until the node ends.
-pub(crate) async fn run_ticks(node: Rc<Replicated>) {
+/// Timers fire with entries: a leader without requests appends a tick when one is due. Members that the log has brought are pinned
+/// on the way. Runs until the node ends.
+pub(crate) async fn run_ticks(node: Rc<Replicated>, mut pins: Pins) {
     let mut leadership = node.shard.leadership();
     loop {
+        node.shard.with_machine(|machine| pins.follow(machine.configuration_index(), machine.configuration()));
         let until = match node.next_timer_at.get() {
             Some(at) if node.shard.is_leader() && node.halted().is_none() => tick(&node, at.as_nanos()),
             _ => Instant::FAR,

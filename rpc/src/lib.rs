@@ -41,6 +41,7 @@ pub mod node;
 pub mod outbox;
 mod peer;
 mod pending;
+mod pins;
 pub mod prelude;
 pub mod program;
 pub mod r2p2;

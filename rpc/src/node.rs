@@ -7,6 +7,7 @@ use crate::endpoint::Endpoint;
 use crate::flow::FlowConfig;
 use crate::forward::{Forwarder, Joiner};
 use crate::peer::{ForwardQueue, PeerSocket, PeerTransport};
+use crate::pins::Pins;
 use crate::r2p2::reassembly::{self, Requests};
 use crate::reads::Reads;
 use crate::replica::Replica;
@@ -202,6 +203,8 @@ impl Node {
         let id = directory.as_ref().map_or(drawn, DataDirectory::id);
         let durability = directory.as_ref().map_or(Durability::Volatile, DataDirectory::durability);
         let recovered = directory.as_ref().map_or(LogIndex::ZERO, DataDirectory::last);
+        let pins = Pins::new(net.clone());
+        pins.pin(config.contacts.iter().map(|contact| *contact.ip()));
         let me = Member { id, client: config.client, peer: config.peer };
         let counters = Rc::new(ServerCounters::default());
         let pending = config.request_limits.pending_messages;
@@ -266,7 +269,7 @@ impl Node {
             trimaran_runtime::spawn_in(Lane::Normal, "reads", replicated.clone().run_reads()),
             trimaran_runtime::spawn_in(Lane::Normal, "waiting reads", replicated.clone().run_waiting_reads()),
             trimaran_runtime::spawn_in(Lane::Normal, "apply", applying(replicated.clone(), replica)),
-            trimaran_runtime::spawn_in(Lane::Normal, "ticks", background::run_ticks(replicated.clone())),
+            trimaran_runtime::spawn_in(Lane::Normal, "ticks", background::run_ticks(replicated.clone(), pins)),
             trimaran_runtime::spawn_in(
                 Lane::Normal,
                 "effects",

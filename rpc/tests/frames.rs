@@ -2,7 +2,7 @@
 
 mod cluster_support;
 
-use cluster_support::{SECOND, agreed, call, cluster, write};
+use cluster_support::{SECOND, agreed, call, cluster, status, write};
 use trimaran_net::Link;
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service};
@@ -73,4 +73,16 @@ fn a_cluster_lives_through_a_bad_switch_and_the_loss_of_its_leader() {
         agreed(&mut cluster);
     }
     assert!(corrupted > 100, "only {corrupted} frames were damaged");
+}
+
+/// Each node pins the others that its configuration lists, running or not, so that no flood from made-up addresses cuts it off from them.
+#[test]
+fn nodes_pin_each_other() {
+    let config = ClusterConfig { frames: true, spare_addresses: 1, ..ClusterConfig::default() };
+    let mut cluster = cluster(1, config, Echo::default);
+    write(&mut cluster, 1, b"any");
+    for node in 0..3 {
+        let counters = status(&mut cluster, node).counters;
+        assert_eq!((counters.get("stack.pins"), counters.get("stack.pins_refused")), (Some(&3), None), "{node}");
+    }
 }

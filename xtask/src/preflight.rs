@@ -10,6 +10,8 @@ pub(crate) struct Tools {
     pub(crate) deny: bool,
     /// DPDK's headers and libraries.
     pub(crate) dpdk: Dpdk,
+    /// What the tests over it do things to interfaces with.
+    pub(crate) dpdk_programs: Programs,
     /// Commands that install what is missing and can be installed.
     pub(crate) installs: Vec<Command>,
     /// What stays missing, and what to do about it.
@@ -24,12 +26,33 @@ pub(crate) enum Dpdk {
     Missing,
 }
 
+/// Programs that tests start. A test that lacks one says so and passes, which nobody reads: who can install them must have them.
+#[derive(Debug)]
+pub(crate) enum Programs {
+    Installed,
+    /// These commands install what is missing, and fail where something still is.
+    Installable(Vec<Command>),
+    /// These packages are missing, and cannot be installed: by an ordinary user, who could not make the namespaces that they are for either.
+    Missing(String),
+}
+
+/// Namespaces, and what tests over DPDK do in them, each with its package.
+const DPDK_PROGRAMS: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("nft", "nftables"),
+    ("ping", "iputils-ping"),
+    ("nsenter", "util-linux"),
+    ("unshare", "util-linux"),
+];
+
 /// Looks at the machine; changes nothing.
 pub(crate) fn look() -> Tools {
     let mut tools = Tools {
         nextest: works("cargo", &["nextest", "--version"]),
         deny: works("cargo", &["deny", "--version"]),
         dpdk: dpdk(),
+        dpdk_programs: missing_programs(&DPDK_PROGRAMS, is_there, may_install()),
         installs: Vec::new(),
         notes: Vec::new(),
     };
@@ -63,17 +86,29 @@ fn dpdk() -> Dpdk {
         Dpdk::Installable(vec![
             command("apt-get", &["update", "-qq"]),
             command("apt-get", &["install", "-y", "-qq", "--no-install-recommends", "libdpdk-dev", "pkg-config"]),
-            // Namespaces and what tests do in them; a test that lacks one of these says so and passes.
-            command(
-                "apt-get",
-                &["install", "-y", "-qq", "--no-install-recommends", "iproute2", "ethtool", "nftables", "iputils-ping"],
-            ),
             // Another system's DPDK may be of another version.
             command("pkg-config", &["--exists", "libdpdk >= 22.11", "libdpdk < 23.11"]),
         ])
     } else {
         Dpdk::Missing
     }
+}
+
+/// What is to be done about those of `wanted` that are not there.
+fn missing_programs(wanted: &[(&str, &str)], is_there: impl Fn(&str) -> bool, may_install: bool) -> Programs {
+    let missing: Vec<_> = wanted.iter().filter(|(program, _)| !is_there(program)).collect();
+    let mut packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    packages.dedup();
+    if missing.is_empty() {
+        return Programs::Installed;
+    }
+    if !may_install {
+        return Programs::Missing(packages.join(" "));
+    }
+    let mut install = command("apt-get", &["install", "-y", "-qq", "--no-install-recommends"]);
+    install.args(packages);
+    let found = missing.iter().map(|(program, _)| command("sh", &["-c", &format!("command -v {program}")]));
+    Programs::Installable([command("apt-get", &["update", "-qq"]), install].into_iter().chain(found).collect())
 }
 
 /// Sees to it that programs are there, each named with its package: installs what is missing, or says what to install.
@@ -138,4 +173,38 @@ fn command(program: &str, args: &[&str]) -> Command {
 fn works(program: &str, args: &[&str]) -> bool {
     let quiet = || Stdio::null();
     Command::new(program).args(args).stdin(quiet()).stdout(quiet()).stderr(quiet()).status().is_ok_and(|s| s.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(there: &[&str], may_install: bool) -> Programs {
+        missing_programs(&DPDK_PROGRAMS, |program| there.contains(&program), may_install)
+    }
+
+    fn words(command: &Command) -> String {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_is_missing_is_installed_and_looked_for_again() {
+        assert!(matches!(look(&["ip", "ethtool", "nft", "ping", "nsenter", "unshare"], true), Programs::Installed));
+        let Programs::Installable(commands) = look(&["ip", "ping", "unshare"], true) else { panic!("root installs") };
+        let expected = [
+            "apt-get update -qq",
+            "apt-get install -y -qq --no-install-recommends ethtool nftables util-linux",
+            "sh -c command -v ethtool",
+            "sh -c command -v nft",
+            "sh -c command -v nsenter",
+        ];
+        assert_eq!(commands.iter().map(words).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn who_cannot_install_is_told_each_package_once() {
+        let Programs::Missing(packages) = look(&["ip", "ethtool", "ping"], false) else { panic!("all is there") };
+        assert_eq!(packages, "nftables util-linux");
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use crate::preflight::{self, Dpdk, Tools};
+use crate::preflight::{self, Dpdk, Programs, Tools};
 use crate::step::{Failed, Steps};
 use crate::workspace::Workspace;
 
@@ -30,7 +30,7 @@ pub(crate) fn run(workspace: &Workspace, fail_fast: bool, quick: bool) -> ExitCo
     };
     let mut run = Run {
         workspace,
-        steps: Steps::new(log_dir, if quick { 6 } else { 16 }),
+        steps: Steps::new(log_dir, if quick { 6 } else { 17 }),
         tools: preflight::look(),
         fail_fast,
         closing: String::new(),
@@ -132,8 +132,18 @@ impl Run<'_> {
             }
         };
         if !there {
+            self.steps.skip("dpdk programs", "the tests over DPDK do not run here");
             self.steps.skip("dpdk", HOW);
             return Ok(());
+        }
+        match std::mem::replace(&mut self.tools.dpdk_programs, Programs::Installed) {
+            Programs::Installed => self.steps.skip("dpdk programs", "already installed"),
+            // No attempt: without one of them most tests below would pass without having tested anything.
+            Programs::Installable(commands) => _ = self.steps.run("dpdk programs", commands)?,
+            Programs::Missing(packages) => {
+                let why = format!("{packages} missing, and not to be installed here: tests that need them do nothing");
+                self.steps.skip("dpdk programs", &why);
+            }
         }
         let net = ["-p", "trimaran-net", "--features", "dpdk"];
         let lints = [&["clippy"], &net[..], &["--all-targets", "--", "-D", "warnings"]].concat();

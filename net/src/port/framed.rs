@@ -116,6 +116,11 @@ impl<P: FramePort> Port for Framed<P> {
         }
     }
 
+    fn pin(&mut self, ip: Ipv4Addr) -> bool {
+        // Hosts' own addresses are among a cluster's members, too.
+        self.stack.is_own(ip) || self.stack.pin(ip, None)
+    }
+
     fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
         self.now = now;
         let max = max.min(out.room());

@@ -73,6 +73,12 @@ impl<P: FramePort> Port for MultiHomed<P> {
         }
     }
 
+    /// On every device: a socket of any may send there.
+    fn pin(&mut self, ip: Ipv4Addr) -> bool {
+        let refused = self.members.iter_mut().map(|member| member.pin(ip)).filter(|is_pinned| !is_pinned).count();
+        refused == 0
+    }
+
     /// Each device has the same share of `max`, and those that have more take what others leave. Another one is first each time.
     fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
         let max = max.min(out.room());

@@ -38,6 +38,10 @@ pub struct StackCounters {
     pub arp_asked: u64,
     /// Questions not asked in their turn, because there were too many.
     pub arp_ask_limited: u64,
+    /// Neighbours pinned.
+    pub pins: u64,
+    /// Neighbours not pinned, because there were too many or there is no way to them.
+    pub pins_refused: u64,
 
     /// Lengths or version do not fit.
     pub ipv4_malformed: u64,

@@ -1,4 +1,7 @@
 //! Who is behind which address on the link: asked for by ARP when needed, believed only when asked, bounded.
+//!
+//! Whoever sends from addresses that nobody has makes this host ask for each of them, and keep its answers meanwhile. So pinned
+//! neighbours share nothing with the others: neither rows, nor places for packets that wait, nor the pace of questions.
 
 use super::ethernet::MacAddr;
 use crate::packet::Packet;
@@ -22,17 +25,30 @@ pub(super) struct Limits {
 /// Asked for, not answered yet.
 #[derive(Debug, Clone, Copy)]
 struct Asking {
-    tries: u8,
-    /// A question has left, so that an answer may come.
-    is_out: bool,
+    /// How often it was due.
+    turns: u8,
+    /// Questions that have left: with the first an answer may come.
+    sent: u8,
     next_at: Instant,
+}
+
+impl Asking {
+    fn at(now: Instant) -> Self {
+        Asking { turns: 0, sent: 0, next_at: now }
+    }
+
+    /// Nobody is there. Packets wait for so many turns and no longer, whether questions have left or not; but an address that was once
+    /// confirmed is given up only after as many that nobody has answered.
+    fn is_over(&self, has_address: bool, tries: u8) -> bool {
+        (if has_address { self.sent } else { self.turns }) >= tries
+    }
 }
 
 struct Neighbor {
     mac: Option<MacAddr>,
     /// The address was configured: nothing from the link changes it.
     fixed: bool,
-    /// The row stays whatever happens.
+    /// The row stays whatever happens, and its address until there is another.
     pinned: bool,
     fresh_until: Instant,
     used_at: Instant,
@@ -66,7 +82,9 @@ pub(super) enum Resolved {
 /// What is to be done about questions that are due.
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    /// Ask for these.
+    /// Ask for these pinned neighbours, each of which is due once in a while however many others are.
+    pub(super) ask_pinned: SmallVec<[Ipv4Addr; 8]>,
+    /// Then for these, as far as the pace allows.
     pub(super) ask: SmallVec<[Ipv4Addr; 8]>,
     /// Packets given up, because nobody has answered.
     pub(super) lost: usize,
@@ -76,6 +94,8 @@ pub(super) struct Due {
 pub(super) struct Table {
     limits: Limits,
     rows: BTreeMap<Ipv4Addr, Neighbor>,
+    pinned: usize,
+    /// Packets that wait for neighbours that are not pinned.
     waiting: usize,
     /// Not later than the first question that is due.
     next_due: Option<Instant>,
@@ -84,16 +104,21 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(limits: Limits) -> Self {
-        Table { limits, rows: BTreeMap::new(), waiting: 0, next_due: None, evicted: 0 }
+        Table { limits, rows: BTreeMap::new(), pinned: 0, waiting: 0, next_due: None, evicted: 0 }
     }
 
-    /// Keeps a row for `ip` for good, with a fixed address if one is given. `false` where pinned rows fill the table.
+    /// Keeps a row for `ip` for good, with a fixed address if one is given. `false` where pinned rows have their half of the table.
     pub(super) fn pin(&mut self, ip: Ipv4Addr, mac: Option<MacAddr>) -> bool {
-        if !self.make_room(ip) {
+        let is_new = self.rows.get(&ip).is_none_or(|row| !row.pinned);
+        if is_new && (self.pinned >= self.limits.neighbors.div_ceil(2) || !self.make_room(ip)) {
             return false;
         }
         let row = self.rows.entry(ip).or_insert_with(|| Neighbor::new(Instant::ZERO));
-        row.pinned = true;
+        if is_new {
+            row.pinned = true;
+            self.pinned += 1;
+            self.waiting -= row.waiting.len();
+        }
         if mac.is_some() {
             row.mac = mac;
             row.fixed = true;
@@ -107,9 +132,14 @@ impl Table {
         self.rows.len()
     }
 
+    /// Rows that are pinned.
+    pub(super) fn pinned(&self) -> usize {
+        self.pinned
+    }
+
     /// Packets that wait for an answer.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting
+        self.rows.values().map(|row| row.waiting.len()).sum()
     }
 
     /// Rows that had to go for others.
@@ -142,42 +172,46 @@ impl Table {
         let row = self.rows.entry(ip).or_insert_with(|| Neighbor::new(now));
         row.used_at = now;
         if !row.fixed && row.asking.is_none() && (row.mac.is_none() || row.fresh_until <= now) {
-            row.asking = Some(Asking { tries: 0, is_out: false, next_at: now });
+            row.asking = Some(Asking::at(now));
             self.next_due = Some(self.next_due.map_or(now, |at| at.min(now)));
         }
         if let Some(mac) = row.mac {
             return Resolved::Known(mac, packet);
         }
+        // Those that wait for pinned neighbours are bounded for each alone.
+        let of_all = usize::from(!row.pinned);
         if row.waiting.len() >= self.limits.waiting_each && row.waiting.pop_front().is_some() {
             // The newest is worth most: an older one will have been repeated.
-            self.waiting -= 1;
+            self.waiting -= of_all;
             lost += 1;
         }
-        if self.waiting >= self.limits.waiting_total {
+        if !row.pinned && self.waiting >= self.limits.waiting_total {
             return Resolved::Waits { lost: lost + 1 };
         }
         row.waiting.push_back(packet);
-        self.waiting += 1;
+        self.waiting += of_all;
         Resolved::Waits { lost }
     }
 
     /// `mac` says that it has `ip`. The packets that waited for it, or `None` where nobody has asked.
     pub(super) fn answer(&mut self, now: Instant, ip: Ipv4Addr, mac: MacAddr) -> Option<VecDeque<Packet>> {
         let row = self.rows.get_mut(&ip)?;
-        row.asking.take_if(|asking| asking.is_out)?;
+        row.asking.take_if(|asking| asking.sent > 0)?;
         row.mac = Some(mac);
         row.fresh_until = now + self.limits.fresh;
-        self.waiting -= row.waiting.len();
+        if !row.pinned {
+            self.waiting -= row.waiting.len();
+        }
         Some(std::mem::take(&mut row.waiting))
     }
 
-    /// The question for `ip` has left: from now on an answer is believed.
+    /// The question for `ip` has left: it counts, and from now on an answer is believed.
     pub(super) fn asked(&mut self, ip: Ipv4Addr) {
         let asking = self.rows.get_mut(&ip).and_then(|row| row.asking.as_mut());
-        asking.into_iter().for_each(|asking| asking.is_out = true);
+        asking.into_iter().for_each(|asking| asking.sent = asking.sent.saturating_add(1));
     }
 
-    /// Questions that are due by `now`; each counts as tried, whether it can be sent or not. Costs a walk over the table when one is.
+    /// Questions that are due by `now`. What can not be sent is due again after the same pause. Costs a walk over the table when one is.
     pub(super) fn due(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
         if self.next_due.is_none_or(|at| at > now) {
@@ -188,18 +222,22 @@ impl Table {
         let waiting = &mut self.waiting;
         self.rows.retain(|ip, row| {
             let Some(asking) = &mut row.asking else { return true };
-            if asking.next_at <= now && asking.tries >= tries {
+            let is_due = asking.next_at <= now;
+            if is_due && asking.is_over(row.mac.is_some(), tries) {
                 due.lost += row.waiting.len();
-                *waiting -= row.waiting.len();
-                row.waiting.clear();
-                row.asking = None;
-                row.mac = None;
+                if row.pinned {
+                    // Its address, if it has one, is used on and asked for with the next packet again.
+                    row.waiting.clear();
+                    row.asking = None;
+                } else {
+                    *waiting -= row.waiting.len();
+                }
                 return row.pinned;
             }
-            if asking.next_at <= now {
-                asking.tries += 1;
+            if is_due {
+                asking.turns = asking.turns.saturating_add(1);
                 asking.next_at = now + retry;
-                due.ask.push(*ip);
+                if row.pinned { &mut due.ask_pinned } else { &mut due.ask }.push(*ip);
             }
             next_due = Some(next_due.map_or(asking.next_at, |at| at.min(asking.next_at)));
             true
@@ -266,8 +304,9 @@ mod tests {
 
     fn asked(table: &mut Table, ms: u64) -> (Vec<Ipv4Addr>, usize) {
         let due = table.due(at(ms));
-        due.ask.iter().for_each(|ip| table.asked(*ip));
-        (due.ask.to_vec(), due.lost)
+        let ask: Vec<_> = due.ask_pinned.into_iter().chain(due.ask).collect();
+        ask.iter().for_each(|ip| table.asked(*ip));
+        (ask, due.lost)
     }
 
     fn learn(table: &mut Table, ms: u64, host: u8) {
@@ -334,26 +373,83 @@ mod tests {
         assert_eq!((table.len(), table.evicted()), (3, 2));
     }
 
+    /// Half of the table, so that strangers have rooms, too.
     #[test]
     fn pinned_rows_stay() {
         let mut table = Table::new(LIMITS);
-        assert!(table.pin(ip(1), Some(MacAddr([4; 6]))) && table.pin(ip(2), None) && table.pin(ip(3), None));
-        assert!(!table.pin(ip(4), None));
-        assert_eq!(send(&mut table, 0, 4), Err(1), "no room for anybody else");
+        assert!(table.pin(ip(1), Some(MacAddr([4; 6]))) && table.pin(ip(2), None) && table.pin(ip(2), None));
+        assert!(!table.pin(ip(3), None));
+        assert_eq!((send(&mut table, 0, 4), send(&mut table, 0, 5)), (Err(0), Err(1)), "one row for all others");
         assert!(table.answer(at(0), ip(1), MacAddr([6; 6])).is_none());
         assert_eq!(send(&mut table, 100_000, 1), Ok(MacAddr([4; 6])));
-        assert!(asked(&mut table, 100_000).0.is_empty());
+        assert_eq!(asked(&mut table, 100_000).0, [ip(5)]);
         assert_eq!(send(&mut table, 100_000, 2), Err(0));
         for ms in [100_000, 100_100, 100_200] {
             asked(&mut table, ms);
         }
-        assert_eq!((table.len(), table.waiting()), (3, 0));
-        // A member that has fallen silent keeps its row, but not the address that it had.
-        learn(&mut table, 100_300, 3);
-        for ms in [130_300, 130_400, 130_500] {
-            assert_eq!(send(&mut table, ms, 3), Ok(MacAddr::derived(ip(3))));
+        assert_eq!((table.len(), table.waiting()), (2, 0));
+        assert_eq!(
+            send(&mut table, 100_201, 2),
+            Err(0),
+            "silence has cost the packet, and is no reason to ask no more"
+        );
+        assert_eq!(asked(&mut table, 100_201).0, [ip(2)]);
+    }
+
+    /// A member that falls silent, or whose answers are lost, keeps its address; a new one counts at once.
+    #[test]
+    fn a_pinned_address_is_used_until_there_is_another() {
+        let mut table = Table::new(LIMITS);
+        assert!(table.pin(ip(1), None));
+        learn(&mut table, 0, 1);
+        let mut questions = 0;
+        for ms in (30_000..60_000).step_by(50) {
+            assert_eq!(send(&mut table, ms, 1), Ok(MacAddr::derived(ip(1))));
+            questions += asked(&mut table, ms).0.len();
+        }
+        assert!((200..=300).contains(&questions), "{questions} in 30 s, 100 ms apart and a pause after two");
+        send(&mut table, 60_000, 1).unwrap();
+        asked(&mut table, 60_000);
+        assert!(table.answer(at(60_000), ip(1), MacAddr([4; 6])).is_some());
+        assert_eq!(send(&mut table, 60_001, 1), Ok(MacAddr([4; 6])));
+    }
+
+    #[test]
+    fn a_question_that_has_not_left_is_no_try() {
+        let mut table = Table::new(LIMITS);
+        learn(&mut table, 0, 1);
+        for ms in (30_000..40_000).step_by(100) {
+            assert_eq!(send(&mut table, ms, 1), Ok(MacAddr::derived(ip(1))));
+            assert_eq!(table.due(at(ms)).ask[..], [ip(1)], "due, and nothing takes it");
+        }
+        for ms in [40_000, 40_100] {
+            assert_eq!(asked(&mut table, ms).0, [ip(1)]);
+        }
+        asked(&mut table, 40_200);
+        assert_eq!((table.len(), send(&mut table, 40_300, 1)), (0, Err(0)), "two that left");
+        // A packet waits no longer for that.
+        let lost: usize = [40_300, 40_400, 40_500].map(|ms| table.due(at(ms)).lost).iter().sum();
+        assert_eq!((lost, table.len()), (1, 0));
+    }
+
+    #[test]
+    fn packets_for_pinned_rows_have_places_of_their_own() {
+        let mut table = Table::new(LIMITS);
+        // What waits before its row is pinned moves.
+        assert_eq!(send(&mut table, 0, 1), Err(0));
+        assert!(table.pin(ip(1), None));
+        assert_eq!((send(&mut table, 0, 2), send(&mut table, 0, 2)), (Err(0), Err(0)));
+        assert_eq!((send(&mut table, 0, 3), send(&mut table, 0, 3)), (Err(0), Err(1)), "three for all others");
+        assert_eq!((send(&mut table, 0, 1), send(&mut table, 0, 1)), (Err(0), Err(1)), "and two for this one");
+        let due = table.due(at(0));
+        assert_eq!((&due.ask_pinned[..], &due.ask[..]), (&[ip(1)][..], &[ip(2), ip(3)][..]));
+        [1, 2].iter().for_each(|host| table.asked(ip(*host)));
+        let answered = [1, 2].map(|host| table.answer(at(0), ip(host), MacAddr([4; 6])).map(|packets| packets.len()));
+        assert_eq!((answered, table.waiting()), ([Some(2), Some(2)], 1));
+        assert_eq!((send(&mut table, 1, 3), send(&mut table, 1, 3)), (Err(0), Err(1)), "their places are free again");
+        for ms in [100, 200] {
             asked(&mut table, ms);
         }
-        assert_eq!(send(&mut table, 130_501, 3), Err(0));
+        assert_eq!((table.waiting(), table.len()), (0, 2));
     }
 }

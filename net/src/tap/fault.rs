@@ -10,7 +10,7 @@ use crate::stats::PortStats;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::SeedableRng;
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 use trimaran_runtime::Instant;
@@ -119,6 +119,10 @@ impl<P: Port> Port for FaultInjector<P> {
 
     fn unbind(&mut self, local: SocketAddrV4) {
         self.port.unbind(local);
+    }
+
+    fn pin(&mut self, ip: Ipv4Addr) -> bool {
+        self.port.pin(ip)
     }
 
     fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {

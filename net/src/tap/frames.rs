@@ -2,7 +2,8 @@
 
 use super::PcapWriter;
 use crate::burst::{BURST_PACKETS, Burst, PacketQueue};
-use crate::port::FramePort;
+use crate::offload::Offloads;
+use crate::port::{FramePort, PortDescription};
 use crate::stack::MacAddr;
 use crate::stats::PortStats;
 use std::io::Write;
@@ -12,6 +13,9 @@ use trimaran_runtime::Instant;
 
 /// Writes every frame that passes a device, either way, to a pcap file: ARP, echoes and what the stack refuses, too, byte by byte
 /// as the device gives and takes them. What the device pads itself is not in it.
+///
+/// Checksums are not left to a device that is so watched, whatever it offers: it fills them in behind this line, and a capture would show
+/// every datagram that is sent as damaged. The stack makes them, at a cost of its own.
 ///
 /// Goes between the device and [`Framed`](crate::Framed). The file ends at its limit, see [`PcapWriter::new`]; traffic goes on and
 /// the rest is counted. Writing costs this core's time: some hundred nanoseconds a frame, a write to the file now and then.
@@ -50,6 +54,10 @@ impl<P: FramePort, W: Write> FramePort for FrameTap<P, W> {
         self.device.frame_bytes()
     }
 
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
+    }
+
     fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
         let before = out.len();
         let taken = self.device.rx_burst(now, max, out);
@@ -86,6 +94,14 @@ impl<P: FramePort, W: Write> FramePort for FrameTap<P, W> {
 
     fn stats(&self) -> PortStats {
         self.device.stats()
+    }
+
+    fn counters(&self, tell: &mut dyn FnMut(&str, u64)) {
+        self.device.counters(tell);
+    }
+
+    fn describe(&self) -> PortDescription {
+        self.device.describe()
     }
 
     fn next_arrival(&self) -> Option<Instant> {

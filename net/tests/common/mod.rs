@@ -4,6 +4,8 @@
 pub(crate) mod corpus;
 pub(crate) mod frame;
 #[cfg(feature = "dpdk")]
+pub(crate) mod mbufs;
+#[cfg(feature = "dpdk")]
 pub(crate) mod netns;
 
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -2,6 +2,7 @@
 //!
 //! The two ends lie in two nameless namespaces, which the kernel removes with the process.
 
+use super::mbufs::{Mbufs, watched};
 use super::{A, B, Node, addr};
 use rustix::thread::UnshareFlags;
 use std::fs::File;
@@ -63,8 +64,10 @@ pub(crate) fn shown(ip: Ipv4Addr) -> String {
 }
 
 /// The far end of a pair of interfaces, where the kernel has its address; the near one, `near`, is in the namespace of this thread.
+/// A test makes it first, and when it goes no mbuf of the test's nodes is in use.
 pub(crate) struct Far {
     pub(crate) namespace: File,
+    _mbufs: Mbufs,
 }
 
 impl Far {
@@ -82,7 +85,7 @@ impl Far {
         let peer = format!("peer name far address {} netns {}", shown(KERNELS), path(&namespace));
         run(&format!("ip link add near address {} type veth {peer}", shown(OURS)));
         run("ip link set near up");
-        let far = Far { namespace };
+        let far = Far { namespace, _mbufs: Mbufs::watch() };
         far.run("ip link set lo up");
         far.run("ip link set far up");
         far.run(&format!("ip addr add {KERNELS}/24 dev far"));
@@ -125,7 +128,7 @@ pub(crate) fn queue(interface: &str) -> FrameQueue {
 }
 
 pub(crate) fn node(queue: FrameQueue, ip: Ipv4Addr) -> Node<DpdkPort> {
-    let mut node = Node::new(DpdkPort::new(queue, StackConfig::new(ip, 24)));
+    let mut node = Node::new(DpdkPort::new(watched(queue), StackConfig::new(ip, 24)));
     node.driver.start();
     node
 }

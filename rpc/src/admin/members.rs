@@ -6,6 +6,7 @@
 
 use super::{Admin, MemberInfo, PeerInfo, Probe, ask, probe};
 use crate::client::{CallError, Client};
+use crate::pins::Pins;
 use crate::shards::ShardMap;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddrV4;
@@ -175,8 +176,12 @@ impl Admin {
                 done => done.map_err(|error| error.to_string()),
             },
             Change::Cancel => shard.cancel_change().map_err(|error| error.to_string()),
-            change => target(&status, change)
-                .and_then(|target| shard.change_members(&target).map_err(|error| error.to_string())),
+            // The other members pin whom the log brings when they next hear of another leader.
+            change => target(&status, change).and_then(|target| {
+                shard.change_members(&target).map_err(|error| error.to_string())?;
+                Pins::new(self.net.clone()).pin_members(&target);
+                Ok(())
+            }),
         };
         ChangeReply { error: done.err(), leader: None }
     }

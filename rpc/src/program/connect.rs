@@ -2,6 +2,7 @@
 
 use crate::admin::{self, InitError, NodeStatus};
 use crate::client::{CallError, Caller, Client, ClientConfig, MethodCall, NotApplied, OwnedCall, Reply};
+use crate::pins::Pins;
 use crate::program::error::Error;
 use crate::program::machine;
 use crate::program::port::{Between, Loss, PortPlan};
@@ -118,6 +119,7 @@ where
     let config = CoreConfig { name: "client".into(), idle, ..CoreConfig::default() };
     port.run(config, &Between { capture: None, loss }, move |net| {
         let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        Pins::new(net.clone()).pin(servers.iter().map(|server| *server.ip()));
         let connect = |_| {
             let client = Client::new(&net, local, servers.clone(), client).map_err(net_error)?;
             Ok(Connection { client, servers: servers.clone().into(), deadline })

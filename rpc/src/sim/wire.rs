@@ -58,6 +58,10 @@ impl Port for Wire {
         self.port_mut().unbind(local);
     }
 
+    fn pin(&mut self, ip: Ipv4Addr) -> bool {
+        self.port_mut().pin(ip)
+    }
+
     fn rx_burst(&mut self, now: Instant, max: usize, out: &mut Burst) -> usize {
         self.port_mut().rx_burst(now, max, out)
     }

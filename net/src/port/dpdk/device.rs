@@ -180,10 +180,13 @@ impl Vdev {
         Ok((full, checked_text(&arguments)?))
     }
 
-    /// The kernel's interface behind it, if that is all there is to it.
-    fn interface(&self) -> Option<&str> {
+    /// The kernel's interface behind a device of af_packet, whatever else its driver is told.
+    pub(super) fn interface(&self) -> Option<&str> {
         match self {
             Vdev::AfPacket { interface, .. } => Some(interface),
+            Vdev::Other { name, arguments } if name.starts_with("net_af_packet") => {
+                arguments.split(',').find_map(|argument| argument.strip_prefix("iface="))
+            }
             _ => None,
         }
     }
@@ -388,6 +391,20 @@ mod tests {
         let vhost = |role| text(&Vdev::Vhost { name: name(), socket: socket(), role });
         assert_eq!(vhost(SocketRole::Server), "net_vhost_a,iface=/run/a.sock,client=0,queues=2");
         assert_eq!(vhost(SocketRole::Client), "net_vhost_a,iface=/run/a.sock,client=1,queues=2");
+    }
+
+    #[test]
+    fn an_interface_is_known_whatever_else_the_driver_is_told() {
+        let interface = |text: &str| {
+            let vdev: Vdev = text.parse().expect("a device");
+            vdev.interface().map(str::to_owned)
+        };
+        for known in ["iface=eth0", "iface=eth0,qdisc_bypass=0", "qpairs=2,iface=eth0"] {
+            assert_eq!(interface(&format!("net_af_packet0,{known}")).as_deref(), Some("eth0"), "{known}");
+        }
+        for none in ["net_af_packet0", "net_af_packet0,xiface=eth0", "net_vhost0,iface=/run/a,client=1,queues=2"] {
+            assert_eq!(interface(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -200,8 +200,7 @@ pub fn check_eal(options: &EalOptions, machine: &impl Machine) -> Result<(), Lac
 
 /// The first thing that hinders a device, if any.
 pub fn check_device(device: &Vdev, machine: &impl Machine) -> Result<(), Lack> {
-    let interface = match device {
-        Vdev::AfPacket { interface, .. } => interface,
+    match device {
         Vdev::Vhost { socket, role: SocketRole::Server, .. }
         | Vdev::VirtioUser { socket, role: SocketRole::Server, .. }
             if machine.exists(socket) =>
@@ -215,15 +214,16 @@ pub fn check_device(device: &Vdev, machine: &impl Machine) -> Result<(), Lack> {
         Vdev::Memif { socket, role: SocketRole::Client, .. } if !machine.listens(socket) => {
             return Err(Lack::NoSocket { socket: format!("@{socket}") });
         }
-        _ => return Ok(()),
-    };
+        _ => {}
+    }
+    let Some(interface) = device.interface() else { return Ok(()) };
     if machine.capabilities() & CAP_NET_RAW == 0 {
         return Err(Lack::PacketSockets);
     }
     match machine.interface_up(interface) {
         Some(true) => Ok(()),
-        Some(false) => Err(Lack::InterfaceDown { interface: interface.clone() }),
-        None => Err(Lack::Interface { interface: interface.clone() }),
+        Some(false) => Err(Lack::InterfaceDown { interface: interface.to_owned() }),
+        None => Err(Lack::Interface { interface: interface.to_owned() }),
     }
 }
 
@@ -378,6 +378,10 @@ mod tests {
         assert!(
             check_device(&device("veth1"), &down).is_err_and(|lack| lack.to_string().contains("ip link set veth1 up"))
         );
+        // Also where the driver is told more than its interface.
+        let told = "net_af_packet0,iface=veth1,qdisc_bypass=0".parse().expect("a device");
+        assert_eq!((check_device(&told, &WELL), check_device(&told, &powerless)), (Ok(()), Err(Lack::PacketSockets)));
+        assert!(check_device(&told, &down).is_err());
         assert_eq!(check_device(&Vdev::Null { name: "n".to_owned() }, &powerless), Ok(()));
     }
 

@@ -28,10 +28,12 @@ pub(super) fn opened_since(before: &BTreeSet<RawFd>) -> Vec<RawFd> {
 }
 
 fn is_packet_socket(fd: RawFd) -> bool {
-    // SAFETY: a number that is no open descriptor is an error, here; nothing is changed or closed.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    let Ok(domain) = sockopt::socket_domain(fd) else { return false };
-    matches!(i32::from(domain.as_raw()), libc::AF_PACKET | libc::AF_XDP)
+    let mut domain: libc::c_int = 0;
+    let mut bytes = size_of::<libc::c_int>() as libc::socklen_t;
+    // A number and not a `BorrowedFd`, which would have to be open: one of the list is closed again.
+    // SAFETY: the kernel fills one number, or says that the descriptor is closed or no socket.
+    let told = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &mut bytes) };
+    told == 0 && matches!(domain, libc::AF_PACKET | libc::AF_XDP)
 }
 
 /// The end of a tap that carries frames. The driver has another one, by which it keeps the interface, and which is detached.
@@ -123,5 +125,25 @@ impl QueueSocket {
             self.dropped.set(self.dropped.get() + u64::from(stats.tp_drops));
         }
         self.dropped.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketType, socket};
+    use std::os::fd::AsRawFd;
+
+    /// The list has the directory's own descriptor, which is closed by then.
+    #[test]
+    fn a_number_that_is_closed_or_something_else_is_no_socket_of_packets() {
+        let udp = socket(AddressFamily::INET, SocketType::DGRAM, None).expect("a socket");
+        let closed = RawFd::MAX;
+        for number in [udp.as_raw_fd(), closed, -1] {
+            assert!(!is_packet_socket(number) && !is_tap(number), "{number}");
+        }
+        let packets = socket(AddressFamily::PACKET, SocketType::DGRAM, None);
+        // Root's alone.
+        assert!(packets.is_err() || packets.is_ok_and(|packets| is_packet_socket(packets.as_raw_fd())));
     }
 }
