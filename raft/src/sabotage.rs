@@ -76,6 +76,8 @@ pub enum Fault {
     ReleaseUnchecked,
     /// A read looks at the state before that has come far enough.
     ReadUnapplied,
+    /// A leader whose log device has stalled falls silent for its heartbeats only.
+    StalledRounds,
 }
 
 /// The set of rules broken; always empty without the feature.

@@ -20,6 +20,7 @@
 //! | 5 acknowledgements cover what is durable, without a gap | `an_acknowledgement_before_it_is_durable` `persisted_by_index_only` |
 //! | 5 a record counts once it is durable | `a_record_that_counts_before_it_is_written` |
 //! | 5 damage is never cut | `damage_taken_for_a_torn_tail` |
+//! | a leader whose log device has stalled falls silent | `a_stalled_leader_that_opens_rounds` |
 //! | names last before they are relied on | `a_directory_that_is_not_synced` |
 //! | 6 reserved room | `no_room_reserved` |
 //! | 6 conflict truncated before checking room | `room_asked_for_before_the_truncation` |
@@ -263,6 +264,11 @@ fn a_lost_append_that_waits_for_the_heartbeat() {
 }
 
 #[test]
+fn a_stalled_leader_that_opens_rounds() {
+    assert_goes_wrong(Fault::StalledRounds, rules::stalled_and_asked, "reads keep a stalled leader in place");
+}
+
+#[test]
 fn the_table_is_true() {
     let rows = harness::table::rows(include_str!("negative_controls.rs"));
     assert!(rows.len() > 20, "{} rows", rows.len());
@@ -306,6 +312,7 @@ fn nothing_broken_nothing_caught() {
     rules::full_of_what_is_replaced(none);
     rules::fenced_and_alone(none);
     rules::lost_last_append(none);
+    rules::stalled_and_asked(none);
 }
 
 /// Some history of a log with the fault must lose what was acknowledged.

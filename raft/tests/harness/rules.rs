@@ -175,3 +175,31 @@ pub(crate) fn lost_last_append(sabotage: Sabotage) {
     cluster.run_for(heartbeat / 4);
     assert_eq!(cluster.machine(0).commit(), index, "a lost append waits for the next heartbeat");
 }
+
+/// A leader's disk answers no more while reads keep arriving, at the leader and elsewhere. Reads need no disk, but must not keep
+/// a leader in place that can take no write.
+pub(crate) fn stalled_and_asked(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.nodes[0].disk.holds = true;
+    // What it has in flight when the disk stalls is overdue soon, and would be sent again.
+    cluster.propose(0, b"not written here").expect("leads");
+    cluster.flights.clear();
+    let _ = cluster.step(0, Input::StorageStalled(true));
+    let patience = cluster.nodes[0].config.timing.election_max.as_nanos() as u64;
+    let mut waited = 0;
+    while cluster.machine(0).is_leader() || cluster.leader().is_none() {
+        assert!(waited < 2 * patience, "reads keep a stalled leader in place");
+        for index in 0..3 {
+            let _ = cluster.read_here(index);
+        }
+        cluster.run_for(5 * MS);
+        waited += 5 * MS;
+    }
+    let leader = cluster.leader().expect("another");
+    cluster.propose(leader, b"writes go on").expect("leads");
+    cluster.run_for(patience);
+    assert_eq!(cluster.machine(leader).commit(), cluster.log(leader).last());
+    assert!(cluster.nodes.iter().all(|node| node.reads.is_empty()), "a read hangs");
+}
