@@ -128,7 +128,8 @@ impl Machine {
         }
         let (index, config) = (self.history.newest_at(), self.configuration().clone());
         let inherits = self.sabotaged(Fault::InheritorCancels);
-        let own = (log.term_at(index) == Some(self.hard.term) || inherits) && index > self.commit;
+        let open = index > self.commit || self.sabotaged(Fault::CancelCommitted);
+        let own = (log.term_at(index) == Some(self.hard.term) || inherits) && open;
         let back = if config.is_joint() {
             if !own {
                 return Err(Error::ChangeInProgress);

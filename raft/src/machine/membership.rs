@@ -205,7 +205,9 @@ impl Machine {
             return Err(DropReason::AbsurdTerm);
         }
         match (self.cluster, message.body) {
-            (Some(cluster), _) if cluster != header.cluster => Err(DropReason::WrongCluster),
+            (Some(cluster), _) if cluster != header.cluster && !self.sabotaged(Fault::IgnoreCluster) => {
+                Err(DropReason::WrongCluster)
+            }
             (Some(_), Body::JoinReply(_)) => Err(DropReason::Unexpected),
             (Some(_), _) | (None, Body::JoinReply(_)) => Ok(()),
             // Whoever names this very incarnation has it in a configuration, and it has promised nothing yet.

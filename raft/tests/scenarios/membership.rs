@@ -445,19 +445,7 @@ fn a_configuration_counts_from_the_moment_it_is_appended() {
 /// The next step may be held up when a joint configuration commits: from then on other leaders may finish it.
 #[test]
 fn a_joint_configuration_that_is_committed_is_not_taken_back() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect(0);
-    cluster.run_for(30 * MS);
-    cluster.change(0, &of(&[0, 1])).expect("possible");
-    cluster.step(0, Input::StorageStalled(true)).expect("an input that is never refused");
-    cluster.settle();
-    assert!(cluster.machine(0).configuration().is_joint());
-    assert_eq!(cluster.machine(0).configuration_index(), cluster.machine(0).commit());
-    let refused = cluster.step(0, Input::CancelChange);
-    assert_eq!(refused, Err(Refused::Request(Error::ChangeInProgress)));
-    cluster.step(0, Input::StorageStalled(false)).expect("an input that is never refused");
-    cluster.run_for(100 * MS);
-    assert_eq!((cluster.voters(0), cluster.voters(1)), (of(&[0, 1]), of(&[0, 1])), "it is finished");
+    rules::committed_joint_configuration(Sabotage::default());
 }
 
 /// Forged configurations, as many as fit a datagram, of which the next leader knows nothing: it conflicts right after the first.
