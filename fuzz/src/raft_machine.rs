@@ -133,6 +133,13 @@ fn entry(input: &mut Unstructured<'_>, replica: &Replica, body_len: u32) -> Resu
     })
 }
 
+/// Of few nodes, most often of none; now and then joint.
+fn configuration(input: &mut Unstructured<'_>) -> Result<Configuration> {
+    let (voters, old, learners) = (u8::arbitrary(input)?, u8::arbitrary(input)?, u8::arbitrary(input)?);
+    let list = |bits: u8| (1..=4).filter(|number| bits >> 4 == 15 && bits >> number & 1 == 1).map(member).collect();
+    Ok(Configuration { voters: list(voters), old_voters: list(old), learners: list(learners) })
+}
+
 fn snapshot_id(input: &mut Unstructured<'_>, replica: &Replica) -> Result<SnapshotId> {
     Ok(SnapshotId {
         index: LogIndex(number(input, replica.commit.0)?),
@@ -159,9 +166,21 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
         4..=6 => {
             let mut append = AppendWriter::new(&mut bytes, &header, &head(input, replica)?);
             let mut entries = Log::default();
-            for _ in 0..u8::arbitrary(input)? % 4 {
-                let body = <&[u8]>::arbitrary(input)?;
-                let index = entries.append(entry(input, replica, body.len() as u32)?, &[body]);
+            // Now and then a burst of configurations, as many as fit, of one term.
+            let count = u8::arbitrary(input)? % 32;
+            let burst = if count >= 24 { Some(Term(number(input, replica.machine.term().0)?)) } else { None };
+            for _ in 0..if burst.is_some() { count } else { count % 4 } {
+                let any = if burst.is_some() { &[] } else { <&[u8]>::arbitrary(input)? };
+                let mut header = entry(input, replica, 0)?;
+                if let Some(term) = burst {
+                    (header.kind, header.term) = (EntryKind::Config, term);
+                }
+                // Any bytes are seldom a configuration.
+                let config = configuration(input)?.encode();
+                let is_one = header.kind == EntryKind::Config && any.len() % 8 != 1;
+                let body = if is_one { &config[..] } else { any };
+                header.body_len = body.len() as u32;
+                let index = entries.append(header, &[body]);
                 if !append.push(&entries, index) {
                     break;
                 }

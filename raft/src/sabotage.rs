@@ -76,6 +76,16 @@ pub enum Fault {
     ReleaseUnchecked,
     /// A read looks at the state before that has come far enough.
     ReadUnapplied,
+    /// A leader whose log device has stalled falls silent for its heartbeats only.
+    StalledRounds,
+    /// Messages of another cluster are taken in.
+    IgnoreCluster,
+    /// A leader takes a joint configuration of its own back that is committed.
+    CancelCommitted,
+    /// An answer releases reads too whose question is later than the one it answers.
+    AnswerReleasesLater,
+    /// A leader whose state is in the minority goes on leading.
+    MinorityLeads,
 }
 
 /// The set of rules broken; always empty without the feature.

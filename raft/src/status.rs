@@ -47,6 +47,8 @@ pub struct Status {
     pub joiners: Vec<Member>,
     /// Whether a change of the members is under way.
     pub changing: bool,
+    /// The voters to come that an operator's change waits for; a leader knows. One that stays silent for a minute is given up.
+    pub change_waits_for: Vec<Member>,
     /// To whom this leader is handing leadership over.
     pub transferring: Option<NodeId>,
     /// Voters heard lately, this node included if it votes.
@@ -149,6 +151,7 @@ impl Status {
             peers: peers.collect(),
             joiners: machine.joiners().copied().collect(),
             changing: machine.is_changing(),
+            change_waits_for: machine.change_waits_for(log).collect(),
             transferring: machine.transferring(),
             reachable: machine.reachable(),
             total: configuration.voters.len(),

@@ -5,12 +5,15 @@
 //! |---|---|
 //! | 1 exact counting by (slot, incarnation) | `a_new_life_taken_for_the_old` `lives_mixed_up_while_members_change` |
 //! | 1 a sender outside the configuration is heard | `strangers_shut_out` |
+//! | 1 a message of another cluster is dropped | `another_clusters_leader_heard` |
 //! | 1 only a silent voter is swapped | `a_living_voter_replaced` |
 //! | 2 who may cancel a joint entry | `an_inherited_change_taken_back` |
+//! | 2 before it commits | `a_committed_change_taken_back` |
 //! | 2 an inheritor finishes it under both halves | `a_joint_configuration_left_early` `joint_configurations_left_early_at_random` |
 //! | 3 a read needs a round of its own | `a_read_without_a_round` `reads_before_the_terms_first_commit` |
 //! | 3 acknowledgements answer no read | `a_delayed_acknowledgement_answers_a_read` |
 //! | 3 boot nonce of a follower's read | `an_answer_to_another_run` |
+//! | 3 an answer releases reads numbered earlier only | `an_answer_to_an_earlier_question` |
 //! | 4 a lease runs from the send time of its round | `a_lease_from_the_arrival_of_an_echo` |
 //! | 4 no vote for one lease after a start | `a_vote_right_after_the_start` |
 //! | 4 no vote for one lease after the leader was heard | `a_vote_right_after_a_newer_term` |
@@ -20,10 +23,12 @@
 //! | 5 acknowledgements cover what is durable, without a gap | `an_acknowledgement_before_it_is_durable` `persisted_by_index_only` |
 //! | 5 a record counts once it is durable | `a_record_that_counts_before_it_is_written` |
 //! | 5 damage is never cut | `damage_taken_for_a_torn_tail` |
+//! | a leader whose log device has stalled falls silent | `a_stalled_leader_that_opens_rounds` |
 //! | names last before they are relied on | `a_directory_that_is_not_synced` |
 //! | 6 reserved room | `no_room_reserved` |
 //! | 6 conflict truncated before checking room | `room_asked_for_before_the_truncation` |
 //! | 7 a majority of states decides | `states_not_compared` |
+//! | 7 a minority leader hands over | `a_wrong_state_that_goes_on_leading` |
 //! | 7 a fenced replica does not stand | `a_wrong_state_that_stands` |
 //! | 8 a snapshot is one frozen point | `chunks_of_two_snapshots_mixed` |
 //! | 11 a lost last append is resent early | `a_lost_append_that_waits_for_the_heartbeat` |
@@ -263,6 +268,31 @@ fn a_lost_append_that_waits_for_the_heartbeat() {
 }
 
 #[test]
+fn a_stalled_leader_that_opens_rounds() {
+    assert_goes_wrong(Fault::StalledRounds, rules::stalled_and_asked, "reads keep a stalled leader in place");
+}
+
+#[test]
+fn another_clusters_leader_heard() {
+    assert_goes_wrong(Fault::IgnoreCluster, rules::another_clusters_leader, "another cluster's term is adopted");
+}
+
+#[test]
+fn a_committed_change_taken_back() {
+    assert_goes_wrong(Fault::CancelCommitted, rules::committed_joint_configuration, "what is committed is taken back");
+}
+
+#[test]
+fn an_answer_to_an_earlier_question() {
+    assert_goes_wrong(Fault::AnswerReleasesLater, rules::answer_to_an_earlier_question, "stale read");
+}
+
+#[test]
+fn a_wrong_state_that_goes_on_leading() {
+    assert_goes_wrong(Fault::MinorityLeads, rules::the_leaders_state_goes_wrong, "a state in the minority leads");
+}
+
+#[test]
 fn the_table_is_true() {
     let rows = harness::table::rows(include_str!("negative_controls.rs"));
     assert!(rows.len() > 20, "{} rows", rows.len());
@@ -306,6 +336,11 @@ fn nothing_broken_nothing_caught() {
     rules::full_of_what_is_replaced(none);
     rules::fenced_and_alone(none);
     rules::lost_last_append(none);
+    rules::stalled_and_asked(none);
+    rules::another_clusters_leader(none);
+    rules::committed_joint_configuration(none);
+    rules::answer_to_an_earlier_question(none);
+    rules::the_leaders_state_goes_wrong(none);
 }
 
 /// Some history of a log with the fault must lose what was acknowledged.

@@ -170,7 +170,9 @@ impl Machine {
         if reply.ask.number > self.asks.number && !any {
             return Err(DropReason::Contradiction);
         }
-        while let Some(question) = self.asks.open.front().copied().filter(|open| open.number <= reply.ask.number) {
+        let later = self.sabotaged(Fault::AnswerReleasesLater);
+        let answers = |open: &Question| open.number <= reply.ask.number || later;
+        while let Some(question) = self.asks.open.front().copied().filter(answers) {
             self.asks.open.pop_front();
             self.asks.ready = Some((question.last_ticket, reply.index));
             self.reads.finish(question.last_ticket);

@@ -4,16 +4,20 @@
 //! every count needs a majority of the old voters and one of the new; it is left only once it is committed under both, also
 //! by a leader that inherited it. Everything here is derived anew at each tick and each commit from the newest configuration,
 //! which must be committed before there is a next one: so one change is in flight, and a new leader goes on where the last
-//! one was. Only the target of an operator's change is a leader's own, and forgotten with its leadership.
+//! one was. Only the target of an operator's change is a leader's own, and forgotten with its leadership. While it waits for a
+//! new voter, seats that it leaves alone heal; one whose new voter stays silent for long is given up.
 
 use super::{Machine, Peer, PeerState, Role};
 use crate::config::{Configuration, LIST_MEMBERS};
 use crate::entry::{EntryHeader, EntryKind};
 use crate::error::Error;
-use crate::id::{LogIndex, Member, Nanos, NodeId};
+use crate::id::{LogIndex, Member, Nanos, NodeId, Slot};
 use crate::log::Log;
 use crate::quorum::majority;
 use crate::sabotage::Fault;
+
+/// A change is taken back whose new voter has said nothing for so long: a minute.
+const PATIENCE_WITH_NEW_VOTERS_NS: u64 = 60_000_000_000;
 
 /// A node outside the configuration that asked to be taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +34,28 @@ pub(super) struct Goal {
     learners: Vec<Member>,
 }
 
+impl Goal {
+    /// The learners of `config` without those that this change has brought, and with those that it has taken the place of.
+    fn taken_back(&self, config: &Configuration) -> Vec<Member> {
+        let stays = |learner: &&Member| self.learners.contains(learner) || !self.target.voters.contains(learner);
+        let mut learners: Vec<Member> = config.learners.iter().filter(stays).copied().collect();
+        for learner in &self.learners {
+            let is_free = learners.iter().all(|other| other.id.slot != learner.id.slot);
+            if is_free && !config.is_voter(learner.id) {
+                learners.push(*learner);
+            }
+        }
+        learners
+    }
+
+    /// A seat has a new life: the change means that one from now on.
+    fn follow(&mut self, heir: &Member) {
+        let seats = self.target.voters.iter_mut().filter(|voter| voter.is_earlier_life_of(heir));
+        seats.for_each(|seat| *seat = *heir);
+        self.target.learners.retain(|learner| learner != heir);
+    }
+}
+
 impl Machine {
     /// Where the configuration in force stands in the log; committed or not.
     pub fn configuration_index(&self) -> LogIndex {
@@ -39,6 +65,12 @@ impl Machine {
     /// Whether a change is under way: an operator's, or one that the log says is not complete.
     pub fn is_changing(&self) -> bool {
         self.goal.is_some() || self.configuration().is_joint() || self.history.newest_at() > self.commit
+    }
+
+    /// The voters to come that a change waits for, since they have not caught up; they may be silent.
+    pub fn change_waits_for(&self, log: &Log) -> impl Iterator<Item = Member> {
+        let new = |voter: &&Member| !self.configuration().is_voter(voter.id) && !self.has_caught_up(voter.id, log);
+        self.goal.iter().flat_map(|goal| &goal.target.voters).filter(new).copied()
     }
 
     /// Begins a change to the voters and learners of `target`. New voters become learners first, and voters once they have
@@ -96,16 +128,20 @@ impl Machine {
         }
         let (index, config) = (self.history.newest_at(), self.configuration().clone());
         let inherits = self.sabotaged(Fault::InheritorCancels);
-        let own = (log.term_at(index) == Some(self.hard.term) || inherits) && index > self.commit;
+        let open = index > self.commit || self.sabotaged(Fault::CancelCommitted);
+        let own = (log.term_at(index) == Some(self.hard.term) || inherits) && open;
         let back = if config.is_joint() {
             if !own {
                 return Err(Error::ChangeInProgress);
             }
-            config.back_to_old().ok_or(Error::ChangeInProgress)?
+            let back = config.back_to_old().ok_or(Error::ChangeInProgress)?;
+            // With a change that still waits, it is a healing.
+            let learners = self.goal.as_ref().map(|goal| goal.taken_back(&back));
+            Configuration { learners: learners.unwrap_or_else(|| back.learners.clone()), ..back }
         } else {
             let Some(goal) = self.goal.take() else { return Err(Error::ChangeInProgress) };
             // Learners count nowhere, so that a second entry about them may be in flight.
-            Configuration { learners: goal.learners, ..config }
+            Configuration { learners: goal.taken_back(&config), ..config }
         };
         self.goal = None;
         if back != *self.configuration() && !self.append_configuration(back, log) {
@@ -122,31 +158,39 @@ impl Machine {
         if !settled || self.history.newest_at() > self.commit && !early || self.stalled || self.handover.is_some() {
             return;
         }
+        let (mut ends, mut heals) = (false, false);
         let next = if config.is_joint() {
             config.leave_joint()
         } else if !config.is_voter(self.settings.me.id) {
             // The others have what removed this node, and may elect one of theirs.
             return self.farewell();
-        } else if self.goal.is_some() {
-            self.next_to_goal(log)
-        } else if self.settings.heals {
-            self.next_to_heal(log)
         } else {
-            None
+            let step;
+            (step, ends) = self.next_to_goal(log);
+            heals = step.is_none() && self.settings.heals;
+            if heals { self.next_to_heal(log) } else { step }
         };
-        if let Some(next) = next {
-            // Without room it is tried again at the next tick.
-            self.append_configuration(next, log);
+        // Without room it is tried again at the next tick.
+        if next.is_some_and(|next| !self.append_configuration(next, log)) {
+            return;
+        }
+        if ends {
+            self.goal = None;
+        }
+        let config = self.history.newest();
+        if let Some(goal) = self.goal.as_mut().filter(|_| heals && config.is_joint()) {
+            config.voters.iter().filter(|voter| !config.old_voters.contains(voter)).for_each(|heir| goal.follow(heir));
         }
     }
 
-    /// The next configuration on the way to the operator's target.
-    fn next_to_goal(&mut self, log: &Log) -> Option<Configuration> {
-        let goal = self.goal.clone()?;
-        let (config, target) = (self.configuration().clone(), goal.target);
+    /// The next configuration on the way to the operator's target, and whether the change is then no longer the leader's to
+    /// remember.
+    fn next_to_goal(&self, log: &Log) -> (Option<Configuration>, bool) {
+        let Some(goal) = &self.goal else { return (None, false) };
+        let (config, target) = (self.configuration(), &goal.target);
+        let unless_there = |next: Configuration| (next != *config).then_some(next);
         if target.voters == config.voters {
-            self.goal = None;
-            return (target != config).then_some(target);
+            return (unless_there(target.clone()), true);
         }
         let new_voters = || target.voters.iter().filter(|member| !config.is_voter(member.id));
         let missing = || new_voters().filter(|member| config.member(member.id).is_none());
@@ -154,18 +198,25 @@ impl Machine {
             let mut learners = config.learners.clone();
             learners.retain(|learner| !missing().any(|member| member.id.slot == learner.id.slot));
             learners.extend(missing());
-            return (learners.len() <= LIST_MEMBERS).then_some(Configuration { learners, ..config });
+            let fits = learners.len() <= LIST_MEMBERS;
+            return (fits.then(|| Configuration { learners, ..config.clone() }), false);
         }
-        if !new_voters().all(|member| self.has_caught_up(member.id, log)) {
-            return None;
+        let given_up = |member: &Member| self.silence_ns(member.id) >= PATIENCE_WITH_NEW_VOTERS_NS;
+        if new_voters().any(given_up) {
+            return (unless_there(Configuration { learners: goal.taken_back(config), ..config.clone() }), true);
         }
         // Those that remain may have fallen silent since. Until enough are back, or the change is taken back, the old ones go on.
-        let dead = self.live_voters(&target) < majority(target.voters.len());
-        if dead {
-            return None;
+        let dead = self.live_voters(target) < majority(target.voters.len());
+        if dead || !new_voters().all(|member| self.has_caught_up(member.id, log)) {
+            return (None, false);
         }
-        self.goal = None;
-        config.enter_joint(&target).ok()
+        (config.enter_joint(target).ok(), true)
+    }
+
+    /// Whether the operator's change gives the seat to somebody else than who votes there: then nothing else does.
+    fn is_goals(&self, seat: Slot) -> bool {
+        let other = |member: &Member| member.id.slot == seat && !self.configuration().is_voter(member.id);
+        self.goal.as_ref().is_some_and(|goal| goal.target.members().any(other))
     }
 
     /// A voter that is silent, whose seat has a new life: that one becomes a learner, catches up, and takes the vote over. One
@@ -173,7 +224,10 @@ impl Machine {
     fn next_to_heal(&self, log: &Log) -> Option<Configuration> {
         let config = self.configuration();
         let gone = |id| self.is_silent(id) || self.sabotaged(Fault::ReplaceTheLiving);
-        let lost = |new: &Member| config.voters.iter().any(|voter| voter.is_earlier_life_of(new) && gone(voter.id));
+        let lost = |new: &Member| {
+            let old = |voter: &Member| voter.is_earlier_life_of(new) && gone(voter.id);
+            config.voters.iter().any(old) && !self.is_goals(new.id.slot)
+        };
         let mut heirs = config.learners.iter().filter(|learner| lost(learner));
         if let Some(heir) = heirs.clone().find(|heir| self.has_caught_up(heir.id, log)) {
             let mut voters = config.voters.clone();
@@ -199,9 +253,13 @@ impl Machine {
 
     /// Not heard for the longest election timeout, or not known.
     pub(super) fn is_silent(&self, id: NodeId) -> bool {
-        let heard = |peer: &Peer| peer.heard.unwrap_or(peer.since);
-        let silent = |peer: &Peer| self.now.since(heard(peer)) >= self.settings.election_max_ns;
-        id != self.settings.me.id && self.peer(id).is_none_or(silent)
+        self.silence_ns(id) >= self.settings.election_max_ns
+    }
+
+    /// For how long it has said nothing; for ever where it is not known.
+    fn silence_ns(&self, id: NodeId) -> u64 {
+        let silence_ns = |peer: &Peer| self.now.since(peer.heard.unwrap_or(peer.since));
+        if id == self.settings.me.id { 0 } else { self.peer(id).map_or(u64::MAX, silence_ns) }
     }
 
     /// Whether what this one lacks is on its way.

@@ -195,6 +195,7 @@ impl Machine {
         self.fenced = Some((self.fenced().unwrap_or(index), known));
         self.ack_due |= self.role == Role::Follower && self.leader.is_some();
         match self.role {
+            Role::Leader if self.sabotaged(Fault::MinorityLeads) => {}
             Role::Leader => self.farewell(),
             Role::PreCandidate | Role::Candidate => self.stand_down(),
             Role::Follower | Role::Uninitialised | Role::Joining { .. } => {}

@@ -1,5 +1,6 @@
 //! Following: taking entries in, and saying what is held.
 
+use super::membership::OPEN_CONFIGURATIONS;
 use super::{Machine, ReplyKind, Role};
 use crate::config::Configuration;
 use crate::entry::{EntryHeader, EntryKind};
@@ -29,7 +30,7 @@ impl Machine {
         self.verified = self.verified.max(index.min(log.last()));
         for (entry, body) in entries {
             index = index.next();
-            if !self.take(index, &entry, log, |log| {
+            if !self.take(index, &entry, head.commit, log, |log| {
                 log.append(entry, &[body]);
             })? {
                 break;
@@ -57,7 +58,7 @@ impl Machine {
         if entry.kind == EntryKind::Config || entry.body_len > self.settings.limits.entry_bytes {
             return Err(DropReason::Contradiction);
         }
-        self.take(head.prev.next(), entry, log, |log| log.assemble(term, *entry, head.offset, piece))?;
+        self.take(head.prev.next(), entry, head.commit, log, |log| log.assemble(term, *entry, head.offset, piece))?;
         self.follow_commit(head.commit, log);
         Ok(())
     }
@@ -112,6 +113,7 @@ impl Machine {
         &mut self,
         index: LogIndex,
         entry: &EntryHeader,
+        leader_commit: LogIndex,
         log: &mut Log,
         append: impl FnOnce(&mut Log),
     ) -> Result<bool, DropReason> {
@@ -121,7 +123,8 @@ impl Machine {
         }
         let before = log.term_at(index.prev()).unwrap_or_default();
         let replaces_verified = index <= self.verified && !self.sabotaged(Fault::SkipPreviousCheck);
-        if entry.term > self.hard.term || entry.term < before || replaces_verified {
+        let too_deep = index <= log.last() && !self.history.may_cut(index);
+        if entry.term > self.hard.term || entry.term < before || replaces_verified || too_deep {
             return Err(DropReason::Contradiction);
         }
         if self.sabotaged(Fault::RoomBeforeTruncation) && !self.has_room(entry, log) {
@@ -140,12 +143,12 @@ impl Machine {
         }
         self.last_entry_at = self.now;
         self.verified = self.verified.max(index);
-        self.mend(log);
-        if entry.kind == EntryKind::Config && !self.learn_configuration(index, log) {
+        if entry.kind == EntryKind::Config && !self.learn_configuration(index, leader_commit, log) {
             log.truncate(index);
             self.verified = self.verified.min(index.prev());
             return Err(DropReason::Contradiction);
         }
+        self.mend(log);
         Ok(true)
     }
 
@@ -157,7 +160,14 @@ impl Machine {
         self.rebuild_peers(log);
     }
 
-    fn learn_configuration(&mut self, index: LogIndex, log: &Log) -> bool {
+    /// False where the body is none, or its leader cannot have appended it: not before it knew of the commit of all but
+    /// [`OPEN_CONFIGURATIONS`] of its term. Of earlier terms it may know of none.
+    fn learn_configuration(&mut self, index: LogIndex, leader_commit: LogIndex, log: &Log) -> bool {
+        let is_own = |at: &LogIndex| log.term_at(*at) == Some(self.hard.term);
+        let open = self.history.after(self.commit.max(leader_commit)).filter(is_own).count();
+        if is_own(&index) && open >= OPEN_CONFIGURATIONS {
+            return false;
+        }
         let mut body = Vec::new();
         log.copy_body(index, &mut body);
         let Some(config) = Configuration::decode(&body) else { return false };

@@ -21,63 +21,80 @@ const JOIN_HEARTBEATS: u64 = 10;
 
 /// The configurations of the log that can still come into force: the newest counts from the moment it is appended, the
 /// ones before it are kept until it is committed and applied.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// At most [`KEPT`]. What a truncation can bring back is always among them: a leader appends a configuration when it knows the
+/// last but one before it to be committed at the latest, so in a log there are never more than two that are not, whether the
+/// log's owner knows so or not. A cut below the oldest one kept is no leader's, and refused ([`History::may_cut`]).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct History {
-    /// Never empty, at most [`KEPT`]: a node without a configuration has the one without members, at 0.
-    configurations: SmallVec<[(LogIndex, Configuration); 2]>,
+    /// A node without a configuration has the one without members, at 0.
+    oldest: (LogIndex, Configuration),
+    later: SmallVec<[(LogIndex, Configuration); 2]>,
 }
 
-/// Configurations kept for snapshots of a state that is far behind its log.
+/// Configurations kept, for snapshots too of a state that is far behind its log.
 const KEPT: usize = 16;
-
-impl Default for History {
-    fn default() -> Self {
-        History { configurations: SmallVec::from_iter([(LogIndex::ZERO, Configuration::default())]) }
-    }
-}
+/// Configurations of its own term that a leader may have without knowing them to be committed: one, and what takes it back.
+pub(super) const OPEN_CONFIGURATIONS: usize = 2;
 
 impl History {
     pub(super) fn newest(&self) -> &Configuration {
-        &self.configurations[self.configurations.len() - 1].1
+        &self.later.last().unwrap_or(&self.oldest).1
     }
 
     /// Where the newest one stands in the log.
     pub(super) fn newest_at(&self) -> LogIndex {
-        self.configurations[self.configurations.len() - 1].0
+        self.later.last().unwrap_or(&self.oldest).0
     }
 
     pub(super) fn push(&mut self, index: LogIndex, config: Configuration) {
-        self.configurations.push((index, config));
+        self.later.push((index, config));
+        // A state that applies nothing more must not make this grow.
+        if self.later.len() >= KEPT {
+            self.oldest = self.later.remove(0);
+        }
+    }
+
+    /// Whether the configuration is known that counts when the log is cut from this entry on.
+    pub(super) fn may_cut(&self, from: LogIndex) -> bool {
+        self.oldest.0 < from
     }
 
     pub(super) fn truncate(&mut self, from: LogIndex) {
-        self.configurations.retain(|(index, _)| *index < from || *index == LogIndex::ZERO);
+        self.later.retain(|(index, _)| *index < from);
     }
 
     /// Forgets what came before the configuration in force at `index`, which is committed and applied.
     pub(super) fn settled(&mut self, index: LogIndex) {
-        if self.configurations.len() > 1 {
-            let at = self.configurations.iter().rposition(|(from, _)| *from <= index);
-            // A state that applies nothing more must not make this grow.
-            let at = at.unwrap_or(0).max(self.configurations.len().saturating_sub(KEPT));
-            self.configurations.drain(..at);
+        let settled = self.later.iter().rposition(|(from, _)| *from <= index).map_or(0, |at| at + 1);
+        if let Some(in_force) = self.later.drain(..settled).next_back() {
+            self.oldest = in_force;
         }
+    }
+
+    /// Where the ones after `index` stand.
+    pub(super) fn after(&self, index: LogIndex) -> impl Iterator<Item = LogIndex> {
+        self.later.iter().map(|(at, _)| *at).filter(move |at| *at > index)
+    }
+
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &(LogIndex, Configuration)> {
+        std::iter::once(&self.oldest).chain(&self.later)
     }
 
     /// Whether `id` votes in the newest configuration or in one that may come back in its place.
     pub(super) fn may_need(&self, id: NodeId, commit: LogIndex) -> bool {
-        let committed = self.configurations.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
-        self.configurations[committed..].iter().any(|(_, config)| config.is_voter(id))
+        let may_count = |at: usize| self.later.get(at).is_none_or(|(next, _)| *next > commit);
+        self.iter().enumerate().any(|(at, (_, config))| may_count(at) && config.is_voter(id))
     }
 
     /// The configuration in force after the entry at `index`, if it is kept.
     pub(super) fn at(&self, index: LogIndex) -> Option<&Configuration> {
-        self.configurations.iter().rev().find(|(from, _)| *from <= index).map(|(_, config)| config)
+        self.iter().rev().find(|(from, _)| *from <= index).map(|(_, config)| config)
     }
 
     /// Begins anew with the configuration in force at `index`.
     pub(super) fn reset(&mut self, index: LogIndex, config: Configuration) {
-        self.configurations = SmallVec::from_iter([(index, config)]);
+        *self = History { oldest: (index, config), later: SmallVec::new() };
     }
 }
 
@@ -128,7 +145,7 @@ impl Machine {
     /// Resumes a life whose cluster, hard state and log were durable; `at_base` is the configuration in force where the log
     /// begins. The machine must be new. What was committed after the base is learnt again from the leader.
     pub fn recover(&mut self, cluster: ClusterId, hard: HardState, at_base: Configuration, log: &Log) {
-        self.history.push(log.base(), at_base);
+        self.history.reset(log.base(), at_base);
         self.hard = hard;
         self.hard_written = hard;
         self.hard_durable = hard;
@@ -188,7 +205,9 @@ impl Machine {
             return Err(DropReason::AbsurdTerm);
         }
         match (self.cluster, message.body) {
-            (Some(cluster), _) if cluster != header.cluster => Err(DropReason::WrongCluster),
+            (Some(cluster), _) if cluster != header.cluster && !self.sabotaged(Fault::IgnoreCluster) => {
+                Err(DropReason::WrongCluster)
+            }
             (Some(_), Body::JoinReply(_)) => Err(DropReason::Unexpected),
             (Some(_), _) | (None, Body::JoinReply(_)) => Ok(()),
             // Whoever names this very incarnation has it in a configuration, and it has promised nothing yet.
@@ -281,13 +300,26 @@ mod tests {
         assert!(history.at(LogIndex(3)).is_some_and(|config| config.is_voter(member(3).id)));
         assert!(history.newest().is_voter(member(5).id));
         history.settled(LogIndex(9));
-        assert_eq!((history.configurations.len(), history.newest_at()), (1, LogIndex(5)), "the newest stays");
+        assert_eq!((history.iter().count(), history.newest_at()), (1, LogIndex(5)), "the newest stays");
     }
 
     #[test]
     fn a_state_that_applies_nothing_more_keeps_a_bounded_number_of_configurations() {
         let mut history = history(100);
+        assert_eq!((history.iter().count(), history.newest_at()), (KEPT, LogIndex(100)));
+        assert!(!history.may_cut(LogIndex(85)) && history.may_cut(LogIndex(86)));
         history.settled(LogIndex::ZERO);
-        assert_eq!((history.configurations.len(), history.newest_at()), (KEPT, LogIndex(100)));
+        assert_eq!(history.iter().count(), KEPT);
+        // Whatever is cut, one counts.
+        history.truncate(LogIndex(1));
+        assert_eq!(history.newest_at(), LogIndex(85));
+    }
+
+    /// What counts at `commit`, and what may come after it.
+    #[test]
+    fn who_may_be_needed_votes_in_force_or_later() {
+        let history = history(5);
+        let needed = |commit| (1..=5).filter(|slot| history.may_need(member(*slot).id, LogIndex(commit))).min();
+        assert_eq!([0, 1, 3, 9].map(needed), [Some(1), Some(1), Some(3), Some(5)]);
     }
 }

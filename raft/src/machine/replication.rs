@@ -125,8 +125,18 @@ impl Machine {
         let round = self.round + 1;
         let mut more = false;
         let mut sent = false;
-        if self.open_read_round(round) {
+        let asked = self.open_read_round(round);
+        if asked {
             self.peers.iter_mut().for_each(|peer| peer.beat_due = true);
+        }
+        // Whatever a follower takes for a sign of its leader waits until the log device answers: rounds of reads, what is sent again,
+        // chunks. What ends this leadership has left already, and answers to rounds echoed before say nothing but the truth.
+        if self.stalled && !self.sabotaged(Fault::StalledRounds) {
+            if asked {
+                // Who votes alone answers all the same; any later round answers for others.
+                self.open_round(round);
+            }
+            return false;
         }
         self.start_transfers(log);
         let round_at = self.known_round_at();
@@ -156,11 +166,15 @@ impl Machine {
             self.notice_at = Nanos::FAR;
         }
         if sent || self.peers.is_empty() {
-            self.round = round;
-            self.rounds.opened(round, self.now, self.settings.election_min_ns);
+            self.open_round(round);
         }
         self.flush_transfers(log, out);
         more
+    }
+
+    fn open_round(&mut self, round: u64) {
+        self.round = round;
+        self.rounds.opened(round, self.now, self.settings.election_min_ns);
     }
 
     /// What this peer is to be sent now, if anything: the head, and the last entry.

@@ -2,7 +2,10 @@
 //! Each says in words what went wrong.
 
 use super::{Cluster, LATENCY_NS, MS, member, reads};
-use trimaran_raft::{Ask, Body, EntryKind, Input, LogIndex, Proposal, Sabotage, ShardConfig};
+use trimaran_raft::{
+    AppendHead, Ask, Body, ClusterId, DropReason, Entries, EntryKind, Envelope, Error, Input, LogIndex, Message,
+    Proposal, Refused, Sabotage, ShardConfig,
+};
 
 fn of(nodes: &[usize]) -> Vec<(usize, u64)> {
     nodes.iter().map(|index| (*index, 1)).collect()
@@ -174,4 +177,95 @@ pub(crate) fn lost_last_append(sabotage: Sabotage) {
     let heartbeat = cluster.nodes[0].config.timing.heartbeat.as_nanos() as u64;
     cluster.run_for(heartbeat / 4);
     assert_eq!(cluster.machine(0).commit(), index, "a lost append waits for the next heartbeat");
+}
+
+/// A leader's disk answers no more while reads keep arriving, at the leader and elsewhere. Reads need no disk, but must not keep
+/// a leader in place that can take no write.
+pub(crate) fn stalled_and_asked(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    cluster.nodes[0].disk.holds = true;
+    // What it has in flight when the disk stalls is overdue soon, and would be sent again.
+    cluster.propose(0, b"not written here").expect("leads");
+    cluster.flights.clear();
+    let _ = cluster.step(0, Input::StorageStalled(true));
+    let patience = cluster.nodes[0].config.timing.election_max.as_nanos() as u64;
+    let mut waited = 0;
+    while cluster.machine(0).is_leader() || cluster.leader().is_none() {
+        assert!(waited < 2 * patience, "reads keep a stalled leader in place");
+        for index in 0..3 {
+            let _ = cluster.read_here(index);
+        }
+        cluster.run_for(5 * MS);
+        waited += 5 * MS;
+    }
+    let leader = cluster.leader().expect("another");
+    cluster.propose(leader, b"writes go on").expect("leads");
+    cluster.run_for(patience);
+    assert_eq!(cluster.machine(leader).commit(), cluster.log(leader).last());
+    assert!(cluster.nodes.iter().all(|node| node.reads.is_empty()), "a read hangs");
+}
+
+/// A node of another cluster, at an address that this one's nodes know, says that it leads a later term.
+pub(crate) fn another_clusters_leader(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let (before, term) = (cluster.machine(2).term(), cluster.machine(2).term().next());
+    let header = Envelope { cluster: ClusterId(0xbad), ..cluster.envelope(1, 2, term) };
+    let body = Body::Append(AppendHead { round: 1, ..AppendHead::default() }, Entries::default());
+    let _ = cluster.step(2, Input::Message(member(1, 1).peer, &Message { header, body }));
+    assert_eq!(cluster.machine(2).term(), before, "another cluster's term is adopted");
+    assert_eq!(cluster.nodes[2].dropped, [DropReason::WrongCluster]);
+}
+
+/// A joint configuration is committed when the operator wants it back: others may have finished it by now.
+pub(crate) fn committed_joint_configuration(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(30 * MS);
+    cluster.change(0, &of(&[0, 1])).expect("possible");
+    // So that the next step does not follow at once.
+    cluster.step(0, Input::StorageStalled(true)).expect("an input that is never refused");
+    cluster.settle();
+    assert!(cluster.machine(0).configuration().is_joint());
+    assert_eq!(cluster.machine(0).configuration_index(), cluster.machine(0).commit());
+    let refused = cluster.step(0, Input::CancelChange);
+    assert_eq!(refused, Err(Refused::Request(Error::ChangeInProgress)), "what is committed is taken back");
+    cluster.step(0, Input::StorageStalled(false)).expect("an input that is never refused");
+    cluster.run_for(100 * MS);
+    assert_eq!((cluster.voters(0), cluster.voters(1)), (of(&[0, 1]), of(&[0, 1])), "it is finished");
+}
+
+/// An answer is late, and arrives when the follower has asked again, for reads that came in after a newer write.
+pub(crate) fn answer_to_an_earlier_question(sabotage: Sabotage) {
+    let mut cluster = reads::leased(sabotage);
+    cluster.read_here(2).expect("a leader is known");
+    let mut late = Vec::new();
+    while late.is_empty() {
+        let flight = cluster.flights.remove(0);
+        cluster.deliver(&flight);
+        late = cluster.take(|_, to, body| to == 2 && matches!(body, Body::ReadReply(_)));
+    }
+    cluster.propose(0, b"newer").expect("leads");
+    cluster.settle_until(|cluster| cluster.machine(0).commit() == cluster.log(0).last());
+    cluster.flights.clear();
+    cluster.cut.insert((2, 0));
+    cluster.read_here(2).expect("a leader is known");
+    late.iter().for_each(|reply| cluster.deliver(reply));
+    assert_eq!((cluster.nodes[2].answered.len(), cluster.nodes[2].reads.len()), (1, 1), "the first, not the second");
+}
+
+/// It is the leader's own state that goes wrong.
+pub(crate) fn the_leaders_state_goes_wrong(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let at = cluster.propose(0, b"x").expect("leads");
+    cluster.nodes[0].goes_wrong_at = Some((at, 7));
+    cluster.run_for(3000 * MS);
+    assert_eq!(cluster.machine(0).fenced(), Some(at));
+    assert!(!cluster.machine(0).is_leader(), "a state in the minority leads");
+    assert!(matches!(cluster.leader(), Some(1 | 2)));
 }

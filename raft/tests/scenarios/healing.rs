@@ -1,7 +1,7 @@
 //! Nodes that lost their memory: they come back as voters by themselves, one at a time, as long as a majority remembers.
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member, rules};
-use trimaran_raft::{Configuration, Input, LogIndex, Role, Sabotage};
+use trimaran_raft::{Configuration, EntryKind, Input, LogIndex, Role, Sabotage};
 
 /// Proposes for a while, whoever leads; returns how many were taken.
 fn load(cluster: &mut Cluster, rounds: usize) -> usize {
@@ -259,4 +259,128 @@ fn a_learner_that_was_to_take_a_seat_over_and_is_gone_makes_room_for_the_next_li
     assert_eq!(cluster.machine(0).configuration().learners, [member(2, 2)], "it never had the vote");
     cluster.restart_empty(2, 3);
     heal(&mut cluster, 2, 3);
+}
+
+/// Runs with load for so many milliseconds; never more than one configuration of the leader's is open.
+fn watch(cluster: &mut Cluster, ms: usize) {
+    for _ in 0..ms {
+        load(cluster, 1);
+        let Some(leader) = cluster.leader() else { continue };
+        let (log, commit) = (cluster.log(leader), cluster.machine(leader).commit());
+        let is_config = |at: &u64| log.header(LogIndex(*at)).is_some_and(|header| header.kind == EntryKind::Config);
+        assert!((commit.0 + 1..=log.last().0).filter(is_config).count() <= 1, "two changes at a time");
+    }
+}
+
+/// Node 3 is to vote too and is not heard; meanwhile voter 2 forgets.
+fn a_change_waits_and_a_voter_restarts() -> Cluster {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    load(&mut cluster, 20);
+    cluster.isolate(&[3]);
+    cluster.change(0, &[(0, 1), (1, 1), (2, 1), (3, 1)]).expect("possible");
+    watch(&mut cluster, 50);
+    cluster.crash(2);
+    cluster.restart_empty(2, 2);
+    cluster
+}
+
+#[test]
+fn a_restarted_voter_heals_while_a_change_waits() {
+    let mut cluster = a_change_waits_and_a_voter_restarts();
+    watch(&mut cluster, 1000);
+    assert_eq!(cluster.voters(0), [(0, 1), (1, 1), (2, 2)]);
+    assert!(cluster.machine(0).is_changing());
+    assert_eq!(
+        cluster.machine(0).change_waits_for(cluster.log(0)).collect::<Vec<_>>(),
+        [member(3, 1)],
+        "and it says for whom"
+    );
+    // The change goes on when it can, with the new life in the seat.
+    cluster.heal();
+    watch(&mut cluster, 500);
+    assert_eq!(cluster.voters(0), [(0, 1), (1, 1), (2, 2), (3, 1)]);
+    assert!(!cluster.machine(0).is_changing() && cluster.machine(0).configuration().learners.is_empty());
+    assert_eq!(cluster.machine(0).change_waits_for(cluster.log(0)).count(), 0);
+}
+
+/// The operator takes the change back after every number of messages: nothing of it stays, and the healing comes to its end.
+#[test]
+fn a_change_is_taken_back_in_the_midst_of_a_healing() {
+    let mut joints = 0;
+    for steps in 0..80 {
+        let mut cluster = a_change_waits_and_a_voter_restarts();
+        let at = cluster.machine(0).configuration_index();
+        for _ in 0..20_000 {
+            if cluster.machine(0).configuration_index() > at {
+                break;
+            }
+            cluster.run_for(LATENCY_NS / 2);
+        }
+        for _ in 0..steps {
+            if cluster.flights.is_empty() {
+                cluster.run_for(LATENCY_NS);
+            } else {
+                let flight = cluster.flights.remove(0);
+                cluster.deliver(&flight);
+            }
+        }
+        joints += usize::from(cluster.machine(0).configuration().is_joint());
+        let refused = |cluster: &mut Cluster| cluster.step(0, Input::CancelChange).is_err();
+        let mut attempts = 0;
+        while refused(&mut cluster) {
+            attempts += 1;
+            assert!(attempts < 100, "what is joint is committed, and left soon");
+            cluster.run_for(LATENCY_NS);
+        }
+        heal(&mut cluster, 2, 2);
+        assert_eq!(cluster.voters(0), [(0, 1), (1, 1), (2, 2)], "after {steps} steps");
+        assert!(cluster.machine(0).configuration().learners.is_empty(), "after {steps} steps");
+    }
+    assert!(joints > 5, "{joints} were in the midst of it");
+}
+
+/// A seat that the change gives to one life is not given to another meanwhile: the two would take it from each other for ever.
+/// When the first has not been heard for a minute, the change is given up, and the seat heals.
+#[test]
+fn a_change_and_a_healing_do_not_fight_for_a_seat() {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    cluster.crash(2);
+    cluster.run_for(300 * MS);
+    cluster.restart_empty(2, 2);
+    cluster.isolate(&[2]);
+    cluster.change(0, &[(0, 1), (1, 1), (2, 2)]).expect("possible");
+    load(&mut cluster, 50);
+    cluster.crash(2);
+    cluster.heal();
+    cluster.restart_empty(2, 3);
+    let at = cluster.machine(0).configuration_index();
+    cluster.run_for(10_000 * MS);
+    assert_eq!(cluster.machine(0).configuration_index(), at);
+    assert_eq!(cluster.machine(0).change_waits_for(cluster.log(0)).collect::<Vec<_>>(), [member(2, 2)]);
+    cluster.run_for(50_000 * MS);
+    heal(&mut cluster, 2, 3);
+}
+
+#[test]
+fn a_change_whose_new_voter_is_silent_for_a_minute_is_given_up() {
+    let mut cluster = Cluster::of_some(5, 3);
+    cluster.elect(0);
+    let target = Configuration { learners: vec![member(4, 1)], ..cluster.machine(0).configuration().clone() };
+    cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+    load(&mut cluster, 30);
+    cluster.isolate(&[3]);
+    cluster.change(0, &[(0, 1), (1, 1), (2, 1), (3, 1)]).expect("possible");
+    cluster.run_for(59_000 * MS);
+    assert!(cluster.machine(0).is_changing());
+    cluster.run_for(1500 * MS);
+    assert!(!cluster.machine(0).is_changing());
+    assert_eq!(cluster.machine(0).configuration().learners, [member(4, 1)], "as it was before");
+    // Not so where it is heard now and then.
+    cluster.change(0, &[(0, 1), (1, 1), (2, 1), (3, 1)]).expect("possible");
+    cluster.run_for(40_000 * MS);
+    cluster.heal();
+    cluster.run_for(500 * MS);
+    assert_eq!(cluster.voters(0).len(), 4);
 }

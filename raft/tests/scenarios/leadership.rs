@@ -1,7 +1,7 @@
 //! Keeping leadership, losing it, and giving it up.
 
-use crate::harness::{Cluster, MS};
-use trimaran_raft::{Body, DropReason, Error, Input, Term};
+use crate::harness::{Cluster, MS, member, rules, staged};
+use trimaran_raft::{Body, Configuration, DropReason, Error, Input, Sabotage, Term};
 
 #[test]
 fn a_leader_without_a_quorum_steps_down() {
@@ -86,6 +86,94 @@ fn a_leader_with_a_stalled_disk_loses_leadership() {
     let leader = cluster.leader().expect("another");
     assert_ne!(leader, 0);
     assert!(!cluster.machine(0).is_leader());
+}
+
+/// hashicorp/raft #503, etcd #13527, with reads arriving more often than a follower's patience.
+#[test]
+fn a_leader_with_a_stalled_disk_loses_leadership_also_while_it_is_asked_for_reads() {
+    rules::stalled_and_asked(Sabotage::default());
+}
+
+/// Nothing that restarts a follower's timer leaves a stalled leader: no heartbeat, no round, nothing again, and no chunk.
+#[test]
+fn a_leader_with_a_stalled_disk_sends_nothing_that_keeps_a_follower() {
+    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 64 << 10);
+    cluster.nodes.iter_mut().for_each(|node| node.state_bytes = 200_000);
+    cluster.elect(0);
+    staged::leave_behind(&mut cluster, 2);
+    cluster.heal();
+    while cluster.machine(0).peers()[1].snapshot_bytes() < Some(50_000) {
+        cluster.run_for(10_000);
+    }
+    cluster.propose(0, b"lost on its way").expect("leads");
+    cluster.flights.clear();
+    let _ = cluster.step(0, Input::StorageStalled(true));
+    cluster.filter = Some(Box::new(|from, _, message| {
+        let keeps = matches!(message.body, Body::Append(..) | Body::Fragment(..) | Body::Chunk(..));
+        assert!(from != 0 || !keeps, "{message:?}");
+        true
+    }));
+    for _ in 0..30 {
+        let _ = cluster.read(0);
+        cluster.run_for(5 * MS);
+    }
+    assert!(cluster.machine(0).is_leader());
+    cluster.filter = None;
+    let _ = cluster.step(0, Input::StorageStalled(false));
+    cluster.run_for(300 * MS);
+    let leader = cluster.leader().expect("it, or another");
+    assert_eq!(cluster.machine(2).commit(), cluster.machine(leader).commit(), "the snapshot goes on");
+}
+
+/// A short stall costs nothing: what waited, reads too, leaves as soon as the disk answers.
+#[test]
+fn a_disk_that_answers_again_in_time_costs_no_leadership() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let term = cluster.machine(0).term();
+    let _ = cluster.step(0, Input::StorageStalled(true));
+    cluster.read(0).expect("it leads");
+    cluster.run_for(50 * MS);
+    assert_eq!((cluster.nodes[0].answered.len(), cluster.nodes[0].failed_reads), (0, 0), "it waits");
+    let _ = cluster.step(0, Input::StorageStalled(false));
+    cluster.settle();
+    assert_eq!(cluster.nodes[0].answered.len(), 1, "without waiting for the next heartbeat");
+    cluster.run_for(1000 * MS);
+    assert_eq!((cluster.leader(), cluster.machine(0).term()), (Some(0), term));
+}
+
+/// Whoever votes alone asks nobody, and is replaced by nobody: reads need no disk.
+#[test]
+fn a_single_voter_answers_reads_while_its_disk_is_stalled() {
+    for count in [1, 2] {
+        let mut cluster = Cluster::of_some(count, 1);
+        cluster.elect(0);
+        if count == 2 {
+            let learners = vec![member(1, 1)];
+            let target = Configuration { learners, ..cluster.machine(0).configuration().clone() };
+            cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+            cluster.run_for(50 * MS);
+        }
+        let _ = cluster.step(0, Input::StorageStalled(true));
+        for _ in 0..3 {
+            cluster.read(0).expect("it leads");
+            cluster.run_for(500 * MS);
+        }
+        assert_eq!((cluster.nodes[0].answered.len(), cluster.nodes[0].reads.len()), (3, 0), "of {count}");
+    }
+}
+
+/// Leadership that is handed over ends: a stalled leader may still do that.
+#[test]
+fn a_leader_with_a_stalled_disk_can_hand_over() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let _ = cluster.step(0, Input::StorageStalled(true));
+    cluster.step(0, Input::Transfer(Some(member(1, 1).id))).expect("fit");
+    cluster.settle();
+    assert_eq!(cluster.leader(), Some(1));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Changing the members: step by step, through crashes, and never without a majority of both.
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member, rules, staged};
-use trimaran_raft::{Body, Configuration, Error, Input, LogIndex, Refused, Role, Sabotage};
+use trimaran_raft::{Body, Configuration, DropReason, Error, Input, LogIndex, Refused, Role, Sabotage, Term};
 
 /// Proposes for a while, whoever leads; returns how many were taken.
 fn load(cluster: &mut Cluster, rounds: usize) -> usize {
@@ -445,17 +445,63 @@ fn a_configuration_counts_from_the_moment_it_is_appended() {
 /// The next step may be held up when a joint configuration commits: from then on other leaders may finish it.
 #[test]
 fn a_joint_configuration_that_is_committed_is_not_taken_back() {
+    rules::committed_joint_configuration(Sabotage::default());
+}
+
+/// Forged configurations, as many as fit a datagram, of which the next leader knows nothing: it conflicts right after the first.
+fn forged(own_term: bool) -> Cluster {
     let mut cluster = Cluster::new(3);
     cluster.elect(0);
-    cluster.run_for(30 * MS);
-    cluster.change(0, &of(&[0, 1])).expect("possible");
-    cluster.step(0, Input::StorageStalled(true)).expect("an input that is never refused");
-    cluster.settle();
-    assert!(cluster.machine(0).configuration().is_joint());
-    assert_eq!(cluster.machine(0).configuration_index(), cluster.machine(0).commit());
-    let refused = cluster.step(0, Input::CancelChange);
-    assert_eq!(refused, Err(Refused::Request(Error::ChangeInProgress)));
-    cluster.step(0, Input::StorageStalled(false)).expect("an input that is never refused");
     cluster.run_for(100 * MS);
-    assert_eq!((cluster.voters(0), cluster.voters(1)), (of(&[0, 1]), of(&[0, 1])), "it is finished");
+    let (old, term) = (cluster.machine(2).term(), Term(cluster.machine(2).term().0 + 1));
+    let empty = vec![Configuration::default().encode(); 18];
+    cluster.append_configurations(1, 2, term, if own_term { term } else { old }, &empty);
+    let at = cluster.machine(2).commit().next();
+    cluster.append_one(0, 2, term.next(), at);
+    cluster
+}
+
+/// A leader has two configurations of its own term at most that it does not know to be committed: one that is taken back, and
+/// what takes it back. More are refused when they come, so that what they replaced comes back when they are cut off.
+#[test]
+fn more_open_configurations_than_a_leader_can_have_are_refused() {
+    let mut cluster = forged(true);
+    assert_eq!(cluster.nodes[2].dropped.first(), Some(&DropReason::Contradiction));
+    assert!(cluster.machine(2).configuration_index() <= cluster.machine(2).commit(), "{:?}", cluster.machine(2));
+    assert_eq!(cluster.log(2).last(), cluster.machine(2).commit().next(), "what conflicts is replaced");
+    cluster.check(2);
+}
+
+/// With terms of before, whose leaders may have had many in a row, they are taken: more than are kept, and nothing is cut off
+/// below those.
+#[test]
+fn a_cut_below_the_configurations_that_are_kept_is_refused() {
+    let cluster = forged(false);
+    assert_eq!(cluster.nodes[2].dropped, [DropReason::Contradiction]);
+    assert_eq!(cluster.machine(2).configuration_index(), cluster.log(2).last());
+}
+
+/// After a restart of all, a leader knows of no commit before its own: a follower takes any number of configurations from it.
+#[test]
+fn a_follower_that_missed_many_changes_takes_them_from_a_leader_that_has_just_started() {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    cluster.crash(2);
+    let learners = vec![member(3, 1)];
+    for round in 0..40 {
+        let learners = if round % 2 == 0 { learners.clone() } else { Vec::new() };
+        let target = Configuration { learners, ..cluster.machine(0).configuration().clone() };
+        cluster.step(0, Input::ChangeMembers(&target)).expect("possible");
+        cluster.run_for(5 * MS);
+    }
+    cluster.crash(0);
+    cluster.crash(1);
+    for index in [0, 2] {
+        cluster.restart(index);
+        cluster.flush(index);
+    }
+    cluster.run_for(2000 * MS);
+    assert_eq!(cluster.leader(), Some(0), "the only one that has it all");
+    assert_eq!(cluster.machine(2).commit(), cluster.log(0).last());
+    assert_eq!(cluster.voters(2), of(&[0, 1, 2]));
 }

@@ -77,6 +77,9 @@ pub struct Members {
     pub asking: Vec<MemberInfo>,
     /// Whether a change is under way.
     pub changing: bool,
+    /// The seats of voters to come that the change waits for; known to a leader.
+    #[serde(default)]
+    pub waits_for: Vec<u8>,
     /// To whose seat leadership is being handed over.
     pub transferring_to: Option<u8>,
     /// The newest entry of the log.
@@ -123,6 +126,7 @@ impl Members {
             learners: list(&configuration.learners),
             asking: list(&status.joiners),
             changing: status.changing,
+            waits_for: status.change_waits_for.iter().map(|member| member.id.slot.0).collect(),
             transferring_to: status.transferring.map(|to| to.slot.0),
             last: status.last.0,
             peers: status.peers.iter().map(PeerInfo::of).collect(),

@@ -236,7 +236,11 @@ fn table(members: &Members, program: &str) -> String {
         line(member, "waits", format!("  `{program} member add {}` takes it in", member.slot));
     }
     if members.changing {
-        out += "  a change is under way\n";
+        out += "  a change is under way";
+        for slot in &members.waits_for {
+            out += &format!(", waits for {slot}");
+        }
+        out += "\n";
     }
     if let Some(slot) = members.transferring_to {
         out += &format!("  leadership is being handed to {slot}\n");
@@ -280,6 +284,7 @@ mod tests {
             learners: vec![info(3)],
             asking: vec![info(5)],
             changing: true,
+            waits_for: vec![3],
             transferring_to: None,
             last: 100,
             peers: vec![peer(1, 100, Some(2500)), peer(3, 40, Some(1)), peer(4, 100, Some(3))],
@@ -291,7 +296,7 @@ cluster ab, term 7
   3  learner  clients 10.0.0.3:8000         peers 10.0.0.3:8100          60 entries behind
   4  voter    clients 10.0.0.4:8000         peers 10.0.0.4:8100
   5  waits    clients 10.0.0.5:8000         peers 10.0.0.5:8100          `kv member add 5` takes it in
-  a change is under way
+  a change is under way, waits for 3
 ";
         assert_eq!(table(&members, "kv"), expected);
     }
