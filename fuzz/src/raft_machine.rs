@@ -14,6 +14,7 @@ const CLUSTER: ClusterId = ClusterId(1);
 const PAYLOAD_BYTES: usize = 1472;
 const LIMITS: Limits = Limits {
     log_bytes: 16 << 10,
+    max_lag_bytes: 8 << 10,
     uncommitted_bytes: 4 << 10,
     entry_bytes: 1 << 10,
     snapshot_bytes: 8 << 10,

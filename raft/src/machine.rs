@@ -19,6 +19,7 @@ mod election;
 mod flush;
 mod follower;
 mod fresh;
+mod lag;
 mod lease;
 mod membership;
 mod peer;
@@ -233,6 +234,8 @@ impl Machine {
         // Between where a log is relieved and where it is full there is room for the largest entry.
         let entry_bytes = (config.limits.log_bytes / 8).saturating_sub(ENTRY_HEADER_BYTES as u64);
         settings.limits.entry_bytes = settings.limits.entry_bytes.min(u32::try_from(entry_bytes).unwrap_or(u32::MAX));
+        // Beyond half of a log it might be full before anybody is found to lag.
+        settings.limits.max_lag_bytes = settings.limits.max_lag_bytes.min(config.limits.log_bytes / 2);
         settings.lease_ns = config.reads.lease.then(|| settings.lease_length_ns());
         let hard = HardState::default();
         let mut machine = Machine {

@@ -45,6 +45,9 @@ impl Timing {
 pub struct Limits {
     /// The log in memory. Proposals beyond it are refused as overloaded; a follower accepts only what fits.
     pub log_bytes: u64,
+    /// How far a member may lag behind a quorum, at most half of the log. For one that lags more for an election timeout the log keeps
+    /// nothing, live or not: it costs a cursor, and returns by a snapshot and what follows.
+    pub max_lag_bytes: u64,
     /// Entries proposed and not committed. Proposals beyond it are refused as overloaded.
     pub uncommitted_bytes: u64,
     /// The largest body of an entry, at most an eighth of the log. A larger proposal is refused as too large.
@@ -66,6 +69,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             log_bytes: 256 << 20,
+            max_lag_bytes: 128 << 20,
             uncommitted_bytes: 32 << 20,
             entry_bytes: 1 << 20,
             snapshot_bytes: 256 << 20,

@@ -106,9 +106,9 @@ impl Machine {
     }
 
     /// What every member has applied nobody asks for again: beyond a small share of the budget the log forgets it, so that
-    /// its memory stays the same and warm. A log over three quarters of the budget does not wait for members that have been
-    /// silent or stuck for long, nor for snapshots on their way, and keeps half for those that come back: one that needs more needs
-    /// a snapshot.
+    /// its memory stays the same and warm. Members that lag too far are not counted (`lag.rs`). A log over three quarters of the budget does
+    /// not wait for members that have been silent or stuck for long, nor for snapshots on their way, and keeps half for those that come
+    /// back: one that needs more needs a snapshot.
     pub(super) fn relieve_pressure(&mut self, log: &mut Log) {
         let (bytes, limit) = (log.bytes(), self.settings.limits.log_bytes);
         let pressed = bytes > limit / 4 * 3;
@@ -118,11 +118,10 @@ impl Machine {
         if self.role == Role::Leader {
             // Applied by all in reach, and by those of them that answer; and whether one of these is short of room: it
             // forgets only what its leader says.
+            self.find_laggards(done, log);
             let (mut by_all, mut by_live, mut others_pressed) = (self.applied, done, false);
-            for peer in self.peers.iter().filter(|peer| !peer.is_out()) {
-                // One that applies nothing more needs what it has to acknowledge, and no more.
-                let applies = peer.fenced.is_none() && !peer.stopped;
-                let needs_after = if applies { peer.applied } else { peer.matched };
+            for peer in self.peers.iter().filter(|peer| !peer.is_out() && self.keeps_up(peer)) {
+                let needs_after = peer.needs_after();
                 by_all = by_all.min(needs_after);
                 if self.waits_for(peer) {
                     by_live = by_live.min(needs_after);

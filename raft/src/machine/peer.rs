@@ -53,6 +53,14 @@ pub struct Peer {
     pub heard: Option<Nanos>,
     /// Since when it applies nothing and has no room either, so that it can acknowledge nothing more until it is started again.
     pub(super) stuck_since: Option<Nanos>,
+    /// Since when it lags behind a quorum by more than the budget.
+    pub(super) lags_since: Option<Nanos>,
+    /// When it last had a whole snapshot, how often it has needed another soon afterwards, and when it may have the next.
+    pub(super) given_at: Option<Nanos>,
+    pub(super) falls: u32,
+    pub(super) no_snapshot_before: Nanos,
+    /// It holds entries that its device has not.
+    pub(super) unwritten: bool,
     /// Since when this leader waits for it.
     pub(super) since: Nanos,
 
@@ -100,6 +108,11 @@ impl Peer {
             credit_bytes: u64::MAX,
             heard: None,
             stuck_since: None,
+            lags_since: None,
+            given_at: None,
+            falls: 0,
+            no_snapshot_before: Nanos::ZERO,
+            unwritten: false,
             since,
             vote: None,
             ask_due: false,

@@ -87,6 +87,7 @@ impl Machine {
         if ack.round >= peer.echo {
             peer.credit_bytes = ack.credit_bytes;
             peer.stopped = ack.stopped;
+            peer.unwritten = ack.verified > ack.matched;
             let is_stuck = ack.stopped && ack.credit_bytes == 0;
             peer.stuck_since = is_stuck.then(|| peer.stuck_since.unwrap_or(now));
             // An older mark than the newest is true too.
@@ -143,7 +144,7 @@ impl Machine {
         for at in 0..self.peers.len() {
             let peer = &mut self.peers[at];
             if peer.next <= log.base() && !peer.is_out() {
-                peer.state = PeerState::OutOfReach;
+                peer.fall_out(self.now, self.settings.election_max_ns);
                 out.push(Action::OutOfReach(peer.id(), peer.next));
             }
             let Some((head, last)) = self.plan(at, round, round_at, log) else { continue };

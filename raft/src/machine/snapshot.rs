@@ -142,18 +142,18 @@ impl Machine {
     /// Leading: who needs a snapshot begins with the one there is, or one is asked for.
     pub(super) fn start_transfers(&mut self, log: &Log) {
         let usable = self.usable_snapshot(log);
-        let (now, patience) = (self.now, 2 * self.settings.election_max_ns);
+        let (now, pause_ns) = (self.now, self.settings.election_max_ns);
+        let patience = 2 * pause_ns;
         let mut wanting = false;
         for peer in &mut self.peers {
             let other = peer.transfer.is_some_and(|transfer| Some(transfer.id) != usable);
             if peer.state == PeerState::Snapshot && other {
-                peer.state = PeerState::OutOfReach;
-                peer.transfer = None;
+                peer.fall_out(now, pause_ns);
             }
             // One that is silent costs nothing, and one that uses no state gets none.
             let uses = peer.fenced.is_none() && !peer.stopped;
             let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience) && uses;
-            if peer.state == PeerState::OutOfReach && answers {
+            if peer.state == PeerState::OutOfReach && answers && peer.may_have_snapshot(now) {
                 match usable {
                     Some(id) => {
                         peer.state = PeerState::Snapshot;
@@ -242,6 +242,7 @@ impl Machine {
         if ack.offset == total_bytes {
             // Its log reaches as far. If not, the probe is refused and says from where.
             peer.transfer = None;
+            peer.given_at = Some(now);
             peer.probe_from(id.index.next());
             return Ok(());
         }

@@ -127,6 +127,8 @@ pub(crate) fn a_state_goes_wrong(sabotage: Sabotage) -> Cluster {
 /// Cuts `index` off and lets the others go on until the log has forgotten what it lacks.
 pub(crate) fn leave_behind(cluster: &mut Cluster, index: usize) {
     cluster.isolate(&[index]);
+    // So long that no snapshot is taken for it while it is away.
+    cluster.run_for(500 * MS);
     let needs = cluster.log(index).last().next();
     for round in 0..5000 {
         let leader = cluster.leader().expect("the others have a leader");

@@ -150,6 +150,9 @@
 //! | **Memory** | |
 //! | follower down (etcd #7162, scylladb #11559) | `limits::a_member_that_is_down_for_long_costs_a_cursor` |
 //! | slow follower | `limits::a_slow_follower_costs_no_commit` |
+//! | stuck follower that answers | `limits::a_live_follower_with_a_stalled_disk_costs_a_cursor` |
+//! | follower slower than the load | `limits::a_follower_slower_than_the_load_does_not_throttle_it` |
+//! | slow quorum | `limits::two_of_three_that_are_slow_hold_the_load_back` `limits::what_a_quorum_has_not_applied_stays` |
 //! | full log of a lone voter | `limits::a_full_log_of_a_lone_voter_stops_waiting_for_a_silent_learner` |
 //! | slow apply | `limits::a_slow_apply_task_refuses_early_and_recovers` |
 //!

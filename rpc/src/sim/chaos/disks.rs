@@ -119,7 +119,7 @@ impl Chaos {
                 });
                 self.mend_later(cluster, node, 50..500);
             }
-            Fault::DiskStall => disk.stall(self.some_ms(10..3_000)),
+            Fault::DiskStall => disk.stall(self.some_ms(10..3_000) * self.disk_patience),
             Fault::DiskSlow => {
                 let slow_delay = self.some_ms(1..20);
                 disk.set_faults(DiskFaults { slow: 0.5, slow_delay, ..faults });
@@ -128,7 +128,8 @@ impl Chaos {
             Fault::DiskFull => {
                 let space_bytes = disk.used_bytes() + self.rng.random_range(0..64 << 10);
                 disk.set_faults(DiskFaults { space_bytes, ..faults });
-                self.mend_later(cluster, node, 200..2_000);
+                let at = cluster.now() + self.some_ms(200..2_000) * self.disk_patience;
+                self.later.push((at, Later::MendDisk(node)));
             }
             _ => {}
         }
