@@ -5,6 +5,7 @@ use crate::error::KvError;
 use crate::journal::{CallHash, ExecutedCall, Journal, Page as JournalPage};
 use crate::raw;
 use crate::resp::Reply;
+use crate::store::limits::STATE_BYTES_MAX;
 use crate::store::{Expected, Found, Page, Store, Timeline, Version};
 use crate::txn::{Txn, TxnResult};
 use trimaran_rpc::prelude::*;
@@ -210,6 +211,7 @@ impl Timeline for Cx {
 /// The store, then whether there is a journal, then the journal.
 impl State for Kv {
     const VERSION: u32 = 2;
+    const BYTES_MAX: Option<u64> = Some(STATE_BYTES_MAX as u64);
 
     async fn save(&self, to: &mut Writer) {
         self.store.save(to).await;

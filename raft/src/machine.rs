@@ -341,6 +341,7 @@ impl Machine {
             Input::ChangeMembers(target) => self.change_members(target, log).map_err(Refused::Request)?,
             Input::CancelChange => self.cancel_change(log).map_err(Refused::Request)?,
             Input::Offer(snapshot, state_hash) => self.offer(snapshot, state_hash, log).map_err(Refused::Request)?,
+            Input::TooLarge(body_bytes) => self.outgrown(body_bytes),
         }
         Ok(Accepted::Done)
     }

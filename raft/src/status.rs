@@ -33,6 +33,8 @@ pub struct Status {
     pub damaged: Option<LogIndex>,
     /// Its disk takes nothing but what moves the group on: proposals are refused.
     pub storage_full: bool,
+    /// A leader's state is too large to travel: it has at least so many bytes, and who needs a snapshot stays out.
+    pub outgrown_bytes: Option<u64>,
     /// The first entry held in memory.
     pub first: LogIndex,
     /// The last entry.
@@ -145,6 +147,7 @@ impl Status {
             stopped: machine.has_stopped(),
             damaged: machine.damage().map(|(_, index)| index),
             storage_full: machine.is_full(),
+            outgrown_bytes: machine.outgrown_bytes(),
             first: log.first(),
             last: log.last(),
             log_bytes: log.bytes(),

@@ -439,6 +439,11 @@ fn waiting(status: &Status) -> Option<String> {
     if status.storage_full {
         return Some("its disk is full: it takes no new writes until there is room, and serves reads".to_owned());
     }
+    if let Some(bytes) = status.outgrown_bytes {
+        return Some(format!(
+            "its state has at least {bytes} bytes, more than `snapshot_bytes` in [limits] allows: a node that needs it stays out"
+        ));
+    }
     match status.role {
         Role::Uninitialised => Some("belongs to no cluster: waits for `init`, or to be heard by one".into()),
         Role::Joining { cluster, .. } => Some(format!(

@@ -9,7 +9,7 @@ use crate::replica::{Replica, panic_message};
 use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::{ReadCx, Service};
-use crate::snapshot;
+use crate::snapshot::{self, Taken};
 use crate::state::Writer;
 use futures::FutureExt;
 use std::any::Any;
@@ -301,11 +301,18 @@ impl<S: Service> Apply<S> {
 
     /// Gives this replica's state out, for a peer that needs what the log no longer holds.
     async fn give_out(&mut self) {
-        let saved = AssertUnwindSafe(snapshot::take(&self.replica)).catch_unwind().await;
-        let Ok(Some(snapshot)) = saved else {
+        let limit_bytes = self.node.shard.snapshot_limit_bytes().unwrap_or(u64::MAX);
+        let snapshot = match AssertUnwindSafe(snapshot::take(&self.replica, limit_bytes)).catch_unwind().await {
+            Ok(Taken::Whole(snapshot)) => snapshot,
+            Ok(Taken::TooLarge) => {
+                tracing::warn!(limit_bytes, "the state is larger than a snapshot may be: peers that need it stay out");
+                return self.node.shard.snapshot_too_large(limit_bytes.saturating_add(1));
+            }
             // A state that cannot be saved: the peer stays out, and this replica goes on.
-            self.snapshot_not_before = now() + SNAPSHOT_PAUSE;
-            return;
+            Ok(Taken::Unsaved) | Err(_) => {
+                self.snapshot_not_before = now() + SNAPSHOT_PAUSE;
+                return;
+            }
         };
         let bytes = snapshot.bytes.len();
         match self.node.shard.offer_snapshot(snapshot).await {
@@ -382,12 +389,16 @@ impl<S: Service> Apply<S> {
             Job::Look(look) => _ = std::panic::catch_unwind(AssertUnwindSafe(|| look(&self.replica.service))),
             Job::Effects(which, to) => _ = to.send(which.of(&self.replica.cx.outbox)),
             Job::Backup(to) => {
-                let taken = AssertUnwindSafe(snapshot::take(&self.replica)).catch_unwind().await;
+                let taken = AssertUnwindSafe(snapshot::take(&self.replica, u64::MAX)).catch_unwind().await;
                 let cx = &self.replica.cx;
                 let (index, term, log_time) = (cx.index, cx.term, cx.now.as_nanos());
                 let (service, digest) = (S::NAME, self.replica.chain);
                 let state = |bytes| TakenState { service, index, term, log_time, digest, bytes };
-                let _ = to.send(taken.ok().flatten().map(|snapshot| state(snapshot.bytes)));
+                let whole = match taken {
+                    Ok(Taken::Whole(snapshot)) => Some(state(snapshot.bytes)),
+                    _ => None,
+                };
+                let _ = to.send(whole);
             }
             Job::Digest(to) => self.digest(to).await,
         }

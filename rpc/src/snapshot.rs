@@ -17,21 +17,34 @@ const MAGIC: [u8; 8] = *b"trimaran";
 /// The form of what follows.
 const FORMAT: u32 = 1;
 
-/// Writes the state after the newest applied entry, a slice at a time. Nothing is applied here meanwhile. `None`: the state
-/// has no form, which its peers then cannot be given.
-pub(crate) async fn take<S: Service>(replica: &Replica<S>) -> Option<Snapshot> {
-    let mut writer = Writer::bytes();
-    writer.item(&MAGIC).await;
-    writer.item(&(FORMAT, S::VERSION)).await;
-    replica.save(&mut writer).await;
+/// How the writing of a state has ended.
+pub(crate) enum Taken {
+    Whole(Snapshot),
+    /// It has more bytes than are allowed, of which no more were written.
+    TooLarge,
+    /// It has no form.
+    Unsaved,
+}
+
+/// Writes the state after the newest applied entry, a slice at a time, as far as `limit_bytes`. Nothing is applied here meanwhile.
+pub(crate) async fn take<S: Service>(replica: &Replica<S>, limit_bytes: u64) -> Taken {
+    let (mut writer, fullness) = Writer::bytes_up_to(limit_bytes);
+    let save = async {
+        writer.item(&MAGIC).await;
+        writer.item(&(FORMAT, S::VERSION)).await;
+        replica.save(&mut writer).await;
+    };
+    if fullness.unless_full(save).await.is_none() {
+        return Taken::TooLarge;
+    }
     match writer.into_bytes() {
         Ok(bytes) => {
             let (index, log_time) = (replica.cx.index, replica.cx.now.as_nanos());
-            Some(Snapshot { index, log_time, bytes: Rc::new(bytes) })
+            Taken::Whole(Snapshot { index, log_time, bytes: Rc::new(bytes) })
         }
         Err(error) => {
             tracing::error!(%error, "the state cannot be saved: peers that need it stay out");
-            None
+            Taken::Unsaved
         }
     }
 }

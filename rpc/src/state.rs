@@ -7,6 +7,9 @@ use crate::codec::{self, CodecError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes written or read before other tasks get a turn.
@@ -20,6 +23,10 @@ const BYTES_PER_TURN: usize = 64 << 10;
 pub trait State: Sized + Send + 'static {
     /// Written in front of every snapshot. Raise it with each change of the form, and let `load` read the older ones.
     const VERSION: u32 = 1;
+
+    /// The most bytes that the state may come to, by its own limits; `None` where it has none. A node whose snapshots may have fewer
+    /// warns at its start.
+    const BYTES_MAX: Option<u64> = None;
 
     /// Writes everything. Nothing is applied on this replica meanwhile.
     fn save(&self, to: &mut Writer) -> impl Future<Output = ()>;
@@ -79,6 +86,24 @@ pub struct Writer {
     since_turn: usize,
     is_on_core: bool,
     error: Option<CodecError>,
+    limit_bytes: u64,
+    full: Arc<AtomicBool>,
+}
+
+/// Tells whether a [`Writer`] has met its limit.
+#[derive(Debug, Clone)]
+pub(crate) struct Fullness(Arc<AtomicBool>);
+
+impl Fullness {
+    /// Runs what writes, and gives it up once the limit is met. `None`: it was.
+    pub(crate) async fn unless_full<T>(&self, writes: impl Future<Output = T>) -> Option<T> {
+        let mut writes = std::pin::pin!(writes);
+        std::future::poll_fn(|cx| match writes.as_mut().poll(cx) {
+            _ if self.0.load(Ordering::Relaxed) => Poll::Ready(None),
+            poll => poll.map(Some),
+        })
+        .await
+    }
 }
 
 impl Writer {
@@ -87,13 +112,30 @@ impl Writer {
         Writer::new(Sink::Bytes(Vec::new()))
     }
 
+    /// As [`Writer::bytes`], at most so many: what would pass them is never written, and whoever writes does not get on.
+    pub(crate) fn bytes_up_to(limit_bytes: u64) -> (Writer, Fullness) {
+        let writer = Writer { limit_bytes, ..Writer::bytes() };
+        let fullness = Fullness(writer.full.clone());
+        (writer, fullness)
+    }
+
     /// Keeps no bytes, only their hash.
     pub fn digest() -> Writer {
         Writer::new(Sink::Hash(Box::default()))
     }
 
     fn new(sink: Sink) -> Writer {
-        Writer { sink, scratch: Vec::new(), bytes: 0, since_turn: 0, is_on_core: true, error: None }
+        let full = Arc::default();
+        Writer {
+            sink,
+            scratch: Vec::new(),
+            bytes: 0,
+            since_turn: 0,
+            is_on_core: true,
+            error: None,
+            limit_bytes: u64::MAX,
+            full,
+        }
     }
 
     /// Writes everything in one go: for use outside of a core.
@@ -107,6 +149,11 @@ impl Writer {
         self.scratch.clear();
         if let Err(error) = codec::encode_to(item, &mut self.scratch) {
             self.error.get_or_insert(error);
+        }
+        if self.scratch.len() as u64 > self.limit_bytes - self.bytes {
+            self.full.store(true, Ordering::Relaxed);
+            // Whoever runs this sees it and drops the whole: the rest of a large state is not even looked at.
+            return std::future::pending().await;
         }
         match &mut self.sink {
             Sink::Bytes(bytes) => bytes.extend_from_slice(&self.scratch),
@@ -251,6 +298,25 @@ mod tests {
         let mut reader = Reader::new(&bytes).at_once();
         assert_eq!(now(reader.item::<BTreeMap<String, u64>>()), Ok(map));
         assert_eq!(reader.finish(), Ok(()));
+    }
+
+    #[test]
+    fn what_would_pass_the_limit_ends_the_writing() {
+        let written = |limit_bytes: u64| {
+            let (writer, fullness) = Writer::bytes_up_to(limit_bytes);
+            let (mut writer, mut items) = (writer.at_once(), 0);
+            let end = now(fullness.unless_full(async {
+                for byte in 0..100u8 {
+                    writer.item(&[byte; 10]).await;
+                    items += 1;
+                }
+            }));
+            (end.is_some(), items, writer.written_bytes())
+        };
+        assert_eq!(written(1000), (true, 100, 1000));
+        assert_eq!(written(999), (false, 99, 990));
+        assert_eq!(written(45), (false, 4, 40));
+        assert_eq!(written(0), (false, 0, 0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod cluster_support;
 
 use cluster_support::{Counter, SECOND, agreed, ask, call, cluster, config, status, write};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use trimaran_raft::Limits;
@@ -24,11 +25,17 @@ struct Shelf {
     next: u64,
 }
 
+thread_local! {
+    /// Things written down, whole states or not.
+    static SAVED: Cell<u64> = const { Cell::new(0) };
+}
+
 impl State for Shelf {
     async fn save(&self, to: &mut Writer) {
         to.item(&self.next).await;
         to.len(self.things.len()).await;
         for thing in &self.things {
+            SAVED.set(SAVED.get() + 1);
             to.item(&thing).await;
         }
     }
@@ -127,6 +134,41 @@ fn a_node_that_missed_too_much_comes_back_with_state_and_timers() {
     cluster.kill(leader);
     cluster.run_for(SECOND * 8);
     assert_eq!(things(&mut cluster), 0, "everything has expired");
+}
+
+/// The leader writes no more than what is allowed, ever more rarely, and says so; once it fits the node comes back.
+#[test]
+fn a_state_too_large_to_travel_is_not_written_again_and_again() {
+    let log_limits = Limits {
+        log_bytes: 256 << 10,
+        uncommitted_bytes: 64 << 10,
+        entry_bytes: 16 << 10,
+        snapshot_bytes: 100_000,
+        ..Limits::default()
+    };
+    let mut cluster = cluster(1, ClusterConfig { log_limits, ..config() }, Shelf::default);
+    let away = follower(&cluster);
+    isolate(&cluster, away, true);
+    for _ in 0..60 {
+        write(&mut cluster, PUT, &[7; 8000]);
+    }
+    cluster.run_for(SECOND);
+    let leader = cluster.leader().expect("a leader");
+    assert!(
+        status(&mut cluster, leader.0).first > status(&mut cluster, away.0).last + 1,
+        "the log has gone on without it"
+    );
+    SAVED.set(0);
+    isolate(&cluster, away, false);
+    cluster.run_for(SECOND * 3);
+    let saved = SAVED.get();
+    assert!((13..13 * 6).contains(&saved), "{saved} things written: 12 fit, and a pause doubles");
+    let waiting = status(&mut cluster, leader.0).waiting.expect("says why");
+    assert!(waiting.contains("100001 bytes") && waiting.contains("snapshot_bytes"), "{waiting}");
+    // Everything expires, and the next try succeeds.
+    cluster.run_for(SECOND * 12);
+    agreed(&mut cluster);
+    assert_eq!(status(&mut cluster, leader.0).waiting, None);
 }
 
 /// A snapshot of several megabytes takes its time; elections must not come of it.

@@ -63,6 +63,8 @@ pub enum Input<'a> {
     Stopped,
     /// The apply task gives out a snapshot, with [`crate::state_hash`] of its bytes.
     Offer(&'a Snapshot, u64),
+    /// The apply task gives none out: the state has at least so many bytes, which is more than [`crate::Limits::snapshot_bytes`].
+    TooLarge(u64),
     /// Change the members to these voters and learners; a leader then does so step by step.
     ChangeMembers(&'a Configuration),
     /// Take the change back, where that is still possible.

@@ -14,6 +14,8 @@ use crate::sabotage::Fault;
 
 /// Chunks to one peer that may be unacknowledged. A receiver takes no chunk further ahead than that.
 const WINDOW_CHUNKS: u32 = 32;
+/// Between two tries to give a state out that is too large, at most.
+const PAUSE_NS_MAX: u64 = 60_000_000_000;
 /// More than what follows the state in any snapshot.
 const TRAILER_BYTES: u32 = 4096;
 
@@ -86,6 +88,9 @@ pub(super) struct Wanted {
     /// Not again before this time.
     not_before: Nanos,
     told: bool,
+    /// How often in a row the state was too large, and how large at least.
+    outgrown: u32,
+    state_bytes: u64,
 }
 
 impl Machine {
@@ -107,11 +112,29 @@ impl Machine {
         let body_bytes = snapshot.bytes.len() as u64;
         let limit_bytes = self.settings.limits.snapshot_bytes;
         if body_bytes > u64::from(limit_bytes) {
+            self.outgrown(body_bytes);
             return Err(Error::TooLarge { body_bytes, limit_bytes });
         }
+        (self.wanted.outgrown, self.wanted.state_bytes) = (0, 0);
         let Some(own) = self.own_snapshot(snapshot, log) else { return Err(Error::SnapshotUnusable) };
         let kept = log.keep_snapshot(snapshot, own.term, state_hash, own.digest, &own.configuration);
         kept.map(|_| ()).ok_or(Error::SnapshotUnusable)
+    }
+
+    /// The state is too large to travel. It seldom shrinks, and each try costs its replica the writing of what does fit: the next one
+    /// comes twice as late.
+    pub(super) fn outgrown(&mut self, body_bytes: u64) {
+        self.wanted.since = None;
+        self.wanted.told = false;
+        let pause_ns = self.settings.election_max_ns.saturating_mul(1 << self.wanted.outgrown).min(PAUSE_NS_MAX);
+        self.wanted.not_before = self.now.after(pause_ns);
+        self.wanted.outgrown = (self.wanted.outgrown + 1).min(32);
+        self.wanted.state_bytes = body_bytes;
+    }
+
+    /// How many bytes this leader's state has at least, where that is more than may travel as a snapshot: who needs one stays out.
+    pub fn outgrown_bytes(&self) -> Option<u64> {
+        Some(self.wanted.state_bytes).filter(|_| self.wanted.outgrown > 0)
     }
 
     /// A state of this replica with what Raft needs to go on from it; `None` where it is not applied, or too old.

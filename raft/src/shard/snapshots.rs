@@ -53,6 +53,18 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         if for_peers { self.request(Input::Offer(&snapshot, state_hash)) } else { Ok(()) }
     }
 
+    /// The most bytes that a snapshot wanted now may have; none where it is for this node's own storage, which takes any.
+    pub fn snapshot_limit_bytes(&self) -> Option<u64> {
+        let inner = self.inner.borrow();
+        (!inner.saves_now()).then(|| u64::from(inner.machine.limits().snapshot_bytes))
+    }
+
+    /// In [`Shard::offer_snapshot`]'s place: the state has at least so many bytes, more than the limit. Nothing is then wanted for an
+    /// election timeout, after the next refusal for twice as long, up to a minute.
+    pub fn snapshot_too_large(&self, bytes: u64) {
+        self.inner.borrow_mut().step(Input::TooLarge(bytes));
+    }
+
     /// The snapshot that replaces the state of this replica, once one has arrived. Until it is taken, no further entry is
     /// delivered; after loading it, call [`Shard::set_applied`] with its index and the digest there. For the one task that
     /// applies.

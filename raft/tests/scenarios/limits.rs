@@ -496,7 +496,10 @@ fn a_live_follower_with_a_stalled_disk_costs_a_cursor() {
     }
     cluster.run_for(50 * MS);
     assert_eq!(cluster.snapshots, snapshots + 1);
-    assert_eq!((cluster.machine(2).durable(), cluster.machine(2).commit()), (cluster.log(0).last(), cluster.log(0).last()));
+    assert_eq!(
+        (cluster.machine(2).durable(), cluster.machine(2).commit()),
+        (cluster.log(0).last(), cluster.log(0).last())
+    );
     assert_eq!(cluster.machine(0).peers()[1].state, PeerState::Replicate);
 }
 

@@ -321,6 +321,36 @@ fn a_state_over_the_limit_is_refused_and_not_asked_for_all_the_time() {
     assert_eq!(drops_of(10_000 + 4097), [DropReason::TooLarge]);
 }
 
+/// It seldom shrinks, and each try costs the leader the writing of what does fit.
+#[test]
+fn a_state_over_the_limit_is_asked_for_ever_more_rarely() {
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 64 << 10;
+        config.limits.snapshot_bytes = 10_000;
+    });
+    cluster.elect(0);
+    cluster.nodes[0].offers = false;
+    staged::leave_behind(&mut cluster, 2);
+    cluster.heal();
+    let mut pauses = Vec::new();
+    for _ in 0..12 {
+        let from = cluster.now;
+        while cluster.machine(0).snapshot_wanted(cluster.log(0)).is_none() {
+            cluster.run_for(20 * MS);
+        }
+        pauses.push((cluster.now - from) / (200 * MS));
+        cluster.step(0, Input::TooLarge(10_001)).expect("taken in");
+        assert_eq!(cluster.machine(0).snapshot_wanted(cluster.log(0)), None);
+        assert_eq!(cluster.machine(0).outgrown_bytes(), Some(10_001));
+    }
+    assert_eq!(pauses[1..], [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    cluster.run_for(61_000 * MS);
+    cluster.offer(0).expect("small enough by now");
+    cluster.flush(0);
+    assert_eq!(cluster.machine(0).outgrown_bytes(), None);
+    run_until_caught_up(&mut cluster, 0, 500 * MS);
+}
+
 #[test]
 fn an_answer_about_more_than_the_snapshot_or_about_another_is_dropped() {
     let mut cluster = lagging();

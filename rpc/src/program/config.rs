@@ -149,6 +149,9 @@ pub struct Member {
     pub peer: SocketAddrV4,
 }
 
+/// The chunks of a snapshot are counted in 32 bits, and something is added to the state.
+const SNAPSHOT_BYTES_MAX: u64 = 4000 << 20;
+
 /// The `[limits]` section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -156,6 +159,8 @@ pub struct Limits {
     pub log_bytes: usize,
     /// Entries appended but not committed.
     pub uncommitted_bytes: usize,
+    /// The largest state that travels to a node that needs it, and that is received.
+    pub snapshot_bytes: u32,
     /// Replies waiting to be sent.
     pub reply_bytes: usize,
     /// Largest request.
@@ -322,6 +327,7 @@ fn limits(document: &Document<'_>, root: &Section<'_>) -> Result<Limits, Error> 
     let limits = Limits {
         log_bytes: section.bytes_or("log_bytes", 256 << 20, 1 << 20, 1 << 40)?,
         uncommitted_bytes: section.bytes_or("uncommitted_bytes", 32 << 20, 64 << 10, 1 << 40)?,
+        snapshot_bytes: section.bytes_or("snapshot_bytes", 256 << 20, 1 << 20, SNAPSHOT_BYTES_MAX)? as u32,
         reply_bytes: section.bytes_or("reply_bytes", 32 << 20, 64 << 10, 1 << 40)?,
         request_bytes: section.bytes_or("request_bytes", 370_406, 1464, 64 << 20)?,
         pending_messages: section.integer_or("pending_messages", 4096, 1, 1 << 20)?,

@@ -155,6 +155,13 @@ fn start<S: Service>(
         NodeError::Bind { source, .. } => net_error(source),
         NodeError::Data(error) => data::refused(config.data_dir.as_deref().unwrap_or(Path::new("")), error),
     };
+    if let Some(may_grow) = S::BYTES_MAX.filter(|most| *most > u64::from(config.limits.snapshot_bytes)) {
+        let most = config.limits.snapshot_bytes;
+        tracing::warn!(
+            "the state may grow to {may_grow} bytes, and travels up to {most} only (`snapshot_bytes` in [limits]): beyond that a node \
+             that has lost more than the log holds stays out"
+        );
+    }
     let node = if config.cores.applier {
         let (node, applier) = Node::start_with_applier(net, node, service, directory).map_err(failed)?;
         let core = CoreConfig { name: format!("applier {slot}{of}"), seed: u64::from(slot), ..CoreConfig::default() };
@@ -215,6 +222,7 @@ pub fn node_config(config: &Config, place: ShardPlace) -> Result<NodeConfig, Err
             log_bytes: limits.log_bytes as u64,
             uncommitted_bytes: limits.uncommitted_bytes as u64,
             entry_bytes: u32::try_from(limits.request_bytes).unwrap_or(u32::MAX),
+            snapshot_bytes: limits.snapshot_bytes,
             ..Limits::default()
         },
         request_limits: reassembly::Limits {

@@ -47,6 +47,7 @@ pub(super) const READS: &[&str] = &["lease", "clock_drift_ppm"];
 pub(super) const LIMITS: &[&str] = &[
     "log_bytes",
     "uncommitted_bytes",
+    "snapshot_bytes",
     "reply_bytes",
     "request_bytes",
     "pending_messages",

@@ -45,7 +45,7 @@ fn the_files_keys_are_all_read() {
     let text = with_line(
         "profile = \"us\"\nelection = [\"4ms\", \"9ms\"]\nheartbeat = \"1ms\"\nquiet_after = \"never\"",
     ) + "[reads]\nlease = true\nclock_drift_ppm = 200\n[net]\nport = \"udp\"\npayload_bytes = 1372\nrcvbuf_bytes = \"1MiB\"\nrouter = \"10.0.0.9:9000\"\n\
-           [limits]\nlog_bytes = \"2GiB\"\nuncommitted_bytes = 2_000_000\nreply_bytes = \"1MiB\"\nrequest_bytes = 65536\n\
+           [limits]\nlog_bytes = \"2GiB\"\nuncommitted_bytes = 2_000_000\nsnapshot_bytes = \"1GiB\"\nreply_bytes = \"1MiB\"\nrequest_bytes = 65536\n\
            pending_messages = 10\npending_per_source = 3\npending_bytes = \"1MB\"\nreassembly_ms = 50\n";
     let (config, _) = Config::parse("n.toml", &text).expect("correct");
     let ms = Duration::from_millis;
@@ -59,6 +59,7 @@ fn the_files_keys_are_all_read() {
     let limits = Limits {
         log_bytes: 2 << 30,
         uncommitted_bytes: 2_000_000,
+        snapshot_bytes: 1 << 30,
         reply_bytes: 1 << 20,
         request_bytes: 65_536,
         pending_messages: 10,
