@@ -327,7 +327,7 @@ fn limits(document: &Document<'_>, root: &Section<'_>) -> Result<Limits, Error> 
     let limits = Limits {
         log_bytes: section.bytes_or("log_bytes", 256 << 20, 1 << 20, 1 << 40)?,
         uncommitted_bytes: section.bytes_or("uncommitted_bytes", 32 << 20, 64 << 10, 1 << 40)?,
-        snapshot_bytes: section.bytes_or("snapshot_bytes", 256 << 20, 1 << 20, SNAPSHOT_BYTES_MAX)? as u32,
+        snapshot_bytes: section.bytes_or("snapshot_bytes", 1280 << 20, 1 << 20, SNAPSHOT_BYTES_MAX)? as u32,
         reply_bytes: section.bytes_or("reply_bytes", 32 << 20, 64 << 10, 1 << 40)?,
         request_bytes: section.bytes_or("request_bytes", 370_406, 1464, 64 << 20)?,
         pending_messages: section.integer_or("pending_messages", 4096, 1, 1 << 20)?,
