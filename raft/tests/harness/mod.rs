@@ -23,9 +23,9 @@ use std::task::{Context, Poll};
 use disk::Disk;
 use invariants::Invariants;
 use trimaran_raft::{
-    Accepted, Action, AppendHead, AppendWriter, Body, ClusterId, Configuration, DropReason, EntryHeader, EntryKind,
-    Envelope, Error, Input, Log, LogIndex, Machine, Member, Message, More, Nanos, NodeId, Outgoing, Proposal,
-    ReceivedSnapshot, Refused, Role, ShardConfig, Snapshot, Storage, Term, Transport, state_hash, transmit,
+    Accepted, Action, AppendHead, AppendWriter, Body, ClusterId, Configuration, DropReason, EntryHeader, Envelope,
+    Error, Input, Log, LogIndex, Machine, Member, Message, More, Nanos, NodeId, Outgoing, Proposal, ReceivedSnapshot,
+    Refused, Role, ShardConfig, Snapshot, Storage, Term, Transport, state_hash, transmit,
 };
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xc1);
@@ -408,40 +408,6 @@ impl Cluster {
         let mut bytes = vec![0; self.payload_bytes];
         let mut append = AppendWriter::new(&mut bytes, &header, &head);
         assert!(append.push(&log, index));
-        let length = append.finish();
-        let message = Message::decode(&bytes[..length]).expect("just written");
-        let _ = self.step(to, Input::Message(member(from, 1).peer, &message));
-    }
-
-    /// An append of these configurations, of `entries` each, after what `to` has committed, with one more of them committed.
-    pub(crate) fn append_configurations(
-        &mut self,
-        from: usize,
-        to: usize,
-        term: Term,
-        entries: Term,
-        list: &[Vec<u8>],
-    ) {
-        let mut log = self.nodes[to].log.clone();
-        let prev = self.machine(to).commit();
-        log.truncate(prev.next());
-        let head = AppendHead {
-            prev,
-            prev_term: log.last_term(),
-            commit: prev.next(),
-            ack_wanted: true,
-            round: 1,
-            ..AppendHead::default()
-        };
-        let header = self.envelope(from, to, term);
-        let mut bytes = vec![0; self.payload_bytes];
-        let mut append = AppendWriter::new(&mut bytes, &header, &head);
-        for body in list {
-            let body_crc32c = crc32c::crc32c(body);
-            let entry = EntryHeader { kind: EntryKind::Config, term: entries, body_crc32c, ..EntryHeader::default() };
-            let at = log.append(EntryHeader { body_len: body.len() as u32, ..entry }, &[body]);
-            assert!(append.push(&log, at), "one datagram");
-        }
         let length = append.finish();
         let message = Message::decode(&bytes[..length]).expect("just written");
         let _ = self.step(to, Input::Message(member(from, 1).peer, &message));

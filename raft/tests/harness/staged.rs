@@ -2,7 +2,10 @@
 //! negative controls.
 
 use super::{Cluster, MS, Node};
-use trimaran_raft::{AppendHead, Ask, Body, Entries, Input, LogIndex, Sabotage, ShardConfig, Term};
+use trimaran_raft::{
+    AppendHead, AppendWriter, Ask, Body, Entries, EntryHeader, EntryKind, Input, LogIndex, Message, Sabotage,
+    ShardConfig, Term,
+};
 
 fn sabotaged(sabotage: Sabotage) -> impl Fn(&mut ShardConfig) {
     move |config| config.sabotage = sabotage
@@ -226,6 +229,40 @@ impl Cluster {
             let flight = self.flights.remove(0);
             self.deliver(&flight);
         }
+    }
+
+    /// An append of these configurations, of `entries` each, after what `to` has committed, with one more of them committed.
+    pub(crate) fn append_configurations(
+        &mut self,
+        from: usize,
+        to: usize,
+        term: Term,
+        entries: Term,
+        list: &[Vec<u8>],
+    ) {
+        let mut log = self.nodes[to].log.clone();
+        let prev = self.machine(to).commit();
+        log.truncate(prev.next());
+        let head = AppendHead {
+            prev,
+            prev_term: log.last_term(),
+            commit: prev.next(),
+            ack_wanted: true,
+            round: 1,
+            ..AppendHead::default()
+        };
+        let header = self.envelope(from, to, term);
+        let mut bytes = vec![0; self.payload_bytes];
+        let mut append = AppendWriter::new(&mut bytes, &header, &head);
+        for body in list {
+            let body_crc32c = crc32c::crc32c(body);
+            let entry = EntryHeader { kind: EntryKind::Config, term: entries, body_crc32c, ..EntryHeader::default() };
+            let at = log.append(EntryHeader { body_len: body.len() as u32, ..entry }, &[body]);
+            assert!(append.push(&log, at), "one datagram");
+        }
+        let length = append.finish();
+        let message = Message::decode(&bytes[..length]).expect("just written");
+        let _ = self.step(to, Input::Message(super::member(from, 1).peer, &message));
     }
 
     /// Has node `index` vote for node 1 and take another entry than its own at `lost`, with no write finished, and then
