@@ -304,6 +304,12 @@ impl Node {
         self.ended.borrow().clone()
     }
 
+    /// The entry after which this replica's state is known to be another than a majority's. It serves nothing any more, and will not by
+    /// itself; another life in its place is given the others' state.
+    pub fn outvoted(&self) -> Option<LogIndex> {
+        self.replicated.shard.with_machine(trimaran_raft::Machine::outvoted)
+    }
+
     /// Why this replica no longer applies, if so.
     pub fn halted(&self) -> Option<crate::apply::Halt> {
         self.replicated.halted()

@@ -14,7 +14,7 @@ use trimaran_rpc::admin::{self, NodeStatus};
 use trimaran_rpc::client::{CallError, MethodCall};
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service, method_key};
-use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
+use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, DiskPlan, NodeIndex};
 use trimaran_rpc::state::{Reader, State, StateError, Writer};
 
 thread_local! {
@@ -160,6 +160,47 @@ fn a_replica_in_the_minority_stops_and_the_others_go_on() {
         assert!(stopped[0].index > before, "seed {seed}: {:?}", stopped[0]);
         assert!(statuses[1].halted.is_some(), "seed {seed}: it is the second instance that differs");
         assert!(statuses[1].role != "leader");
+    }
+}
+
+/// It is of no use any more, nor is what its disk has: another life in its place gets the others' state, and serves.
+#[test]
+fn another_life_of_an_outvoted_replica_gets_the_majoritys_state() {
+    for (seed, disks) in [(20, false), (21, true)] {
+        let mut cluster = cluster_with(seed, ClusterConfig { disks: disks.then(DiskPlan::default), ..config() });
+        for _ in 0..50 {
+            write(&mut cluster, b"good").expect("applied");
+        }
+        let _ = write(&mut cluster, b"differ");
+        cluster.run_for(SECOND * 3);
+        write(&mut cluster, b"good").expect("two of three agree");
+        let outvoted = |cluster: &Cluster<Words>| -> Vec<usize> {
+            let is = |index: &usize| cluster.node(NodeIndex(*index)).is_some_and(|node| node.outvoted().is_some());
+            (0..3).filter(is).collect()
+        };
+        assert_eq!(outvoted(&cluster), [1], "the second instance differs");
+        let id = |cluster: &Cluster<Words>| cluster.node(NodeIndex(1)).expect("runs").shard().status().id;
+        let old = id(&cluster);
+        cluster.begin_anew(NodeIndex(1));
+        let new = id(&cluster);
+        assert!(new.slot == old.slot && new.incarnation != old.incarnation);
+        let votes = |cluster: &Cluster<Words>| {
+            let status = cluster.node(NodeIndex(1)).expect("runs").shard().status();
+            status.configuration.is_voter(new) && !status.changing && status.applied == status.commit
+        };
+        assert!(cluster.run_until(SECOND * 20, votes), "seed {seed}: it is not taken in");
+        write(&mut cluster, b"good").expect("applied");
+        cluster.run_for(SECOND);
+        assert!(outvoted(&cluster).is_empty());
+        assert_eq!(halts(&statuses(&mut cluster)), [None; 3]);
+        let state = |index: usize| {
+            let node = cluster.node(NodeIndex(index)).expect("runs");
+            node.shard().with_machine(|machine| (machine.applied_index(), machine.digest()))
+        };
+        assert_eq!([state(0), state(1)], [state(2); 2]);
+        // The group needs it, and goes on with it.
+        cluster.kill(NodeIndex(0));
+        write_within(&mut cluster, b"good", SECOND * 5).expect("two of three");
     }
 }
 

@@ -84,6 +84,11 @@ impl Machine {
         self.fenced.map(|(index, _)| index)
     }
 
+    /// Where a majority's state is known to be another than this node's: only theirs is of any use. None where nobody can say who is right.
+    pub fn outvoted(&self) -> Option<LogIndex> {
+        self.fenced.filter(|(_, verdict)| *verdict == Verdict::Minority).map(|(index, _)| index)
+    }
+
     /// This node's digest after exactly this entry, if that is among the newest it applied.
     pub fn digest_at(&self, index: LogIndex) -> Option<u64> {
         self.trail.digest_at(index)

@@ -16,13 +16,14 @@ use crate::shards::{ShardMap, ShardPlace};
 use crate::storage::DataDirectory;
 use futures::future::join_all;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use std::collections::VecDeque;
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use trimaran_net::{Layout, Net, shard_address};
 use trimaran_raft::{Incarnation, Limits, ReadSettings, Sabotage, Slot, Timing};
-use trimaran_runtime::{CoreConfig, Idle, NoDevice, sleep, start as start_core};
+use trimaran_runtime::{CoreConfig, Idle, Instant, NoDevice, now, sleep, start as start_core};
 
 /// Reads that may wait at a time.
 const QUEUED_READS: usize = 65_536;
@@ -33,6 +34,8 @@ pub const IDLE: Idle = Idle::Hybrid { polls: 10, yields: 20 };
 const HAND_OVER_WITHIN: Duration = Duration::from_millis(500);
 /// For what is on its way to the disk when a node is told to end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// Tries to begin another life in the place of one that was ended, one at each look.
+const TRIES: u32 = 25;
 /// Between two looks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -102,30 +105,104 @@ impl Part {
             tracing::info!("datagrams carry {bytes} bytes at most: the device's MTU allows no more");
         }
         let map = ShardMap::new(layout.shards()).unwrap_or_default();
-        let mut nodes: Vec<Vec<Node>> = Vec::new();
+        let begin = |config: &Config, place, anew: bool| {
+            let node = node_config(config, place)?;
+            let directory = data::open(config, place, node.incarnation, changes_durability)?;
+            let directory = directory.map(|found| if anew { found.begin_anew() } else { found });
+            start(&net, node, service(), directory, config)
+        };
+        let mut nodes: Vec<Vec<Seat>> = Vec::new();
         for config in &configs {
             let mut shards = Vec::new();
             for place in layout.shards_of(core).filter_map(|shard| ShardPlace::new(shard, map)) {
-                let node = node_config(config, place)?;
-                let directory = data::open(config, place, node.incarnation, changes_durability)?;
-                shards.push(start(&net, node, service(), directory, config)?);
+                let node = Some(begin(config, place, false)?);
+                shards.push(Seat { place, node, tries: 0, lives: Lives::default() });
             }
             nodes.push(shards);
         }
         while signals.check().is_ok() {
-            if nodes.iter().flatten().any(|node| node.failed().is_some()) {
+            if nodes.iter().flatten().filter_map(|seat| seat.node.as_ref()).any(|node| node.failed().is_some()) {
                 return Err(Error::LogDeviceFailed);
             }
+            for (config, shards) in configs.iter().zip(&mut nodes) {
+                for seat in shards {
+                    seat.end_if_outvoted(config.slot);
+                }
+            }
             sleep(LOOK_EVERY).await;
+            // What the old lives had open is closed by now, as a rule: their tasks ended in the turns since.
+            for (config, shards) in configs.iter().zip(&mut nodes) {
+                for seat in shards.iter_mut().filter(|seat| seat.node.is_none()) {
+                    seat.tries += 1;
+                    match begin(config, seat.place, true) {
+                        Ok(node) => (seat.node, seat.tries) = (Some(node), 0),
+                        Err(error) if seat.tries >= TRIES => return Err(error),
+                        Err(error) => tracing::warn!(%error, "another life cannot begin yet"),
+                    }
+                }
+            }
         }
         tracing::info!("ending: a signal came");
         // One node after the other, each gone before the next: what this process leads ends up with others where there are any.
         for shards in nodes {
+            let shards: Vec<Node> = shards.into_iter().filter_map(|seat| seat.node).collect();
             join_all(shards.iter().map(|shard| shard.hand_over(HAND_OVER_WITHIN))).await;
             join_all(shards.iter().map(|shard| shard.close(CLOSE_WITHIN))).await;
             drop(shards);
         }
         Ok(())
+    }
+}
+
+/// A shard's replica, or the place of one that has just ended its life.
+struct Seat {
+    place: ShardPlace,
+    node: Option<Node>,
+    /// To begin another life, in vain: the old one's files or sockets may still be open.
+    tries: u32,
+    lives: Lives,
+}
+
+impl Seat {
+    /// A replica whose state the others have outvoted is of no use, and never will be: in its place another life begins, which is given
+    /// theirs.
+    fn end_if_outvoted(&mut self, slot: u8) {
+        let Some(index) = self.node.as_ref().and_then(Node::outvoted) else { return };
+        if self.lives.may_begin_another(now()) {
+            tracing::error!(
+                slot, shard = self.place.shard(), %index,
+                "the others' state is another after this entry: this replica begins another life, and asks for theirs"
+            );
+            self.node = None;
+        }
+    }
+}
+
+/// When lives of a replica were ended because it had been outvoted.
+#[derive(Debug, Default)]
+struct Lives {
+    ended: VecDeque<Instant>,
+    is_told: bool,
+}
+
+impl Lives {
+    /// In one hour. What differs more often has a cause that another life does not mend: then the replica stays as it is, so that
+    /// somebody looks.
+    const PER_HOUR: usize = 3;
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Whether another one may begin now; if so, this one counts.
+    fn may_begin_another(&mut self, now: Instant) -> bool {
+        self.ended.retain(|ended| now - *ended < Lives::HOUR);
+        if self.ended.len() < Lives::PER_HOUR {
+            self.ended.push_back(now);
+            self.is_told = false;
+            return true;
+        }
+        if !std::mem::replace(&mut self.is_told, true) {
+            tracing::error!("outvoted {} times within an hour: this replica stays as it is", Lives::PER_HOUR);
+        }
+        false
     }
 }
 
@@ -247,3 +324,6 @@ pub fn node_config(config: &Config, place: ShardPlace) -> Result<NodeConfig, Err
         sabotage: Sabotage::NONE,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,6 +117,8 @@ struct Seat<S> {
     more: Vec<Node>,
     life: u64,
     net: Option<Net>,
+    /// It shall begin another life, whatever its disk has.
+    anew: bool,
     /// Of a node that is down and whose disk is not: what it has promised, and the configurations in its log.
     asleep: Option<(Promise, Vec<Known>)>,
     _service: std::marker::PhantomData<S>,
@@ -186,8 +188,18 @@ impl<S: Service> Cluster<S> {
             self.world.add_core(&format!("applier{}", index + 1), driver)
         });
         let _service = std::marker::PhantomData;
-        let seat =
-            Seat { core, applier, slot, node: None, more: Vec::new(), life: 0, net: Some(net), asleep: None, _service };
+        let seat = Seat {
+            core,
+            applier,
+            slot,
+            node: None,
+            more: Vec::new(),
+            life: 0,
+            net: Some(net),
+            anew: false,
+            asleep: None,
+            _service,
+        };
         self.seats.push(seat);
         self.start(NodeIndex(index));
         NodeIndex(index)
@@ -230,10 +242,12 @@ impl<S: Service> Cluster<S> {
         let net = seat.net.take().unwrap_or_else(|| unreachable!("a seat has its net until its node starts"));
         let disks = self.disks.as_ref();
         let promise = seat.asleep.take().map(|(promise, _)| promise);
+        let anew = std::mem::take(&mut seat.anew);
         let mut broken = None;
         let with_applier = seat.applier.is_some();
         let started = self.world.enter(seat.core, || {
             let directory = disks.map(|disks| disks.open(node, &config)).transpose()?;
+            let directory = directory.map(|found| if anew { found.begin_anew() } else { found });
             let is_broken = |directory: &crate::storage::DataDirectory| {
                 promise.filter(|promise| promise.is_broken(directory.id(), directory.kept()))
             };
@@ -495,6 +509,14 @@ impl<S: Service> Cluster<S> {
         seat.net = Some(net);
         self.world.revive(seat.core, driver);
         self.start(node);
+    }
+
+    /// Ends the life of a node and begins another in its place, as `serve` does where a replica was outvoted.
+    pub fn begin_anew(&mut self, node: NodeIndex) {
+        self.kill(node);
+        self.seats[node.0].asleep = None;
+        self.seats[node.0].anew = true;
+        self.restart(node);
     }
 
     /// Runs one turn of one core and checks every invariant that it could have broken. `false`: nothing will ever

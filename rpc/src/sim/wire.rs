@@ -22,7 +22,7 @@ pub enum Wire {
 
 impl Wire {
     /// The port of the machine at `ip`, which no living port of `network` has.
-    pub(super) fn new(network: &SimNet, ip: Ipv4Addr, frames: bool) -> Self {
+    pub(crate) fn new(network: &SimNet, ip: Ipv4Addr, frames: bool) -> Self {
         if frames {
             Wire::Frames(Box::new(Framed::new(network.frame_port(ip), StackConfig::new(ip, PREFIX_BITS))))
         } else {

@@ -115,6 +115,16 @@ impl DataDirectory {
         Ok(DataDirectory { disk, config, recovery, left })
     }
 
+    /// Whatever was found counts no more: another life begins, with nothing. What the old one had promised is its own affair; its members
+    /// know the new one for another.
+    pub fn begin_anew(mut self) -> DataDirectory {
+        if let Recovery::Resumed(recovered) = &self.recovery {
+            self.config.witness.forget(recovered.id.incarnation);
+        }
+        self.recovery = Recovery::Nothing;
+        self
+    }
+
     /// Who the node is, in the life that begins or goes on.
     pub fn id(&self) -> NodeId {
         match &self.recovery {
