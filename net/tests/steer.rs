@@ -166,6 +166,7 @@ fn a_full_ring_drops_and_counts_and_is_used_again() {
 /// until it is dropped by the other one.
 #[test]
 fn a_sleeping_core_is_woken_for_a_packet_that_another_has_received() {
+    const BOUND: u8 = 255;
     let card = Arc::new(Mutex::new(Card::default()));
     let bells = vec![Doorbell::new(), Doorbell::new()];
     let (told, telling) = channel();
@@ -177,6 +178,8 @@ fn a_sleeping_core_is_woken_for_a_packet_that_another_has_received() {
             let main = move || async move {
                 if number == 1 {
                     let socket = bind(&net, 1);
+                    // What came before would have been for nobody.
+                    let _ = told.send(BOUND);
                     for _ in 0..100 {
                         let _ = told.send(socket.recv().await.data()[0]);
                     }
@@ -192,6 +195,7 @@ fn a_sleeping_core_is_woken_for_a_packet_that_another_has_received() {
     });
     let cores = cores.collect();
     let runtime = Runtime::start(bells, cores).unwrap();
+    assert_eq!(telling.recv().unwrap(), BOUND);
     for byte in 0..100 {
         card.lock().unwrap().queues[0].push(packet(1, byte));
         // The card's interrupt.
