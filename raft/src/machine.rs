@@ -320,10 +320,17 @@ impl Machine {
 
     fn take_in(&mut self, now: Nanos, input: Input<'_>, log: &mut Log) -> Result<Accepted, Refused> {
         self.now = self.now.max(now);
-        self.notice(&input);
+        if !matches!(input, Input::Message(..)) {
+            self.notice(&input);
+        }
         match input {
             Input::Tick => self.tick(log),
-            Input::Message(from, message) => self.receive(from, message, log)?,
+            Input::Message(from, message) => {
+                self.admit(message)?;
+                // Not before: a stranger's words are no use of this group.
+                self.notice(&input);
+                self.receive(from, message, log)?;
+            }
             Input::Propose(proposal) => return self.propose(proposal, log).map(Accepted::Appended),
             Input::Read => return self.read().map(Accepted::Read),
             Input::ReadHere => return self.read_here().map(Accepted::Read),
@@ -373,7 +380,6 @@ impl Machine {
 
     fn receive(&mut self, from: SocketAddrV4, message: &Message<'_>, log: &mut Log) -> Result<(), DropReason> {
         let header = &message.header;
-        self.admit(message)?;
         let sender = self.sender(header.from, from);
         match message.body {
             Body::PreVote(ask) => self.on_pre_vote(sender, header.term, &ask, log),

@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::harness::{Cluster, MS};
-use trimaran_raft::{Error, Input, Role, ShardConfig};
+use crate::harness::{Cluster, MS, member};
+use trimaran_raft::{
+    Ask, Body, ClusterId, DropReason, Envelope, Error, Input, LogIndex, Message, Refused, Role, ShardConfig,
+};
 
 /// Silence after which the groups here go quiet.
 const QUIET_AFTER_NS: u64 = 300 * MS;
@@ -296,6 +298,21 @@ fn a_quiet_leader_that_is_cut_off_steps_down_and_is_replaced() {
         cluster.machine(0).leader().map(|leader| leader.id),
         Some(cluster.machine(cluster.leader().expect("led")).me().id)
     );
+}
+
+/// What belongs to another cluster is nobody's wish.
+#[test]
+fn a_stranger_does_not_wake_a_quiet_group() {
+    let mut cluster = quiet();
+    let term = cluster.machine(0).term();
+    let ask = Ask { campaign: term.next(), last: LogIndex(9), last_term: term, told: false };
+    for to in [0, 1] {
+        let header = Envelope { cluster: ClusterId(77), ..cluster.envelope(2, to, term) };
+        let message = Message { header, body: Body::PreVote(ask) };
+        let refused = cluster.step(to, Input::Message(member(2, 1).peer, &message));
+        assert_eq!(refused, Err(Refused::Dropped(DropReason::WrongCluster)));
+    }
+    assert_eq!(are_quiet(&cluster), [true; 3]);
 }
 
 #[test]
