@@ -1,5 +1,7 @@
 //! `serve`: the server's side of the wiring, from configurations to running nodes.
 
+mod seat;
+
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::program::cli::Serve;
 use crate::program::config::Config;
@@ -16,14 +18,14 @@ use crate::shards::{ShardMap, ShardPlace};
 use crate::storage::DataDirectory;
 use futures::future::join_all;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use std::collections::VecDeque;
+use seat::{Lives, Seat};
 use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use trimaran_net::{Layout, Net, shard_address};
 use trimaran_raft::{Incarnation, Limits, ReadSettings, Sabotage, Slot, Timing};
-use trimaran_runtime::{CoreConfig, Idle, Instant, NoDevice, now, sleep, start as start_core};
+use trimaran_runtime::{CoreConfig, Idle, NoDevice, sleep, start as start_core};
 
 /// Reads that may wait at a time.
 const QUEUED_READS: usize = 65_536;
@@ -151,58 +153,6 @@ impl Part {
             drop(shards);
         }
         Ok(())
-    }
-}
-
-/// A shard's replica, or the place of one that has just ended its life.
-struct Seat {
-    place: ShardPlace,
-    node: Option<Node>,
-    /// To begin another life, in vain: the old one's files or sockets may still be open.
-    tries: u32,
-    lives: Lives,
-}
-
-impl Seat {
-    /// A replica whose state the others have outvoted is of no use, and never will be: in its place another life begins, which is given
-    /// theirs.
-    fn end_if_outvoted(&mut self, slot: u8) {
-        let Some(index) = self.node.as_ref().and_then(Node::outvoted) else { return };
-        if self.lives.may_begin_another(now()) {
-            tracing::error!(
-                slot, shard = self.place.shard(), %index,
-                "the others' state is another after this entry: this replica begins another life, and asks for theirs"
-            );
-            self.node = None;
-        }
-    }
-}
-
-/// When lives of a replica were ended because it had been outvoted.
-#[derive(Debug, Default)]
-struct Lives {
-    ended: VecDeque<Instant>,
-    is_told: bool,
-}
-
-impl Lives {
-    /// In one hour. What differs more often has a cause that another life does not mend: then the replica stays as it is, so that
-    /// somebody looks.
-    const PER_HOUR: usize = 3;
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    /// Whether another one may begin now; if so, this one counts.
-    fn may_begin_another(&mut self, now: Instant) -> bool {
-        self.ended.retain(|ended| now - *ended < Lives::HOUR);
-        if self.ended.len() < Lives::PER_HOUR {
-            self.ended.push_back(now);
-            self.is_told = false;
-            return true;
-        }
-        if !std::mem::replace(&mut self.is_told, true) {
-            tracing::error!("outvoted {} times within an hour: this replica stays as it is", Lives::PER_HOUR);
-        }
-        false
     }
 }
 

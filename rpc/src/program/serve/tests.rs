@@ -11,8 +11,8 @@ use std::rc::Rc;
 use trimaran_net::port::sim::SimNet;
 use trimaran_net::{NetConfig, NetDriver};
 use trimaran_raft::ClusterId;
-use trimaran_runtime::Lane;
 use trimaran_runtime::sim::World;
+use trimaran_runtime::{Instant, Lane, now};
 
 const SECOND: Duration = Duration::from_secs(1);
 
