@@ -7,7 +7,8 @@ use std::rc::Rc;
 use trimaran_raft::{
     Ack, Action, Answer, AppendHead, AppendWriter, Ask, Body, ChunkAck, ChunkHead, ClusterId, Configuration, Conflict,
     EntryHeader, EntryKind, Envelope, Fence, Input, Limits, Log, LogIndex, Machine, Member, Message, More, Nanos,
-    NodeId, Proposal, ReadAsk, ReadReply, ShardConfig, ShardId, Snapshot, SnapshotId, Term, Verdict, Write, state_hash,
+    NodeId, Proposal, ReadAsk, ReadReply, ShardConfig, ShardId, Snapshot, SnapshotAsk, SnapshotId, Term, Verdict,
+    Write, state_hash,
 };
 
 const CLUSTER: ClusterId = ClusterId(1);
@@ -159,7 +160,7 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
         to: replica.machine.me().id,
         term: Term(number(input, replica.machine.term().0)?),
     };
-    let body = match u8::arbitrary(input)? % 17 {
+    let body = match u8::arbitrary(input)? % 18 {
         0 => Body::PreVote(ask(input, replica)?),
         1 => Body::PreVoteReply(answer(input, replica)?),
         2 => Body::Vote(ask(input, replica)?),
@@ -205,6 +206,7 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
             fenced: *input.choose(&[None, None, Some(Verdict::Minority), Some(Verdict::NoMajority)])?,
             stopped: bool::arbitrary(input)?,
             in_use: bool::arbitrary(input)?,
+            snapshot_bytes: u32::arbitrary(input)?,
             mark: number(input, replica.now)?,
             conflict: match bool::arbitrary(input)? {
                 false => None,
@@ -227,6 +229,10 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
         10 => {
             let id = snapshot_id(input, replica)?;
             Body::ChunkAck(ChunkAck { id, offset: u32::arbitrary(input)?, gap_end: u32::arbitrary(input)? })
+        }
+        16 => {
+            let to = member(u8::arbitrary(input)? % 5).id;
+            Body::SnapshotAsk(SnapshotAsk { to, least: LogIndex(number(input, replica.commit.0)?) })
         }
         11 => Body::Farewell,
         13 => Body::TimeoutNow,

@@ -37,6 +37,7 @@ struct Total {
     changes: u64,
     joint_changes: u64,
     snapshots: u64,
+    donations: u64,
     quiets: u64,
     faults: FaultCounts,
     misuses: Misuses,
@@ -57,6 +58,7 @@ impl Total {
         self.changes += report.changes;
         self.joint_changes += report.joint_changes;
         self.snapshots += report.snapshots;
+        self.donations += report.donations;
         self.quiets += report.quiets;
         self.faults.merge(&report.faults);
         self.misuses.iter_mut().zip(report.misuses).for_each(|(sum, more)| *sum += more);
@@ -200,8 +202,8 @@ fn print(total: &Total, wall: Option<Duration>) {
         total.operations, total.open, total.committed, total.elections
     );
     println!(
-        "{} configurations committed ({} joint), {} snapshots installed, {} times a group went quiet",
-        total.changes, total.joint_changes, total.snapshots, total.quiets
+        "{} configurations committed ({} joint), {} snapshots installed, {} times one was asked of a follower, {} times a group went quiet",
+        total.changes, total.joint_changes, total.snapshots, total.donations, total.quiets
     );
     let faults: Vec<_> =
         Fault::ALL.iter().map(|fault| format!("{} {}", fault.name(), total.faults.get(*fault))).collect();

@@ -66,7 +66,7 @@ pub use machine::{Accepted, Action, Input, MAX_TERM_JUMP, Machine, More, Outgoin
 pub use message::{
     Ack, Answer, AppendHead, AppendWriter, Ask, Body, ChunkAck, ChunkHead, Conflict, Entries, Envelope,
     FOREIGN_OVERHEAD_BYTES, FRAGMENT_OVERHEAD_BYTES, Fence, MESSAGE_OVERHEAD_BYTES, Message, PEER_VERSION, ReadAsk,
-    ReadReply, SnapshotId, Verdict, read_foreign, write_foreign, write_fragment,
+    ReadReply, SnapshotAsk, SnapshotId, Verdict, read_foreign, write_foreign, write_fragment,
 };
 pub use sabotage::{Fault, Sabotage};
 pub use settings::{Limits, ReadSettings, ShardConfig, Timing};

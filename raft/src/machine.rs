@@ -15,6 +15,7 @@ mod change;
 mod commit;
 mod damage;
 mod digest;
+mod donor;
 mod election;
 mod flush;
 mod follower;
@@ -48,6 +49,7 @@ use crate::trace;
 use ask::Asks;
 use change::{Goal, Joiner};
 use digest::Trail;
+use donor::Donation;
 use lease::Rounds;
 use membership::History;
 use read::Reads;
@@ -101,6 +103,7 @@ struct Settings {
     chunk_bytes: u32,
     contacts: Vec<SocketAddrV4>,
     heals: bool,
+    donors: bool,
     commit_notice_ns: u64,
     shard: ShardId,
     /// A lease's length; none where there are no leases.
@@ -195,6 +198,7 @@ pub struct Machine {
     /// What was committed anywhere before that time of this node's clock is at or before this index.
     fresh: Option<(Nanos, LogIndex)>,
     wanted: Wanted,
+    donation: Option<Donation>,
     handover: Option<Handover>,
     /// Somebody was told to stand for election in this leader's place: what a leader may assume without asking ends here.
     told_to_stand: bool,
@@ -225,6 +229,7 @@ impl Machine {
             chunk_bytes: u32::try_from(payload_bytes.saturating_sub(CHUNK_OVERHEAD_BYTES)).unwrap_or(u32::MAX),
             contacts: config.contacts.clone(),
             heals: config.heals,
+            donors: config.donors,
             commit_notice_ns: nanos_of(config.commit_notice),
             shard: config.shard,
             lease_ns: None,
@@ -294,6 +299,7 @@ impl Machine {
             rounds: Rounds::default(),
             fresh: None,
             wanted: Wanted::default(),
+            donation: None,
             handover: None,
             told_to_stand: false,
             stood_in: Term::ZERO,
@@ -358,7 +364,10 @@ impl Machine {
         match self.role {
             Role::Uninitialised | Role::Joining { .. } if self.settings.contacts.is_empty() => Nanos::FAR,
             Role::Uninitialised | Role::Joining { .. } => self.join_at,
-            Role::Follower => self.election_at.min(self.asks.ask_again_at()),
+            Role::Follower => {
+                let donation_at = self.donation.map_or(Nanos::FAR, |donation| donation.deadline());
+                self.election_at.min(self.asks.ask_again_at()).min(donation_at)
+            }
             Role::PreCandidate | Role::Candidate => self.election_at.min(self.ask_again_at),
             Role::Leader => {
                 let at = self.handover.map_or(self.heartbeat_at, |handover| self.heartbeat_at.min(handover.until));
@@ -370,6 +379,7 @@ impl Machine {
     }
 
     fn tick(&mut self, log: &mut Log) {
+        self.tick_donation();
         self.tidy_snapshots(log);
         match self.role {
             Role::Uninitialised | Role::Joining { .. } => self.tick_join(),
@@ -391,6 +401,7 @@ impl Machine {
             Body::Ack(ack) => self.on_ack(header, &ack, log),
             Body::Chunk(head, piece) => self.on_chunk(sender, header.term, &head, piece, log),
             Body::ChunkAck(ack) => self.on_chunk_ack(header, &ack, log),
+            Body::SnapshotAsk(ask) => self.on_snapshot_ask(header, &ask),
             Body::Farewell => self.on_farewell(header),
             Body::TimeoutNow => self.on_timeout_now(header, log),
             Body::ReadAsk(ask) => self.on_read_ask(header, ask),

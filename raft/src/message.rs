@@ -11,13 +11,13 @@ mod snapshot;
 pub use append::{AppendHead, AppendWriter, Entries, FRAGMENT_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES, write_fragment};
 pub use foreign::{FOREIGN_OVERHEAD_BYTES, read_foreign, write_foreign};
 pub(crate) use snapshot::{CHUNK_OVERHEAD_BYTES, write_chunk};
-pub use snapshot::{ChunkAck, ChunkHead, SnapshotId};
+pub use snapshot::{ChunkAck, ChunkHead, SnapshotAsk, SnapshotId};
 
 use crate::entry::EntryHeader;
 use crate::id::{ClusterId, LogIndex, Member, NodeId, ShardId, Term};
 
 /// Version of the peer protocol: the first byte of each message.
-pub const PEER_VERSION: u8 = 2;
+pub const PEER_VERSION: u8 = 3;
 
 /// What every datagram between peers begins with, Raft's messages and forwarded requests alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -60,10 +60,12 @@ pub enum Body<'a> {
     Fragment(AppendHead, EntryHeader, &'a [u8]),
     /// What a follower has, and what it heard.
     Ack(Ack),
-    /// A part of a snapshot.
+    /// A part of a snapshot, from the leader or from whom it has asked: it says nothing of who leads.
     Chunk(ChunkHead, &'a [u8]),
     /// Answer to [`Body::Chunk`].
     ChunkAck(ChunkAck),
+    /// The leader of this term wants the receiver to send its snapshot to another.
+    SnapshotAsk(SnapshotAsk),
     /// The leader of this term stops; it has stopped serving reads.
     Farewell,
     /// The leader of this term wants the receiver in its place: it is to stand for election now.
@@ -127,6 +129,8 @@ pub struct Ack {
     pub in_use: bool,
     /// Set when an append did not fit the log.
     pub conflict: Option<Conflict>,
+    /// Bytes held, without a gap, of a snapshot that is not yet whole.
+    pub snapshot_bytes: u32,
     /// The sender's own mark of the time, which only it can read; 0 where it has none.
     pub mark: u64,
 }

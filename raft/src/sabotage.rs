@@ -86,6 +86,8 @@ pub enum Fault {
     AnswerReleasesLater,
     /// A leader whose state is in the minority goes on leading.
     MinorityLeads,
+    /// Whoever sends a part of a snapshot is taken for the leader.
+    ChunkFromLeader,
 }
 
 /// The set of rules broken; always empty without the feature.

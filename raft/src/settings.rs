@@ -119,6 +119,8 @@ pub struct ShardConfig {
     pub contacts: Vec<SocketAddrV4>,
     /// Whether a leader replaces a silent voter by a new life of its seat that asks to be taken in.
     pub heals: bool,
+    /// Whether a leader has a follower send the snapshots that others need, where one is fit, and only else sends its own.
+    pub donors: bool,
     /// How long a leader with nothing else to send keeps the news of a commit to itself. The next entries usually carry it, and a
     /// follower that is not woken for it leaves the processor to others. Zero: it is told at once.
     pub commit_notice: Duration,
@@ -138,6 +140,7 @@ impl ShardConfig {
             seed,
             contacts: Vec::new(),
             heals: true,
+            donors: true,
             commit_notice: Duration::ZERO,
             sabotage: Sabotage::default(),
         }

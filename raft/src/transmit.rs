@@ -43,6 +43,7 @@ pub fn transmit<T: Transport>(
             return Sent { datagrams: u64::from(left), lost: u64::from(!left) };
         }
         Outgoing::ChunkAck(ack) => Body::ChunkAck(ack),
+        Outgoing::SnapshotAsk(ask) => Body::SnapshotAsk(ask),
         Outgoing::Fence(fence) => Body::Fence(fence),
         Outgoing::Join(member) => Body::Join(member),
         Outgoing::JoinReply(leader) => Body::JoinReply(leader),

@@ -31,6 +31,7 @@
 //! | 7 a minority leader hands over | `a_wrong_state_that_goes_on_leading` |
 //! | 7 a fenced replica does not stand | `a_wrong_state_that_stands` |
 //! | 8 a snapshot is one frozen point | `chunks_of_two_snapshots_mixed` |
+//! | 8 a follower that sends one is not taken for the leader | `a_donor_taken_for_the_leader` |
 //! | 11 a lost last append is resent early | `a_lost_append_that_waits_for_the_heartbeat` |
 //! | 11 the age of the leader's last quorum round | `an_age_from_the_arrival` |
 //!
@@ -293,6 +294,12 @@ fn a_wrong_state_that_goes_on_leading() {
 }
 
 #[test]
+fn a_donor_taken_for_the_leader() {
+    let history = rules::a_chunk_before_the_leader_is_heard;
+    assert_goes_wrong(Fault::ChunkFromLeader, history, "a donor is taken for the leader");
+}
+
+#[test]
 fn the_table_is_true() {
     let rows = harness::table::rows(include_str!("negative_controls.rs"));
     assert!(rows.len() > 20, "{} rows", rows.len());
@@ -341,6 +348,7 @@ fn nothing_broken_nothing_caught() {
     rules::committed_joint_configuration(none);
     rules::answer_to_an_earlier_question(none);
     rules::the_leaders_state_goes_wrong(none);
+    rules::a_chunk_before_the_leader_is_heard(none);
 }
 
 /// Some history of a log with the fault must lose what was acknowledged.

@@ -96,6 +96,8 @@ pub(super) struct SeedReport {
     pub joint_changes: u64,
     /// Snapshots that nodes took on.
     pub snapshots: u64,
+    /// How often a follower was asked to send a snapshot in its leader's place.
+    pub donations: u64,
     /// How often a group went quiet.
     pub quiets: u64,
     /// How often each fault struck.
@@ -259,6 +261,7 @@ fn run_broken(seed: u64, nodes: usize, artefacts: Option<&Path>, disks: bool, sa
         changes: sum(&cluster, Invariants::changes),
         joint_changes: sum(&cluster, Invariants::joint_changes),
         snapshots: sum(&cluster, Invariants::snapshots),
+        donations: sum(&cluster, Invariants::donations),
         quiets: sum(&cluster, Invariants::quiets),
         faults: *chaos.counts(),
         misuses,

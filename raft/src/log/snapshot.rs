@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::pieces::Pieces;
 use crate::config::Configuration;
-use crate::id::{LogIndex, Term};
+use crate::id::{LogIndex, NodeId, Term};
 use crate::message::{ChunkHead, SnapshotId};
 use crate::wire::{Reader, Writer};
 
@@ -89,8 +89,9 @@ struct Outbound {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Inbound {
     id: SnapshotId,
-    /// Term of the leader that sent the newest chunk.
-    leader_term: Term,
+    /// Who sent the newest chunk, and in which term.
+    sender: NodeId,
+    term: Term,
     state_bytes: u32,
     content: Pieces,
     hash: StateHash,
@@ -164,7 +165,7 @@ impl super::Log {
 
     /// Takes a chunk in. Another snapshot than the one under construction takes its place. `mixed` takes chunks of any
     /// snapshot of one index for chunks of the same.
-    pub(crate) fn add_chunk(&mut self, leader_term: Term, head: &ChunkHead, piece: &[u8], mixed: bool) {
+    pub(crate) fn add_chunk(&mut self, sender: NodeId, term: Term, head: &ChunkHead, piece: &[u8], mixed: bool) {
         let inbound = &mut self.snapshots.inbound;
         let same = |inbound: &Inbound| {
             (inbound.id == head.id || mixed && inbound.id.index == head.id.index)
@@ -174,7 +175,8 @@ impl super::Log {
             let content = Pieces::new(head.total_bytes);
             *inbound = Some(Inbound {
                 id: head.id,
-                leader_term,
+                sender,
+                term,
                 state_bytes: head.state_bytes,
                 content,
                 hash: StateHash::default(),
@@ -182,7 +184,7 @@ impl super::Log {
         }
         if let Some(inbound) = inbound {
             inbound.id = head.id;
-            inbound.leader_term = leader_term;
+            (inbound.sender, inbound.term) = (sender, term);
             inbound.content.add(head.offset, piece);
             let known = inbound.content.prefix();
             // In step with what arrives; at least one block, so that it never falls behind.
@@ -190,11 +192,19 @@ impl super::Log {
         }
     }
 
-    /// Whether the same leader has begun to send a newer snapshot than the one of `index`. What an earlier leader began does
-    /// not count: it may never be finished.
-    pub(crate) fn has_newer_inbound(&self, leader_term: Term, index: LogIndex) -> bool {
-        let inbound = self.snapshots.inbound.as_ref();
-        inbound.is_some_and(|inbound| inbound.leader_term >= leader_term && inbound.id.index > index)
+    /// Whether the snapshot under construction is to go on rather than to make place for `id`: the same sender has begun a newer one
+    /// in this term, or this term's leader sends its own. What was begun in an earlier term does not count: it may never be finished.
+    pub(crate) fn prefers_inbound(&self, sender: NodeId, leader: Option<NodeId>, term: Term, id: SnapshotId) -> bool {
+        let inbound = self.snapshots.inbound.as_ref().filter(|inbound| inbound.term >= term && inbound.id != id);
+        inbound.is_some_and(|inbound| match inbound.sender == sender {
+            true => inbound.id.index > id.index,
+            false => leader == Some(inbound.sender),
+        })
+    }
+
+    /// Bytes received without a gap of the snapshot under construction; 0 where there is none.
+    pub(crate) fn inbound_bytes(&self) -> u32 {
+        self.snapshots.inbound.as_ref().map_or(0, |inbound| inbound.content.offset())
     }
 
     /// Of the snapshot under construction, if it is `id`: the bytes received without a gap, and where the gap after them ends
@@ -298,7 +308,7 @@ mod tests {
             let all = chunks(&from, 999);
             for (head, piece) in all.iter().rev().chain(&all) {
                 if to.finish_inbound(false).is_none() {
-                    to.add_chunk(Term(4), head, piece, false);
+                    to.add_chunk(NodeId::new(1, 1), Term(4), head, piece, false);
                 }
                 if let Some(received) = to.finish_inbound(false) {
                     let received = received.expect("true to its hash");
@@ -322,18 +332,18 @@ mod tests {
         keep(&mut other, &snapshot(5000, 1), &config);
         let (ones, others) = (chunks(&one, 1000), chunks(&other, 1000));
         for (head, piece) in ones.iter().take(4) {
-            to.add_chunk(Term(4), head, piece, false);
+            to.add_chunk(NodeId::new(1, 1), Term(4), head, piece, false);
         }
         assert_eq!(to.inbound_progress(ones[0].0.id), (4000, 0));
         for (head, piece) in others.iter().skip(4) {
-            to.add_chunk(Term(4), head, piece, false);
+            to.add_chunk(NodeId::new(1, 1), Term(4), head, piece, false);
         }
         assert_eq!(to.finish_inbound(false), None);
         assert_eq!((to.inbound_progress(others[0].0.id).0, to.inbound_progress(ones[0].0.id)), (0, (0, 0)));
         // Were they mixed, the hash would tell.
         let mut to = Log::default();
         for (head, piece) in ones.iter().take(4).chain(others.iter().skip(4)) {
-            to.add_chunk(Term(4), head, piece, true);
+            to.add_chunk(NodeId::new(1, 1), Term(4), head, piece, true);
         }
         assert_eq!(to.finish_inbound(false), Some(None));
     }

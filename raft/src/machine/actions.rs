@@ -7,7 +7,9 @@ use crate::entry::Proposal;
 use crate::error::{DropReason, Error};
 use crate::id::{ClusterId, LogIndex, Member, NodeId, Term};
 use crate::log::Snapshot;
-use crate::message::{Ack, Answer, AppendHead, Ask, ChunkAck, ChunkHead, Fence, Message, ReadAsk, ReadReply};
+use crate::message::{
+    Ack, Answer, AppendHead, Ask, ChunkAck, ChunkHead, Fence, Message, ReadAsk, ReadReply, SnapshotAsk,
+};
 use crate::storage::Write;
 
 /// What a node is at the moment.
@@ -118,7 +120,7 @@ pub enum Action {
     Trim(LogIndex),
     /// This peer needs the log from this entry on, which is no longer held: it stays out until it has a snapshot.
     OutOfReach(NodeId, LogIndex),
-    /// A peer needs a snapshot: have the apply task offer one, see [`Input::Offer`].
+    /// A peer needs a snapshot of this node: have the apply task offer one, see [`Input::Offer`].
     SnapshotWanted,
     /// The log begins anew after a snapshot, see [`Log::take_received`](crate::Log::take_received): what is stored is void,
     /// and the state with it.
@@ -154,6 +156,8 @@ pub enum Outgoing {
     Chunk(ChunkHead, u32),
     /// See [`crate::Body::ChunkAck`].
     ChunkAck(ChunkAck),
+    /// See [`crate::Body::SnapshotAsk`].
+    SnapshotAsk(SnapshotAsk),
     /// See [`crate::Body::ReadAsk`].
     ReadAsk(ReadAsk),
     /// See [`crate::Body::ReadReply`].

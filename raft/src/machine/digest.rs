@@ -77,6 +77,13 @@ pub(super) struct Compared {
     fence_due: Option<Verdict>,
 }
 
+impl Compared {
+    /// Whether the peer's state is known to be another than this node's.
+    pub(super) fn differs(&self) -> bool {
+        self.differs.is_some()
+    }
+}
+
 impl Machine {
     /// Where this node's state was found to differ from a majority's, or from so many that no majority is left. It then
     /// neither leads nor reads nor hands its state out; it goes on voting and acknowledging.

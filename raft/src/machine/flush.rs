@@ -45,6 +45,7 @@ impl Machine {
                 Role::Follower if !persisting => self.flush_ack(log, out),
                 _ => {}
             }
+            self.flush_donation(log, out);
         } else if self.role == Role::PreCandidate {
             self.flush_questions(log, out);
         }

@@ -205,6 +205,7 @@ impl Machine {
             stopped: self.stopped,
             in_use: self.is_in_use(),
             conflict,
+            snapshot_bytes: log.inbound_bytes(),
             mark: self.mark(),
         }
     }

@@ -57,6 +57,7 @@ impl Peer {
     pub(super) fn fall_out(&mut self, now: Nanos, first_pause_ns: u64) {
         self.state = PeerState::OutOfReach;
         self.transfer = None;
+        self.donor = None;
         let soon = self.given_at.is_some_and(|given| now.since(given) < PAUSE_NS_MAX);
         self.falls = if soon { (self.falls + 1).min(32) } else { 0 };
         let pause_ns = match self.falls {

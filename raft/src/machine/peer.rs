@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::ask::Asked;
 use super::digest::Compared;
+use super::donor::Donor;
 use super::snapshot::Transfer;
 use crate::id::{LogIndex, Member, Nanos, NodeId};
 use crate::message::Verdict;
@@ -78,7 +79,10 @@ pub struct Peer {
     pub(super) round_sent: u64,
     pub(super) resend_at: Nanos,
     resends: u32,
+    /// This leader's snapshot on its way, or who sends another in its place; and that this has not helped.
     pub(super) transfer: Option<Transfer>,
+    pub(super) donor: Option<Donor>,
+    pub(super) donor_failed: bool,
     /// When the newest round was opened that it has echoed; earlier where that is not known exactly.
     pub(super) echoed_from: Nanos,
     /// A mark of its clock, and when that arrived.
@@ -126,6 +130,8 @@ impl Peer {
             resend_at: Nanos::FAR,
             resends: 0,
             transfer: None,
+            donor: None,
+            donor_failed: false,
             echoed_from: Nanos::ZERO,
             mark: 0,
             mark_at: Nanos::ZERO,
@@ -165,12 +171,14 @@ impl Peer {
 
     /// Bytes of a snapshot that it has, while it is being sent one.
     pub fn snapshot_bytes(&self) -> Option<u32> {
-        self.transfer.map(|transfer| transfer.acked_bytes())
+        let donated = self.donor.map(|donor| donor.seen_bytes());
+        self.transfer.map(|transfer| transfer.acked_bytes()).or(donated)
     }
 
     /// When something sent to it is overdue.
     pub(super) fn deadline(&self) -> Nanos {
-        self.transfer.map_or(self.resend_at, |transfer| self.resend_at.min(transfer.deadline()))
+        let at = self.transfer.map_or(self.resend_at, |transfer| self.resend_at.min(transfer.deadline()));
+        self.donor.map_or(at, |donor| at.min(donor.deadline()))
     }
 
     pub(super) fn sent(&mut self, last: LogIndex, bytes: u64) {

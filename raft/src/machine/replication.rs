@@ -40,6 +40,7 @@ impl Machine {
         self.peers.iter_mut().filter(|peer| now >= peer.resend_at).for_each(Peer::resend);
         let transfers = self.peers.iter_mut().filter_map(|peer| peer.transfer.as_mut());
         transfers.filter(|transfer| now >= transfer.deadline()).for_each(Transfer::resend);
+        self.watch_donors();
         self.drive(log);
     }
 
@@ -69,6 +70,7 @@ impl Machine {
         }
         let (now, heartbeat_ns) = (self.now, self.settings.heartbeat_ns);
         let opened = self.lease_runs_from(ack.round);
+        let (donor_patience_ns, pause_ns) = (self.patience_with_silence_ns(), self.settings.election_max_ns);
         let peer = self.peer_mut(header.from).ok_or(DropReason::NotMember)?;
         // A later answer lacks what an earlier one had: the peer has lost it to its disk, and says so. It is counted, and sent, anew.
         if ack.conflict.is_some() && ack.round > peer.echo && ack.verified < peer.matched {
@@ -95,6 +97,7 @@ impl Machine {
         }
         peer.echoed_from = peer.echoed_from.max(opened);
         peer.arrived(peer.verified);
+        peer.watch_progress(ack, log.base(), now, donor_patience_ns, pause_ns);
         match ack.conflict {
             Some(conflict) => peer.on_conflict(conflict, log),
             None if peer.state == PeerState::Probe && peer.verified >= peer.next.prev() => {
@@ -102,7 +105,9 @@ impl Machine {
                 peer.probe_due = false;
             }
             None if peer.is_out() && peer.verified >= log.base() => {
-                peer.transfer = None;
+                if peer.transfer.is_some() {
+                    peer.given(now);
+                }
                 peer.probe_from(peer.verified.next());
             }
             None => {}

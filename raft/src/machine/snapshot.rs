@@ -1,11 +1,12 @@
 //! Snapshots: how a peer returns that needs entries the log no longer holds.
 //!
-//! On demand: the leader asks for one when such a peer answers, the apply task gives one out, and chunks of it travel within a
-//! window of their own until the peer has it whole; the rest follows as ordinary appends. Heartbeats go on meanwhile. A
-//! transfer keeps the log from forgetting the rest only while there is room: if the log is pressed and moves on, another
-//! snapshot is asked for. What a receiver holds of a snapshot stays good across leaders that send the same bytes.
+//! On demand: when such a peer answers, its leader has a follower send one (`donor.rs`), or asks its own apply task, which gives one
+//! out. Chunks of it travel within a window of their own until the peer has it whole; the rest follows as ordinary appends. Heartbeats go
+//! on meanwhile. A transfer keeps the log from forgetting the rest only while there is room: if the log is pressed and moves on,
+//! another snapshot is asked for. What a receiver holds of a snapshot stays good across senders of the same bytes.
 
-use super::{Action, Machine, Outgoing, Peer, PeerState, ReplyKind, Role};
+use super::donor::Donation;
+use super::{Action, Machine, Outgoing, PeerState, ReplyKind, Role};
 use crate::error::{DropReason, Error};
 use crate::id::{LogIndex, Member, Nanos, Term};
 use crate::log::{Log, ReceivedSnapshot, Snapshot};
@@ -37,8 +38,12 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    fn new(id: SnapshotId) -> Self {
+    pub(super) fn new(id: SnapshotId) -> Self {
         Transfer { id, acked: 0, sent: 0, started: false, gap: None, filled: None, resend_at: Nanos::FAR, resends: 0 }
+    }
+
+    pub(super) fn id(&self) -> SnapshotId {
+        self.id
     }
 
     pub(super) fn acked_bytes(&self) -> u32 {
@@ -56,6 +61,40 @@ impl Transfer {
         self.filled = None;
         self.resends = (self.resends + 1).min(16);
         self.resend_at = Nanos::FAR;
+    }
+
+    /// Sends what gap and window allow of the `kept` snapshot; `patience_ns` says how long an answer may take after so many resends.
+    #[expect(clippy::too_many_arguments, reason = "where to, what, and when")]
+    pub(super) fn flush(
+        &mut self,
+        to: Member,
+        term: Term,
+        kept: (SnapshotId, u32, u32),
+        chunk_bytes: u32,
+        now: Nanos,
+        patience_ns: impl Fn(u32) -> u64,
+        out: &mut Vec<Action>,
+    ) {
+        let (id, state_bytes, total_bytes) = kept;
+        let mut send = |from: u32, end: u32| {
+            for offset in (from..end.min(total_bytes)).step_by(chunk_bytes as usize) {
+                let head = ChunkHead { id, state_bytes, total_bytes, offset };
+                let count = chunk_bytes.min(total_bytes - offset);
+                out.push(Action::Send(to, term, Outgoing::Chunk(head, count)));
+            }
+        };
+        let window = if self.started { WINDOW_CHUNKS } else { 1 };
+        if let Some((from, end)) = self.gap.take() {
+            send(from, end.min(from.saturating_add(WINDOW_CHUNKS * chunk_bytes)));
+        }
+        let end = self.acked.saturating_add(window * chunk_bytes).min(total_bytes);
+        if self.sent < end {
+            send(self.sent, end);
+            self.sent = end;
+        }
+        if self.resend_at == Nanos::FAR {
+            self.resend_at = now.after(patience_ns(self.resends));
+        }
     }
 
     fn answered(&mut self, ack: &ChunkAck) -> bool {
@@ -94,14 +133,15 @@ pub(super) struct Wanted {
 }
 
 impl Machine {
-    /// While this leader has a peer that needs a snapshot and there is none: the least index that it must reach.
+    /// While a peer needs a snapshot of this node and there is none: the least index that it must reach.
     pub fn snapshot_wanted(&self, log: &Log) -> Option<LogIndex> {
-        self.wanted.since.map(|_| log.base().max(LogIndex(1)))
+        let least = if self.role == Role::Leader { log.base() } else { self.least_donated() };
+        self.wanted.since.map(|_| least.max(LogIndex(1)))
     }
 
     /// The apply task gives a snapshot out. `state_hash` is [`crate::state_hash`] of its bytes.
     pub(super) fn offer(&mut self, snapshot: &Snapshot, state_hash: u64, log: &mut Log) -> Result<(), Error> {
-        if self.role != Role::Leader {
+        if self.role != Role::Leader && self.donates_to().is_none() {
             return Err(self.not_leader());
         }
         if self.wanted.since.take().is_none() {
@@ -116,7 +156,9 @@ impl Machine {
             return Err(Error::TooLarge { body_bytes, limit_bytes });
         }
         (self.wanted.outgrown, self.wanted.state_bytes) = (0, 0);
-        let Some(own) = self.own_snapshot(snapshot, log) else { return Err(Error::SnapshotUnusable) };
+        let least = if self.role == Role::Leader { LogIndex::ZERO } else { self.least_donated() };
+        let own = self.own_snapshot(snapshot, log).filter(|own| own.index >= least);
+        let Some(own) = own else { return Err(Error::SnapshotUnusable) };
         let kept = log.keep_snapshot(snapshot, own.term, state_hash, own.digest, &own.configuration);
         kept.map(|_| ()).ok_or(Error::SnapshotUnusable)
     }
@@ -156,10 +198,8 @@ impl Machine {
         let transfer = self.peers.iter().any(|peer| peer.state == PeerState::Snapshot);
         let kept = log.kept_snapshot().filter(|_| transfer).map(|(id, ..)| id.index);
         let wanted = self.wanted.since.filter(|(_, until)| self.now < *until).map(|(applied, _)| applied);
-        match (kept, wanted) {
-            (Some(kept), Some(wanted)) => Some(kept.min(wanted)),
-            (kept, wanted) => kept.or(wanted),
-        }
+        let donated = self.peers.iter().filter_map(|peer| peer.donor.map(|donor| donor.applied())).min();
+        kept.into_iter().chain(wanted).chain(donated).min()
     }
 
     /// Leading: who needs a snapshot begins with the one there is, or one is asked for.
@@ -168,7 +208,8 @@ impl Machine {
         let (now, pause_ns) = (self.now, self.settings.election_max_ns);
         let patience = 2 * pause_ns;
         let mut wanting = false;
-        for peer in &mut self.peers {
+        for at in 0..self.peers.len() {
+            let peer = &mut self.peers[at];
             let other = peer.transfer.is_some_and(|transfer| Some(transfer.id) != usable);
             if peer.state == PeerState::Snapshot && other {
                 peer.fall_out(now, pause_ns);
@@ -177,66 +218,64 @@ impl Machine {
             let uses = peer.fenced.is_none() && !peer.stopped;
             let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience) && uses;
             if peer.state == PeerState::OutOfReach && answers && peer.may_have_snapshot(now) {
-                match usable {
-                    Some(id) => {
-                        peer.state = PeerState::Snapshot;
-                        peer.transfer = Some(Transfer::new(id));
-                    }
-                    None => wanting = true,
+                // One that is there already costs this leader nothing more.
+                let donor = if usable.is_none() { self.donor_for(&self.peers[at], log) } else { None };
+                let peer = &mut self.peers[at];
+                (peer.transfer, peer.donor) = (usable.map(Transfer::new), donor);
+                if peer.transfer.is_some() || peer.donor.is_some() {
+                    peer.state = PeerState::Snapshot;
+                } else {
+                    wanting = true;
                 }
             }
         }
-        if !wanting {
-            self.wanted.since = None;
-        } else if self.wanted.since.is_none() && now >= self.wanted.not_before {
-            let wait_ns = self.patience_with_silence_ns();
-            self.wanted.since = Some((self.applied, now.after(wait_ns)));
-            self.wanted.told = false;
-        }
+        self.want_snapshot(wanting);
     }
 
     /// Drops what nobody is being sent; for every tick.
     pub(super) fn tidy_snapshots(&mut self, log: &mut Log) {
-        if self.role != Role::Leader {
+        if self.role != Role::Leader && self.donation.is_none() {
             self.wanted = Wanted::default();
         }
-        let used = self.role == Role::Leader && self.peers.iter().any(|peer| peer.transfer.is_some());
+        let used = match self.role {
+            Role::Leader => self.peers.iter().any(|peer| peer.transfer.is_some()),
+            _ => self.donation.is_some(),
+        };
         // One that was just offered is about to be used.
         if !used && self.now >= self.wanted.not_before {
             log.drop_kept_snapshot();
         }
     }
 
-    /// What the transfers allow to be sent now. After everything else of the flush: entries and heartbeats come first.
-    pub(super) fn flush_transfers(&mut self, log: &Log, out: &mut Vec<Action>) {
+    /// Has the apply task asked for a snapshot, where that is of `use`; while one was refused of late, later.
+    pub(super) fn want_snapshot(&mut self, of_use: bool) {
+        if !of_use {
+            self.wanted.since = None;
+        } else if self.wanted.since.is_none() && self.now >= self.wanted.not_before {
+            let wait_ns = self.patience_with_silence_ns();
+            self.wanted.since = Some((self.applied, self.now.after(wait_ns)));
+            self.wanted.told = false;
+        }
+    }
+
+    /// Tells the apply task that a snapshot is wanted, once.
+    pub(super) fn flush_wanted(&mut self, out: &mut Vec<Action>) {
         if self.wanted.since.is_some() && !std::mem::replace(&mut self.wanted.told, true) {
             out.push(Action::SnapshotWanted);
         }
-        let Some((id, state_bytes, total_bytes)) = log.kept_snapshot() else { return };
-        let (chunk, term) = (self.settings.chunk_bytes.max(1), self.hard.term);
+    }
+
+    /// What the transfers allow to be sent now. After everything else of the flush: entries and heartbeats come first.
+    pub(super) fn flush_transfers(&mut self, log: &Log, out: &mut Vec<Action>) {
+        self.flush_wanted(out);
+        self.flush_donors(log, out);
+        let Some(kept) = log.kept_snapshot() else { return };
+        let (chunk_bytes, term) = (self.settings.chunk_bytes.max(1), self.hard.term);
         let (now, heartbeat_ns) = (self.now, self.settings.heartbeat_ns);
         for peer in &mut self.peers {
-            let (member, patience_ns) = (peer.member, |peer: &Peer, resends| peer.patience_of(resends, heartbeat_ns));
-            let Some(mut transfer) = peer.transfer.filter(|transfer| transfer.id == id) else { continue };
-            let mut send = |from: u32, to: u32| {
-                for offset in (from..to.min(total_bytes)).step_by(chunk as usize) {
-                    let head = ChunkHead { id, state_bytes, total_bytes, offset };
-                    let count = chunk.min(total_bytes - offset);
-                    out.push(Action::Send(member, term, Outgoing::Chunk(head, count)));
-                }
-            };
-            let window = if transfer.started { WINDOW_CHUNKS } else { 1 };
-            if let Some((from, to)) = transfer.gap.take() {
-                send(from, to.min(from.saturating_add(WINDOW_CHUNKS * chunk)));
-            }
-            let end = transfer.acked.saturating_add(window * chunk).min(total_bytes);
-            if transfer.sent < end {
-                send(transfer.sent, end);
-                transfer.sent = end;
-            }
-            if transfer.resend_at == Nanos::FAR {
-                transfer.resend_at = now.after(patience_ns(peer, transfer.resends));
-            }
+            let Some(mut transfer) = peer.transfer.filter(|transfer| transfer.id == kept.0) else { continue };
+            let patience_ns = |resends| peer.patience_of(resends, heartbeat_ns);
+            transfer.flush(peer.member, term, kept, chunk_bytes, now, patience_ns, out);
             peer.transfer = Some(transfer);
         }
     }
@@ -249,27 +288,32 @@ impl Machine {
         if header.term < self.hard.term {
             return Err(DropReason::StaleTerm);
         }
-        if self.role != Role::Leader {
-            return Err(DropReason::Unexpected);
-        }
         let now = self.now;
-        let peer = self.peer_mut(header.from).ok_or(DropReason::NotMember)?;
-        peer.heard = Some(now);
+        let transfer = match self.role {
+            Role::Leader => {
+                let peer = self.peer_mut(header.from).ok_or(DropReason::NotMember)?;
+                peer.heard = Some(now);
+                peer.transfer.as_mut()
+            }
+            _ => self.donation.as_mut().filter(|donation| donation.to() == header.from).and_then(Donation::transfer),
+        };
         let kept = log.kept_snapshot().filter(|(id, ..)| *id == ack.id);
-        let (Some(transfer), Some((id, _, total_bytes))) = (&mut peer.transfer, kept) else {
+        let (Some(transfer), Some((id, _, total_bytes))) = (transfer, kept) else {
             return Err(DropReason::Unexpected);
         };
         if transfer.id != id || ack.offset > total_bytes {
             return Err(DropReason::Unexpected);
         }
-        if ack.offset == total_bytes {
+        if ack.offset < total_bytes {
+            transfer.answered(ack);
+        } else if self.role != Role::Leader {
+            // The leader hears it too.
+            self.donation = None;
+        } else if let Some(peer) = self.peer_mut(header.from) {
             // Its log reaches as far. If not, the probe is refused and says from where.
-            peer.transfer = None;
-            peer.given_at = Some(now);
+            peer.given(now);
             peer.probe_from(id.index.next());
-            return Ok(());
         }
-        transfer.answered(ack);
         Ok(())
     }
 
@@ -281,7 +325,20 @@ impl Machine {
         piece: &[u8],
         log: &mut Log,
     ) -> Result<(), DropReason> {
-        self.hear(from, term, false)?;
+        if self.sabotaged(Fault::ChunkFromLeader) {
+            self.hear(from, term, false)?;
+        }
+        if term < self.hard.term {
+            self.owe(from, ReplyKind::NewerTerm)?;
+            return Err(DropReason::StaleTerm);
+        }
+        // Somebody leads this term, whoever sends this.
+        if term > self.hard.term || matches!(self.role, Role::PreCandidate | Role::Candidate) {
+            self.adopt_term(term);
+        }
+        if self.role == Role::Leader {
+            return Err(DropReason::Contradiction);
+        }
         let id = head.id;
         if id.index > self.commit {
             if self.fenced.is_some() || self.stopped {
@@ -290,13 +347,13 @@ impl Machine {
             if head.total_bytes > self.settings.limits.snapshot_bytes.saturating_add(TRAILER_BYTES) {
                 return Err(DropReason::TooLarge);
             }
-            if log.has_newer_inbound(term, id.index) {
+            if log.prefers_inbound(from.id, self.leader, term, id) {
                 return Err(DropReason::Unexpected);
             }
             // What is further ahead than any sender goes takes no memory; the answer says where to go on.
             let window = WINDOW_CHUNKS.saturating_mul(self.settings.chunk_bytes.max(piece.len() as u32));
             if head.offset <= log.inbound_progress(id).0.saturating_add(window) {
-                log.add_chunk(term, head, piece, self.sabotaged(Fault::MixSnapshots));
+                log.add_chunk(from.id, term, head, piece, self.sabotaged(Fault::MixSnapshots));
             }
             match log.finish_inbound(self.sabotaged(Fault::MixSnapshots)) {
                 Some(Some(received)) => self.install(received, log)?,
@@ -308,8 +365,8 @@ impl Machine {
         self.owe(from, ReplyKind::Chunk(ChunkAck { id, offset, gap_end }))
     }
 
-    /// A whole snapshot of this term's leader. Where the log holds its last entry, nothing more is needed than to know that it
-    /// is committed; else the log begins anew.
+    /// A whole snapshot, of what is committed: this term's leader has it all. Where the log holds its last entry, nothing more is needed
+    /// than to know that it is committed; else the log begins anew.
     fn install(&mut self, snapshot: ReceivedSnapshot, log: &mut Log) -> Result<(), DropReason> {
         let (index, term) = (snapshot.index, snapshot.term);
         if term > self.hard.term || snapshot.configuration.voters.is_empty() {

@@ -4,7 +4,7 @@ use super::append::{AppendWriter, write_fragment_bytes};
 use super::snapshot::write_chunk_bytes;
 use super::{
     Ack, Answer, AppendHead, Ask, Body, ChunkAck, ChunkHead, Conflict, Entries, Envelope, Fence, Message, PEER_VERSION,
-    ReadAsk, ReadReply, SnapshotId, Verdict,
+    ReadAsk, ReadReply, SnapshotAsk, SnapshotId, Verdict,
 };
 use crate::config::{read_member, write_member};
 use crate::entry::EntryHeader;
@@ -30,6 +30,7 @@ const KIND_CHUNK_ACK: u8 = 13;
 const KIND_TIMEOUT_NOW: u8 = 14;
 const KIND_READ_ASK: u8 = 15;
 const KIND_READ_REPLY: u8 = 16;
+const KIND_SNAPSHOT_ASK: u8 = 17;
 
 /// `rejected` of an acknowledgement that refuses nothing.
 const NO_CONFLICT: u64 = u64::MAX;
@@ -106,6 +107,7 @@ impl<'a> Message<'a> {
             Body::VoteReply(_) => KIND_VOTE_REPLY,
             Body::Ack(_) => KIND_ACK,
             Body::ChunkAck(_) => KIND_CHUNK_ACK,
+            Body::SnapshotAsk(_) => KIND_SNAPSHOT_ASK,
             Body::Farewell => KIND_FAREWELL,
             Body::TimeoutNow => KIND_TIMEOUT_NOW,
             Body::ReadAsk(_) => KIND_READ_ASK,
@@ -131,6 +133,11 @@ impl<'a> Message<'a> {
                 ack.id.write(&mut w);
                 w.u32(ack.offset);
                 w.u32(ack.gap_end);
+            }
+            Body::SnapshotAsk(ask) => {
+                w.u8(ask.to.slot.0);
+                w.u64(ask.to.incarnation.0);
+                w.u64(ask.least.0);
             }
             Body::ReadAsk(ask) => write_read_ask(ask, &mut w),
             Body::ReadReply(reply) => {
@@ -174,6 +181,10 @@ impl<'a> Body<'a> {
             }
             KIND_CHUNK_ACK => {
                 Body::ChunkAck(ChunkAck { id: SnapshotId::read(r)?, offset: r.u32()?, gap_end: r.u32()? })
+            }
+            KIND_SNAPSHOT_ASK => {
+                let (slot, incarnation) = (Slot(r.u8()?), Incarnation(r.u64()?));
+                Body::SnapshotAsk(SnapshotAsk { to: NodeId { slot, incarnation }, least: LogIndex(r.u64()?) })
             }
             KIND_ACK => Body::Ack(read_ack(r)?),
             KIND_FAREWELL => Body::Farewell,
@@ -245,6 +256,7 @@ fn write_ack(ack: &Ack, w: &mut Writer<'_>) {
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint_term.0));
     w.u64(ack.mark);
+    w.u32(ack.snapshot_bytes);
 }
 
 fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
@@ -260,6 +272,7 @@ fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
         stopped: false,
         in_use: false,
         conflict: None,
+        snapshot_bytes: 0,
         mark: 0,
     };
     let flags = r.u32()?;
@@ -271,6 +284,7 @@ fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
         ack.conflict = Some(Conflict { rejected: LogIndex(rejected), hint, hint_term });
     }
     ack.mark = r.u64()?;
+    ack.snapshot_bytes = r.u32()?;
     Some(ack)
 }
 
@@ -334,8 +348,8 @@ mod tests {
         });
         let verdict = proptest::sample::select(vec![None, Some(Verdict::NoMajority), Some(Verdict::Minority)]);
         let flags = (verdict.clone(), any::<[bool; 2]>());
-        let ack = (any::<[u64; 7]>(), any::<u32>(), flags, proptest::option::of(conflict)).prop_map(
-            |(n, offset, (fenced, [stopped, in_use]), conflict)| {
+        let ack = (any::<[u64; 7]>(), any::<[u32; 2]>(), flags, proptest::option::of(conflict)).prop_map(
+            |(n, [offset, snapshot_bytes], (fenced, [stopped, in_use]), conflict)| {
                 let [matched, verified, round, credit_bytes, applied, digest, mark] = n;
                 let [matched, verified, applied] = [matched, verified, applied].map(LogIndex);
                 Ack {
@@ -350,6 +364,7 @@ mod tests {
                     stopped,
                     in_use,
                     conflict,
+                    snapshot_bytes,
                     mark,
                 }
             },
@@ -362,6 +377,8 @@ mod tests {
             ack.prop_map(Body::Ack),
             Just(Body::Farewell),
             Just(Body::TimeoutNow),
+            (node(), any::<u64>())
+                .prop_map(|(to, least)| Body::SnapshotAsk(SnapshotAsk { to, least: LogIndex(least) })),
             any::<[u64; 2]>().prop_map(|[boot, number]| Body::ReadAsk(ReadAsk { boot, number })),
             any::<[u64; 3]>().prop_map(|[boot, number, index]| Body::ReadReply(ReadReply {
                 ask: ReadAsk { boot, number },

@@ -2,7 +2,7 @@
 
 use super::Envelope;
 use super::codec::{CRC_BYTES, HEADER_BYTES, KIND_CHUNK, seal, write_header};
-use crate::id::{LogIndex, Term};
+use crate::id::{LogIndex, NodeId, Term};
 use crate::log::Log;
 use crate::wire::{Reader, Writer};
 
@@ -75,6 +75,15 @@ pub struct ChunkAck {
     pub offset: u32,
     /// Where the gap after them ends, 0 where nothing comes after it.
     pub gap_end: u32,
+}
+
+/// A leader's wish: who is to be sent the receiver's snapshot, and from where on the leader has what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct SnapshotAsk {
+    /// Who needs it.
+    pub to: NodeId,
+    /// The least index that it must reach.
+    pub least: LogIndex,
 }
 
 /// Writes `count` bytes of the snapshot that `log` keeps for sending. Returns the message's length, 0 where it does not keep

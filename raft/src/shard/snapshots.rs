@@ -1,4 +1,4 @@
-//! Snapshots between the shard and the task that applies: asked for on the leader, handed over on a peer that returns.
+//! Snapshots between the shard and the task that applies: asked for where one is to be sent or saved, handed over on a peer that returns.
 
 use std::future::poll_fn;
 
@@ -15,8 +15,8 @@ use crate::transport::Transport;
 const HASH_BLOCKS: usize = 16;
 
 impl<T: Transport, S: Storage> Shard<T, S> {
-    /// Waits until a snapshot is needed: this node leads and a peer needs entries that the log no longer holds, or this node's own
-    /// storage is to forget some of its log. Returns the least index that a snapshot must reach; what the apply task has applied
+    /// Waits until a snapshot is needed: a peer needs entries that the log no longer holds, and this node leads or its leader has asked it
+    /// to send one, or this node's own storage is to forget some of its log. Returns the least index that a snapshot must reach; what the apply task has applied
     /// always does. Answer with [`Shard::offer_snapshot`], then wait
     /// again; an unanswered want stands, and costs nothing but that the peer stays out.
     pub async fn snapshot_wanted(&self) -> LogIndex {
@@ -33,7 +33,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
     /// until no peer needs them and the storage has them. After a refusal nothing is wanted for an election timeout.
     ///
     /// # Errors
-    /// This node does not lead, the state is larger than [`crate::Limits::snapshot_bytes`], or nobody needs it any more.
+    /// This node neither leads nor was asked by its leader, the state is larger than [`crate::Limits::snapshot_bytes`], or nobody needs it any more.
     pub async fn offer_snapshot(&self, snapshot: Snapshot) -> Result<(), SnapshotError> {
         let mut hash = StateHash::default();
         while !hash.advance(&snapshot.bytes, HASH_BLOCKS) {

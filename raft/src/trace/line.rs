@@ -6,7 +6,7 @@ use crate::config::Configuration;
 use crate::id::{LogIndex, Member, NodeId, Term};
 use crate::log::Log;
 use crate::machine::{Accepted, Machine, Outgoing, Refused, Role};
-use crate::message::{Ack, Answer, AppendHead, Ask, Body, ChunkAck, ChunkHead, Message};
+use crate::message::{Ack, Answer, AppendHead, Ask, Body, ChunkAck, ChunkHead, Message, SnapshotAsk};
 use crate::storage;
 
 /// What a line shows of a replica, to see whether it has changed.
@@ -203,6 +203,7 @@ impl Line {
                 Body::Ack(ack) => line.ack(ack),
                 Body::Chunk(head, piece) => line.chunk(head, piece.len() as u64),
                 Body::ChunkAck(ack) => line.chunk_ack(ack),
+                Body::SnapshotAsk(ask) => line.snapshot_ask(ask),
                 Body::ReadAsk(ask) => line.number("number", ask.number),
                 Body::ReadReply(reply) => {
                     line.number("number", reply.ask.number);
@@ -229,6 +230,7 @@ impl Line {
                 Outgoing::Ack(ack) => line.ack(ack),
                 Outgoing::Chunk(head, count) => line.chunk(head, u64::from(*count)),
                 Outgoing::ChunkAck(ack) => line.chunk_ack(ack),
+                Outgoing::SnapshotAsk(ask) => line.snapshot_ask(ask),
                 Outgoing::ReadAsk(ask) => line.number("number", ask.number),
                 Outgoing::ReadReply(reply) => {
                     line.number("number", reply.ask.number);
@@ -287,6 +289,11 @@ impl Line {
         self.number("index", ack.id.index.0);
         self.number("offset", ack.offset.into());
     }
+
+    fn snapshot_ask(&mut self, ask: &SnapshotAsk) {
+        self.name("for", ask.to);
+        self.number("least", ask.least.0);
+    }
 }
 
 /// A fragment is a part of an append.
@@ -301,6 +308,7 @@ fn type_of(body: &Body<'_>) -> &'static str {
         Body::Ack(_) => "ack",
         Body::Chunk(..) => "chunk",
         Body::ChunkAck(_) => "chunk_ack",
+        Body::SnapshotAsk(_) => "snapshot_ask",
         Body::Farewell => "farewell",
         Body::TimeoutNow => "timeout_now",
         Body::ReadAsk(_) => "read_ask",
@@ -321,6 +329,7 @@ fn type_sent(outgoing: &Outgoing) -> &'static str {
         Outgoing::Ack(_) => "ack",
         Outgoing::Chunk(..) => "chunk",
         Outgoing::ChunkAck(_) => "chunk_ack",
+        Outgoing::SnapshotAsk(_) => "snapshot_ask",
         Outgoing::Farewell => "farewell",
         Outgoing::TimeoutNow => "timeout_now",
         Outgoing::ReadAsk(_) => "read_ask",

@@ -3,8 +3,8 @@
 
 use super::{Cluster, LATENCY_NS, MS, member, reads};
 use trimaran_raft::{
-    AppendHead, Ask, Body, ClusterId, DropReason, Entries, EntryKind, Envelope, Error, Input, LogIndex, Message,
-    Proposal, Refused, Sabotage, ShardConfig,
+    AppendHead, Ask, Body, ChunkHead, ClusterId, DropReason, Entries, EntryKind, Envelope, Error, Input, LogIndex,
+    Message, Proposal, Refused, Sabotage, ShardConfig, SnapshotId,
 };
 
 fn of(nodes: &[usize]) -> Vec<(usize, u64)> {
@@ -268,4 +268,22 @@ pub(crate) fn the_leaders_state_goes_wrong(sabotage: Sabotage) {
     assert_eq!(cluster.machine(0).fenced(), Some(at));
     assert!(!cluster.machine(0).is_leader(), "a state in the minority leads");
     assert!(matches!(cluster.leader(), Some(1 | 2)));
+}
+
+/// A follower sends a snapshot to one that has heard nothing of its leader in this term yet.
+pub(crate) fn a_chunk_before_the_leader_is_heard(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let term = cluster.machine(0).term();
+    cluster.crash(2);
+    cluster.restart(2);
+    assert_eq!(cluster.machine(2).leader(), None);
+    let id = SnapshotId { index: LogIndex(1000), term, hash: 1 };
+    let head = ChunkHead { id, state_bytes: 900, total_bytes: 1000, offset: 0 };
+    cluster.inject(1, 2, term, Body::Chunk(head, &[7; 100]));
+    let answers = cluster.take(|from, to, body| (from, to) == (2, 1) && matches!(body, Body::ChunkAck(_)));
+    assert_eq!(answers.len(), 1, "it takes it");
+    cluster.run_for(30 * MS);
+    assert_eq!(cluster.machine(2).leader(), Some(member(0, 1)), "a donor is taken for the leader");
 }

@@ -149,6 +149,7 @@ pub(crate) fn leave_behind(cluster: &mut Cluster, index: usize) {
 pub(crate) fn sender_changes(sabotage: Sabotage, same_bytes: bool) -> (Cluster, usize) {
     let mut cluster = Cluster::with(3, |config| {
         config.limits.log_bytes = 64 << 10;
+        config.donors = false;
         config.sabotage = sabotage;
     });
     cluster.nodes.iter_mut().for_each(|node| node.state_bytes = 200_000);

@@ -70,6 +70,8 @@
 //! | receiver crash | `snapshots::a_receiver_that_crashes_midway_begins_anew` |
 //! | sender change | `snapshots::another_leader_goes_on_with_the_same_snapshot` |
 //! | sender change at another hash | `snapshots::another_leaders_snapshot_of_the_same_entry_does_not_mix` |
+//! | sender is a follower | `donors::a_follower_sends_the_snapshot_and_the_leader_goes_on` |
+//! | sender dies midway | `donors::where_a_donor_dies_midway_the_leader_goes_on_with_the_same_bytes` |
 //! | older snapshot late | `snapshots::an_older_snapshot_that_comes_late_is_ignored` |
 //! | over a conflicting suffix | `snapshots::a_snapshot_replaces_a_conflicting_suffix` |
 //! | duplicated append after a snapshot (willemt/raft #118) | `snapshots::a_repeated_append_after_a_snapshot_changes_nothing` |
@@ -166,6 +168,7 @@ mod harness;
 mod asks;
 mod damage;
 mod digests;
+mod donors;
 mod elections;
 mod freshness;
 mod healing;

@@ -6,14 +6,20 @@ use std::rc::Rc;
 use crate::harness::{Cluster, LATENCY_NS, MS, member, staged};
 use trimaran_raft::{
     Body, ChunkAck, ChunkHead, Configuration, DropReason, Error, Fence, Input, LogIndex, PeerState, Refused, Sabotage,
-    Snapshot, SnapshotId, Verdict, state_hash,
+    ShardConfig, Snapshot, SnapshotId, Verdict, state_hash,
 };
 
 const STATE_BYTES: usize = 200_000;
 
-/// Three nodes with small logs; node 2 is cut off until the log has forgotten what it lacks.
+/// A small log, and leaders that send their own snapshots.
+fn small(config: &mut ShardConfig) {
+    config.limits.log_bytes = 64 << 10;
+    config.donors = false;
+}
+
+/// Three nodes with small logs, whose leaders send their own snapshots; node 2 is cut off until the log has forgotten what it lacks.
 fn lagging() -> Cluster {
-    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 64 << 10);
+    let mut cluster = Cluster::with(3, small);
     cluster.nodes.iter_mut().for_each(|node| node.state_bytes = STATE_BYTES);
     cluster.elect(0);
     staged::leave_behind(&mut cluster, 2);
@@ -238,7 +244,7 @@ fn another_leaders_older_snapshot_takes_the_place_of_a_newer_one() {
 
 #[test]
 fn a_snapshot_replaces_a_conflicting_suffix() {
-    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 64 << 10);
+    let mut cluster = Cluster::with(3, small);
     cluster.elect(2);
     cluster.isolate(&[2]);
     // More than the others will have when its snapshot is taken, and none of it committed.
@@ -281,7 +287,7 @@ fn a_snapshot_whose_rest_has_left_the_log_is_taken_anew() {
 #[test]
 fn a_state_over_the_limit_is_refused_and_not_asked_for_all_the_time() {
     let mut cluster = Cluster::with(3, |config| {
-        config.limits.log_bytes = 64 << 10;
+        small(config);
         config.limits.snapshot_bytes = 10_000;
     });
     cluster.elect(0);
@@ -325,7 +331,7 @@ fn a_state_over_the_limit_is_refused_and_not_asked_for_all_the_time() {
 #[test]
 fn a_state_over_the_limit_is_asked_for_ever_more_rarely() {
     let mut cluster = Cluster::with(3, |config| {
-        config.limits.log_bytes = 64 << 10;
+        small(config);
         config.limits.snapshot_bytes = 10_000;
     });
     cluster.elect(0);
@@ -381,7 +387,7 @@ fn an_answer_about_more_than_the_snapshot_or_about_another_is_dropped() {
 /// Also where nobody else follows, what comes after a snapshot stays until it has arrived.
 #[test]
 fn the_only_follower_gets_one_snapshot_while_the_leader_goes_on() {
-    let mut cluster = Cluster::of_some_with(2, 1, |config| config.limits.log_bytes = 64 << 10);
+    let mut cluster = Cluster::of_some_with(2, 1, small);
     cluster.nodes.iter_mut().for_each(|node| node.state_bytes = STATE_BYTES);
     cluster.elect(0);
     let target = Configuration { learners: vec![member(1, 1)], ..cluster.machine(0).configuration().clone() };
@@ -461,7 +467,7 @@ fn a_replica_whose_state_is_wrong_gets_no_snapshot() {
 /// willemt/raft #118: appends of before the snapshot come again after it.
 #[test]
 fn a_repeated_append_after_a_snapshot_changes_nothing() {
-    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 64 << 10);
+    let mut cluster = Cluster::with(3, small);
     cluster.elect(0);
     cluster.run_for(50 * MS);
     cluster.propose(0, b"old").expect("leads");

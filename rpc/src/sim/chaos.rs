@@ -117,7 +117,7 @@ kinds! {
     TransferLame = "transfer_lame",
     /// A leader says farewell, and may be killed right afterwards.
     Farewell = "farewell",
-    /// A leader that is sending a snapshot is cut off from the receiver, or loses leadership.
+    /// Who is sending a snapshot is cut off from the receiver or stands still, or leadership moves.
     SnapshotCut = "snapshot_cut",
     /// The power of a node's machine is lost.
     PowerCut = "power_cut",

@@ -142,6 +142,7 @@ struct Seen {
     configuration: LogIndex,
     snapshots: u64,
     quiet: bool,
+    donates_to: Option<NodeId>,
     /// Bytes of the log when the node was first looked at in this life.
     began_with_bytes: Option<u64>,
 }
@@ -162,6 +163,7 @@ pub struct Invariants {
     joint_changes: u64,
     snapshots: u64,
     quiets: u64,
+    donations: u64,
     may_diverge: bool,
 }
 
@@ -179,6 +181,7 @@ impl Invariants {
             joint_changes: 0,
             snapshots: 0,
             quiets: 0,
+            donations: 0,
             may_diverge: false,
         }
     }
@@ -216,6 +219,11 @@ impl Invariants {
     /// Snapshots that nodes have taken on.
     pub fn snapshots(&self) -> u64 {
         self.snapshots
+    }
+
+    /// How often a follower has begun to send a snapshot in its leader's place.
+    pub fn donations(&self) -> u64 {
+        self.donations
     }
 
     /// How often a leader has seen its group go quiet.
@@ -257,6 +265,7 @@ impl Invariants {
             configuration: machine.configuration_index(),
             snapshots: before.snapshots,
             quiet: machine.is_quiet(),
+            donates_to: machine.donates_to(),
             began_with_bytes: before.began_with_bytes.or(Some(log.bytes())),
         };
         for (what, from, to) in [
@@ -271,6 +280,7 @@ impl Invariants {
         if now.applied > now.commit {
             return Err(Violation::AppliedUncommitted { node, applied: now.applied, commit: now.commit });
         }
+        self.donations += u64::from(now.donates_to.is_some() && now.donates_to != before.donates_to);
         self.quiets += u64::from(now.leading && now.quiet && !before.quiet);
         if now.leading {
             let first = *self.leaders.entry(now.term).or_insert(machine.me().id);

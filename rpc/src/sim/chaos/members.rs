@@ -115,17 +115,19 @@ impl Chaos {
     /// Disturbs a snapshot that is on its way, if one is.
     pub(super) fn cut_snapshot<S: Service>(&mut self, cluster: &mut Cluster<S>) -> bool {
         let Some(leader) = cluster.leader() else { return false };
-        let receiver = cluster.node(leader).and_then(|node| {
+        let on_its_way = cluster.node(leader).and_then(|node| {
             node.shard().with_machine(|machine| {
                 let mut peers = machine.peers().iter().filter(|peer| peer.snapshot_bytes().is_some());
-                peers.next().map(|peer| peer.id())
+                peers.next().map(|peer| (peer.donor(), peer.id()))
             })
         });
-        let Some(receiver) = receiver.and_then(|id| cluster.seat_of(id)) else { return false };
+        let Some((donor, receiver)) = on_its_way else { return false };
+        let sender = donor.map_or(Some(leader), |id| cluster.seat_of(id));
+        let (Some(sender), Some(receiver)) = (sender, cluster.seat_of(receiver)) else { return false };
         match self.rng.random_range(0..3) {
-            0 => self.cut_between(cluster, leader, receiver),
+            0 => self.cut_between(cluster, sender, receiver),
             1 => return self.transfer(cluster, None),
-            _ => return self.stand_still(cluster, leader, 50..500),
+            _ => return self.stand_still(cluster, sender, 50..500),
         }
         true
     }
