@@ -92,7 +92,7 @@ impl Machine {
             return None;
         }
         let is_free = |id| !self.peers.iter().any(|peer| peer.donor.is_some_and(|donor| donor.id == id));
-        let fit = self.peers.iter().filter(|peer| self.is_fit_to_donate(peer) && peer.applied >= log.base());
+        let fit = self.peers.iter().filter(|peer| self.is_fit_to_begin(peer) && peer.applied >= log.base());
         let best = fit.filter(|peer| is_free(peer.id())).max_by_key(|peer| peer.applied)?;
         Some(Donor {
             id: best.id(),
@@ -104,28 +104,32 @@ impl Machine {
         })
     }
 
-    fn is_fit_to_donate(&self, peer: &Peer) -> bool {
-        let is_there = peer.heard.is_some_and(|heard| self.now.since(heard) < self.settings.election_max_ns);
-        let is_sound = peer.fenced.is_none() && !peer.stopped && !peer.compared.differs();
-        is_there && is_sound && peer.state == PeerState::Replicate && self.keeps_up(peer)
+    fn is_fit_to_begin(&self, peer: &Peer) -> bool {
+        self.is_fit_to_go_on(peer) && peer.state == PeerState::Replicate && self.keeps_up(peer)
+    }
+
+    /// A lost append or a short pause is no reason to begin anew with another, whose snapshot is of another entry.
+    fn is_fit_to_go_on(&self, peer: &Peer) -> bool {
+        let is_there = peer.heard.is_some_and(|heard| self.now.since(heard) < 2 * self.settings.election_max_ns);
+        is_there && peer.fenced.is_none() && !peer.stopped && !peer.compared.differs() && !peer.is_out()
     }
 
     /// Leading: marks donors that are to be asked again, and gives up those that can do no more, or with which a peer gets no further.
     pub(super) fn watch_donors(&mut self) {
-        let (now, patience_ns) = (self.now, 2 * self.settings.election_max_ns);
+        let (now, patience_ns) = (self.now, self.patience_with_silence_ns());
         for at in 0..self.peers.len() {
             let Some(mut donor) = self.peers[at].donor else { continue };
             if now >= donor.ask_at {
                 (donor.ask_due, donor.ask_at) = (true, now.after(self.settings.heartbeat_ns));
                 self.peers[at].donor = Some(donor);
             }
-            let is_fit = self.peers.iter().any(|peer| peer.id() == donor.id && self.is_fit_to_donate(peer));
-            if is_fit && now < donor.until {
+            let is_fit = self.peers.iter().any(|peer| peer.id() == donor.id && self.is_fit_to_go_on(peer));
+            let peer = &mut self.peers[at];
+            // Nobody can send anything to one that is silent.
+            let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience_ns);
+            if is_fit && answers && now < donor.until {
                 continue;
             }
-            let peer = &mut self.peers[at];
-            let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience_ns);
-            // Nobody can send anything to one that is silent.
             peer.donor_failed = is_fit && answers;
             peer.donor = None;
             peer.state = PeerState::OutOfReach;

@@ -97,12 +97,17 @@ fn a_leader_with_a_stalled_disk_loses_leadership_also_while_it_is_asked_for_read
 /// Nothing that restarts a follower's timer leaves a stalled leader: no heartbeat, no round, nothing again, and no chunk.
 #[test]
 fn a_leader_with_a_stalled_disk_sends_nothing_that_keeps_a_follower() {
-    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 64 << 10);
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 64 << 10;
+        config.donors = false;
+    });
     cluster.nodes.iter_mut().for_each(|node| node.state_bytes = 200_000);
     cluster.elect(0);
     staged::leave_behind(&mut cluster, 2);
     cluster.heal();
+    let end = cluster.now + 1000 * MS;
     while cluster.machine(0).peers()[1].snapshot_bytes() < Some(50_000) {
+        assert!(cluster.now < end, "no transfer");
         cluster.run_for(10_000);
     }
     cluster.propose(0, b"lost on its way").expect("leads");

@@ -265,7 +265,10 @@ fn a_follower_without_room_is_sent_nothing_until_it_has_some() {
 
 #[test]
 fn a_member_that_is_silent_for_long_stays_out_until_there_is_a_snapshot() {
-    let mut cluster = Cluster::with(3, |config| config.limits.log_bytes = 16 << 10);
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 16 << 10;
+        config.donors = false;
+    });
     cluster.elect(0);
     cluster.nodes[0].offers = false;
     cluster.isolate(&[2]);

@@ -380,7 +380,10 @@ fn the_configuration_is_in_the_snapshot() {
 /// A state that is behind the log is given out with the configuration that was in force where it stands.
 #[test]
 fn the_configuration_in_a_snapshot_is_the_one_of_its_entry() {
-    let mut cluster = Cluster::of_some_with(4, 3, |config| config.limits.log_bytes = 64 << 10);
+    let mut cluster = Cluster::of_some_with(4, 3, |config| {
+        config.limits.log_bytes = 64 << 10;
+        config.donors = false;
+    });
     cluster.elect(0);
     staged::leave_behind(&mut cluster, 2);
     cluster.run_for(100 * MS);
