@@ -127,6 +127,8 @@ pub struct Ack {
     pub stopped: bool,
     /// Set when somebody has wanted something of this replica within [`crate::Timing::quiet_after`]: the group is not to go quiet.
     pub in_use: bool,
+    /// Set when the state was too large to be given out of late.
+    pub outgrown: bool,
     /// Set when an append did not fit the log.
     pub conflict: Option<Conflict>,
     /// Bytes held, without a gap, of a snapshot that is not yet whole.

@@ -123,11 +123,14 @@ impl Machine {
                 (donor.ask_due, donor.ask_at) = (true, now.after(self.settings.heartbeat_ns));
                 self.peers[at].donor = Some(donor);
             }
-            let is_fit = self.peers.iter().any(|peer| peer.id() == donor.id && self.is_fit_to_go_on(peer));
+            let giver = self.peers.iter().find(|peer| peer.id() == donor.id);
+            let is_fit = giver.is_some_and(|giver| self.is_fit_to_go_on(giver));
+            // So is every other then, and this leader's own tries become ever rarer.
+            let outgrown = giver.is_some_and(|giver| giver.outgrown);
             let peer = &mut self.peers[at];
             // Nobody can send anything to one that is silent.
             let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience_ns);
-            if is_fit && answers && now < donor.until {
+            if is_fit && answers && !outgrown && now < donor.until {
                 continue;
             }
             peer.donor_failed = is_fit && answers;

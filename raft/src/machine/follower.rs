@@ -204,6 +204,7 @@ impl Machine {
             fenced: self.fenced.map(|(_, verdict)| verdict),
             stopped: self.stopped,
             in_use: self.is_in_use(),
+            outgrown: self.outgrown_bytes().is_some(),
             conflict,
             snapshot_bytes: log.inbound_bytes(),
             mark: self.mark(),

@@ -83,6 +83,8 @@ pub struct Peer {
     pub(super) transfer: Option<Transfer>,
     pub(super) donor: Option<Donor>,
     pub(super) donor_failed: bool,
+    /// Its state is too large to be given out, as it says itself.
+    pub(super) outgrown: bool,
     /// When the newest round was opened that it has echoed; earlier where that is not known exactly.
     pub(super) echoed_from: Nanos,
     /// A mark of its clock, and when that arrived.
@@ -132,6 +134,7 @@ impl Peer {
             transfer: None,
             donor: None,
             donor_failed: false,
+            outgrown: false,
             echoed_from: Nanos::ZERO,
             mark: 0,
             mark_at: Nanos::ZERO,

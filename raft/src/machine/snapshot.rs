@@ -172,9 +172,11 @@ impl Machine {
         self.wanted.not_before = self.now.after(pause_ns);
         self.wanted.outgrown = (self.wanted.outgrown + 1).min(32);
         self.wanted.state_bytes = body_bytes;
+        // A leader that has asked for it need not wait.
+        self.ack_due |= self.role == Role::Follower && self.leader.is_some();
     }
 
-    /// How many bytes this leader's state has at least, where that is more than may travel as a snapshot: who needs one stays out.
+    /// How many bytes this node's state has at least, where that is more than may travel as a snapshot: who needs one stays out.
     pub fn outgrown_bytes(&self) -> Option<u64> {
         Some(self.wanted.state_bytes).filter(|_| self.wanted.outgrown > 0)
     }

@@ -356,3 +356,26 @@ fn a_donor_whose_snapshot_would_be_too_old_is_not_troubled() {
     assert_eq!(cluster.machine(1).snapshot_wanted(cluster.log(1)), Some(least.prev()));
     cluster.offer(1).expect("it reaches that far");
 }
+
+/// Then so is everybody's: the leader finds that out at once, and says so.
+#[test]
+fn a_donor_whose_state_is_too_large_says_so() {
+    let mut cluster = lagging(3, &[2]);
+    cluster.nodes[0].offers = false;
+    cluster.nodes[1].offers = false;
+    cluster.heal();
+    while cluster.machine(1).donates_to().is_none() {
+        cluster.run_for(LATENCY_NS);
+    }
+    cluster.step(1, Input::TooLarge(300 << 20)).expect("taken in");
+    cluster.run_for(30 * MS);
+    assert_eq!(state_of(&cluster, 0, 2), (PeerState::OutOfReach, None));
+    assert!(cluster.machine(0).snapshot_wanted(cluster.log(0)).is_some(), "it tries its own");
+    cluster.step(0, Input::TooLarge(300 << 20)).expect("taken in");
+    cluster.run_for(5000 * MS);
+    assert_eq!((state_of(&cluster, 0, 2), cluster.machine(1).donates_to()), ((PeerState::OutOfReach, None), None));
+    cluster.offer(0).expect("small enough by now, and wanted again");
+    cluster.flush(0);
+    cluster.run_for(500 * MS);
+    assert_eq!(cluster.nodes[2].digest, cluster.nodes[0].digest);
+}
