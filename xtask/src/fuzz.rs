@@ -7,7 +7,8 @@ use crate::step;
 use crate::workspace::Workspace;
 
 /// The name of every target is that of a module of the crate.
-const TARGETS: [&str; 7] = ["config", "frames", "peer_messages", "r2p2", "raft_machine", "values", "wal"];
+const TARGETS: [&str; 8] =
+    ["config", "frames", "peer_messages", "r2p2", "raft_machine", "snapshot_chunks", "values", "wal"];
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// Sanitizers are for nightly compilers only, says the stable one, unless it is told otherwise.
 const UNSTABLE: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");

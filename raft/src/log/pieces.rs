@@ -60,6 +60,10 @@ impl Pieces {
         &self.bytes[..self.offset() as usize]
     }
 
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

@@ -232,6 +232,12 @@ impl super::Log {
         self.snapshots.received = Some(snapshot);
     }
 
+    /// Bytes of memory that the snapshot under construction takes; for fuzzing, which asserts that it grows with what has arrived.
+    #[doc(hidden)]
+    pub fn inbound_memory_bytes(&self) -> usize {
+        self.snapshots.inbound.as_ref().map_or(0, |inbound| inbound.content.memory_bytes())
+    }
+
     /// The snapshot that the log now begins with, for the caller that carries out [`crate::Action::Install`].
     pub fn take_received(&mut self) -> Option<ReceivedSnapshot> {
         self.snapshots.received.take()
