@@ -421,7 +421,8 @@ impl Machine {
         (z ^ (z >> 31)) % bound.max(1)
     }
 
-    pub(crate) fn sabotaged(&self, fault: Fault) -> bool {
+    /// Whether `fault` is switched on; never without the feature `sabotage`.
+    pub fn sabotaged(&self, fault: Fault) -> bool {
         self.settings.sabotage.has(fault)
     }
 

@@ -88,6 +88,38 @@ pub enum Fault {
     MinorityLeads,
     /// Whoever sends a part of a snapshot is taken for the leader.
     ChunkFromLeader,
+    /// A leader that has said farewell goes on leading.
+    LeadAfterFarewell,
+    /// Entries that a leader cannot do without wait for credit as others do.
+    CreditBindsReserved,
+    /// Who has no room is not probed.
+    CreditBindsProbes,
+    /// Where no state has a majority, all go on.
+    GoOnWithoutMajority,
+    /// A state without a majority counts as outvoted by one.
+    NobodyOutvotes,
+    /// A replica whose state is wrong asks its leader for reads.
+    FencedReads,
+    /// A replica whose state is wrong takes another's.
+    FencedTakesSnapshots,
+    /// What was verified before a snapshot was installed is all that is verified after it.
+    VerifiedAcrossInstall,
+    /// What was durable of the log that a snapshot replaces counts for the one after it.
+    DurableAcrossInstall,
+    /// A buffered log that is opened again acknowledges while its disk may still say that it was closed.
+    AcknowledgeWhileClean,
+    /// A buffered log acknowledges without telling its witness.
+    SkipWitness,
+    /// A log is resumed that does not reach its witness.
+    IgnoreWitness,
+    /// A buffered log that was not closed is resumed in another run of the machine.
+    ResumeUnclean,
+    /// An effect is called done when it is begun.
+    DoneWhenBegun,
+    /// A leader carries out the effects of its own term only.
+    OwnEffectsOnly,
+    /// A table of sessions that is full closes one in use for a new one.
+    EvictTheLive,
 }
 
 /// The set of rules broken; always empty without the feature.
@@ -112,13 +144,13 @@ impl Sabotage {
 
     /// Whether `fault` is switched on.
     #[cfg(feature = "sabotage")]
-    pub(crate) const fn has(self, fault: Fault) -> bool {
+    pub const fn has(self, fault: Fault) -> bool {
         self.faults & (1 << fault as u64) != 0
     }
 
     /// Without the feature nothing is ever broken.
     #[cfg(not(feature = "sabotage"))]
-    pub(crate) const fn has(self, _fault: Fault) -> bool {
+    pub const fn has(self, _fault: Fault) -> bool {
         false
     }
 }

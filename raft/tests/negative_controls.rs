@@ -19,6 +19,7 @@
 //! | 4 no vote for one lease after the leader was heard | `a_vote_right_after_a_newer_term` |
 //! | 4 TimeoutNow ends leasing | `a_lease_that_goes_on_in_a_transfer` |
 //! | 4 whose death notice counts | `a_strangers_farewell_believed` |
+//! | 4 a death notice leaves once reads have stopped | `a_leader_that_goes_on_after_its_farewell` |
 //! | 4 the clock is read again | `an_answer_that_leaves_without_a_second_look_at_the_clock` |
 //! | 5 acknowledgements cover what is durable, without a gap | `an_acknowledgement_before_it_is_durable` `persisted_by_index_only` |
 //! | 5 a record counts once it is durable | `a_record_that_counts_before_it_is_written` |
@@ -26,16 +27,31 @@
 //! | a leader whose log device has stalled falls silent | `a_stalled_leader_that_opens_rounds` |
 //! | names last before they are relied on | `a_directory_that_is_not_synced` |
 //! | 6 reserved room | `no_room_reserved` |
+//! | 6 what has reserved room passes beyond credit | `reserved_room_that_waits_for_credit` |
+//! | 6 a probe ignores zero credit | `no_probe_without_credit` |
 //! | 6 conflict truncated before checking room | `room_asked_for_before_the_truncation` |
 //! | 7 a majority of states decides | `states_not_compared` |
 //! | 7 a minority leader hands over | `a_wrong_state_that_goes_on_leading` |
+//! | 7 with no majority all halt | `three_states_that_go_on` `two_states_that_go_on` |
+//! | 7 and fetch nothing | `a_state_thrown_away_unoutvoted` |
 //! | 7 a fenced replica does not stand | `a_wrong_state_that_stands` |
+//! | 7 a fenced replica stops reads | `a_wrong_state_that_is_read` |
+//! | 7 a fenced replica takes no snapshot | `a_wrong_state_that_is_replaced` |
 //! | 8 a snapshot is one frozen point | `chunks_of_two_snapshots_mixed` |
 //! | 8 a follower that sends one is not taken for the leader | `a_donor_taken_for_the_leader` |
+//! | 8 what is verified resets on install | `verified_as_before_the_snapshot` |
+//! | 8 what is durable resets on install | `durable_as_before_the_snapshot` |
+//! | 9 an effect is open until it is done | `exactly_once_controls::an_effect_called_done_too_early` |
+//! | 9 a new leader runs what is open | `exactly_once_controls::a_leader_that_runs_its_own_effects_only` |
+//! | 10 the clean flag is cleared before the first acknowledgement | `acknowledged_while_the_disk_says_closed` |
+//! | 10 the witness is told before an acknowledgement | `a_witness_that_is_not_told` |
+//! | 10 no old incarnation short of its witness | `a_witness_that_is_not_heard` |
+//! | 10 nor unclean in another run of the machine | `an_unclean_log_resumed` |
 //! | 11 a lost last append is resent early | `a_lost_append_that_waits_for_the_heartbeat` |
 //! | 11 the age of the leader's last quorum round | `an_age_from_the_arrival` |
+//! | 11 Register evicts nobody live | `exactly_once_controls::a_table_that_evicts_the_live` |
 //!
-//! What a disk keeps in reserve (6), and rule 10, are tests of `scenarios/storage.rs`; 9, and the sessions of 11, are rpc's.
+//! `exactly_once_controls` is a test program of rpc's. What a disk keeps in reserve (6) are tests of `scenarios/storage.rs`.
 
 mod harness;
 
@@ -44,7 +60,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use harness::churn::{Churn, churn};
 use harness::crashes::{Crashes, History};
 use harness::walk::{Walk, walk};
-use harness::{reads, rules, staged};
+use harness::{journal, reads, rules, staged};
 use trimaran_raft::{Fault, Sabotage};
 
 /// The words with which `history` breaks, if it does.
@@ -200,6 +216,11 @@ fn a_lease_that_goes_on_in_a_transfer() {
 }
 
 #[test]
+fn a_leader_that_goes_on_after_its_farewell() {
+    assert_stale(Fault::LeadAfterFarewell, reads::lease_after_a_farewell);
+}
+
+#[test]
 fn a_vote_right_after_the_start() {
     assert_stale(Fault::VoteAfterStart, reads::restarted_voter);
 }
@@ -220,7 +241,7 @@ fn an_age_from_the_arrival() {
     assert_stale(Fault::AgeFromArrival, reads::paused_follower);
 }
 
-/// A history of `harness::rules`, with the fault on, must go wrong in these words.
+/// A history, with the fault on, must go wrong in these words.
 #[track_caller]
 fn assert_goes_wrong(fault: Fault, history: fn(Sabotage), expected: &str) {
     let words = broken(|| history(Sabotage::only(fault)));
@@ -251,6 +272,16 @@ fn a_strangers_farewell_believed() {
 #[test]
 fn no_room_reserved() {
     assert_goes_wrong(Fault::NoReservedRoom, rules::full_log_inherited, "a full log stops its new leader");
+}
+
+#[test]
+fn reserved_room_that_waits_for_credit() {
+    assert_goes_wrong(Fault::CreditBindsReserved, rules::full_log_inherited, "waits for credit");
+}
+
+#[test]
+fn no_probe_without_credit() {
+    assert_goes_wrong(Fault::CreditBindsProbes, rules::full_log_inherited, "is not probed");
 }
 
 #[test]
@@ -300,12 +331,57 @@ fn a_donor_taken_for_the_leader() {
 }
 
 #[test]
+fn three_states_that_go_on() {
+    let history = |sabotage| drop(rules::no_state_has_a_majority(sabotage, false));
+    assert_goes_wrong(Fault::GoOnWithoutMajority, history, "states without a majority go on");
+}
+
+#[test]
+fn two_states_that_go_on() {
+    let history = |sabotage| drop(rules::no_state_has_a_majority(sabotage, true));
+    assert_goes_wrong(Fault::GoOnWithoutMajority, history, "states without a majority go on");
+}
+
+#[test]
+fn a_state_thrown_away_unoutvoted() {
+    let history = |sabotage| drop(rules::no_state_has_a_majority(sabotage, false));
+    assert_goes_wrong(Fault::NobodyOutvotes, history, "a state is thrown away");
+}
+
+#[test]
+fn a_wrong_state_that_is_read() {
+    assert_goes_wrong(Fault::FencedReads, rules::fenced_and_asked, "a wrong state is read");
+}
+
+#[test]
+fn a_wrong_state_that_is_replaced() {
+    let history = |sabotage| drop(rules::fenced_midway(sabotage));
+    assert_goes_wrong(Fault::FencedTakesSnapshots, history, "a wrong state is replaced");
+}
+
+#[test]
+fn verified_as_before_the_snapshot() {
+    assert_goes_wrong(Fault::VerifiedAcrossInstall, rules::installed_and_no_append, "durable acknowledgement");
+}
+
+#[test]
+fn durable_as_before_the_snapshot() {
+    assert_goes_wrong(Fault::DurableAcrossInstall, rules::installed_over_a_longer_log, "durable acknowledgement");
+}
+
+#[test]
 fn the_table_is_true() {
     let rows = harness::table::rows(include_str!("negative_controls.rs"));
-    assert!(rows.len() > 20, "{} rows", rows.len());
+    assert!(rows.len() > 40, "{} rows", rows.len());
+    let here = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/negative_controls.rs");
     for (rule, tests) in rows {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/negative_controls.rs");
-        assert!(tests.iter().all(|test| harness::table::has_test(path, test)), "{rule}: {tests:?}");
+        for test in tests {
+            let there = test.split_once("::").map(|(program, name)| {
+                (format!("{}/../rpc/tests/{program}.rs", env!("CARGO_MANIFEST_DIR")), name.to_owned())
+            });
+            let (path, name) = there.unwrap_or_else(|| (here.to_owned(), test.clone()));
+            assert!(harness::table::has_test(&path, &name), "{rule}: {test} is not there");
+        }
     }
 }
 
@@ -331,7 +407,12 @@ fn nothing_broken_nothing_caught() {
     reads::delayed_acknowledgement(none);
     reads::read_before_the_first_commit(none);
     reads::answer_to_another_run(none);
-    let ended = [reads::late_echo(none), reads::lease_in_transfer(none), reads::paused_leader(true)];
+    let ended = [
+        reads::late_echo(none),
+        reads::lease_in_transfer(none),
+        reads::lease_after_a_farewell(none),
+        reads::paused_leader(true),
+    ];
     assert!(ended.iter().all(Result::is_err));
     assert!(reads::restarted_voter(none).is_ok() && reads::newer_term_meanwhile(none).is_ok());
     assert!(reads::paused_follower(none).is_err());
@@ -349,6 +430,15 @@ fn nothing_broken_nothing_caught() {
     rules::answer_to_an_earlier_question(none);
     rules::the_leaders_state_goes_wrong(none);
     rules::a_chunk_before_the_leader_is_heard(none);
+    rules::no_state_has_a_majority(none, false);
+    rules::no_state_has_a_majority(none, true);
+    rules::fenced_and_asked(none);
+    rules::fenced_midway(none);
+    rules::installed_and_no_append(none);
+    rules::installed_over_a_longer_log(none);
+    journal::buffered_and_powerless(none);
+    journal::buffered_and_put_back(none);
+    journal::buffered_and_reopened(none);
 }
 
 /// Some history of a log with the fault must lose what was acknowledged.
@@ -379,7 +469,27 @@ fn a_directory_that_is_not_synced() {
 
 #[test]
 fn damage_taken_for_a_torn_tail() {
-    let words = broken(|| harness::journal::rotten(Sabotage::only(Fault::DamageAsTornTail)));
+    let words = broken(|| journal::rotten(Sabotage::only(Fault::DamageAsTornTail)));
     assert!(words.is_some_and(|words| words.contains("denied")));
-    harness::journal::rotten(Sabotage::NONE);
+    journal::rotten(Sabotage::NONE);
+}
+
+#[test]
+fn acknowledged_while_the_disk_says_closed() {
+    assert_goes_wrong(Fault::AcknowledgeWhileClean, journal::buffered_and_reopened, "lost");
+}
+
+#[test]
+fn a_witness_that_is_not_told() {
+    assert_goes_wrong(Fault::SkipWitness, journal::buffered_and_put_back, "lost");
+}
+
+#[test]
+fn a_witness_that_is_not_heard() {
+    assert_goes_wrong(Fault::IgnoreWitness, journal::buffered_and_put_back, "lost");
+}
+
+#[test]
+fn an_unclean_log_resumed() {
+    assert_goes_wrong(Fault::ResumeUnclean, journal::buffered_and_powerless, "lost");
 }

@@ -18,7 +18,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use trimaran_net::Net;
-use trimaran_raft::{EntryKind, Proposal, Term};
+use trimaran_raft::{EntryKind, Fault, Proposal, Term};
 use trimaran_runtime::{Instant, now, sleep, sleep_until, timeout};
 
 /// Between two tries to append what was refused because the log is full.
@@ -87,7 +87,9 @@ async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, term: Term) {
     let mut leadership = node.shard.leadership();
     let mut running = FuturesUnordered::new();
     let mut again = Retries::default();
-    let mut begun: Option<EffectId> = None;
+    let is_broken = |fault| node.shard.with_machine(|machine| machine.sabotaged(fault));
+    let earlier = EffectId { index: node.applied().0, number: u32::MAX };
+    let mut begun = is_broken(Fault::OwnEffectsOnly).then_some(earlier);
     let mut done: Vec<EffectId> = Vec::new();
     // There may be effects after `begun`.
     let mut more = true;
@@ -101,6 +103,9 @@ async fn lead<S: Service>(node: &Rc<Replicated>, net: &Net, term: Term) {
             match node.open_effects(OpenEffects { ids: due, after: begun, most: room }).await {
                 Ok(open) => {
                     more = open.len() == room;
+                    if is_broken(Fault::DoneWhenBegun) {
+                        done.extend(open.iter().map(|(id, _)| *id));
+                    }
                     begun = open.iter().map(|(id, _)| Some(*id)).fold(begun, Option::max);
                     running.extend(
                         open.into_iter().map(|(id, effect)| carry_out::<S>(node.clone(), net.clone(), id, effect)),

@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
-use trimaran_raft::{ClusterId, LogIndex};
+use trimaran_raft::{ClusterId, Fault, LogIndex, Sabotage};
 use window::{Found, Session};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -155,11 +155,17 @@ struct Bounds {
     sessions: usize,
     reply_bytes: usize,
     reply_bytes_each: usize,
+    /// Rules broken on purpose; empty without the feature `sabotage`.
+    sabotage: Sabotage,
 }
 
 impl Bounds {
-    const CLUSTER: Bounds =
-        Bounds { sessions: SESSIONS_MAX, reply_bytes: REPLY_BYTES_MAX, reply_bytes_each: REPLY_BYTES_EACH };
+    const CLUSTER: Bounds = Bounds {
+        sessions: SESSIONS_MAX,
+        reply_bytes: REPLY_BYTES_MAX,
+        reply_bytes_each: REPLY_BYTES_EACH,
+        sabotage: Sabotage::NONE,
+    };
 }
 
 /// The open sessions of a cluster, as the log has left them.
@@ -208,6 +214,12 @@ impl Sessions {
         Sessions::bounded(Bounds::CLUSTER)
     }
 
+    /// No sessions, and rules broken on purpose.
+    #[cfg(feature = "sabotage")]
+    pub fn broken(sabotage: Sabotage) -> Sessions {
+        Sessions::bounded(Bounds { sabotage, ..Bounds::CLUSTER })
+    }
+
     fn bounded(bounds: Bounds) -> Sessions {
         Sessions {
             bounds,
@@ -238,6 +250,9 @@ impl Sessions {
                 return Ok(known);
             }
             self.close(known);
+        }
+        if let Some((_, oldest)) = self.by_use.first().copied().filter(|_| self.evicts_the_live()) {
+            self.close(oldest);
         }
         if self.sessions.len() >= self.bounds.sessions {
             return Err(SessionsFull { sessions: self.sessions.len() });
@@ -299,6 +314,10 @@ impl Sessions {
     /// Bytes of the remembered replies, as [`REPLY_BYTES_MAX`] counts them.
     pub fn reply_bytes(&self) -> usize {
         self.replies.bytes()
+    }
+
+    fn evicts_the_live(&self) -> bool {
+        self.bounds.sabotage.has(Fault::EvictTheLive) && self.sessions.len() >= self.bounds.sessions
     }
 
     fn open(&mut self, id: SessionId, session: Session) {

@@ -90,9 +90,10 @@ impl Run<'_> {
             "consensus tests",
             vec![self.runner(&["-p", "trimaran-raft", "--tests", "--features", "sabotage,trace"])],
         )?;
-        // The same for the checks that rpc rests its reads on.
-        let controls = ["-p", "trimaran-rpc", "--features", "sabotage", "--test", "reads_controls"];
-        self.test("controls of reads", vec![self.runner(&controls)])?;
+        // The same for the checks that rpc rests its reads on, and for what is executed exactly once or at least once.
+        let controls = ["reads_controls", "exactly_once_controls"];
+        let sabotaged = ["-p", "trimaran-rpc", "--features", "sabotage"];
+        self.test("controls of rpc", vec![self.runner(&[&sabotaged[..], &targets(&controls)].concat())])?;
         let selection = self.workspace.tests(|package| package != EXAMPLE);
         self.test("tests", vec![self.runner(&[&ALL[..], &["--lib", "--bins"], &targets(&selection)[..]].concat())])
     }

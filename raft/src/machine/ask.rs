@@ -97,7 +97,7 @@ impl Asked {
 impl Machine {
     /// As [`Machine::read`] on the leader; elsewhere the leader is asked.
     pub(super) fn read_here(&mut self) -> Result<u64, Refused> {
-        if self.fenced.is_some() || self.stopped {
+        if self.fenced.is_some() && !self.sabotaged(Fault::FencedReads) || self.stopped {
             return Err(Refused::Request(Error::NotServing));
         }
         if self.role == Role::Follower && self.leader.is_some() { self.issue_read() } else { self.read() }

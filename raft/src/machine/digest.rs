@@ -93,7 +93,8 @@ impl Machine {
 
     /// Where a majority's state is known to be another than this node's: only theirs is of any use. None where nobody can say who is right.
     pub fn outvoted(&self) -> Option<LogIndex> {
-        self.fenced.filter(|(_, verdict)| *verdict == Verdict::Minority).map(|(index, _)| index)
+        let any = self.sabotaged(Fault::NobodyOutvotes);
+        self.fenced.filter(|(_, verdict)| *verdict == Verdict::Minority || any).map(|(index, _)| index)
     }
 
     /// This node's digest after exactly this entry, if that is among the newest it applied.
@@ -161,6 +162,7 @@ impl Machine {
             // A voter that has said nothing for so long is not waited for.
             let patience_ns = self.patience_with_silence_ns();
             match quorum::votes(self.configuration(), |id| self.agrees(id, differs.first)) {
+                VoteResult::Lost | VoteResult::Pending if self.sabotaged(Fault::GoOnWithoutMajority) => {}
                 VoteResult::Won if known != Some(Verdict::Minority) => {
                     self.peers[at].compared.fence_due = Some(Verdict::Minority);
                 }

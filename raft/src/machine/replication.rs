@@ -191,11 +191,13 @@ impl Machine {
         let budget = match peer.state {
             PeerState::OutOfReach | PeerState::Snapshot => None,
             PeerState::Probe if !peer.probe_due && !peer.beat_due => None,
+            PeerState::Probe if self.sabotaged(Fault::CreditBindsProbes) && !peer.has_credit(log) => return None,
             PeerState::Probe => Some(self.settings.datagram_bytes),
             PeerState::Replicate if peer.in_flight() >= limits.window_messages => None,
             PeerState::Replicate => Some(limits.window_bytes.saturating_sub(peer.in_flight_bytes()).min(FLUSH_BYTES)),
         };
-        let last = budget.map_or(prev, |budget| peer.last_within(prev, budget, log));
+        let binds = self.sabotaged(Fault::CreditBindsReserved);
+        let last = budget.map_or(prev, |budget| peer.last_within(prev, budget, binds, log));
         let is_time = self.settings.commit_notice_ns == 0 || self.now >= self.notice_at;
         let idle = peer.in_flight() == 0 && peer.state == PeerState::Replicate;
         let notice = is_time && idle && peer.commit_sent < self.commit;
@@ -225,8 +227,14 @@ impl Peer {
         matches!(self.state, PeerState::OutOfReach | PeerState::Snapshot)
     }
 
-    /// The last entry of those after `prev` that may be sent within `budget`, the peer's credit considered.
-    fn last_within(&self, prev: LogIndex, budget: u64, log: &Log) -> LogIndex {
+    /// Whether it says that what it is to be sent next fits.
+    fn has_credit(&self, log: &Log) -> bool {
+        log.header(self.next).is_none_or(|first| first.cost_bytes() <= self.credit_bytes)
+    }
+
+    /// The last entry of those after `prev` that may be sent within `budget`, the peer's credit considered. `binds`: also for what
+    /// has reserved room.
+    fn last_within(&self, prev: LogIndex, budget: u64, binds: bool, log: &Log) -> LogIndex {
         let credit = self.credit_bytes.saturating_sub(log.bytes_between(self.matched, prev));
         let Some(first) = log.header(prev.next()) else { return prev };
         let allowed = budget.min(credit);
@@ -234,7 +242,7 @@ impl Peer {
             // Alone, an entry may exceed the window but not the credit; a probe stays one datagram. What a leader
             // cannot do without has reserved room at the follower.
             let alone = self.in_flight() == 0 && self.state == PeerState::Replicate;
-            let pass = alone && (first.cost_bytes() <= credit || first.kind.is_reserved());
+            let pass = alone && (first.cost_bytes() <= credit || first.kind.is_reserved() && !binds);
             return if pass { prev.next() } else { prev };
         }
         // Most often all of them.

@@ -343,7 +343,7 @@ impl Machine {
         }
         let id = head.id;
         if id.index > self.commit {
-            if self.fenced.is_some() || self.stopped {
+            if self.fenced.is_some() && !self.sabotaged(Fault::FencedTakesSnapshots) || self.stopped {
                 return Err(DropReason::Unexpected);
             }
             if head.total_bytes > self.settings.limits.snapshot_bytes.saturating_add(TRAILER_BYTES) {
@@ -385,8 +385,8 @@ impl Machine {
         log.install(snapshot);
         // What was durable belonged to the log before; this one is once its first write is.
         self.written = LogIndex::ZERO;
-        self.durable = LogIndex::ZERO;
-        self.verified = index;
+        self.durable = if self.sabotaged(Fault::DurableAcrossInstall) { self.durable } else { LogIndex::ZERO };
+        self.verified = if self.sabotaged(Fault::VerifiedAcrossInstall) { self.verified } else { index };
         self.conflict = None;
         self.commit_to(index);
         self.mend(log);

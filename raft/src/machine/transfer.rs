@@ -123,7 +123,9 @@ impl Machine {
             // A full list loses a courtesy, not a promise: the peers' timers elect.
             let _ = self.owe(member, kind);
         }
-        self.stand_down();
+        if !self.sabotaged(Fault::LeadAfterFarewell) {
+            self.stand_down();
+        }
     }
 
     /// Believed only from the leader of this very term.

@@ -1,5 +1,6 @@
 //! A log on a faulty disk, written at random as a replica would, beside a model that knows what was written and acknowledged.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -317,4 +318,60 @@ pub(crate) fn rotten(sabotage: Sabotage) {
     let found = recovered(&platter, sabotage).expect("readable").expect("a life");
     let reached = found.fence.unwrap_or_default().max((found.log.last_term(), found.log.last()));
     assert_eq!(reached, (Term(2), LogIndex(4)), "denied to have been acknowledged\n{}", found.report);
+}
+
+/// A buffered log with three entries, on a device that needs a sync for what is to last; and what its witness was told last.
+fn buffered(sabotage: Sabotage) -> (Journal, Rc<Cell<u64>>) {
+    let settings = WalSettings { durability: Durability::Buffered, sabotage, ..SETTINGS };
+    let mut journal = Journal::new(settings, false);
+    let told = Rc::new(Cell::new(0));
+    let witness = Rc::clone(&told);
+    journal.wal.set_witness(move |sequence| witness.set(sequence));
+    journal.vote(2, 1);
+    journal.settle();
+    for _ in 0..3 {
+        journal.append(100);
+        journal.settle();
+    }
+    assert_eq!(journal.last_acknowledged(), 3);
+    (journal, told)
+}
+
+/// The disk as a loss of power leaves it at worst: a start either begins another life, or goes on with all that was acknowledged.
+fn assert_not_denied(journal: &Journal, expected: &Expected, sabotage: Sabotage) {
+    let platter = journal.disk.platter().after(|_, _| false, |_| true);
+    if let Recovery::Resumed(found) = recover_with(&platter, expected, sabotage).expect("its own disk") {
+        assert_is_one_of(Some(&found), &journal.states, journal.acknowledged, "resumed");
+    }
+}
+
+/// A buffered log that was not closed, and the power.
+pub(crate) fn buffered_and_powerless(sabotage: Sabotage) {
+    let (journal, _) = buffered(sabotage);
+    assert_not_denied(&journal, &Expected { boot: SETTINGS.boot + 1, ..EXPECTED }, sabotage);
+}
+
+/// A buffered log in the same run of the machine, on a disk that has not kept what it had.
+pub(crate) fn buffered_and_put_back(sabotage: Sabotage) {
+    let (journal, told) = buffered(sabotage);
+    assert_not_denied(&journal, &Expected { witness: Some(told.get()), ..EXPECTED }, sabotage);
+}
+
+/// A buffered log is closed, opened again after the power was lost, and has acknowledged one entry when that happens once more.
+pub(crate) fn buffered_and_reopened(sabotage: Sabotage) {
+    let (mut journal, _) = buffered(sabotage);
+    journal.wal.close();
+    journal.settle();
+    assert!(journal.wal.is_closed());
+    let platter = journal.disk.platter().after(|_, _| false, |_| true);
+    let [second, third] = [1, 2].map(|later| Expected { boot: SETTINGS.boot + later, ..EXPECTED });
+    let Ok(Recovery::Resumed(found)) = recover_with(&platter, &second, sabotage) else {
+        panic!("closed, so to be resumed")
+    };
+    let settings = WalSettings { durability: Durability::Buffered, boot: second.boot, sabotage, ..SETTINGS };
+    let mut next = Journal::resume(Faulty::new(platter, false), settings, found, journal.model.clone());
+    next.append(100);
+    next.settle();
+    assert_eq!(next.last_acknowledged(), 4);
+    assert_not_denied(&next, &third, sabotage);
 }

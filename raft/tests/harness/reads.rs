@@ -135,6 +135,18 @@ pub(crate) fn lease_in_transfer(sabotage: Sabotage) -> Result<LogIndex, Error> {
     cluster.lease_read(0, now)
 }
 
+/// A leader says farewell; another is elected at once, while the old one hears of nothing.
+pub(crate) fn lease_after_a_farewell(sabotage: Sabotage) -> Result<LogIndex, Error> {
+    let mut cluster = leased(sabotage);
+    cluster.cut.extend([(1, 0), (2, 0)]);
+    cluster.step(0, Input::Farewell).expect("an input that is never refused");
+    cluster.settle();
+    let leader = if cluster.machine(1).is_leader() { 1 } else { 2 };
+    commit_elsewhere(&mut cluster, leader);
+    let now = cluster.local(0);
+    cluster.lease_read(0, now)
+}
+
 /// A follower is stopped for two seconds; heartbeats of before wait in its socket, and are all it gets to see first.
 pub(crate) fn paused_follower(sabotage: Sabotage) -> Result<LogIndex, Error> {
     let mut cluster = leased(sabotage);

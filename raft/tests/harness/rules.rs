@@ -1,10 +1,13 @@
 //! Histories in which something would go wrong if one rule were broken: scenarios, and negative controls with a fault on.
 //! Each says in words what went wrong.
 
-use super::{Cluster, LATENCY_NS, MS, member, reads};
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::{Cluster, LATENCY_NS, MS, member, reads, staged};
 use trimaran_raft::{
-    AppendHead, Ask, Body, ChunkHead, ClusterId, DropReason, Entries, EntryKind, Envelope, Error, Input, LogIndex,
-    Message, Proposal, Refused, Sabotage, ShardConfig, SnapshotId,
+    AppendHead, Ask, Body, ChunkHead, ClusterId, DropReason, Entries, EntryKind, Envelope, Error, Fence, Input,
+    LogIndex, Message, Proposal, Refused, Sabotage, ShardConfig, SnapshotId, Verdict,
 };
 
 fn of(nodes: &[usize]) -> Vec<(usize, u64)> {
@@ -116,8 +119,15 @@ pub(crate) fn full_log_inherited(sabotage: Sabotage) {
     cluster.run_for(50 * MS);
     assert_eq!(cluster.machine(1).commit(), cluster.log(1).last(), "a full log stops its new leader");
     assert_eq!(cluster.log(2).header(cluster.log(1).last()).map(|header| header.kind), Some(EntryKind::Noop));
+    // Log time goes on, whether the tick arrives or is lost the first time.
     let tick = Proposal { kind: EntryKind::Tick, ..Proposal::default() };
-    assert!(cluster.step(1, Input::Propose(&tick)).is_ok(), "log time can go on");
+    assert!(cluster.step(1, Input::Propose(&tick)).is_ok(), "a full log stops its new leader");
+    cluster.run_for(50 * MS);
+    assert_eq!(cluster.machine(1).commit(), cluster.log(1).last(), "what has reserved room waits for credit");
+    assert!(cluster.step(1, Input::Propose(&tick)).is_ok(), "a full log stops its new leader");
+    cluster.flights.clear();
+    cluster.run_for(50 * MS);
+    assert_eq!(cluster.machine(1).commit(), cluster.log(1).last(), "who has no room is not probed");
 }
 
 /// A log that is full to the brim with what another leader never committed takes the new leader's entries in its place.
@@ -286,4 +296,124 @@ pub(crate) fn a_chunk_before_the_leader_is_heard(sabotage: Sabotage) {
     assert_eq!(answers.len(), 1, "it takes it");
     cluster.run_for(30 * MS);
     assert_eq!(cluster.machine(2).leader(), Some(member(0, 1)), "a donor is taken for the leader");
+}
+
+/// Three states of which no two are the same, or two of which one is as good as the other while the third replica is dead.
+pub(crate) fn no_state_has_a_majority(sabotage: Sabotage, third_is_dead: bool) -> Cluster {
+    let mut cluster = Cluster::with(3, sabotaged(sabotage));
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    if third_is_dead {
+        cluster.crash(2);
+    }
+    let at = cluster.propose(0, b"x").expect("leads");
+    for (index, way) in [(1, 7), (2, 8)] {
+        cluster.nodes[index].goes_wrong_at = Some((at, way));
+    }
+    cluster.run_for(5000 * MS);
+    let up = if third_is_dead { 0..2 } else { 0..3 };
+    let halted = up.clone().all(|index| cluster.machine(index).fenced() == Some(at));
+    assert!(halted && cluster.leader().is_none(), "states without a majority go on");
+    let outvoted = up.filter_map(|index| cluster.machine(index).outvoted()).count();
+    assert_eq!(outvoted, 0, "a state is thrown away that no majority has outvoted");
+    cluster
+}
+
+/// A replica whose state was found wrong is asked for a read.
+pub(crate) fn fenced_and_asked(sabotage: Sabotage) {
+    let mut cluster = staged::a_state_goes_wrong(sabotage);
+    let read = cluster.read_here(2);
+    cluster.run_for(50 * MS);
+    assert!(cluster.nodes[2].answered.is_empty(), "a wrong state is read");
+    assert_eq!(read, Err(Error::NotServing));
+}
+
+/// Three nodes with small logs and a state of many chunks.
+fn with_small_logs(sabotage: Sabotage) -> Cluster {
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 64 << 10;
+        config.sabotage = sabotage;
+    });
+    cluster.nodes.iter_mut().for_each(|node| node.state_bytes = 200_000);
+    cluster.elect(0);
+    cluster
+}
+
+/// Runs until some of a snapshot, and not all of it, has been sent to this node.
+fn run_until_half_way(cluster: &mut Cluster, index: usize) {
+    let chunks = Rc::new(Cell::new(0));
+    let counter = chunks.clone();
+    cluster.filter = Some(Box::new(move |_, to, message| {
+        counter.set(counter.get() + usize::from(to == index && matches!(message.body, Body::Chunk(..))));
+        true
+    }));
+    for _ in 0..100_000 {
+        if chunks.get() > 50 {
+            break;
+        }
+        cluster.run_for(10_000);
+    }
+    cluster.filter = None;
+    assert!(chunks.get() > 50 && cluster.nodes[index].installed.is_empty(), "half way");
+}
+
+/// A state is found to be wrong while a snapshot is on its way to it: it is to be looked into, not replaced.
+pub(crate) fn fenced_midway(sabotage: Sabotage) -> Cluster {
+    let mut cluster = with_small_logs(sabotage);
+    staged::leave_behind(&mut cluster, 2);
+    cluster.heal();
+    run_until_half_way(&mut cluster, 2);
+    let (index, term) = (cluster.machine(2).applied_index(), cluster.machine(0).term());
+    let digest = cluster.machine(2).digest() ^ 1;
+    cluster.nodes[2].goes_wrong_at = Some((index, 1));
+    cluster.inject(0, 2, term, Body::Fence(Fence { index, digest, verdict: Verdict::Minority }));
+    assert_eq!(cluster.machine(2).fenced(), Some(index));
+    cluster.run_for(500 * MS);
+    assert!(cluster.nodes[2].installed.is_empty(), "a wrong state is replaced by a snapshot");
+    cluster
+}
+
+/// A follower has installed a snapshot, and no append reaches it for a while.
+pub(crate) fn installed_and_no_append(sabotage: Sabotage) {
+    let mut cluster = with_small_logs(sabotage);
+    staged::leave_behind(&mut cluster, 2);
+    cluster.heal();
+    while cluster.nodes[2].installed.is_empty() {
+        cluster.run_for(10_000);
+    }
+    cluster.take(|_, to, body| to == 2 && matches!(body, Body::Append(..)));
+    cluster.filter = Some(Box::new(|_, to, message| to != 2 || !matches!(message.body, Body::Append(..))));
+    cluster.run_for(5 * MS);
+    let peer = cluster.machine(0).peers().iter().find(|peer| peer.id().slot.0 == 3).expect("a peer");
+    assert_eq!(peer.matched, cluster.nodes[2].installed[0], "what was installed is not acknowledged");
+}
+
+/// A leader that is cut off has much on its disk that never commits. It returns by a snapshot of an earlier index, and the disk
+/// is slow to take that in.
+pub(crate) fn installed_over_a_longer_log(sabotage: Sabotage) {
+    let mut cluster = with_small_logs(sabotage);
+    cluster.run_for(50 * MS);
+    let agreed = cluster.machine(0).commit();
+    cluster.isolate(&[0]);
+    while cluster.log(0).last().0 < agreed.0 + 500 {
+        cluster.propose(0, b"").expect("leads");
+    }
+    cluster.flights.clear();
+    cluster.run_for(1000 * MS);
+    let leader = cluster.leader().expect("the other two elect");
+    while cluster.log(leader).base() <= agreed {
+        cluster.propose(leader, &[1; 500]).expect("leads");
+        cluster.run_for(MS);
+    }
+    let durable = cluster.machine(0).durable();
+    cluster.heal();
+    run_until_half_way(&mut cluster, 0);
+    cluster.nodes[0].disk.holds = true;
+    cluster.run_for(50 * MS);
+    assert!(cluster.nodes[0].installed.iter().any(|index| *index > agreed && *index < durable), "it is replaced");
+    cluster.nodes[0].disk.holds = false;
+    cluster.complete(0, true);
+    cluster.flush(0);
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.machine(0).commit(), cluster.machine(leader).commit(), "it goes on from there");
 }

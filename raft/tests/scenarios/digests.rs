@@ -128,11 +128,7 @@ fn one_against_one_halts_both_even_where_the_message_is_lost() {
 
 #[test]
 fn three_states_of_three_halt_all() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect(0);
-    spoil(&mut cluster, &[(1, 7), (2, 8)]);
-    load(&mut cluster, 2);
-    cluster.run_for(5000 * MS);
+    let cluster = rules::no_state_has_a_majority(Sabotage::default(), false);
     assert_eq!((fenced(&cluster), cluster.leader()), (vec![0, 1, 2], None));
 }
 
@@ -272,6 +268,11 @@ fn a_fenced_replica_does_not_hold_the_log_up() {
     cluster.run_for(100 * MS);
     assert_eq!(cluster.machine(2).commit(), cluster.log(0).last());
     assert!(cluster.log(2).first() > LogIndex(300));
+}
+
+#[test]
+fn a_fenced_replica_answers_no_read() {
+    rules::fenced_and_asked(Sabotage::default());
 }
 
 #[test]

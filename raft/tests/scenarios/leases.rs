@@ -219,3 +219,8 @@ fn a_clock_that_jumps_ends_the_lease() {
 fn a_farewell_of_one_that_does_not_lead_frees_no_vote() {
     crate::harness::rules::a_strangers_farewell(Sabotage::default());
 }
+
+#[test]
+fn a_lease_ends_with_a_farewell() {
+    assert!(matches!(reads::lease_after_a_farewell(Sabotage::default()), Err(Error::NotLeader { .. })));
+}

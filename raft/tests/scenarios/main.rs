@@ -144,6 +144,7 @@
 //! | **States** | |
 //! | minority fenced | `digests::a_follower_in_the_minority_is_fenced_and_goes_on_acknowledging` |
 //! | no majority halts | `digests::three_states_of_three_halt_all` |
+//! | a fenced replica answers nothing | `digests::a_fenced_replica_answers_no_read` |
 //! | a fenced replica stands for nothing | `digests::a_fenced_replica_does_not_stand_even_where_nobody_else_can_win` |
 //! | **Quiet groups** | |
 //! | goes quiet and wakes | `quiet::an_idle_group_goes_quiet_and_stays_one_for_an_hour` `quiet::a_proposal_wakes_a_quiet_group_and_commits_at_once` |

@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::harness::{Cluster, LATENCY_NS, MS, member, staged};
+use crate::harness::{Cluster, LATENCY_NS, MS, member, rules, staged};
 use trimaran_raft::{
-    Body, ChunkAck, ChunkHead, Configuration, DropReason, Error, Fence, Input, LogIndex, PeerState, Refused, Sabotage,
-    ShardConfig, Snapshot, SnapshotId, Verdict, state_hash,
+    Body, ChunkAck, ChunkHead, Configuration, DropReason, Error, Input, LogIndex, PeerState, Refused, Sabotage,
+    ShardConfig, Snapshot, SnapshotId, state_hash,
 };
 
 const STATE_BYTES: usize = 200_000;
@@ -503,16 +503,17 @@ fn a_replica_that_stops_applying_midway_takes_no_more_of_its_snapshot() {
 /// As one that stopped: a state that was found to be wrong is looked into, not replaced.
 #[test]
 fn a_replica_that_is_fenced_midway_takes_no_more_of_its_snapshot() {
-    let mut cluster = lagging();
-    cluster.heal();
-    run_until_half_way(&mut cluster, 0);
-    let index = cluster.machine(2).applied_index();
-    let digest = cluster.machine(2).digest() ^ 1;
-    let term = cluster.machine(0).term();
-    cluster.nodes[2].goes_wrong_at = Some((index, 1));
-    cluster.inject(0, 2, term, Body::Fence(Fence { index, digest, verdict: Verdict::Minority }));
-    assert_eq!(cluster.machine(2).fenced(), Some(index));
-    cluster.run_for(500 * MS);
+    let cluster = rules::fenced_midway(Sabotage::default());
     assert!(cluster.nodes[2].dropped.contains(&DropReason::Unexpected));
-    assert!(cluster.nodes[2].installed.is_empty());
+}
+
+#[test]
+fn what_was_installed_is_acknowledged_without_an_append() {
+    rules::installed_and_no_append(Sabotage::default());
+}
+
+/// What was durable belonged to the log before.
+#[test]
+fn a_snapshot_over_a_longer_log_counts_once_the_disk_has_it() {
+    rules::installed_over_a_longer_log(Sabotage::default());
 }

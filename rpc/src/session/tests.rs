@@ -7,7 +7,8 @@ use futures::FutureExt;
 use proptest::prelude::*;
 
 const CLUSTER: ClusterId = ClusterId(0x0123_4567_89ab_cdef);
-const SMALL: Bounds = Bounds { sessions: 3, reply_bytes: 5 * (REPLY_COST_BYTES + 40), reply_bytes_each: 60 };
+const SMALL: Bounds =
+    Bounds { sessions: 3, reply_bytes: 5 * (REPLY_COST_BYTES + 40), reply_bytes_each: 60, ..Bounds::CLUSTER };
 
 fn at(seconds: u64) -> LogTime {
     LogTime::from_nanos(seconds * 1_000_000_000)

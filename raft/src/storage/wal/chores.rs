@@ -70,7 +70,7 @@ impl<D: Device> Wal<D> {
                         self.want_spare();
                     }
                 }
-                Chore::SyncDirectory if self.has(Fault::SkipDirectorySync) => drop(self.chores.pop_front()),
+                _ if self.skips(chore) => drop(self.chores.pop_front()),
                 _ => match self.chore_op(chore) {
                     Some(op) => {
                         self.chore_under_way = true;
@@ -79,6 +79,14 @@ impl<D: Device> Wal<D> {
                     None => drop(self.chores.pop_front()),
                 },
             }
+        }
+    }
+
+    fn skips(&self, chore: Chore) -> bool {
+        match chore {
+            Chore::SyncDirectory => self.has(Fault::SkipDirectorySync),
+            Chore::SyncSuperblock => !self.ready && self.has(Fault::AcknowledgeWhileClean),
+            _ => false,
         }
     }
 

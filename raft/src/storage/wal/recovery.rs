@@ -134,7 +134,8 @@ pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: S
     let newest = chosen.last().map(|at| &scan.records[*at].record);
     let last = newest.map_or((0, 0), |record| (record.sequence, record.hash));
     report.finish(newest, &replay.log, replay.fence);
-    if expected.witness.is_some_and(|witness| witness > last.0) {
+    let short = expected.witness.is_some_and(|witness| witness > last.0);
+    if short && !sabotage.has(Fault::IgnoreWitness) {
         report.rolled_back(last.0, expected.witness.unwrap_or(0));
         return match superblock.durability {
             Durability::Buffered => Ok(Recovery::Untrusted(report)),
@@ -143,7 +144,8 @@ pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: S
             }
         };
     }
-    if superblock.durability == Durability::Buffered && !superblock.clean {
+    let unclean = !superblock.clean && !sabotage.has(Fault::ResumeUnclean);
+    if superblock.durability == Durability::Buffered && unclean {
         let same_run = superblock.boot == expected.boot && expected.boot != 0;
         if !same_run || expected.witness.is_none() {
             report.unclean(same_run);
