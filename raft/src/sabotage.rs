@@ -102,6 +102,14 @@ pub enum Fault {
     FencedReads,
     /// A replica whose state is wrong takes another's.
     FencedTakesSnapshots,
+    /// A replica whose state is wrong acknowledges nothing.
+    FencedAcknowledgesNot,
+    /// A replica whose state is wrong gives no vote.
+    FencedVotesNot,
+    /// A disk says that it is full once nothing is left of it.
+    NoDiskReserve,
+    /// What a crash has torn off the tail of a log counts as damage.
+    TornTailAsDamage,
     /// What was verified before a snapshot was installed is all that is verified after it.
     VerifiedAcrossInstall,
     /// What was durable of the log that a snapshot replaces counts for the one after it.
@@ -126,7 +134,7 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Sabotage {
     #[cfg(feature = "sabotage")]
-    faults: u64,
+    faults: u128,
 }
 
 impl Sabotage {
@@ -139,13 +147,13 @@ impl Sabotage {
     /// Breaks exactly `fault`.
     #[cfg(feature = "sabotage")]
     pub const fn only(fault: Fault) -> Self {
-        Sabotage { faults: 1 << fault as u64 }
+        Sabotage { faults: 1 << fault as u128 }
     }
 
     /// Whether `fault` is switched on.
     #[cfg(feature = "sabotage")]
     pub const fn has(self, fault: Fault) -> bool {
-        self.faults & (1 << fault as u64) != 0
+        self.faults & (1 << fault as u128) != 0
     }
 
     /// Without the feature nothing is ever broken.

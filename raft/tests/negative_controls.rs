@@ -24,9 +24,11 @@
 //! | 5 acknowledgements cover what is durable, without a gap | `an_acknowledgement_before_it_is_durable` `persisted_by_index_only` |
 //! | 5 a record counts once it is durable | `a_record_that_counts_before_it_is_written` |
 //! | 5 damage is never cut | `damage_taken_for_a_torn_tail` |
+//! | 5 an unacknowledged tail is cut | `a_torn_tail_taken_for_damage` |
 //! | a leader whose log device has stalled falls silent | `a_stalled_leader_that_opens_rounds` |
 //! | names last before they are relied on | `a_directory_that_is_not_synced` |
 //! | 6 reserved room | `no_room_reserved` |
+//! | 6 reserved disk | `no_disk_reserved` |
 //! | 6 what has reserved room passes beyond credit | `reserved_room_that_waits_for_credit` |
 //! | 6 a probe ignores zero credit | `no_probe_without_credit` |
 //! | 6 conflict truncated before checking room | `room_asked_for_before_the_truncation` |
@@ -35,6 +37,7 @@
 //! | 7 with no majority all halt | `three_states_that_go_on` `two_states_that_go_on` |
 //! | 7 and fetch nothing | `a_state_thrown_away_unoutvoted` |
 //! | 7 a fenced replica does not stand | `a_wrong_state_that_stands` |
+//! | 7 a fenced replica goes on acknowledging and voting | `a_wrong_state_that_is_silent` `a_wrong_state_that_gives_no_vote` |
 //! | 7 a fenced replica stops reads | `a_wrong_state_that_is_read` |
 //! | 7 a fenced replica takes no snapshot | `a_wrong_state_that_is_replaced` |
 //! | 8 a snapshot is one frozen point | `chunks_of_two_snapshots_mixed` |
@@ -51,7 +54,7 @@
 //! | 11 the age of the leader's last quorum round | `an_age_from_the_arrival` |
 //! | 11 Register evicts nobody live | `exactly_once_controls::a_table_that_evicts_the_live` |
 //!
-//! `exactly_once_controls` is a test program of rpc's. What a disk keeps in reserve (6) are tests of `scenarios/storage.rs`.
+//! `exactly_once_controls` is a test program of rpc's.
 
 mod harness;
 
@@ -354,6 +357,16 @@ fn a_wrong_state_that_is_read() {
 }
 
 #[test]
+fn a_wrong_state_that_is_silent() {
+    assert_goes_wrong(Fault::FencedAcknowledgesNot, rules::fenced_and_needed, "does not acknowledge");
+}
+
+#[test]
+fn a_wrong_state_that_gives_no_vote() {
+    assert_goes_wrong(Fault::FencedVotesNot, rules::fenced_and_needed, "does not vote");
+}
+
+#[test]
 fn a_wrong_state_that_is_replaced() {
     let history = |sabotage| drop(rules::fenced_midway(sabotage));
     assert_goes_wrong(Fault::FencedTakesSnapshots, history, "a wrong state is replaced");
@@ -433,9 +446,12 @@ fn nothing_broken_nothing_caught() {
     rules::no_state_has_a_majority(none, false);
     rules::no_state_has_a_majority(none, true);
     rules::fenced_and_asked(none);
+    rules::fenced_and_needed(none);
     rules::fenced_midway(none);
     rules::installed_and_no_append(none);
     rules::installed_over_a_longer_log(none);
+    journal::torn(none);
+    journal::without_room(none);
     journal::buffered_and_powerless(none);
     journal::buffered_and_put_back(none);
     journal::buffered_and_reopened(none);
@@ -472,6 +488,16 @@ fn damage_taken_for_a_torn_tail() {
     let words = broken(|| journal::rotten(Sabotage::only(Fault::DamageAsTornTail)));
     assert!(words.is_some_and(|words| words.contains("denied")));
     journal::rotten(Sabotage::NONE);
+}
+
+#[test]
+fn a_torn_tail_taken_for_damage() {
+    assert_goes_wrong(Fault::TornTailAsDamage, journal::torn, "false damage");
+}
+
+#[test]
+fn no_disk_reserved() {
+    assert_goes_wrong(Fault::NoDiskReserve, journal::without_room, "keeps nothing in reserve");
 }
 
 #[test]

@@ -146,7 +146,8 @@ impl Machine {
         // Sticky: who hears its leader does not help to depose it, nor moves its term for a stranger; unless that leader itself
         // wants the candidate in its place.
         // Not either when it has heard of that term already, from somebody else.
-        let may = ask.told || !self.is_content();
+        let withheld = self.fenced.is_some() && self.sabotaged(Fault::FencedVotesNot);
+        let may = (ask.told || !self.is_content()) && !withheld;
         if ask.campaign > self.hard.term && may {
             self.adopt_term(ask.campaign);
         }

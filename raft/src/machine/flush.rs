@@ -6,6 +6,7 @@ use super::{Action, Machine, More, Outgoing, ReplyKind, Role};
 use crate::id::{Member, Nanos, NodeId};
 use crate::log::Log;
 use crate::message::Answer;
+use crate::sabotage::Fault;
 use crate::storage::Write;
 use crate::trace;
 
@@ -105,7 +106,8 @@ impl Machine {
     }
 
     fn flush_ack(&mut self, log: &Log, out: &mut Vec<Action>) {
-        let Some(leader) = self.leader.filter(|_| self.ack_due) else { return };
+        let silent = self.fenced.is_some() && self.sabotaged(Fault::FencedAcknowledgesNot);
+        let Some(leader) = self.leader.filter(|_| self.ack_due && !silent) else { return };
         self.ack_due = false;
         let to = self.sender(leader, self.leader_address);
         let ack = self.acknowledgement(log);

@@ -411,6 +411,9 @@ impl<D: Device> Wal<D> {
     }
 
     fn set_full(&mut self, full: bool) {
+        if self.has(Fault::NoDiskReserve) && self.files.blocks_left() > 0 {
+            return;
+        }
         if std::mem::replace(&mut self.full, full) != full {
             self.completions.push_back(Completion::Full(full));
             self.counters.full += u64::from(full);

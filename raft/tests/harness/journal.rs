@@ -320,6 +320,46 @@ pub(crate) fn rotten(sabotage: Sabotage) {
     assert_eq!(reached, (Term(2), LogIndex(4)), "denied to have been acknowledged\n{}", found.report);
 }
 
+/// Three writes overlap, and the first of them is lost with the power: it was not acknowledged, nor was what follows.
+pub(crate) fn torn(sabotage: Sabotage) {
+    let mut journal = Journal::new(SETTINGS, true);
+    journal.vote(2, 1);
+    journal.settle();
+    journal.disk.set(|faults| faults.holds = true);
+    for _ in 0..3 {
+        journal.append(100);
+        journal.flush();
+    }
+    assert_eq!(journal.disk.in_flight(), 3, "they overlap");
+    journal.disk.complete(2);
+    journal.disk.complete(1);
+    journal.poll();
+    let platter = journal.disk.platter().after(|_, _| false, |_| true);
+    let found = recovered(&platter, sabotage).expect("readable");
+    assert_is_one_of(found.as_deref(), &journal.states, journal.acknowledged, "a torn tail");
+}
+
+/// A disk has no room for another file: what is left of the one in use is kept for what moves the group on.
+pub(crate) fn without_room(sabotage: Sabotage) {
+    let mut journal = Journal::new(WalSettings { sabotage, ..SETTINGS }, true);
+    journal.vote(2, 1);
+    journal.settle();
+    journal.disk.set(|faults| faults.no_space = true);
+    for _ in 0..60 {
+        if journal.full {
+            break;
+        }
+        journal.append(100);
+        journal.settle();
+    }
+    let before = journal.last_acknowledged();
+    for _ in 0..3 {
+        journal.append(64);
+        journal.settle();
+    }
+    assert_eq!(journal.last_acknowledged(), before + 3, "a full disk keeps nothing in reserve");
+}
+
 /// A buffered log with three entries, on a device that needs a sync for what is to last; and what its witness was told last.
 fn buffered(sabotage: Sabotage) -> (Journal, Rc<Cell<u64>>) {
     let settings = WalSettings { durability: Durability::Buffered, sabotage, ..SETTINGS };

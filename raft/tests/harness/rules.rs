@@ -328,6 +328,20 @@ pub(crate) fn fenced_and_asked(sabotage: Sabotage) {
     assert_eq!(read, Err(Error::NotServing));
 }
 
+/// A replica whose state was found wrong is needed: for a commit while another is away, and for a vote when the leader is dead.
+pub(crate) fn fenced_and_needed(sabotage: Sabotage) {
+    let mut cluster = staged::a_state_goes_wrong(sabotage);
+    cluster.isolate(&[1]);
+    let index = cluster.propose(0, b"x").expect("leads");
+    cluster.run_for(5 * MS);
+    assert_eq!(cluster.machine(0).commit(), index, "one whose state is wrong does not acknowledge");
+    cluster.heal();
+    cluster.run_for(100 * MS);
+    cluster.crash(0);
+    cluster.run_for(1500 * MS);
+    assert_eq!(cluster.leader(), Some(1), "one whose state is wrong does not vote");
+}
+
 /// Three nodes with small logs and a state of many chunks.
 fn with_small_logs(sabotage: Sabotage) -> Cluster {
     let mut cluster = Cluster::with(3, |config| {

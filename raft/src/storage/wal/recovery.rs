@@ -242,7 +242,7 @@ fn choose(records: &[Found], report: &mut Report, sabotage: Sabotage) -> Vec<usi
                 at = *next;
                 continue;
             }
-            let was_durable = claims[at] > before.0;
+            let was_durable = claims[at] > before.0 || sabotage.has(Fault::TornTailAsDamage);
             // What came before the first one found is mostly a file that was used again: the entries will tell.
             let is_first = before == (0, 0);
             if !was_durable || !is_first && sabotage.has(Fault::DamageAsTornTail) {
