@@ -102,6 +102,8 @@ pub enum Fault {
     FencedReads,
     /// A replica whose state is wrong takes another's.
     FencedTakesSnapshots,
+    /// A replica whose state is wrong goes on giving it out.
+    FencedGivesOut,
     /// A replica whose state is wrong acknowledges nothing.
     FencedAcknowledgesNot,
     /// A replica whose state is wrong gives no vote.

@@ -39,6 +39,7 @@
 //! | 7 a fenced replica does not stand | `a_wrong_state_that_stands` |
 //! | 7 a fenced replica goes on acknowledging and voting | `a_wrong_state_that_is_silent` `a_wrong_state_that_gives_no_vote` |
 //! | 7 a fenced replica stops reads | `a_wrong_state_that_is_read` |
+//! | 7 a fenced replica gives out no snapshot | `a_wrong_state_that_is_given_out` |
 //! | 7 a fenced replica takes no snapshot | `a_wrong_state_that_is_replaced` |
 //! | 8 a snapshot is one frozen point | `chunks_of_two_snapshots_mixed` |
 //! | 8 a follower that sends one is not taken for the leader | `a_donor_taken_for_the_leader` |
@@ -367,6 +368,11 @@ fn a_wrong_state_that_gives_no_vote() {
 }
 
 #[test]
+fn a_wrong_state_that_is_given_out() {
+    assert_goes_wrong(Fault::FencedGivesOut, rules::fenced_donor, "a wrong state is given out");
+}
+
+#[test]
 fn a_wrong_state_that_is_replaced() {
     let history = |sabotage| drop(rules::fenced_midway(sabotage));
     assert_goes_wrong(Fault::FencedTakesSnapshots, history, "a wrong state is replaced");
@@ -448,6 +454,7 @@ fn nothing_broken_nothing_caught() {
     rules::fenced_and_asked(none);
     rules::fenced_and_needed(none);
     rules::fenced_midway(none);
+    rules::fenced_donor(none);
     rules::installed_and_no_append(none);
     rules::installed_over_a_longer_log(none);
     journal::torn(none);

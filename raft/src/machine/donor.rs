@@ -11,6 +11,7 @@ use crate::error::DropReason;
 use crate::id::{LogIndex, Member, Nanos, NodeId, Term};
 use crate::log::Log;
 use crate::message::{Ack, Envelope, SnapshotAsk};
+use crate::sabotage::Fault;
 
 /// How long a donor may take until the peer has a first part, in times that a leader bears a silent member: a large state is written first.
 const PATIENCES_TO_BEGIN: u64 = 5;
@@ -83,7 +84,8 @@ impl Machine {
 
     fn may_donate(&self) -> bool {
         let asked = self.donation.is_some_and(|donation| donation.term == self.hard.term && self.now < donation.until);
-        asked && self.role == Role::Follower && self.fenced.is_none() && !self.stopped
+        let is_right = self.fenced.is_none() || self.sabotaged(Fault::FencedGivesOut);
+        asked && self.role == Role::Follower && is_right && !self.stopped
     }
 
     /// Leading: the fittest follower that could send this peer a snapshot; each sends one at a time.

@@ -353,14 +353,29 @@ fn with_small_logs(sabotage: Sabotage) -> Cluster {
     cluster
 }
 
-/// Runs until some of a snapshot, and not all of it, has been sent to this node.
-fn run_until_half_way(cluster: &mut Cluster, index: usize) {
+/// How many chunks are sent from now on, of those that `counts` picks by sender and receiver.
+fn count_chunks(cluster: &mut Cluster, counts: impl Fn(usize, usize) -> bool + 'static) -> Rc<Cell<usize>> {
     let chunks = Rc::new(Cell::new(0));
     let counter = chunks.clone();
-    cluster.filter = Some(Box::new(move |_, to, message| {
-        counter.set(counter.get() + usize::from(to == index && matches!(message.body, Body::Chunk(..))));
+    cluster.filter = Some(Box::new(move |from, to, message| {
+        counter.set(counter.get() + usize::from(counts(from, to) && matches!(message.body, Body::Chunk(..))));
         true
     }));
+    chunks
+}
+
+/// The leader says that this node's state is wrong.
+fn fence(cluster: &mut Cluster, index: usize) {
+    let (at, term) = (cluster.machine(index).applied_index(), cluster.machine(0).term());
+    let digest = cluster.machine(index).digest() ^ 1;
+    cluster.nodes[index].goes_wrong_at = Some((at, 1));
+    cluster.inject(0, index, term, Body::Fence(Fence { index: at, digest, verdict: Verdict::Minority }));
+    assert_eq!(cluster.machine(index).fenced(), Some(at));
+}
+
+/// Runs until some of a snapshot, and not all of it, has been sent to this node.
+fn run_until_half_way(cluster: &mut Cluster, index: usize) {
+    let chunks = count_chunks(cluster, move |_, to| to == index);
     for _ in 0..100_000 {
         if chunks.get() > 50 {
             break;
@@ -377,14 +392,25 @@ pub(crate) fn fenced_midway(sabotage: Sabotage) -> Cluster {
     staged::leave_behind(&mut cluster, 2);
     cluster.heal();
     run_until_half_way(&mut cluster, 2);
-    let (index, term) = (cluster.machine(2).applied_index(), cluster.machine(0).term());
-    let digest = cluster.machine(2).digest() ^ 1;
-    cluster.nodes[2].goes_wrong_at = Some((index, 1));
-    cluster.inject(0, 2, term, Body::Fence(Fence { index, digest, verdict: Verdict::Minority }));
-    assert_eq!(cluster.machine(2).fenced(), Some(index));
+    fence(&mut cluster, 2);
     cluster.run_for(500 * MS);
     assert!(cluster.nodes[2].installed.is_empty(), "a wrong state is replaced by a snapshot");
     cluster
+}
+
+/// A follower's state is found to be wrong while it sends that to another.
+pub(crate) fn fenced_donor(sabotage: Sabotage) {
+    let mut cluster = with_small_logs(sabotage);
+    staged::leave_behind(&mut cluster, 2);
+    cluster.heal();
+    run_until_half_way(&mut cluster, 2);
+    assert_eq!(cluster.machine(1).donates_to(), Some(member(2, 1).id));
+    fence(&mut cluster, 1);
+    let chunks = count_chunks(&mut cluster, |from, _| from == 1);
+    cluster.run_for(MS);
+    assert_eq!(chunks.get(), 0, "a wrong state is given out");
+    cluster.run_for(500 * MS);
+    assert_eq!(cluster.machine(2).commit(), cluster.machine(0).commit(), "another sends it");
 }
 
 /// A follower has installed a snapshot, and no append reaches it for a while.
