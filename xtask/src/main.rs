@@ -123,7 +123,7 @@ struct SimArgs {
 
 #[derive(Args)]
 struct FuzzArgs {
-    /// Only this one: config, frames, peer_messages, r2p2, raft_machine, values or wal.
+    /// Only this one: config, frames, peer_messages, r2p2, raft_machine, snapshot_chunks, values or wal.
     target: Option<String>,
     /// How long each target runs.
     #[arg(long, default_value_t = 60, value_name = "N")]
