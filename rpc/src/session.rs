@@ -28,6 +28,7 @@ mod window;
 
 use crate::log_time::LogTime;
 use crate::service::Answer;
+use crate::state::Turns;
 use hashbrown::HashMap;
 use replies::Replies;
 use serde::{Deserialize, Serialize};
@@ -299,6 +300,14 @@ impl Sessions {
     /// Bytes of the remembered replies, as [`REPLY_BYTES_MAX`] counts them.
     pub fn reply_bytes(&self) -> usize {
         self.replies.bytes()
+    }
+
+    /// Gives the memory back, a slice at a time.
+    pub(crate) async fn discard(self, turns: &mut Turns) {
+        turns.drop_each(self.sessions).await;
+        turns.drop_each(self.by_nonce).await;
+        turns.drop_each(self.by_use).await;
+        self.replies.discard(turns).await;
     }
 
     fn open(&mut self, id: SessionId, session: Session) {
