@@ -8,7 +8,7 @@ use crate::store::Version;
 use trimaran_rpc::data;
 use trimaran_rpc::generated::Bytes;
 use trimaran_rpc::service::Cx;
-use trimaran_rpc::state::{Reader, StateError, Writer};
+use trimaran_rpc::state::{Reader, StateError, Turns, Writer};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Calls kept; 24 bytes each, so 192 MiB when full. Later ones are counted but not kept, and a reader is told.
@@ -121,6 +121,11 @@ impl Journal {
         }
         Ok(journal)
     }
+
+    /// Gives the memory back, a slice at a time.
+    pub async fn discard(self, turns: &mut Turns) {
+        turns.drop_vec(self.calls).await;
+    }
 }
 
 impl ExecutedCall {
@@ -199,6 +204,15 @@ mod tests {
         let loaded = Journal::load(&mut reader).now_or_never().expect("at once").expect("a journal");
         assert_eq!(reader.finish(), Ok(()));
         loaded
+    }
+
+    #[test]
+    fn a_journal_is_given_back_a_slice_at_a_time() {
+        let journal = Journal { calls: (0..1 << 18).map(call).collect(), ..Journal::default() };
+        let mut turns = Turns::new();
+        let mut given_back = std::pin::pin!(journal.discard(&mut turns));
+        let others = std::iter::from_fn(|| given_back.as_mut().now_or_never().is_none().then_some(())).count();
+        assert!(others >= 10, "{others} turns");
     }
 
     #[test]

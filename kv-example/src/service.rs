@@ -12,7 +12,7 @@ use trimaran_rpc::prelude::*;
 use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_rpc::service::{NoState, RawHandler};
 use trimaran_rpc::shards::ShardPlace;
-use trimaran_rpc::state::{Reader, StateError, Writer};
+use trimaran_rpc::state::{Reader, StateError, Turns, Writer};
 use trimaran_rpc::timers::{TimerId, TimersFull};
 
 /// One replica of the key-value store.
@@ -227,6 +227,13 @@ impl State for Kv {
         let has_journal: bool = from.item().await?;
         let journal = if has_journal { Some(Journal::load(from).await?) } else { None };
         Ok(Kv { store, journal })
+    }
+
+    async fn discard(self, turns: &mut Turns) {
+        self.store.discard(turns).await;
+        if let Some(journal) = self.journal {
+            journal.discard(turns).await;
+        }
     }
 }
 

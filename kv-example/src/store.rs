@@ -28,7 +28,7 @@ use std::time::Duration;
 use trimaran_rpc::data;
 use trimaran_rpc::log_time::LogTime;
 use trimaran_rpc::serde::{Serialize, Serializer};
-use trimaran_rpc::state::{Reader, StateError, Writer};
+use trimaran_rpc::state::{Reader, StateError, Turns, Writer};
 use trimaran_rpc::timers::{TimerId, TimersFull};
 
 /// Counts the writes that changed the store; a write's version is the count after it.
@@ -321,6 +321,15 @@ impl Store {
             store.map.insert(Key::from_slice(&key), Entry { value, version: Version(version), expiry });
         }
         Ok(store)
+    }
+
+    /// Gives the memory back, a slice at a time.
+    pub async fn discard(self, turns: &mut Turns) {
+        for (key, entry) in self.map {
+            let bytes = cost_bytes(&key, &entry.value);
+            drop((key, entry));
+            turns.spend(bytes).await;
+        }
     }
 }
 

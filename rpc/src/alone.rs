@@ -6,7 +6,7 @@ use crate::outbox::Effect;
 use crate::r2p2::policy::Policy;
 use crate::replica::Replica;
 use crate::service::{Answer, Mark, ReadCx, Service};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::{Reader, StateError, Turns, Writer};
 use futures::task::noop_waker_ref;
 use serde::de::DeserializeOwned;
 use std::future::Future;
@@ -173,7 +173,9 @@ impl<S: Service> Alone<S> {
         let mut writer = Writer::bytes().at_once();
         at_once(self.replica.save(&mut writer));
         let bytes = writer.into_bytes().map_err(|error| StateError::Invalid(error.to_string()))?;
-        at_once(self.replica.load(S::VERSION, Reader::new(&bytes).at_once()))
+        let former = at_once(self.replica.load(S::VERSION, Reader::new(&bytes).at_once()))?;
+        at_once(former.discard(&mut Turns::new().at_once()));
+        Ok(())
     }
 
     /// A copy that begins with a saved state.

@@ -5,13 +5,14 @@ pub(crate) mod elsewhere;
 use self::elsewhere::Loans;
 use crate::outbox::{Effect, EffectId, Outbox};
 use crate::reads::Sight;
-use crate::replica::{Replica, panic_message};
+use crate::replica::{Contents, Replica, panic_message};
 use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::{ReadCx, Service};
 use crate::snapshot::{self, Taken};
-use crate::state::Writer;
+use crate::state::{Turns, Writer};
 use futures::FutureExt;
+use futures::future::join;
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -139,20 +140,19 @@ impl Jobs {
 pub(crate) async fn run<S: Service>(node: Rc<Replicated>, replica: Replica<S>) {
     let mut apply = Apply::new(node.clone(), replica);
     if let Err(halt) = apply.run().await {
-        // The half-changed state is never read again.
-        drop(apply);
-        halted(&node, *halt).await;
+        halted(&node, *halt, Some(apply.replica)).await;
     }
 }
 
 /// As [`run`], with an applier elsewhere that executes entries and queries.
 pub(crate) async fn run_elsewhere<S: Service>(node: Rc<Replicated>, replica: Replica<S>, loans: Loans<S>) {
-    let Err(halt) = elsewhere::run(Apply::new(node.clone(), replica), loans).await;
-    halted(&node, *halt).await;
+    let (halt, replica) = elsewhere::run(Apply::new(node.clone(), replica), loans).await;
+    halted(&node, *halt, replica).await;
 }
 
-/// Waiting queries are refused, later ones by the server. Runs until the node ends.
-async fn halted(node: &Replicated, halt: Halt) {
+/// Waiting queries are refused, later ones by the server. Runs until the node ends. The replica's state, half changed, is never read
+/// again: it is given back.
+async fn halted<S: Service>(node: &Replicated, halt: Halt, replica: Option<Box<Replica<S>>>) {
     tracing::error!(
         code = halt.code,
         index = halt.index,
@@ -162,6 +162,15 @@ async fn halted(node: &Replicated, halt: Halt) {
         "this replica stops applying; it keeps replicating and voting"
     );
     node.halt(halt);
+    let give_back = async {
+        if let Some(replica) = replica {
+            discard(replica.into_contents()).await;
+        }
+    };
+    join(refuse_all(node), give_back).await;
+}
+
+async fn refuse_all(node: &Replicated) {
     loop {
         let job = node.jobs.queue.borrow_mut().pop_front();
         match job {
@@ -170,6 +179,11 @@ async fn halted(node: &Replicated, halt: Halt) {
             None => node.jobs.added.raised().await,
         }
     }
+}
+
+/// Gives back what a replica has held. A panic in it is nobody's loss: the rest is dropped.
+async fn discard<S: Service>(former: Contents<S>) {
+    let _ = AssertUnwindSafe(former.discard(&mut Turns::new())).catch_unwind().await;
 }
 
 /// What each replica did is a function of the log, unless its service looks at something else.
@@ -227,7 +241,7 @@ impl<S: Service> Apply<S> {
                     self.let_leader_go_first().await;
                     first = Some((index, header));
                 }
-                Next::Snapshot(snapshot) => self.install(&snapshot).await?,
+                Next::Snapshot(snapshot) => self.install(*snapshot).await?,
                 Next::SnapshotWanted => self.give_out().await,
                 Next::Look => {}
             }
@@ -249,7 +263,7 @@ impl<S: Service> Apply<S> {
             return Err(diverged(index));
         }
         if let Some(snapshot) = self.node.shard.try_next_snapshot() {
-            self.install(&snapshot).await?;
+            self.install(snapshot).await?;
         }
         if self.is_snapshot_due() {
             self.give_out().await;
@@ -292,10 +306,16 @@ impl<S: Service> Apply<S> {
     }
 
     /// Another replica's state takes the place of this one's.
-    async fn install(&mut self, received: &ReceivedSnapshot) -> Result<(), Box<Halt>> {
-        snapshot::install(&mut self.replica, received).await?;
+    async fn install(&mut self, received: ReceivedSnapshot) -> Result<(), Box<Halt>> {
+        let former = snapshot::install(&mut self.replica, &received).await?;
         self.node.passed(&[(received.index, self.replica.chain)]);
         self.node.timer_at(self.replica.cx.timers.next_at(), self.replica.cx.now);
+        // Not earlier: until all was read, an error had to leave the old state in place. Not later, beside the next entries: another
+        // snapshot might come, and there would be three states.
+        if let Ok(bytes) = Rc::try_unwrap(received.bytes) {
+            Turns::new().drop_vec(bytes).await;
+        }
+        discard(former).await;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! The outbox is replicated state. An effect stays in it until an entry says that it is done, so that a leader that dies in
 //! between leaves it to the next one.
 
-use crate::state::{Reader, StateError, Writer};
+use crate::state::{Reader, StateError, Turns, Writer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use trimaran_raft::LogIndex;
@@ -96,6 +96,11 @@ impl Outbox {
             outbox.open.insert(id, effect);
         }
         Ok(outbox)
+    }
+
+    /// Gives the memory back, a slice at a time.
+    pub(crate) async fn discard(self, turns: &mut Turns) {
+        turns.drop_each(self.open).await;
     }
 }
 

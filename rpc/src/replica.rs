@@ -8,10 +8,11 @@ use crate::outbox::{Outbox, decode_done};
 use crate::r2p2::block::{Refusal, Status};
 use crate::service::{Answer, Cx, Mark, Service};
 use crate::session::{Admission, CallId, Sessions};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::{Reader, StateError, Turns, Writer};
 use crate::timers::Timers;
 use futures::FutureExt;
 use std::future::poll_fn;
+use std::mem::replace;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -43,6 +44,25 @@ pub(crate) struct Replica<S> {
     pub(crate) chain: u64,
     /// What a timer's handler replied, which nobody reads.
     timer_reply: Vec<u8>,
+}
+
+/// What the log has made of a replica: all that can be large.
+#[must_use = "dropped, it holds the core up"]
+pub(crate) struct Contents<S> {
+    service: S,
+    timers: Timers,
+    outbox: Outbox,
+    sessions: Sessions,
+}
+
+impl<S: Service> Contents<S> {
+    /// Gives the memory back, a slice at a time as far as the service does.
+    pub(crate) async fn discard(self, turns: &mut Turns) {
+        self.service.discard(turns).await;
+        self.timers.discard(turns).await;
+        self.outbox.discard(turns).await;
+        self.sessions.discard(turns).await;
+    }
 }
 
 impl<S: Service> Replica<S> {
@@ -213,19 +233,26 @@ impl<S: Service> Replica<S> {
         self.sessions.save(to).await;
     }
 
-    /// Takes on what [`Replica::save`] wrote under that version of the service's state, all that is left of `from`. On an
-    /// error nothing has changed.
-    pub(crate) async fn load(&mut self, version: u32, mut from: Reader<'_>) -> Result<(), StateError> {
+    /// Takes on what [`Replica::save`] wrote under that version of the service's state, all that is left of `from`, and returns what
+    /// was there before. On an error nothing has changed.
+    pub(crate) async fn load(&mut self, version: u32, mut from: Reader<'_>) -> Result<Contents<S>, StateError> {
         let service = S::load(version, &mut from).await?;
         let timers = Timers::load(&mut from).await?;
         let outbox = Outbox::load(&mut from).await?;
         let sessions = Sessions::load(&mut from).await?;
         from.finish()?;
-        self.sessions = sessions;
-        self.service = service;
-        self.cx.timers = timers;
-        self.cx.outbox = outbox;
-        Ok(())
+        Ok(Contents {
+            service: replace(&mut self.service, service),
+            timers: replace(&mut self.cx.timers, timers),
+            outbox: replace(&mut self.cx.outbox, outbox),
+            sessions: replace(&mut self.sessions, sessions),
+        })
+    }
+
+    /// What it holds, for a replica that has come to its end.
+    pub(crate) fn into_contents(self) -> Contents<S> {
+        let Replica { service, cx, sessions, .. } = self;
+        Contents { service, timers: cx.timers, outbox: cx.outbox, sessions }
     }
 }
 

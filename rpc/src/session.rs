@@ -28,6 +28,7 @@ mod window;
 
 use crate::log_time::LogTime;
 use crate::service::Answer;
+use crate::state::Turns;
 use hashbrown::HashMap;
 use replies::Replies;
 use serde::{Deserialize, Serialize};
@@ -318,6 +319,14 @@ impl Sessions {
 
     fn evicts_the_live(&self) -> bool {
         self.bounds.sabotage.has(Fault::EvictTheLive) && self.sessions.len() >= self.bounds.sessions
+    }
+
+    /// Gives the memory back, a slice at a time.
+    pub(crate) async fn discard(self, turns: &mut Turns) {
+        turns.drop_each(self.sessions).await;
+        turns.drop_each(self.by_nonce).await;
+        turns.drop_each(self.by_use).await;
+        self.replies.discard(turns).await;
     }
 
     fn open(&mut self, id: SessionId, session: Session) {

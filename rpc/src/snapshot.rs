@@ -6,7 +6,7 @@
 
 use crate::apply::Halt;
 use crate::log_time::LogTime;
-use crate::replica::Replica;
+use crate::replica::{Contents, Replica};
 use crate::service::Service;
 use crate::state::{Reader, StateError, Writer};
 use std::rc::Rc;
@@ -49,11 +49,11 @@ pub(crate) async fn take<S: Service>(replica: &Replica<S>, limit_bytes: u64) -> 
     }
 }
 
-/// Takes on a received state and its place in the log. On an error nothing has changed.
+/// Takes on a received state and its place in the log, and returns the state before it. On an error nothing has changed.
 pub(crate) async fn install<S: Service>(
     replica: &mut Replica<S>,
     snapshot: &ReceivedSnapshot,
-) -> Result<(), Box<Halt>> {
+) -> Result<Contents<S>, Box<Halt>> {
     let halt = |error: StateError| {
         Box::new(Halt {
             code: Halt::BAD_SNAPSHOT.into(),
@@ -63,15 +63,15 @@ pub(crate) async fn install<S: Service>(
             message: format!("the state that another replica sent cannot be read: {error}"),
         })
     };
-    read(replica, &snapshot.bytes).await.map_err(halt)?;
+    let former = read(replica, &snapshot.bytes).await.map_err(halt)?;
     replica.cx.index = snapshot.index;
     replica.cx.term = snapshot.term;
     replica.cx.now = LogTime::from_nanos(snapshot.log_time);
     replica.chain = snapshot.digest;
-    Ok(())
+    Ok(former)
 }
 
-async fn read<S: Service>(replica: &mut Replica<S>, bytes: &[u8]) -> Result<(), StateError> {
+async fn read<S: Service>(replica: &mut Replica<S>, bytes: &[u8]) -> Result<Contents<S>, StateError> {
     let mut reader = Reader::new(bytes);
     let magic: [u8; 8] = reader.item().await?;
     let (format, version): (u32, u32) = reader.item().await?;

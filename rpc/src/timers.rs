@@ -1,7 +1,7 @@
 //! Log timers: handlers that run at a moment of log time, on every replica at the same entry.
 
 use crate::log_time::LogTime;
-use crate::state::{Reader, StateError, Writer};
+use crate::state::{Reader, StateError, Turns, Writer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -98,6 +98,12 @@ impl Timers {
             timers.times.insert(id, at);
         }
         Ok(timers)
+    }
+
+    /// Gives the memory back, a slice at a time.
+    pub(crate) async fn discard(self, turns: &mut Turns) {
+        turns.drop_each(self.by_time).await;
+        turns.drop_each(self.times).await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What `#[service]`, `#[derive(State)]` and `#[data]` write, run: every kind of method and argument, called by its key.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ use trimaran_rpc::schema;
 use trimaran_rpc::service::{Answer, Mark, Method, RawHandler, method_key};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig};
 use trimaran_rpc::sim::{AnyRequest, Faults, Net, Sim, SimRng, ops};
-use trimaran_rpc::state::{Reader, StateError, Writer};
+use trimaran_rpc::state::{Reader, StateError, Turns, Writer};
 
 /// Why a store says no.
 #[data]
@@ -346,6 +346,153 @@ fn every_shape_of_state_comes_back() {
     }
     let generic = Generic { items: BTreeMap::from([(1, Wrapped { inner: "x".to_owned() })]) };
     assert_eq!(load(1, &save(&generic)), Ok(generic));
+}
+
+thread_local! {
+    /// Elements dropped, and clones of them.
+    static DROPPED: Cell<usize> = const { Cell::new(0) };
+}
+
+#[data]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Counted(u64);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        DROPPED.set(DROPPED.get() + 1);
+    }
+}
+
+/// Collections with the names and the methods of persistent ones, of which the derive knows no more.
+mod persistent {
+    use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map, btree_set, vec_deque};
+
+    pub(super) struct OrdMap<K, V>(BTreeMap<K, V>);
+
+    impl<K: Ord + Clone, V: Clone> OrdMap<K, V> {
+        pub(super) fn new() -> Self {
+            OrdMap(BTreeMap::new())
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        pub(super) fn iter(&self) -> btree_map::Iter<'_, K, V> {
+            self.0.iter()
+        }
+
+        pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
+            self.0.insert(key, value)
+        }
+
+        pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+            self.0.remove(key)
+        }
+    }
+
+    pub(super) struct OrdSet<T>(BTreeSet<T>);
+
+    impl<T: Ord + Clone> OrdSet<T> {
+        pub(super) fn new() -> Self {
+            OrdSet(BTreeSet::new())
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        pub(super) fn iter(&self) -> btree_set::Iter<'_, T> {
+            self.0.iter()
+        }
+
+        pub(super) fn insert(&mut self, element: T) {
+            self.0.insert(element);
+        }
+
+        pub(super) fn remove(&mut self, element: &T) -> Option<T> {
+            self.0.take(element)
+        }
+    }
+
+    pub(super) struct Vector<T>(VecDeque<T>);
+
+    impl<T: Clone> Vector<T> {
+        pub(super) fn new() -> Self {
+            Vector(VecDeque::new())
+        }
+
+        pub(super) fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        pub(super) fn iter(&self) -> vec_deque::Iter<'_, T> {
+            self.0.iter()
+        }
+
+        pub(super) fn push_back(&mut self, element: T) {
+            self.0.push_back(element);
+        }
+
+        pub(super) fn pop_back(&mut self) -> Option<T> {
+            self.0.pop_back()
+        }
+    }
+}
+
+#[derive(State)]
+struct Shelves {
+    list: Vec<Counted>,
+    queue: VecDeque<Counted>,
+    set: BTreeSet<Counted>,
+    map: BTreeMap<u64, Counted>,
+    ord_map: persistent::OrdMap<u64, Counted>,
+    ord_set: persistent::OrdSet<Counted>,
+    vector: persistent::Vector<Counted>,
+    name: String,
+}
+
+/// Nothing can be moved out of it.
+impl Drop for Shelves {
+    fn drop(&mut self) {
+        assert_eq!((self.list.len(), self.queue.len(), self.set.len(), self.map.len()), (0, 0, 0, 0));
+        assert_eq!((self.ord_map.len(), self.ord_set.len(), self.vector.len()), (0, 0, 0));
+        assert_eq!(self.name, "shelves");
+    }
+}
+
+/// Others get a turn while each of the collections is emptied.
+#[test]
+fn a_state_is_given_back_a_slice_at_a_time() {
+    const EACH: u64 = 10_000;
+    let mut shelves = Shelves {
+        list: (0..EACH).map(Counted).collect(),
+        queue: (0..EACH).map(Counted).collect(),
+        set: (0..EACH).map(Counted).collect(),
+        map: (0..EACH).map(|number| (number, Counted(number))).collect(),
+        ord_map: persistent::OrdMap::new(),
+        ord_set: persistent::OrdSet::new(),
+        vector: persistent::Vector::new(),
+        name: "shelves".to_owned(),
+    };
+    for number in 0..EACH {
+        shelves.ord_map.insert(number, Counted(number));
+        shelves.ord_set.insert(Counted(number));
+        shelves.vector.push_back(Counted(number));
+    }
+    DROPPED.set(0);
+    let mut turns = Turns::new();
+    let mut given_back = std::pin::pin!(shelves.discard(&mut turns));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let (mut most, mut is_done) = (0, false);
+    while !is_done {
+        let before = DROPPED.get();
+        is_done = given_back.as_mut().poll(&mut cx).is_ready();
+        most = most.max(DROPPED.get() - before);
+    }
+    // Seven collections; what is removed by its key takes a clone of that, which counts here.
+    assert_eq!(DROPPED.get() as u64, EACH * 8);
+    assert!((800..2000).contains(&most), "{most} in one turn");
 }
 
 #[derive(Default, State)]

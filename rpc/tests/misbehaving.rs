@@ -15,10 +15,12 @@ use trimaran_rpc::client::{CallError, MethodCall};
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::service::{Answer, Cx, ReadCx, Service, method_key};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, DiskPlan, NodeIndex};
-use trimaran_rpc::state::{Reader, State, StateError, Writer};
+use trimaran_rpc::state::{Reader, State, StateError, Turns, Writer};
 
 thread_local! {
     static INSTANCES: Cell<u64> = const { Cell::new(0) };
+    /// The last one whose state was given back.
+    static DISCARDED: Cell<Option<u64>> = const { Cell::new(None) };
     static OUTSIDE: RefCell<Option<Net>> = const { RefCell::new(None) };
 }
 
@@ -44,6 +46,11 @@ impl State for Words {
 
     async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
         Ok(Words { count: from.item().await?, ..Words::new() })
+    }
+
+    async fn discard(self, turns: &mut Turns) {
+        turns.drop_each(self.hashed).await;
+        DISCARDED.set(Some(self.instance));
     }
 }
 
@@ -126,6 +133,17 @@ fn statuses(cluster: &mut Cluster<Words>) -> Vec<NodeStatus> {
 
 fn halts(statuses: &[NodeStatus]) -> Vec<Option<&str>> {
     statuses.iter().map(|status| status.halted.as_ref().map(|halt| halt.code.as_str())).collect()
+}
+
+/// Nobody reads it again, so nobody's heartbeat waits for its end, nor does its memory for the node's.
+#[test]
+fn the_state_of_a_replica_that_has_stopped_is_given_back() {
+    let mut cluster = cluster(5);
+    write(&mut cluster, b"good").expect("applied");
+    assert_eq!(DISCARDED.get(), None);
+    let _ = write(&mut cluster, b"@\x02");
+    cluster.run_for(SECOND);
+    assert_eq!(DISCARDED.get(), Some(2));
 }
 
 /// Three replicas, three orders: nobody can say which is right, so nobody goes on.

@@ -11,7 +11,7 @@ use trimaran_rpc::client::MethodCall;
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::service::{Answer, Cx, Mark, ReadCx, Service};
 use trimaran_rpc::sim::cluster::{Cluster, ClusterConfig, NodeIndex, node_ip};
-use trimaran_rpc::state::{Reader, State, StateError, Writer};
+use trimaran_rpc::state::{Reader, State, StateError, Turns, Writer};
 use trimaran_rpc::timers::Timer;
 
 const PUT: u32 = 1;
@@ -28,6 +28,9 @@ struct Shelf {
 thread_local! {
     /// Things written down, whole states or not.
     static SAVED: Cell<u64> = const { Cell::new(0) };
+    /// Things given back.
+    static DISCARDED: Cell<u64> = const { Cell::new(0) };
+    static PANICS_THEN: Cell<bool> = const { Cell::new(false) };
 }
 
 impl State for Shelf {
@@ -47,6 +50,15 @@ impl State for Shelf {
             shelf.things.insert(number, thing);
         }
         Ok(shelf)
+    }
+
+    async fn discard(self, turns: &mut Turns) {
+        DISCARDED.set(DISCARDED.get() + self.things.len() as u64);
+        if PANICS_THEN.get() {
+            // Not by `panic!`, whose hook would print it.
+            std::panic::resume_unwind(Box::new("things that were left half done"));
+        }
+        turns.drop_each(self.things).await;
     }
 }
 
@@ -134,6 +146,30 @@ fn a_node_that_missed_too_much_comes_back_with_state_and_timers() {
     cluster.kill(leader);
     cluster.run_for(SECOND * 8);
     assert_eq!(things(&mut cluster), 0, "everything has expired");
+}
+
+/// What it had is given back as the service wants it, once; and where that fails, the state that came holds all the same.
+#[test]
+fn the_state_before_a_snapshot_is_given_back() {
+    for panics in [false, true] {
+        let mut cluster = small(5);
+        DISCARDED.set(0);
+        PANICS_THEN.set(panics);
+        for _ in 0..7 {
+            write(&mut cluster, PUT, &[7; 8000]);
+        }
+        cluster.run_for(SECOND);
+        let away = follower(&cluster);
+        isolate(&cluster, away, true);
+        for _ in 0..40 {
+            write(&mut cluster, PUT, &[7; 8000]);
+        }
+        assert_eq!(DISCARDED.get(), 0);
+        isolate(&cluster, away, false);
+        cluster.run_for(SECOND);
+        assert_eq!(DISCARDED.get(), 7, "those of the one that was away");
+        assert!(agreed(&mut cluster) > 47);
+    }
 }
 
 /// A follower, and then the leader, writes no more than what is allowed, ever more rarely, and the leader says so; once it fits the node comes back.

@@ -413,6 +413,20 @@ fn a_prefix_ends_before_the_next_one() {
     assert_eq!(prefix_end(b""), None);
 }
 
+/// Others get a turn for every 64 KiB.
+#[test]
+fn a_store_is_given_back_a_slice_at_a_time() {
+    let (mut store, mut line) = (Store::default(), Line::default());
+    for number in 0..10_000u32 {
+        store.put(&mut line, &number.to_le_bytes(), &[7; 100], None).expect("room");
+    }
+    let bytes = store.bytes();
+    let mut turns = Turns::new();
+    let mut given_back = std::pin::pin!(store.discard(&mut turns));
+    let others = std::iter::from_fn(|| given_back.as_mut().now_or_never().is_none().then_some(())).count();
+    assert!((30..=bytes / (64 << 10)).contains(&others), "{others} turns for {bytes} bytes");
+}
+
 #[test]
 fn a_saved_store_is_the_same_store() {
     let (mut store, mut line) = (Store::default(), Line::default());

@@ -187,7 +187,7 @@ pub fn effect(_: TokenStream, item: TokenStream) -> TokenStream {
 /// A struct is saved field by field, in order. Fields whose type is written as `BTreeMap`, `BTreeSet`, `Vec`, `VecDeque`,
 /// `OrdMap`, `OrdSet` or `Vector` are saved element by element, so that a large state does not hold up the core; vectors of
 /// bytes, like everything else, as one item. The bytes are the same either way. An enum is one item and needs serde's traits
-/// (`#[data]`); the struct itself needs none.
+/// (`#[data]`); the struct itself needs none. `discard`, which gives the memory back, goes through the same fields element by element.
 ///
 /// # Options
 /// * `version = N`, 1 if not given: raise it with each change of the form.

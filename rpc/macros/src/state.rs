@@ -17,7 +17,7 @@ pub(crate) fn expand(item: TokenStream) -> TokenStream {
     };
     let settings = Settings::read(&input.attrs, &mut mistakes);
     lifetimes(&input.generics, &mut mistakes);
-    let (save, load) = match &input.data {
+    let Form { save, load, discard } = match &input.data {
         Data::Struct(data) => fields(&data.fields, &mut mistakes),
         Data::Enum(data) => {
             for field in data.variants.iter().flat_map(|variant| &variant.fields) {
@@ -67,6 +67,8 @@ pub(crate) fn expand(item: TokenStream) -> TokenStream {
                 #other_version
                 #load
             }
+
+            #discard
         }
     }
 }
@@ -120,16 +122,25 @@ fn bounded(mut generics: Generics) -> Generics {
     generics
 }
 
-/// An enum is saved as serde sees it.
-fn whole() -> (TokenStream, TokenStream) {
-    (
-        quote_spanned!(Span::mixed_site()=> to.item(self).await;),
-        quote_spanned!(Span::mixed_site()=> from.item::<Self>().await),
-    )
+/// The bodies of `save` and `load`, and the method `discard` where it does more than the trait's own.
+struct Form {
+    save: TokenStream,
+    load: TokenStream,
+    discard: TokenStream,
 }
 
-fn fields(fields: &Fields, mistakes: &mut Mistakes) -> (TokenStream, TokenStream) {
+/// An enum is saved as serde sees it.
+fn whole() -> Form {
+    Form {
+        save: quote_spanned!(Span::mixed_site()=> to.item(self).await;),
+        load: quote_spanned!(Span::mixed_site()=> from.item::<Self>().await),
+        discard: TokenStream::new(),
+    }
+}
+
+fn fields(fields: &Fields, mistakes: &mut Mistakes) -> Form {
     let (mut save, mut load, mut built) = (TokenStream::new(), TokenStream::new(), TokenStream::new());
+    let mut discard = TokenStream::new();
     for (i, field) in fields.iter().enumerate() {
         check(field, mistakes);
         let member = match &field.ident {
@@ -139,11 +150,20 @@ fn fields(fields: &Fields, mistakes: &mut Mistakes) -> (TokenStream, TokenStream
         let local = format_ident!("field_{i}", span = Span::mixed_site());
         let (saved, loaded) = one(&field.ty, &member);
         save.extend(saved);
+        discard.extend(Collection::of(&field.ty).map(|collection| collection.emptied(&field.ty, &member)));
         let span = Span::mixed_site();
         load.extend(quote_spanned!(span=> let #local = #loaded;));
         built.extend(quote_spanned!(span=> #member: #local,));
     }
-    (save, quote_spanned!(Span::mixed_site()=> #load ::core::result::Result::Ok(Self { #built })))
+    let load = quote_spanned!(Span::mixed_site()=> #load ::core::result::Result::Ok(Self { #built }));
+    if !discard.is_empty() {
+        discard = quote_spanned! {Span::mixed_site()=>
+            async fn discard(mut self, turns: &mut ::trimaran_rpc::state::Turns) {
+                #discard
+            }
+        };
+    }
+    Form { save, load, discard }
 }
 
 /// How a field is saved, as statements, and loaded, as an expression.
@@ -186,6 +206,17 @@ fn one(ty: &Type, member: &Member) -> (TokenStream, TokenStream) {
 struct Collection {
     insert: &'static str,
     is_map: bool,
+    emptying: Emptying,
+}
+
+/// How a collection is given back element by element.
+enum Emptying {
+    /// By this method of `Turns`, which takes it.
+    By(&'static str),
+    /// The first element is removed, again and again: iterators of persistent collections may hold the whole to the end.
+    Remove,
+    /// So is the last one.
+    Pop,
 }
 
 impl Collection {
@@ -194,16 +225,42 @@ impl Collection {
         let segment = last_segment(ty)?;
         let name = segment.ident.to_string();
         let arguments = type_arguments(segment);
-        let (insert, is_map) = match (name.as_str(), &arguments[..]) {
-            ("BTreeMap" | "OrdMap", [_, _]) => ("insert", true),
-            ("BTreeSet" | "OrdSet", [_]) => ("insert", false),
+        let (insert, is_map, emptying) = match (name.as_str(), &arguments[..]) {
+            ("BTreeMap", [_, _]) => ("insert", true, Emptying::By("drop_each")),
+            ("OrdMap", [_, _]) => ("insert", true, Emptying::Remove),
+            ("BTreeSet", [_]) => ("insert", false, Emptying::By("drop_each")),
+            ("OrdSet", [_]) => ("insert", false, Emptying::Remove),
             // Copied at the speed of memory as one item; one by one, every byte would cost a call.
             ("Vec" | "VecDeque" | "Vector", [element]) if is_plain(element, "u8") => return None,
-            ("Vec", [_]) => ("push", false),
-            ("VecDeque" | "Vector", [_]) => ("push_back", false),
+            ("Vec", [_]) => ("push", false, Emptying::By("drop_vec")),
+            ("VecDeque", [_]) => ("push_back", false, Emptying::By("drop_each")),
+            ("Vector", [_]) => ("push_back", false, Emptying::Pop),
             _ => return None,
         };
-        Some(Collection { insert, is_map })
+        Some(Collection { insert, is_map, emptying })
+    }
+
+    /// Statements that drop the elements of a field and give others a turn now and then. The field stays, empty: nothing can be moved
+    /// out of a state with a `Drop` of its own.
+    fn emptied(&self, ty: &Type, member: &Member) -> TokenStream {
+        let span = ty.span().resolved_at(Span::mixed_site());
+        let next = match self.emptying {
+            Emptying::By(method) => {
+                let method = format_ident!("{method}", span = span);
+                return quote_spanned! {span=>
+                    turns.#method(::core::mem::replace(&mut self.#member, <#ty>::new())).await;
+                };
+            }
+            Emptying::Remove => {
+                let key = if self.is_map { quote_spanned!(span=> (key, _)) } else { quote_spanned!(span=> key) };
+                quote_spanned! {span=> {
+                    let first = self.#member.iter().next().map(|#key| ::core::clone::Clone::clone(key));
+                    first.map(|first| self.#member.remove(&first))
+                }}
+            }
+            Emptying::Pop => quote_spanned!(span=> self.#member.pop_back()),
+        };
+        quote_spanned!(span=> turns.drop_each(::core::iter::from_fn(|| #next)).await;)
     }
 }
 

@@ -19,7 +19,6 @@ use crate::replica::{Outcome, Replica, panic_message};
 use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::{Answer, ReadCx, Service};
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
@@ -249,8 +248,8 @@ impl Length {
     }
 }
 
-/// Runs until the replica halts, and says why.
-pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Result<Infallible, Box<Halt>> {
+/// Runs until the replica halts, and says why. The replica comes back unless the applier ended with it.
+pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> (Box<Halt>, Option<Box<Replica<S>>>) {
     let mut length = Length { entry_takes: Duration::ZERO };
     // What is gathered next, and what has come back and is not answered yet.
     let (mut batch, mut done) = (Batch::default(), Batch::default());
@@ -258,7 +257,9 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Res
         // Not while an entry is in hand: a snapshot that is taken on may hold it, and it would be executed twice.
         if batch.work.is_empty() && apply.has_other_work() {
             done.settle(&apply.node);
-            apply.snapshots().await?;
+            if let Err(halt) = apply.snapshots().await {
+                return (halt, Some(apply.replica));
+            }
             apply.other_jobs().await;
         }
         apply.gather(&mut batch, length.limit());
@@ -266,7 +267,11 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Res
             done.settle(&apply.node);
             match apply.next().await {
                 Next::Entry(index, header) => apply.first(&mut batch, index, header),
-                Next::Snapshot(snapshot) => apply.install(&snapshot).await?,
+                Next::Snapshot(snapshot) => {
+                    if let Err(halt) = apply.install(*snapshot).await {
+                        return (halt, Some(apply.replica));
+                    }
+                }
                 Next::SnapshotWanted => apply.give_out().await,
                 Next::Look => {}
             }
@@ -281,13 +286,13 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> Res
         let back = if lent { loans.take().await } else { None };
         let Some(Loan { replica, work }) = back.map(|loan| *loan) else {
             done.settle(&node);
-            return Err(ended(&node));
+            return (ended(&node), None);
         };
         length.learn(work.took, work.done);
         done.work = work;
         if let Some(halt) = done.work.halt.take() {
             done.settle(&node);
-            return Err(halt);
+            return (halt, Some(replica));
         }
         apply = Apply { node, replica, request, reply, passed, snapshot_not_before };
     }

@@ -9,6 +9,7 @@ use crate::r2p2::Refusal;
 use crate::service::Answer;
 use crate::state::{Reader, StateError, Writer};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use trimaran_raft::LogIndex;
 
 /// The form that this build writes and reads.
@@ -71,7 +72,9 @@ impl Sessions {
         let format: u32 = from.item().await?;
         require(format == FORMAT, "the session table has a form that this build does not know")?;
         let mut table = Sessions::bounded(bounds);
-        let mut replies: Vec<(LogIndex, SessionId, u64, Vec<u8>)> = Vec::new();
+        // By index, oldest first; they come session by session. To sort them all when the last has come would take a turn too long.
+        let mut replies: BTreeMap<LogIndex, (SessionId, u64, Vec<u8>)> = BTreeMap::new();
+        let mut reply_bytes = 0;
         let sessions = from.len().await?;
         require(sessions <= bounds.sessions, "too many sessions")?;
         let mut last = None;
@@ -90,20 +93,20 @@ impl Sessions {
                 session.executed(seq, executed(&image)?);
                 if let Some(body) = image.body {
                     require(body.len() <= bounds.reply_bytes_each, "a reply is too long")?;
-                    replies.push((LogIndex(image.index), id, seq, body));
+                    reply_bytes += cost(body.len());
+                    require(reply_bytes <= bounds.reply_bytes, "too many bytes of replies")?;
+                    let before = replies.insert(LogIndex(image.index), (id, seq, body));
+                    require(before.is_none(), "two calls at one index")?;
                 }
             }
             table.open(id, session);
         }
-        let bytes = replies.iter().map(|(.., body)| cost(body.len())).sum::<usize>();
-        require(bytes <= bounds.reply_bytes, "too many bytes of replies")?;
-        replies.sort_unstable_by_key(|(index, ..)| *index);
-        require(replies.windows(2).all(|two| two[0].0 < two[1].0), "two calls at one index")?;
-        for (_, id, seq, body) in replies {
+        for (_, (id, seq, body)) in replies {
             let key = table.replies.add(id, seq, &body);
             if let Some(session) = table.sessions.get_mut(&id) {
                 session.keeps(seq, key);
             }
+            from.turns.spend(cost(body.len())).await;
         }
         Ok(table)
     }

@@ -2,6 +2,7 @@
 //! once.
 
 use super::{REPLY_COST_BYTES, SessionId};
+use crate::state::Turns;
 use smallvec::SmallVec;
 
 /// Replies up to this length lie in the table itself.
@@ -109,6 +110,17 @@ impl Replies {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Gives the memory back, a slice at a time.
+    pub(super) async fn discard(mut self, turns: &mut Turns) {
+        for place in &mut self.places {
+            let body = std::mem::take(&mut place.body);
+            let bytes = held(&body);
+            drop(body);
+            turns.spend(bytes).await;
+        }
+        turns.drop_vec(self.places).await;
     }
 
     /// Bytes outside the table: of what is kept, and of what is not.

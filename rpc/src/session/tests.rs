@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::r2p2::Refusal;
-use crate::state::{Reader, StateError, Writer};
+use crate::state::{BYTES_PER_TURN, Reader, StateError, Turns, Writer, count_turns};
 use futures::FutureExt;
 use proptest::prelude::*;
 
@@ -275,6 +275,49 @@ fn what_is_not_a_table_is_refused() {
     assert!(load(Bounds { sessions: 2, ..SMALL }, &good).is_err());
     assert!(load(Bounds { reply_bytes: 100, ..SMALL }, &good).is_err());
     assert!(load(Bounds { reply_bytes_each: 39, ..SMALL }, &good).is_err());
+}
+
+/// As many replies as may be, of sessions that took turns: all are read, then all are added in another order.
+fn full_table() -> Sessions {
+    let mut log = Log::new(Bounds::CLUSTER);
+    let sessions: Vec<_> = (0..2000).map(|nonce| log.register(nonce).unwrap()).collect();
+    for seq in 1..=WINDOW {
+        sessions.iter().for_each(|&session| assert_eq!(log.call(session, seq, 0), Seen::Executed));
+    }
+    log.table
+}
+
+/// Others get a turn for every 64 KiB that are read, and for as many that are added.
+#[test]
+fn a_large_table_is_loaded_a_slice_at_a_time() {
+    let table = full_table();
+    let (saved, replies) = (bytes(&table), table.reply_bytes());
+    assert!(replies > 100 * BYTES_PER_TURN, "{replies}");
+    let (loaded, turns) = count_turns(async { Sessions::load(&mut Reader::new(&saved)).await });
+    assert_eq!(bytes(&loaded.expect("a table")), saved);
+    let expected = saved.len() / BYTES_PER_TURN + replies / BYTES_PER_TURN;
+    // A slice ends with the item that fills it, and so is a little longer.
+    assert!((expected - 10..=expected).contains(&turns), "{turns} turns, not {expected}");
+}
+
+#[test]
+fn a_large_table_is_given_back_a_slice_at_a_time() {
+    let table = full_table();
+    let replies = WINDOW as usize * table.len();
+    let ((), turns) = count_turns(async { table.discard(&mut Turns::new()).await });
+    assert!(turns >= replies * REPLY_COST_BYTES / BYTES_PER_TURN, "{turns} turns");
+}
+
+#[test]
+fn two_calls_at_one_index_are_no_table() {
+    let mut log = Log::new(SMALL);
+    let sessions = [log.register(1).unwrap(), log.register(2).unwrap()];
+    for session in sessions {
+        log.index = 9;
+        assert_eq!(log.call(session, 1, 0), Seen::Executed);
+    }
+    let expected = StateError::Invalid("two calls at one index".into());
+    assert_eq!(load(SMALL, &bytes(&log.table)).err(), Some(expected));
 }
 
 #[test]

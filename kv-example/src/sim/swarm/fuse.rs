@@ -13,7 +13,7 @@ use trimaran_rpc::prelude::*;
 use trimaran_rpc::service::{Answer, Mark, Method};
 use trimaran_rpc::sim::chaos::Chaos;
 use trimaran_rpc::sim::cluster::Cluster;
-use trimaran_rpc::state::{Reader, StateError, Writer};
+use trimaran_rpc::state::{Reader, StateError, Turns, Writer};
 
 /// Handlers that run, on all replicas together, before one panics.
 const CALLS_MAX: u32 = 600;
@@ -58,6 +58,10 @@ impl State for Fused {
             true => Kv::load(version, from).await.map(Fused),
             false => Err(StateError::Version { found: version, known: Self::VERSION }),
         }
+    }
+
+    fn discard(self, turns: &mut Turns) -> impl Future<Output = ()> {
+        self.0.discard(turns)
     }
 }
 
