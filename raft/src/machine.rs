@@ -40,7 +40,7 @@ use crate::entry::ENTRY_HEADER_BYTES;
 use crate::error::DropReason;
 use crate::id::{ClusterId, LogIndex, Member, Nanos, NodeId, ShardId, Term, nanos_of};
 use crate::log::Log;
-use crate::message::{Answer, Body, CHUNK_OVERHEAD_BYTES, ChunkAck, Conflict, Fence, Message, Verdict};
+use crate::message::{Answer, Body, CHUNK_OVERHEAD_BYTES, ChunkAck, Conflict, Fence, Message, SnapshotAsk, Verdict};
 use crate::sabotage::{Fault, Sabotage};
 use crate::settings::{Limits, ShardConfig};
 use crate::storage::HardState;
@@ -84,6 +84,7 @@ enum ReplyKind {
     TimeoutNow,
     Fence(Fence),
     Chunk(ChunkAck),
+    SnapshotAsk(SnapshotAsk),
     Join,
 }
 
@@ -199,6 +200,8 @@ pub struct Machine {
     fresh: Option<(Nanos, LogIndex)>,
     wanted: Wanted,
     donation: Option<Donation>,
+    /// This node has given out snapshots, or was to, and nobody wants them of it any more.
+    tidy_due: bool,
     handover: Option<Handover>,
     /// Somebody was told to stand for election in this leader's place: what a leader may assume without asking ends here.
     told_to_stand: bool,
@@ -300,6 +303,7 @@ impl Machine {
             fresh: None,
             wanted: Wanted::default(),
             donation: None,
+            tidy_due: false,
             handover: None,
             told_to_stand: false,
             stood_in: Term::ZERO,
@@ -364,6 +368,7 @@ impl Machine {
         match self.role {
             Role::Uninitialised | Role::Joining { .. } if self.settings.contacts.is_empty() => Nanos::FAR,
             Role::Uninitialised | Role::Joining { .. } => self.join_at,
+            Role::Follower if self.tidy_due => self.now,
             Role::Follower => {
                 let donation_at = self.donation.map_or(Nanos::FAR, |donation| donation.deadline());
                 self.election_at.min(self.asks.ask_again_at()).min(donation_at)

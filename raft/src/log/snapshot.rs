@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::pieces::Pieces;
 use crate::config::Configuration;
-use crate::id::{LogIndex, NodeId, Term};
+use crate::id::{LogIndex, Nanos, NodeId, Term};
 use crate::message::{ChunkHead, SnapshotId};
 use crate::wire::{Reader, Writer};
 
@@ -89,9 +89,8 @@ struct Outbound {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Inbound {
     id: SnapshotId,
-    /// Who sent the newest chunk, and in which term.
-    sender: NodeId,
-    term: Term,
+    /// Who sent the newest chunk, in which term, and when it came.
+    newest: (NodeId, Term, Nanos),
     state_bytes: u32,
     content: Pieces,
     hash: StateHash,
@@ -165,7 +164,7 @@ impl super::Log {
 
     /// Takes a chunk in. Another snapshot than the one under construction takes its place. `mixed` takes chunks of any
     /// snapshot of one index for chunks of the same.
-    pub(crate) fn add_chunk(&mut self, sender: NodeId, term: Term, head: &ChunkHead, piece: &[u8], mixed: bool) {
+    pub(crate) fn add_chunk(&mut self, newest: (NodeId, Term, Nanos), head: &ChunkHead, piece: &[u8], mixed: bool) {
         let inbound = &mut self.snapshots.inbound;
         let same = |inbound: &Inbound| {
             (inbound.id == head.id || mixed && inbound.id.index == head.id.index)
@@ -175,8 +174,7 @@ impl super::Log {
             let content = Pieces::new(head.total_bytes);
             *inbound = Some(Inbound {
                 id: head.id,
-                sender,
-                term,
+                newest,
                 state_bytes: head.state_bytes,
                 content,
                 hash: StateHash::default(),
@@ -184,7 +182,7 @@ impl super::Log {
         }
         if let Some(inbound) = inbound {
             inbound.id = head.id;
-            (inbound.sender, inbound.term) = (sender, term);
+            inbound.newest = newest;
             inbound.content.add(head.offset, piece);
             let known = inbound.content.prefix();
             // In step with what arrives; at least one block, so that it never falls behind.
@@ -193,12 +191,21 @@ impl super::Log {
     }
 
     /// Whether the snapshot under construction is to go on rather than to make place for `id`: the same sender has begun a newer one
-    /// in this term, or this term's leader sends its own. What was begun in an earlier term does not count: it may never be finished.
-    pub(crate) fn prefers_inbound(&self, sender: NodeId, leader: Option<NodeId>, term: Term, id: SnapshotId) -> bool {
-        let inbound = self.snapshots.inbound.as_ref().filter(|inbound| inbound.term >= term && inbound.id != id);
-        inbound.is_some_and(|inbound| match inbound.sender == sender {
-            true => inbound.id.index > id.index,
-            false => leader == Some(inbound.sender),
+    /// in this term, or this term's leader sends its own. What was begun in an earlier term does not count, nor what nothing came of since
+    /// `lately`: it may never be finished.
+    pub(crate) fn prefers_inbound(
+        &self,
+        sender: NodeId,
+        leader: Option<NodeId>,
+        term: Term,
+        id: SnapshotId,
+        lately: Nanos,
+    ) -> bool {
+        let inbound = self.snapshots.inbound.as_ref().filter(|inbound| inbound.id != id);
+        inbound.is_some_and(|inbound| match inbound.newest {
+            (_, earlier, at) if earlier < term || at < lately => false,
+            (same, ..) if same == sender => inbound.id.index > id.index,
+            (other, ..) => leader == Some(other),
         })
     }
 
@@ -269,6 +276,9 @@ mod tests {
     use super::super::Log;
     use super::*;
     use crate::config::tests::member;
+    use crate::id::{Incarnation, Slot};
+
+    const NEWEST: (NodeId, Term, Nanos) = (NodeId { slot: Slot(1), incarnation: Incarnation(1) }, Term(4), Nanos::ZERO);
 
     fn snapshot(bytes: usize, salt: u8) -> Snapshot {
         let bytes = (0..bytes).map(|at| (at / 3) as u8 ^ salt).collect();
@@ -314,7 +324,7 @@ mod tests {
             let all = chunks(&from, 999);
             for (head, piece) in all.iter().rev().chain(&all) {
                 if to.finish_inbound(false).is_none() {
-                    to.add_chunk(NodeId::new(1, 1), Term(4), head, piece, false);
+                    to.add_chunk(NEWEST, head, piece, false);
                 }
                 if let Some(received) = to.finish_inbound(false) {
                     let received = received.expect("true to its hash");
@@ -338,18 +348,18 @@ mod tests {
         keep(&mut other, &snapshot(5000, 1), &config);
         let (ones, others) = (chunks(&one, 1000), chunks(&other, 1000));
         for (head, piece) in ones.iter().take(4) {
-            to.add_chunk(NodeId::new(1, 1), Term(4), head, piece, false);
+            to.add_chunk(NEWEST, head, piece, false);
         }
         assert_eq!(to.inbound_progress(ones[0].0.id), (4000, 0));
         for (head, piece) in others.iter().skip(4) {
-            to.add_chunk(NodeId::new(1, 1), Term(4), head, piece, false);
+            to.add_chunk(NEWEST, head, piece, false);
         }
         assert_eq!(to.finish_inbound(false), None);
         assert_eq!((to.inbound_progress(others[0].0.id).0, to.inbound_progress(ones[0].0.id)), (0, (0, 0)));
         // Were they mixed, the hash would tell.
         let mut to = Log::default();
         for (head, piece) in ones.iter().take(4).chain(others.iter().skip(4)) {
-            to.add_chunk(NodeId::new(1, 1), Term(4), head, piece, true);
+            to.add_chunk(NEWEST, head, piece, true);
         }
         assert_eq!(to.finish_inbound(false), Some(None));
     }

@@ -6,7 +6,7 @@
 //! peer tells its leader in its acknowledgements how far it has got. If it gets no further for long, the leader sends its own.
 
 use super::snapshot::Transfer;
-use super::{Action, Machine, Outgoing, Peer, PeerState, Role};
+use super::{Action, Machine, Outgoing, Peer, PeerState, ReplyKind, Role};
 use crate::error::DropReason;
 use crate::id::{LogIndex, Member, Nanos, NodeId, Term};
 use crate::log::Log;
@@ -22,7 +22,7 @@ pub(super) struct Donor {
     id: NodeId,
     /// What it had applied when it was chosen: its snapshot reaches as far at least.
     applied: LogIndex,
-    /// What the peer last said that it has of it.
+    /// The most that the peer has said that it has of it. A donor that begins anew again and again is no good.
     seen_bytes: u32,
     /// Without progress it is given up then.
     until: Nanos,
@@ -129,6 +129,7 @@ impl Machine {
             let is_fit = giver.is_some_and(|giver| self.is_fit_to_go_on(giver));
             // So is every other then, and this leader's own tries become ever rarer.
             let outgrown = giver.is_some_and(|giver| giver.outgrown);
+            let giver = giver.map(|giver| giver.member);
             let peer = &mut self.peers[at];
             // Nobody can send anything to one that is silent.
             let answers = peer.heard.is_some_and(|heard| now.since(heard) < patience_ns);
@@ -138,6 +139,11 @@ impl Machine {
             peer.donor_failed = is_fit && answers;
             peer.donor = None;
             peer.state = PeerState::OutOfReach;
+            if let Some(giver) = giver {
+                // At once, since its state may be in doubt. Where this is lost it ends by itself before long.
+                let ask = SnapshotAsk { to: peer.id(), least: SnapshotAsk::NOTHING };
+                let _ = self.owe(giver, ReplyKind::SnapshotAsk(ask));
+            }
         }
     }
 
@@ -150,7 +156,8 @@ impl Machine {
                 continue;
             }
             if let Some(giver) = self.peers.iter().find(|peer| peer.id() == donor.id) {
-                let ask = SnapshotAsk { to, least: log.base() };
+                // An older one that it has kept would lack what this log may forget meanwhile.
+                let ask = SnapshotAsk { to, least: log.base().max(donor.applied) };
                 out.push(Action::Send(giver.member, term, Outgoing::SnapshotAsk(ask)));
             }
             self.peers[at].donor = Some(Donor { ask_due: false, ..donor });
@@ -173,8 +180,15 @@ impl Machine {
         if ask.to == self.settings.me.id || ask.to == header.from {
             return Err(DropReason::Contradiction);
         }
+        if ask.least == SnapshotAsk::NOTHING {
+            self.end_donation();
+            return Ok(());
+        }
         let to = *self.configuration().member(ask.to).ok_or(DropReason::NotMember)?;
         let same = self.donation.filter(|donation| donation.to.id == to.id && donation.term == header.term);
+        if same.is_none() {
+            self.tell_of_wish_again();
+        }
         self.donation = Some(Donation {
             to,
             term: header.term,
@@ -187,8 +201,10 @@ impl Machine {
 
     /// Following: what the leader has asked for is begun with the snapshot there is, or one is wanted; and what the transfer allows is sent.
     pub(super) fn flush_donation(&mut self, log: &Log, out: &mut Vec<Action>) {
-        let may_donate = self.may_donate();
-        let Some(mut donation) = self.donation.take().filter(|_| may_donate) else { return };
+        if !self.may_donate() {
+            self.end_donation();
+        }
+        let Some(mut donation) = self.donation.take() else { return };
         let kept = log.kept_snapshot().filter(|(id, ..)| id.index >= donation.least);
         match kept {
             Some(kept) => {
@@ -210,8 +226,15 @@ impl Machine {
         self.flush_wanted(out);
     }
 
+    /// Nothing is to be sent in a leader's place any more. What was kept for it goes with the next tick, which is due now: a follower that
+    /// hears its leader has no other.
+    pub(super) fn end_donation(&mut self) {
+        self.tidy_due |= self.donation.take().is_some();
+    }
+
     /// Following: resends what is overdue, and forgets what is not wanted any more.
     pub(super) fn tick_donation(&mut self) {
+        self.tidy_due = false;
         if !self.may_donate() {
             self.donation = None;
         }
@@ -247,9 +270,10 @@ impl Peer {
             // It has it, but what follows has left the log meanwhile.
             self.given(now);
             self.fall_out(now, first_pause_ns);
-        } else if ack.snapshot_bytes != donor.seen_bytes {
+        } else if ack.snapshot_bytes > donor.seen_bytes {
             donor.seen_bytes = ack.snapshot_bytes;
-            donor.until = now.after(patience_ns);
+            // What it had of another's leaves this one the time to begin.
+            donor.until = donor.until.max(now.after(patience_ns));
         }
     }
 

@@ -221,6 +221,7 @@ impl Machine {
             self.goal = None;
             self.handover = None;
             self.heartbeat_at = Nanos::FAR;
+            self.tidy_due |= self.wanted != Wanted::default();
             self.reset_election_timer();
         }
         self.role = Role::Follower;

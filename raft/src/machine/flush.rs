@@ -86,6 +86,7 @@ impl Machine {
                 ReplyKind::Farewell => Outgoing::Farewell,
                 ReplyKind::TimeoutNow => Outgoing::TimeoutNow,
                 ReplyKind::Chunk(ack) => Outgoing::ChunkAck(ack),
+                ReplyKind::SnapshotAsk(ask) => Outgoing::SnapshotAsk(ask),
                 ReplyKind::Fence(fence) => Outgoing::Fence(fence),
                 ReplyKind::Join => Outgoing::JoinReply(leader),
             };

@@ -135,13 +135,16 @@ pub(super) struct Wanted {
 impl Machine {
     /// While a peer needs a snapshot of this node and there is none: the least index that it must reach.
     pub fn snapshot_wanted(&self, log: &Log) -> Option<LogIndex> {
+        let gives = self.role == Role::Leader || self.donates_to().is_some();
         let least = if self.role == Role::Leader { log.base() } else { self.least_donated() };
-        self.wanted.since.map(|_| least.max(LogIndex(1)))
+        self.wanted.since.filter(|_| gives).map(|_| least.max(LogIndex(1)))
     }
 
     /// The apply task gives a snapshot out. `state_hash` is [`crate::state_hash`] of its bytes.
     pub(super) fn offer(&mut self, snapshot: &Snapshot, state_hash: u64, log: &mut Log) -> Result<(), Error> {
         if self.role != Role::Leader && self.donates_to().is_none() {
+            // Who still wants one then asks anew; a wish that stood would be answered again and again.
+            self.wanted.since = None;
             return Err(self.not_leader());
         }
         if self.wanted.since.take().is_none() {
@@ -260,6 +263,11 @@ impl Machine {
         }
     }
 
+    /// The apply task may have looked when nothing was wanted any more.
+    pub(super) fn tell_of_wish_again(&mut self) {
+        self.wanted.told = false;
+    }
+
     /// Tells the apply task that a snapshot is wanted, once.
     pub(super) fn flush_wanted(&mut self, out: &mut Vec<Action>) {
         if self.wanted.since.is_some() && !std::mem::replace(&mut self.wanted.told, true) {
@@ -310,7 +318,7 @@ impl Machine {
             transfer.answered(ack);
         } else if self.role != Role::Leader {
             // The leader hears it too.
-            self.donation = None;
+            self.end_donation();
         } else if let Some(peer) = self.peer_mut(header.from) {
             // Its log reaches as far. If not, the probe is refused and says from where.
             peer.given(now);
@@ -349,13 +357,14 @@ impl Machine {
             if head.total_bytes > self.settings.limits.snapshot_bytes.saturating_add(TRAILER_BYTES) {
                 return Err(DropReason::TooLarge);
             }
-            if log.prefers_inbound(from.id, self.leader, term, id) {
+            let lately = Nanos(self.now.0.saturating_sub(2 * self.settings.election_max_ns));
+            if log.prefers_inbound(from.id, self.leader, term, id, lately) {
                 return Err(DropReason::Unexpected);
             }
             // What is further ahead than any sender goes takes no memory; the answer says where to go on.
             let window = WINDOW_CHUNKS.saturating_mul(self.settings.chunk_bytes.max(piece.len() as u32));
             if head.offset <= log.inbound_progress(id).0.saturating_add(window) {
-                log.add_chunk(from.id, term, head, piece, self.sabotaged(Fault::MixSnapshots));
+                log.add_chunk((from.id, term, self.now), head, piece, self.sabotaged(Fault::MixSnapshots));
             }
             match log.finish_inbound(self.sabotaged(Fault::MixSnapshots)) {
                 Some(Some(received)) => self.install(received, log)?,

@@ -82,8 +82,13 @@ pub struct ChunkAck {
 pub struct SnapshotAsk {
     /// Who needs it.
     pub to: NodeId,
-    /// The least index that it must reach.
+    /// The least index that it must reach; [`SnapshotAsk::NOTHING`] takes the wish back.
     pub least: LogIndex,
+}
+
+impl SnapshotAsk {
+    /// What no snapshot reaches.
+    pub const NOTHING: LogIndex = LogIndex(u64::MAX);
 }
 
 /// Writes `count` bytes of the snapshot that `log` keeps for sending. Returns the message's length, 0 where it does not keep

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member, rules, staged};
 use trimaran_raft::{
-    Body, ChunkAck, ChunkHead, DropReason, Input, LogIndex, NodeId, PeerState, Refused, Sabotage, SnapshotAsk,
-    SnapshotId, Term,
+    Body, ChunkAck, ChunkHead, DropReason, Error, Input, LogIndex, NodeId, PeerState, Refused, Sabotage, Snapshot,
+    SnapshotAsk, SnapshotId, Term, state_hash,
 };
 
 const STATE_BYTES: usize = 200_000;
@@ -261,7 +261,7 @@ fn the_log_waits_for_what_a_donor_sends() {
         cluster.run_for(2 * LATENCY_NS);
     }
     assert!(cluster.log(0).base() <= snapshot.index);
-    let hash = trimaran_raft::state_hash(&snapshot.bytes);
+    let hash = state_hash(&snapshot.bytes);
     cluster.step(1, Input::Offer(&snapshot, hash)).expect("what follows it is with the leader");
     run_until_caught_up(&mut cluster, 2, 200 * MS);
     assert_eq!(cluster.nodes[2].installed, [snapshot.index]);
@@ -277,11 +277,19 @@ fn a_donation_whose_rest_has_left_the_log_is_begun_anew() {
         to != 2 || !matches!(message.body, Body::Chunk(..)) || count.get().is_multiple_of(10)
     }));
     cluster.heal();
-    for round in 0..600 {
+    let own = Rc::new(Cell::new(0));
+    let sent = own.clone();
+    let mut lossy = cluster.filter.take().expect("set");
+    cluster.filter = Some(Box::new(move |from, to, message| {
+        sent.set(sent.get() + usize::from(from == 0 && matches!(message.body, Body::Chunk(..))));
+        lossy(from, to, message)
+    }));
+    for round in 0..14_000 {
         assert!(cluster.propose(0, &[round as u8; 500]).is_ok(), "a transfer never pins the log");
         cluster.run_for(MS);
     }
     assert!(cluster.nodes[2].installed.is_empty());
+    assert!(own.get() > 0, "to begin anew is no progress: the leader tries its own");
     cluster.filter = None;
     run_until_caught_up(&mut cluster, 2, 500 * MS);
     assert_eq!(cluster.nodes[2].digest, cluster.nodes[0].digest);
@@ -339,6 +347,12 @@ fn the_leaders_snapshot_goes_on_while_a_donors_still_arrives() {
     assert_eq!(chunk(0, id(70_000, 3)), Some(DropReason::Unexpected), "an older one of the same sender");
     assert_eq!(chunk(1, id(80_000, 2)), None, "the same bytes are as good from anybody");
     assert_eq!(chunk(0, id(95_000, 4)), None);
+    // What nothing has come of for long may never be finished.
+    cluster.run_for(500 * MS);
+    let head = ChunkHead { id: id(60_000, 5), state_bytes: 900, total_bytes: 1000, offset: 0 };
+    cluster.nodes[2].dropped.clear();
+    cluster.inject(1, 2, term, Body::Chunk(head, &[7; 100]));
+    assert_eq!(cluster.nodes[2].dropped, []);
 }
 
 #[test]
@@ -378,4 +392,113 @@ fn a_donor_whose_state_is_too_large_says_so() {
     cluster.flush(0);
     cluster.run_for(500 * MS);
     assert_eq!(cluster.nodes[2].digest, cluster.nodes[0].digest);
+}
+
+/// Has node 1 asked for a snapshot in its leader's place, and gives it.
+fn give(cluster: &mut Cluster) -> Snapshot {
+    cluster.nodes[1].offers = false;
+    cluster.heal();
+    let end = cluster.now + 1000 * MS;
+    while cluster.machine(1).snapshot_wanted(cluster.log(1)).is_none() {
+        assert!(cluster.now < end, "nothing is wanted of it");
+        cluster.run_for(LATENCY_NS);
+    }
+    let snapshot = cluster.snapshot(1);
+    cluster.step(1, Input::Offer(&snapshot, state_hash(&snapshot.bytes))).expect("wanted");
+    assert_eq!(Rc::strong_count(&snapshot.bytes), 2, "it is kept");
+    snapshot
+}
+
+/// A follower that hears its leader campaigns never, and must drop what it has kept all the same.
+#[test]
+fn what_a_donor_kept_goes_when_it_is_done() {
+    let mut cluster = lagging(3, &[2]);
+    let snapshot = give(&mut cluster);
+    run_until_caught_up(&mut cluster, 2, 500 * MS);
+    cluster.run_for(LATENCY_NS);
+    assert_eq!(Rc::strong_count(&snapshot.bytes), 1);
+    assert!(cluster.machine(1).next_deadline().0 > cluster.now);
+}
+
+#[test]
+fn what_a_donor_kept_goes_with_its_term() {
+    let mut cluster = lagging(3, &[2]);
+    let snapshot = give(&mut cluster);
+    cluster.cut.extend([(1, 2), (2, 1)]);
+    let term = cluster.machine(1).term().next();
+    cluster.append_one(2, 1, term, cluster.log(1).last().next());
+    assert_eq!(cluster.machine(1).leader(), Some(member(2, 1)));
+    cluster.run_for(MS);
+    assert_eq!(Rc::strong_count(&snapshot.bytes), 1);
+}
+
+/// So does a leader's own, once it leads no more.
+#[test]
+fn what_a_leader_kept_goes_with_its_leadership() {
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 64 << 10;
+        config.donors = false;
+    });
+    cluster.nodes.iter_mut().for_each(|node| node.state_bytes = STATE_BYTES);
+    cluster.elect(0);
+    staged::leave_behind(&mut cluster, 2);
+    cluster.nodes[0].offers = false;
+    cluster.heal();
+    cluster.run_for(50 * MS);
+    let snapshot = cluster.snapshot(0);
+    cluster.step(0, Input::Offer(&snapshot, state_hash(&snapshot.bytes))).expect("wanted");
+    assert_eq!(Rc::strong_count(&snapshot.bytes), 2);
+    let term = cluster.machine(0).term().next();
+    cluster.append_one(1, 0, term, cluster.log(0).last().next());
+    cluster.run_for(MS);
+    assert_eq!((cluster.machine(0).leader(), Rc::strong_count(&snapshot.bytes)), (Some(member(1, 1)), 1));
+}
+
+/// A state is written for a while. A wish that has become void meanwhile is not written for again and again.
+#[test]
+fn a_wish_ends_with_its_term() {
+    let mut cluster = lagging(3, &[2]);
+    cluster.nodes[1].offers = false;
+    cluster.heal();
+    while cluster.machine(1).donates_to().is_none() {
+        cluster.run_for(LATENCY_NS);
+    }
+    let snapshot = cluster.snapshot(1);
+    let term = cluster.machine(1).term().next();
+    cluster.append_one(2, 1, term, cluster.log(1).last().next());
+    assert_eq!(cluster.machine(1).snapshot_wanted(cluster.log(1)), None);
+    let refused = cluster.step(1, Input::Offer(&snapshot, state_hash(&snapshot.bytes)));
+    assert!(matches!(refused, Err(Refused::Request(Error::NotLeader { .. }))));
+    // The next leader's wish is a new one.
+    cluster.nodes[1].offers = true;
+    let ask = SnapshotAsk { to: member(0, 1).id, least: LogIndex(1) };
+    cluster.inject(2, 1, term, Body::SnapshotAsk(ask));
+    let chunks = cluster.take(|from, to, body| (from, to) == (1, 0) && matches!(body, Body::Chunk(..)));
+    assert_eq!(chunks.len(), 1, "it is given out at once");
+}
+
+/// The leader finds out that its donor's state is another than its own, and does not wait for who of them is right: with the
+/// receiver's help a wrong state would win.
+#[test]
+fn a_donor_in_doubt_is_stopped_at_once() {
+    let mut cluster = lagging(3, &[2]);
+    cluster.run_for(100 * MS);
+    cluster.heal();
+    run_until_half_way(&mut cluster, 2);
+    // Nothing more arrives of the donor's.
+    cluster.filter = Some(Box::new(|from, _, message| from != 1 || !matches!(message.body, Body::Chunk(..))));
+    cluster.flights.retain(|flight| flight.from != 1 || flight.to != 2);
+    let at = cluster.log(0).last().next();
+    cluster.nodes[1].goes_wrong_at = Some((at, 7));
+    cluster.nodes[0].offers = false;
+    cluster.propose(0, b"x").expect("leads");
+    cluster.run_for(50 * MS);
+    assert_eq!((cluster.machine(1).fenced(), cluster.machine(1).donates_to()), (None, None));
+    cluster.filter = None;
+    cluster.offer(0).expect("wanted");
+    cluster.flush(0);
+    run_until_caught_up(&mut cluster, 2, 1000 * MS);
+    cluster.run_for(500 * MS);
+    assert_eq!(cluster.nodes[2].digest, cluster.nodes[0].digest);
+    assert_eq!((cluster.machine(0).fenced(), cluster.machine(1).fenced()), (None, Some(at)));
 }
