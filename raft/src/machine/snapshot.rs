@@ -143,8 +143,6 @@ impl Machine {
     /// The apply task gives a snapshot out. `state_hash` is [`crate::state_hash`] of its bytes.
     pub(super) fn offer(&mut self, snapshot: &Snapshot, state_hash: u64, log: &mut Log) -> Result<(), Error> {
         if self.role != Role::Leader && self.donates_to().is_none() {
-            // Who still wants one then asks anew; a wish that stood would be answered again and again.
-            self.wanted.since = None;
             return Err(self.not_leader());
         }
         if self.wanted.since.take().is_none() {

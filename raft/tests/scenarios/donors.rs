@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::harness::{Cluster, LATENCY_NS, MS, member, rules, staged};
 use trimaran_raft::{
-    Body, ChunkAck, ChunkHead, DropReason, Error, Input, LogIndex, NodeId, PeerState, Refused, Sabotage, Snapshot,
+    Ack, Body, ChunkAck, ChunkHead, DropReason, Error, Input, LogIndex, NodeId, PeerState, Refused, Sabotage, Snapshot,
     SnapshotAsk, SnapshotId, Term, state_hash,
 };
 
@@ -501,4 +501,46 @@ fn a_donor_in_doubt_is_stopped_at_once() {
     cluster.run_for(500 * MS);
     assert_eq!(cluster.nodes[2].digest, cluster.nodes[0].digest);
     assert_eq!((cluster.machine(0).fenced(), cluster.machine(1).fenced()), (None, Some(at)));
+}
+
+/// What it may have kept of before would lack what the leader forgets meanwhile.
+#[test]
+fn a_donor_is_asked_for_what_it_has_applied_at_least() {
+    let mut cluster = lagging(3, &[2]);
+    cluster.nodes[1].offers = false;
+    let asked: Rc<Cell<Option<LogIndex>>> = Rc::default();
+    let ask = asked.clone();
+    cluster.filter = Some(Box::new(move |_, _, message| {
+        if let Body::SnapshotAsk(wish) = message.body {
+            ask.set(Some(wish.least));
+        }
+        true
+    }));
+    cluster.run_for(100 * MS);
+    let (base, applied) = (cluster.log(0).base(), cluster.machine(1).applied_index());
+    cluster.heal();
+    cluster.run_for(100 * MS);
+    assert!(base < applied && asked.get() == Some(applied), "{base} {applied} {asked:?}");
+}
+
+/// As one does that is overtaken by its leader's log again and again.
+#[test]
+fn a_donor_that_begins_anew_and_gets_no_further_is_given_up() {
+    let mut cluster = lagging(3, &[2]);
+    cluster.nodes[1].offers = false;
+    cluster.heal();
+    cluster.run_for(100 * MS);
+    assert_eq!(state_of(&cluster, 0, 2).1, Some(member(1, 1).id));
+    cluster.filter = Some(Box::new(|from, _, message| from != 2 || !matches!(message.body, Body::Ack(_))));
+    cluster.flights.clear();
+    let term = cluster.machine(0).term();
+    let from = cluster.now;
+    while state_of(&cluster, 0, 2).1.is_some() {
+        for snapshot_bytes in [500, 1000] {
+            cluster.inject(2, 0, term, Body::Ack(Ack { snapshot_bytes, ..Ack::default() }));
+            cluster.run_for(50 * MS);
+        }
+        assert!(cluster.now < from + 12_000 * MS, "it begins anew for ever");
+    }
+    assert!(cluster.now > from + 9_000 * MS, "a large state is written first");
 }
