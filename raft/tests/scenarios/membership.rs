@@ -327,6 +327,29 @@ fn a_stuck_change_is_taken_back_by_the_leader_that_began_it() {
     assert_eq!((cluster.voters(0), cluster.voters(1)), (of(&[0, 1, 2]), of(&[0, 1, 2])));
 }
 
+/// A new voter takes the place of a learner that is an earlier life of its seat, until the change is taken back.
+#[test]
+fn a_learner_whose_place_a_new_voter_took_is_back_once_that_is_taken_back() {
+    let mut cluster = Cluster::of_some(4, 3);
+    cluster.elect(0);
+    let with = |learners| Configuration { learners, ..cluster_of_three() };
+    cluster.step(0, Input::ChangeMembers(&with(vec![member(3, 1)]))).expect("possible");
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.machine(0).configuration().learners, [member(3, 1)]);
+    // Of that life nothing is heard.
+    cluster.change(0, &[(0, 1), (1, 1), (2, 1), (3, 2)]).expect("possible");
+    cluster.run_for(100 * MS);
+    assert_eq!(cluster.machine(0).configuration().learners, [member(3, 2)]);
+    cluster.step(0, Input::CancelChange).expect("nothing joint yet");
+    cluster.run_for(100 * MS);
+    assert_eq!((cluster.machine(0).is_changing(), cluster.voters(0)), (false, of(&[0, 1, 2])));
+    assert_eq!(cluster.machine(0).configuration().learners, [member(3, 1)]);
+}
+
+fn cluster_of_three() -> Configuration {
+    Configuration { voters: (0..3).map(|index| member(index, 1)).collect(), ..Configuration::default() }
+}
+
 #[test]
 fn a_joint_configuration_is_taken_back_before_it_is_committed_and_not_by_another() {
     let mut cluster = Cluster::new(5);
