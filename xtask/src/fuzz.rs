@@ -12,6 +12,8 @@ const TARGETS: [&str; 8] =
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// Sanitizers are for nightly compilers only, says the stable one, unless it is told otherwise.
 const UNSTABLE: (&str, &str) = ("RUSTC_BOOTSTRAP", "1");
+/// What optimizes across crates throws away what coverage is counted by, and the linker misses it (rust-fuzz/cargo-fuzz #384).
+const NO_LTO: (&str, &str) = ("CARGO_PROFILE_RELEASE_LTO", "off");
 /// As long as the longest datagram, and some more.
 const INPUT_BYTES_MAX: usize = 2_000;
 
@@ -56,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace, only: Option<&str>, seconds: u32) -> Ex
 
 fn cargo_fuzz(workspace: &Workspace, task: &str, target_dir: &Path) -> Command {
     let mut command = workspace.cargo(&["fuzz", task, "--fuzz-dir", "fuzz", "--features", "libfuzzer", "--target-dir"]);
-    command.arg(target_dir).env(UNSTABLE.0, UNSTABLE.1);
+    command.arg(target_dir).env(UNSTABLE.0, UNSTABLE.1).env(NO_LTO.0, NO_LTO.1);
     command
 }
 
