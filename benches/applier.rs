@@ -216,10 +216,19 @@ fn three(with_applier: bool, minute: Duration) -> Figures {
         let (servers, seen) = (clients.to_vec(), seen.clone());
         let core = CoreConfig { name: "client".into(), core_id: 9, idle: IDLE, ..CoreConfig::default() };
         let work = move |net: Net| async move { under_load(&client_of(&net, &servers), &servers, &seen, minute).await };
+        let _ending = Ending(ended);
         figures = Some(on_this_thread(core, work));
-        ended.store(true, Ordering::Release);
     });
     figures.expect("the client has measured")
+}
+
+/// Tells the threads of the nodes to end, also where the client panics: else the scope would wait for them for ever.
+struct Ending(Arc<AtomicBool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// A replica, until all has been measured.
