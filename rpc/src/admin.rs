@@ -21,6 +21,7 @@ pub use crate::service::method_key;
 pub use backups::backup;
 pub use formation::{InitError, init, init_shards};
 use formation::{InitReply, InitRequest};
+use futures::stream::{FuturesUnordered, StreamExt};
 pub(crate) use members::MEMBERS;
 pub use members::{
     Change, ChangeError, Changed, Members, change, change_all, members, members_of, of_shard, shards_of, spread,
@@ -37,6 +38,7 @@ use trimaran_raft::{
     DropReason, Incarnation, Member, Nanos, NodeId, PeerState, PeerStatus, ReadSettings, Role, Slot, Status,
 };
 use trimaran_runtime::channel::{Notify, oneshot};
+use trimaran_runtime::{now, sleep};
 
 /// The question who a node is.
 pub(crate) const PROBE: &str = "trimaran.probe/1";
@@ -484,14 +486,48 @@ fn wal_counters(counters: &WalCounters) -> impl Iterator<Item = (&'static str, u
     .into_iter()
 }
 
-/// Asks a node who it is.
+/// Asks a node who it is. A question or an answer that is lost is made good, as it changes nothing: so is that of [`status`].
 pub async fn probe(client: &Client, address: SocketAddrV4, within: Duration) -> Result<Probe, CallError> {
-    ask(client, address, PROBE, &[], within).await
+    question(client, address, PROBE, within).await
 }
 
 /// Asks a node how it is.
 pub async fn status(client: &Client, address: SocketAddrV4, within: Duration) -> Result<NodeStatus, CallError> {
-    ask(client, address, "trimaran.status/1", &[], within).await
+    question(client, address, "trimaran.status/1", within).await
+}
+
+/// When a question is asked, and asked once more while nothing has been heard. Each copy may be answered until the end: an answer
+/// may take longer than the time between two of them.
+const COPIES_AT: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(700),
+    Duration::from_millis(2_500),
+];
+
+/// Asks what has no effect.
+async fn question<T: for<'de> Deserialize<'de>>(
+    client: &Client,
+    address: SocketAddrV4,
+    method: &str,
+    within: Duration,
+) -> Result<T, CallError> {
+    let deadline = now() + within;
+    let copy = async |after: Duration| {
+        sleep(after).await;
+        ask(client, address, method, &[], deadline.saturating_since(now())).await
+    };
+    let mut copies: FuturesUnordered<_> = COPIES_AT.into_iter().filter(|after| *after < within).map(copy).collect();
+    let mut end = Err(CallError::Unknown { call_id: None });
+    while let Some(ended) = copies.next().await {
+        let is_silence = matches!(ended, Err(CallError::Unknown { .. }));
+        end = ended;
+        if !is_silence {
+            break;
+        }
+    }
+    end
 }
 
 async fn ask<T: for<'de> Deserialize<'de>>(

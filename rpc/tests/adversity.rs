@@ -263,3 +263,23 @@ fn a_full_table_raises_its_own_counter_only() {
     let drops: Vec<_> = counters.iter().filter(|(name, _)| name.starts_with("r2p2.")).collect();
     assert_eq!(drops, [(&"r2p2.pending_per_source".to_owned(), &1)]);
 }
+
+/// One datagram that is lost, on its way there or back, makes no node silent to its operator: a question changes nothing.
+#[test]
+fn an_operators_question_that_is_lost_is_asked_again() {
+    for is_answer in [false, true] {
+        let mut cluster = cluster(24, ClusterConfig::default());
+        let (address, network) = (cluster.addresses()[0], cluster.network().clone());
+        let seen = ask(&mut cluster, move |client| async move {
+            let (here, there) = (*client.local_addr().ip(), *address.ip());
+            let (from, to) = if is_answer { (there, here) } else { (here, there) };
+            network.block(from, to);
+            let mend = async {
+                trimaran_runtime::sleep(Duration::from_millis(20)).await;
+                network.unblock(from, to);
+            };
+            futures::future::join(admin::probe(&client, address, SECOND), mend).await.0
+        });
+        assert!(seen.is_ok_and(|probe| probe.cluster.is_some()), "answer lost: {is_answer}");
+    }
+}

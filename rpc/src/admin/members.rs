@@ -4,7 +4,7 @@
 //! looks at the members until it is done. Nodes that are to be taken in ask for it themselves, so that a change names seats
 //! only, never addresses.
 
-use super::{Admin, MemberInfo, PeerInfo, Probe, ask, probe};
+use super::{Admin, MemberInfo, PeerInfo, Probe, ask, probe, question};
 use crate::client::{CallError, Client};
 use crate::pins::Pins;
 use crate::shards::ShardMap;
@@ -238,7 +238,7 @@ fn target(status: &Status, change: Change) -> Result<Configuration, String> {
 /// # Errors
 /// Those of the call.
 pub async fn members(client: &Client, node: SocketAddrV4, within: Duration) -> Result<Members, CallError> {
-    ask(client, node, MEMBERS, &[], within).await
+    question(client, node, MEMBERS, within).await
 }
 
 /// The members as the leader knows them, or where none is found as the node of the newest term does. `servers` are some nodes of
