@@ -181,7 +181,10 @@ impl Machine {
             return Err(DropReason::Contradiction);
         }
         if ask.least == SnapshotAsk::NOTHING {
-            self.end_donation();
+            // One that comes late is not about what has been asked for since.
+            if self.donation.is_some_and(|donation| donation.to.id == ask.to) {
+                self.end_donation();
+            }
             return Ok(());
         }
         let to = *self.configuration().member(ask.to).ok_or(DropReason::NotMember)?;

@@ -327,6 +327,23 @@ fn only_this_terms_leader_may_ask_and_only_for_another_member() {
     assert_eq!((cluster.machine(1).term(), cluster.machine(1).donates_to()), (term.next(), None));
 }
 
+#[test]
+fn no_more_for_one_peer_ends_nothing_for_another() {
+    let mut cluster = Cluster::new(4);
+    cluster.elect(0);
+    cluster.run_for(50 * MS);
+    let term = cluster.machine(0).term();
+    let (needy, other) = (member(2, 1).id, member(3, 1).id);
+    for (to, least, donates_to) in [
+        (needy, LogIndex(1), Some(needy)),
+        (other, SnapshotAsk::NOTHING, Some(needy)),
+        (needy, SnapshotAsk::NOTHING, None),
+    ] {
+        cluster.inject(0, 1, term, Body::SnapshotAsk(SnapshotAsk { to, least }));
+        assert_eq!(cluster.machine(1).donates_to(), donates_to, "{to} {least}");
+    }
+}
+
 /// Two send at once for a moment, when a leader has given its donor up and the donor does not know yet: the leader's goes on.
 #[test]
 fn the_leaders_snapshot_goes_on_while_a_donors_still_arrives() {
