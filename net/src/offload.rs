@@ -26,6 +26,30 @@ pub struct Checksums {
     pub udp: Checksum,
 }
 
+/// [`Checksums`] as a packet holds them: a byte of which each value is valid. With the enums themselves in it, the compiler would mark the
+/// absence of a packet in the middle of one, and every move would be made in pieces that the processor reads back slowly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Packed(u8);
+
+impl Packed {
+    pub(crate) const fn of(checksums: Checksums) -> Packed {
+        Packed(checksums.ipv4 as u8 | (checksums.udp as u8) << 4)
+    }
+
+    pub(crate) const fn unpack(self) -> Checksums {
+        Checksums { ipv4: unpack(self.0 & 0xF), udp: unpack(self.0 >> 4) }
+    }
+}
+
+const fn unpack(bits: u8) -> Checksum {
+    match bits {
+        1 => Checksum::Good,
+        2 => Checksum::Bad,
+        3 => Checksum::Fill,
+        _ => Checksum::Unknown,
+    }
+}
+
 /// Checksums that a device fills in as it sends. None by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offloads {
@@ -33,4 +57,19 @@ pub struct Offloads {
     pub ipv4: bool,
     /// UDP's. The stack leaves the sum of the pseudo header in the field, not complemented.
     pub udp: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_comes_out_again() {
+        let all = [Checksum::Unknown, Checksum::Good, Checksum::Bad, Checksum::Fill];
+        for (ipv4, udp) in all.iter().flat_map(|ipv4| all.map(|udp| (*ipv4, udp))) {
+            let checksums = Checksums { ipv4, udp };
+            assert_eq!(Packed::of(checksums).unpack(), checksums);
+        }
+        assert_eq!(Packed::default().unpack(), Checksums::default());
+    }
 }

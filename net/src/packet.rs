@@ -1,6 +1,6 @@
 //! One datagram and the buffer that holds it.
 
-use crate::offload::Checksums;
+use crate::offload::{Checksums, Packed};
 use crate::pool::{self, BUFFER_BYTES, HeapBuffer};
 #[cfg(feature = "dpdk")]
 use crate::port::dpdk::mbuf::{self, MbufBuffer};
@@ -31,16 +31,15 @@ pub struct Packet {
     len: u16,
     src: SocketAddrV4,
     dst: SocketAddrV4,
-    checksums: Checksums,
+    checksums: Packed,
 }
 
 /// Where the bytes live. A port with memory of its own adds a variant.
 enum Storage {
+    /// Without memory in a packet that is being dropped.
     Heap(HeapBuffer),
     #[cfg(feature = "dpdk")]
     Mbuf(MbufBuffer),
-    /// Left behind in a packet that is being dropped; never seen by anybody else.
-    Returned,
 }
 
 /// The tail room of a packet is too small. The packet is unchanged.
@@ -66,7 +65,7 @@ impl Packet {
             len: 0,
             src: NOWHERE,
             dst: NOWHERE,
-            checksums: Checksums::default(),
+            checksums: Packed::default(),
         })
     }
 
@@ -76,7 +75,6 @@ impl Packet {
             Storage::Heap(buffer) => buffer.bytes(),
             #[cfg(feature = "dpdk")]
             Storage::Mbuf(buffer) => buffer.bytes(),
-            Storage::Returned => &[],
         }
     }
 
@@ -86,7 +84,6 @@ impl Packet {
             Storage::Heap(buffer) => buffer.bytes_mut(),
             #[cfg(feature = "dpdk")]
             Storage::Mbuf(buffer) => buffer.bytes_mut(),
-            Storage::Returned => &mut [],
         }
     }
 
@@ -220,13 +217,13 @@ impl Packet {
     /// What a device says of its checksums, or shall do. Of frames only; sockets neither read nor set it.
     #[inline]
     pub fn checksums(&self) -> Checksums {
-        self.checksums
+        self.checksums.unpack()
     }
 
     /// Sets what a device says or shall do.
     #[inline]
     pub fn set_checksums(&mut self, checksums: Checksums) {
-        self.checksums = checksums;
+        self.checksums = Packed::of(checksums);
     }
 
     /// Sets the receiver.
@@ -243,7 +240,7 @@ impl Packet {
     pub(crate) fn from_mbuf(buffer: MbufBuffer, head: u16, len: u16) -> Packet {
         let bytes = buffer.bytes().len() as u16; // asserted to fit where it is defined
         let head = head.min(bytes);
-        let (len, checksums) = (len.min(bytes - head), Checksums::default());
+        let (len, checksums) = (len.min(bytes - head), Packed::default());
         Packet { storage: Storage::Mbuf(buffer), head, len, src: NOWHERE, dst: NOWHERE, checksums }
     }
 
@@ -252,9 +249,9 @@ impl Packet {
     pub(crate) fn device_frame(&self) -> dpdk_sys::dpdk_shim_frame {
         match &self.storage {
             Storage::Mbuf(buffer) if buffer.can_be_padded(self.head) => {
-                buffer.frame(self.head, self.len, self.checksums)
+                buffer.frame(self.head, self.len, self.checksums())
             }
-            _ => mbuf::borrowed_frame(self.data().as_ptr(), self.len, self.checksums),
+            _ => mbuf::borrowed_frame(self.data().as_ptr(), self.len, self.checksums()),
         }
     }
 
@@ -271,11 +268,11 @@ impl Packet {
 impl Drop for Packet {
     #[inline]
     fn drop(&mut self) {
-        // An mbuf goes back by itself.
-        if matches!(self.storage, Storage::Heap(_))
-            && let Storage::Heap(buffer) = mem::replace(&mut self.storage, Storage::Returned)
-        {
-            pool::give(buffer);
+        match &mut self.storage {
+            Storage::Heap(buffer) => pool::give(mem::take(buffer)),
+            // It goes back by itself.
+            #[cfg(feature = "dpdk")]
+            Storage::Mbuf(_) => {}
         }
     }
 }
@@ -286,6 +283,9 @@ impl fmt::Debug for Packet {
     }
 }
 
+// The absence of a packet is told by a pointer of it.
+#[cfg(not(feature = "dpdk"))]
+const _: () = assert!(size_of::<Option<Packet>>() == size_of::<Packet>());
 const _: () = assert!(HEAD_ROOM_BYTES + 1500 <= BUFFER_BYTES && BUFFER_BYTES <= u16::MAX as usize);
 
 #[cfg(test)]

@@ -55,19 +55,23 @@ impl PoolStats {
     }
 }
 
-/// Memory of one heap packet and the pool it is charged to.
+/// Memory of one heap packet and the pool it is charged to. By default no memory: what stays behind where a buffer was taken out.
+///
+/// A slice, since an empty one costs nothing to leave behind; an enum would do as well, but a packet would be moved in odd pieces.
+#[derive(Default)]
 pub(crate) struct HeapBuffer {
-    bytes: Box<[u8; BUFFER_BYTES]>,
-    home: Arc<Home>,
+    bytes: Box<[u8]>,
+    /// `None` without memory.
+    home: Option<Arc<Home>>,
 }
 
 impl HeapBuffer {
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..]
+        &self.bytes
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..]
+        &mut self.bytes
     }
 }
 
@@ -125,16 +129,17 @@ impl Pool {
         let reused = self.free.borrow_mut().pop();
         Some(reused.unwrap_or_else(|| {
             bump(&self.allocated);
-            HeapBuffer { bytes: Box::new([0; BUFFER_BYTES]), home: Arc::clone(&self.home) }
+            HeapBuffer { bytes: Box::new([0; BUFFER_BYTES]), home: Some(Arc::clone(&self.home)) }
         }))
     }
 
     fn give(&self, mut buffer: HeapBuffer) {
-        if Arc::ptr_eq(&buffer.home, &self.home) {
+        let Some(home) = &mut buffer.home else { return };
+        if Arc::ptr_eq(home, &self.home) {
             bump(&self.returned_here);
         } else {
-            buffer.home.returned_abroad.fetch_add(1, Ordering::Relaxed);
-            buffer.home = Arc::clone(&self.home);
+            home.returned_abroad.fetch_add(1, Ordering::Relaxed);
+            *home = Arc::clone(&self.home);
             bump(&self.adopted);
         }
         let mut free = self.free.borrow_mut();

@@ -1,6 +1,6 @@
 //! The header of a log entry: 64 bytes, one cache line, kept apart from the body it describes.
 
-use crate::id::Term;
+use crate::id::{LogIndex, Term};
 use crate::wire::{Reader, Writer};
 
 /// Bytes of an encoded [`EntryHeader`], and what one costs of every byte budget besides its body.
@@ -81,6 +81,17 @@ pub struct EntryHeader {
 }
 
 const _: () = assert!(size_of::<EntryHeader>() == ENTRY_HEADER_BYTES);
+
+/// A committed entry as whoever applies it gets it. Used for one after the other: the body's buffer is kept, and nothing is moved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommittedEntry {
+    /// Its place in the log.
+    pub index: LogIndex,
+    /// What the log knows of it.
+    pub header: EntryHeader,
+    /// A copy of its body.
+    pub body: Vec<u8>,
+}
 
 impl EntryHeader {
     /// Bytes that the entry costs of a budget: header and body.

@@ -56,7 +56,7 @@ mod transport;
 mod wire;
 
 pub use config::{Configuration, LIST_MEMBERS};
-pub use entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind, Proposal};
+pub use entry::{CommittedEntry, ENTRY_HEADER_BYTES, EntryHeader, EntryKind, Proposal};
 pub use error::{
     BootstrapError, ChangeError, DropReason, Error, Fatal, ProposeError, ReadError, SnapshotError, TransferError, Unfit,
 };

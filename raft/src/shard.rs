@@ -22,7 +22,7 @@ use trimaran_runtime::time::Sleep;
 use trimaran_runtime::{Instant, now, sleep_until, yield_now};
 
 use crate::config::Configuration;
-use crate::entry::{EntryHeader, Proposal};
+use crate::entry::{CommittedEntry, Proposal};
 use crate::error::{BootstrapError, ChangeError, DropReason, Error, Fatal, ProposeError, TransferError};
 use crate::id::{ClusterId, Incarnation, LogIndex, Member, Nanos, NodeId, Slot};
 use crate::log::{Log, ReceivedSnapshot};
@@ -189,15 +189,17 @@ impl<T: Transport, S: Storage> Shard<T, S> {
         self.begin_read(Input::Read)
     }
 
-    /// The next committed entry in log order, its body copied over `scratch`. For one task, the one that applies.
-    pub async fn next_committed(&self, scratch: &mut Vec<u8>) -> (LogIndex, EntryHeader) {
+    /// Waits for the next committed entry in log order and copies it over `entry`. For one task, the one that applies.
+    pub async fn next_committed(&self, entry: &mut CommittedEntry) {
         let mut wait = Wait { shard: self, list: |inner| &mut inner.committed, key: None };
-        poll_fn(|cx| wait.poll(cx, |inner| inner.next_committed(scratch).ok_or(inner.delivered.next()))).await
+        let mut is_there =
+            |inner: &mut Inner<T, S>| inner.next_committed(entry).then_some(()).ok_or(inner.delivered.next());
+        poll_fn(|cx| wait.poll(cx, &mut is_there)).await;
     }
 
-    /// As [`Shard::next_committed`], if there is one now.
-    pub fn try_next_committed(&self, scratch: &mut Vec<u8>) -> Option<(LogIndex, EntryHeader)> {
-        self.inner.borrow_mut().next_committed(scratch)
+    /// As [`Shard::next_committed`], if there is one now; else `false`, and `entry` is as it was.
+    pub fn try_next_committed(&self, entry: &mut CommittedEntry) -> bool {
+        self.inner.borrow_mut().next_committed(entry)
     }
 
     /// Ready where there may be news for the task that applies since it was last ready: an entry, a snapshot, a wish for one, or the end of
@@ -527,17 +529,19 @@ impl<T: Transport, S: Storage> Inner<T, S> {
         self.work.raise();
     }
 
-    fn next_committed(&mut self, scratch: &mut Vec<u8>) -> Option<(LogIndex, EntryHeader)> {
+    fn next_committed(&mut self, entry: &mut CommittedEntry) -> bool {
         let index = self.delivered.next();
         let used = self.machine.fenced().is_none() && !self.machine.has_stopped();
         if index > self.machine.commit() || !used || self.received.is_some() {
-            return None;
+            return false;
         }
-        let (header, body) = self.log.entry(index)?;
-        scratch.clear();
-        body.for_each(|piece| scratch.extend_from_slice(piece));
+        let Some((header, body)) = self.log.entry(index) else { return false };
+        entry.index = index;
+        entry.header = *header;
+        entry.body.clear();
+        body.for_each(|piece| entry.body.extend_from_slice(piece));
         self.delivered = index;
-        Some((index, *header))
+        true
     }
 
     fn refused(&mut self, refused: Refused) -> Error {

@@ -18,8 +18,8 @@ use harness::{CLUSTER, member};
 use trimaran_raft::seed::{Legacy, Seeding};
 use trimaran_raft::wal::{Fresh, Recovery, Wal, recover};
 use trimaran_raft::{
-    Configuration, EntryHeader, EntryKind, Error, Log, LogIndex, Member, Nanos, Proposal, ReceivedSnapshot, Shard,
-    ShardConfig, ShardId, Snapshot, Term, Transport,
+    CommittedEntry, Configuration, EntryHeader, EntryKind, Error, Log, LogIndex, Member, Nanos, Proposal,
+    ReceivedSnapshot, Shard, ShardConfig, ShardId, Snapshot, Term, Transport,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::task::Lane;
@@ -109,16 +109,16 @@ impl One {
 
 async fn apply(shard: Handle, state: State, loaded: Rc<RefCell<Vec<LogIndex>>>) {
     enum Next {
-        Entry(LogIndex, EntryKind),
+        Entry,
         Load(ReceivedSnapshot),
         Save,
     }
-    let mut body = Vec::new();
+    let mut entry = CommittedEntry::default();
     loop {
         let next = {
             let mut snapshot = pin!(shard.next_snapshot());
             let mut wanted = pin!(shard.snapshot_wanted());
-            let mut committed = pin!(shard.next_committed(&mut body));
+            let mut committed = pin!(shard.next_committed(&mut entry));
             poll_fn(|cx| {
                 if let Poll::Ready(snapshot) = snapshot.as_mut().poll(cx) {
                     return Poll::Ready(Next::Load(snapshot));
@@ -126,16 +126,16 @@ async fn apply(shard: Handle, state: State, loaded: Rc<RefCell<Vec<LogIndex>>>) 
                 if wanted.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Next::Save);
                 }
-                committed.as_mut().poll(cx).map(|(index, header)| Next::Entry(index, header.kind))
+                committed.as_mut().poll(cx).map(|()| Next::Entry)
             })
             .await
         };
         match next {
-            Next::Entry(index, kind) => {
-                if kind == EntryKind::Normal {
-                    state.borrow_mut().extend_from_slice(&body[..1]);
+            Next::Entry => {
+                if entry.header.kind == EntryKind::Normal {
+                    state.borrow_mut().extend_from_slice(&entry.body[..1]);
                 }
-                shard.set_applied(&[(index, index.0)]);
+                shard.set_applied(&[(entry.index, entry.index.0)]);
             }
             Next::Load(snapshot) => {
                 *state.borrow_mut() = snapshot.bytes.to_vec();

@@ -17,8 +17,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use trimaran_raft::{
-    ClusterId, Completion, Consistency, Counters, EntryKind, Error, Log, LogIndex, Machine, Member, MemoryStorage,
-    NodeId, Proposal, ReceivedSnapshot, Role, Shard, ShardConfig, Snapshot, Storage, Transport, Unfit, Write,
+    ClusterId, CommittedEntry, Completion, Consistency, Counters, EntryKind, Error, Log, LogIndex, Machine, Member,
+    MemoryStorage, NodeId, Proposal, ReceivedSnapshot, Role, Shard, ShardConfig, Snapshot, Storage, Transport, Unfit,
+    Write,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
 use trimaran_runtime::task::Lane;
@@ -180,11 +181,11 @@ impl Group {
 }
 
 async fn apply(shard: Handle, applied: Applied, salt: Rc<Cell<u64>>) {
-    let mut body = Vec::new();
+    let mut entry = CommittedEntry::default();
     loop {
         let next = {
             let mut snapshot = pin!(shard.next_snapshot());
-            let mut committed = pin!(shard.next_committed(&mut body));
+            let mut committed = pin!(shard.next_committed(&mut entry));
             poll_fn(|cx| match snapshot.as_mut().poll(cx) {
                 Poll::Ready(snapshot) => Poll::Ready(Err(snapshot)),
                 Poll::Pending => committed.as_mut().poll(cx).map(Ok),
@@ -192,11 +193,12 @@ async fn apply(shard: Handle, applied: Applied, salt: Rc<Cell<u64>>) {
             .await
         };
         match next {
-            Ok((index, header)) => {
+            Ok(()) => {
+                let CommittedEntry { index, header, body } = &entry;
                 if header.kind == EntryKind::Normal {
-                    applied.borrow_mut().push((index, body.clone()));
+                    applied.borrow_mut().push((*index, body.clone()));
                 }
-                shard.set_applied(&[(index, index.0 ^ salt.get())]);
+                shard.set_applied(&[(*index, index.0 ^ salt.get())]);
             }
             Err(snapshot) => {
                 *applied.borrow_mut() = decode(&snapshot.bytes);
@@ -640,9 +642,9 @@ fn what_waits_for_room_is_written_as_soon_as_a_trim_makes_some() {
     assert!(alone.durable() == written && alone.shard.status().last > written);
     assert!(alone.world.steps() - steps < 100, "it waits, and does not look again and again");
     alone.world.enter(alone.core, || {
-        let mut body = Vec::new();
-        while let Some((index, _)) = alone.shard.try_next_committed(&mut body) {
-            alone.shard.set_applied(&[(index, index.0)]);
+        let mut entry = CommittedEntry::default();
+        while alone.shard.try_next_committed(&mut entry) {
+            alone.shard.set_applied(&[(entry.index, entry.index.0)]);
         }
     });
     alone.world.run_for(Duration::from_millis(1));

@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
-use trimaran_raft::{EntryHeader, LogIndex, ReceivedSnapshot, Term};
+use trimaran_raft::{CommittedEntry, LogIndex, ReceivedSnapshot, Term};
 use trimaran_runtime::channel::{OneshotSender, Signal};
 use trimaran_runtime::{Instant, now, sleep_until};
 
@@ -195,7 +195,8 @@ fn diverged(index: LogIndex) -> Box<Halt> {
 
 /// What the apply task does next.
 enum Next {
-    Entry(LogIndex, EntryHeader),
+    /// In [`Apply::entry`].
+    Entry,
     Snapshot(Box<ReceivedSnapshot>),
     SnapshotWanted,
     Look,
@@ -205,7 +206,8 @@ struct Apply<S> {
     node: Rc<Replicated>,
     /// A pointer, since it may be handed to another core and back.
     replica: Box<Replica<S>>,
-    request: Vec<u8>,
+    /// The entry in hand.
+    entry: CommittedEntry,
     reply: Vec<u8>,
     /// Entries of this turn that the node has not been told of, and the chain after each.
     passed: Vec<(LogIndex, u64)>,
@@ -217,7 +219,7 @@ impl<S: Service> Apply<S> {
         Apply {
             node,
             replica: Box::new(replica),
-            request: Vec::new(),
+            entry: CommittedEntry::default(),
             reply: Vec::new(),
             passed: Vec::with_capacity(JOBS_PER_TURN),
             snapshot_not_before: Instant::ZERO,
@@ -225,21 +227,21 @@ impl<S: Service> Apply<S> {
     }
 
     async fn run(&mut self) -> Result<(), Box<Halt>> {
-        let mut first = None;
+        let mut is_in_hand = false;
         loop {
             // Not while an entry is in hand: a snapshot that is taken on may hold it, and it would be executed twice.
-            if first.is_none() {
+            if !is_in_hand {
                 self.snapshots().await?;
             }
-            let left = self.burst(first.take()).await?;
+            let left = self.burst(std::mem::take(&mut is_in_hand)).await?;
             if self.jobs(JOBS_PER_TURN).await == 0 || left == 0 {
                 trimaran_runtime::yield_now().await;
                 continue;
             }
             match self.next().await {
-                Next::Entry(index, header) => {
+                Next::Entry => {
                     self.let_leader_go_first().await;
-                    first = Some((index, header));
+                    is_in_hand = true;
                 }
                 Next::Snapshot(snapshot) => self.install(*snapshot).await?,
                 Next::SnapshotWanted => self.give_out().await,
@@ -277,7 +279,7 @@ impl<S: Service> Apply<S> {
 
     /// Waits for the next thing to do. What is rare comes first: entries without end must not hide it.
     async fn next(&mut self) -> Next {
-        let Apply { node, request, snapshot_not_before, .. } = self;
+        let Apply { node, entry, snapshot_not_before, .. } = self;
         let shard = &node.shard;
         let mut pause = sleep_until(*snapshot_not_before);
         poll_fn(|cx| {
@@ -291,8 +293,8 @@ impl<S: Service> Apply<S> {
                 if shard.snapshot_wanted_now().is_some() && Pin::new(&mut pause).poll(cx).is_ready() {
                     return Poll::Ready(Next::SnapshotWanted);
                 }
-                if let Some((index, header)) = shard.try_next_committed(request) {
-                    return Poll::Ready(Next::Entry(index, header));
+                if shard.try_next_committed(entry) {
+                    return Poll::Ready(Next::Entry);
                 }
                 if node.jobs.added.poll_raised(cx).is_ready() {
                     return Poll::Ready(Next::Look);
@@ -341,16 +343,13 @@ impl<S: Service> Apply<S> {
         }
     }
 
-    /// Executes what is committed, `first` first, which is in the buffer already, and tells the node of all of it at once. Returns what is
-    /// left of the turn's share.
-    async fn burst(&mut self, first: Option<(LogIndex, EntryHeader)>) -> Result<usize, Box<Halt>> {
+    /// Executes what is committed, first of all the entry in hand where there is one, and tells the node of all of it at once. Returns what
+    /// is left of the turn's share.
+    async fn burst(&mut self, mut is_in_hand: bool) -> Result<usize, Box<Halt>> {
         self.learn_cluster();
-        let (mut next, mut left) = (first, JOBS_PER_TURN);
-        let mut end = Ok(());
-        while left > 0 {
-            next = next.or_else(|| self.node.shard.try_next_committed(&mut self.request));
-            let Some((index, header)) = next.take() else { break };
-            end = self.entry(index, &header).await;
+        let (mut left, mut end) = (JOBS_PER_TURN, Ok(()));
+        while left > 0 && (std::mem::take(&mut is_in_hand) || self.node.shard.try_next_committed(&mut self.entry)) {
+            end = self.execute().await;
             if end.is_err() {
                 break;
             }
@@ -361,8 +360,10 @@ impl<S: Service> Apply<S> {
         end.map(|()| left)
     }
 
-    async fn entry(&mut self, index: LogIndex, header: &EntryHeader) -> Result<(), Box<Halt>> {
-        let outcome = self.replica.entry(index, header, &self.request, &mut self.reply).await?;
+    /// The entry in hand.
+    async fn execute(&mut self) -> Result<(), Box<Halt>> {
+        let CommittedEntry { index, ref header, ref body } = self.entry;
+        let outcome = self.replica.entry(index, header, body, &mut self.reply).await?;
         self.passed.push((index, self.replica.chain));
         self.node.timer_at(self.replica.cx.timers.next_at(), self.replica.cx.now);
         if self.replica.cx.outbox.newest().is_some_and(|id| id.index == index.0) {

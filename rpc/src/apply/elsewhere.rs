@@ -22,7 +22,7 @@ use crate::service::{Answer, ReadCx, Service};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
-use trimaran_raft::{EntryHeader, LogIndex};
+use trimaran_raft::{CommittedEntry, LogIndex};
 use trimaran_runtime::{Handoff, read_clock};
 
 /// A loan is as long as brings this much work, by what an entry has taken lately: the first reply of it waits for the last.
@@ -79,9 +79,7 @@ pub(crate) struct Work {
 
 #[derive(Default)]
 struct Entry {
-    index: LogIndex,
-    header: EntryHeader,
-    request: Vec<u8>,
+    committed: CommittedEntry,
     reply: Vec<u8>,
     outcome: Option<Outcome>,
     /// Of the replica behind it.
@@ -136,7 +134,8 @@ impl Work {
     async fn run<S: Service>(&mut self, replica: &mut Replica<S>) {
         let from = read_clock();
         for entry in self.entries.used() {
-            match replica.entry(entry.index, &entry.header, &entry.request, &mut entry.reply).await {
+            let CommittedEntry { index, ref header, ref body } = entry.committed;
+            match replica.entry(index, header, body, &mut entry.reply).await {
                 Ok(outcome) => entry.outcome = outcome,
                 Err(halt) => {
                     self.halt = Some(halt);
@@ -145,7 +144,7 @@ impl Work {
             }
             entry.chain = replica.chain;
             entry.next_timer_at = replica.cx.timers.next_at();
-            entry.adds_effects = replica.cx.outbox.newest().is_some_and(|id| id.index == entry.index.0);
+            entry.adds_effects = replica.cx.outbox.newest().is_some_and(|id| id.index == index.0);
             self.done += 1;
         }
         self.took = read_clock().saturating_since(from);
@@ -172,7 +171,7 @@ impl Work {
         self.entries
             .used()
             .iter_mut()
-            .for_each(|entry| [&mut entry.request, &mut entry.reply].into_iter().for_each(fit));
+            .for_each(|entry| [&mut entry.committed.body, &mut entry.reply].into_iter().for_each(fit));
         self.queries
             .used()
             .iter_mut()
@@ -194,16 +193,16 @@ impl Batch {
     /// Answers what is done, on the node's core, and is empty afterwards.
     fn settle(&mut self, node: &Replicated) {
         let done = self.work.done;
-        self.passed.extend(self.work.entries.used()[..done].iter().map(|entry| (entry.index, entry.chain)));
+        self.passed.extend(self.work.entries.used()[..done].iter().map(|entry| (entry.committed.index, entry.chain)));
         node.passed(&self.passed);
         self.passed.clear();
         for entry in &self.work.entries.used()[..done] {
-            node.timer_at(entry.next_timer_at, LogTime::from_nanos(entry.header.log_time));
+            node.timer_at(entry.next_timer_at, LogTime::from_nanos(entry.committed.header.log_time));
             if entry.adds_effects {
                 node.effects_added.notify();
             }
             if let Some(outcome) = &entry.outcome {
-                node.answer_applied(entry.index, &entry.header, outcome, &entry.reply);
+                node.answer_applied(entry.committed.index, &entry.committed.header, outcome, &entry.reply);
             }
         }
         let mut queries = self.work.queries.used().iter_mut();
@@ -266,7 +265,7 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> (Bo
         if batch.work.is_empty() {
             done.settle(&apply.node);
             match apply.next().await {
-                Next::Entry(index, header) => apply.first(&mut batch, index, header),
+                Next::Entry => apply.first(&mut batch),
                 Next::Snapshot(snapshot) => {
                     if let Err(halt) = apply.install(*snapshot).await {
                         return (halt, Some(apply.replica));
@@ -278,7 +277,7 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> (Bo
             continue;
         }
         apply.learn_cluster();
-        let Apply { node, replica, request, reply, passed, snapshot_not_before } = apply;
+        let Apply { node, replica, entry, reply, passed, snapshot_not_before } = apply;
         let work = std::mem::take(&mut batch.work);
         let lent = loans.give(Box::new(Loan { replica, work })).is_ok();
         done.settle(&node);
@@ -294,7 +293,7 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> (Bo
             done.settle(&node);
             return (halt, Some(replica));
         }
-        apply = Apply { node, replica, request, reply, passed, snapshot_not_before };
+        apply = Apply { node, replica, entry, reply, passed, snapshot_not_before };
     }
 }
 
@@ -332,15 +331,12 @@ impl<S: Service> Apply<S> {
         let Batch { work, asked, .. } = batch;
         while work.entries.used < limit {
             let entry = work.entries.next();
-            match self.node.shard.try_next_committed(&mut entry.request) {
-                Some((index, header)) => (entry.index, entry.header) = (index, header),
-                None => {
-                    work.entries.undo();
-                    break;
-                }
+            if !self.node.shard.try_next_committed(&mut entry.committed) {
+                work.entries.undo();
+                break;
             }
         }
-        let last = work.entries.used().last().map_or(self.replica.cx.index, |entry| entry.index);
+        let last = work.entries.used().last().map_or(self.replica.cx.index, |entry| entry.committed.index);
         let mut queue = self.node.jobs.queue.borrow_mut();
         for _ in 0..queue.len() {
             match queue.pop_front() {
@@ -357,11 +353,9 @@ impl<S: Service> Apply<S> {
         }
     }
 
-    /// An entry that was waited for, in the buffer of the apply task.
-    fn first(&mut self, batch: &mut Batch, index: LogIndex, header: EntryHeader) {
-        let entry = batch.work.entries.next();
-        (entry.index, entry.header) = (index, header);
-        std::mem::swap(&mut entry.request, &mut self.request);
+    /// The entry that was waited for.
+    fn first(&mut self, batch: &mut Batch) {
+        std::mem::swap(&mut batch.work.entries.next().committed, &mut self.entry);
     }
 }
 
@@ -387,13 +381,13 @@ mod tests {
     #[test]
     fn buffers_go_round_but_not_large_ones() {
         let mut work = Work::default();
-        work.entries.next().request.extend_from_slice(&[1; 100]);
+        work.entries.next().committed.body.extend_from_slice(&[1; 100]);
         work.entries.next().reply.resize(1 << 20, 0);
-        let first = work.entries.all[0].request.as_ptr();
+        let first = work.entries.all[0].committed.body.as_ptr();
         work.clear();
         assert!(work.is_empty());
         let again = work.entries.next();
-        assert!(again.request.is_empty() && again.request.as_ptr() == first);
+        assert!(again.committed.body.is_empty() && again.committed.body.as_ptr() == first);
         assert!(work.entries.next().reply.capacity() <= KEPT_BYTES);
     }
 }

@@ -49,24 +49,24 @@ impl Replies {
     /// Appends the newest.
     pub(super) fn add(&mut self, session: SessionId, seq: u64, body: &[u8]) -> ReplyKey {
         let older = self.newest;
-        let kept = |body| Kept { session, seq, body, older, newer: Replies::NONE };
         let key = match self.places.get_mut(self.free.0 as usize) {
             Some(place) => {
                 let key = self.free;
-                self.free = place.newer;
-                let mut buffer = std::mem::take(&mut place.body);
-                self.spare_bytes -= held(&buffer);
+                self.free = std::mem::replace(&mut place.newer, Replies::NONE);
+                (place.session, place.seq, place.older) = (session, seq, older);
+                self.spare_bytes -= held(&place.body);
                 // A buffer far too large would hold more than is counted.
-                if buffer.spilled() && held(&buffer) <= 2 * body.len() {
-                    buffer.extend_from_slice(body);
-                } else {
-                    buffer = SmallVec::from_slice(body);
+                if held(&place.body) > 2 * body.len() {
+                    place.body = SmallVec::new();
                 }
-                *place = kept(buffer);
+                // In place, and empty so far: a reply that was made elsewhere and moved here took several times as long.
+                place.body.reserve_exact(body.len());
+                place.body.extend_from_slice(body);
                 key
             }
             None => {
-                self.places.push(kept(SmallVec::from_slice(body)));
+                let body = SmallVec::from_slice(body);
+                self.places.push(Kept { session, seq, body, older, newer: Replies::NONE });
                 ReplyKey(self.places.len() as u32 - 1)
             }
         };
