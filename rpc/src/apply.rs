@@ -3,12 +3,14 @@
 pub(crate) mod elsewhere;
 
 use self::elsewhere::Loans;
+use crate::log_time::LogTime;
 use crate::outbox::{Effect, EffectId, Outbox};
 use crate::reads::Sight;
 use crate::replica::{Contents, Replica, panic_message};
 use crate::replicated::Replicated;
 use crate::request::Request;
-use crate::service::{ReadCx, Service};
+use crate::service::{Cx, ReadCx, Service};
+use crate::shards::ShardPlace;
 use crate::snapshot::{self, Taken};
 use crate::state::{Turns, Writer};
 use futures::FutureExt;
@@ -193,37 +195,70 @@ fn diverged(index: LogIndex) -> Box<Halt> {
     Box::new(Halt { code: Halt::DIVERGED.into(), index: index.0, method: 0, request_hash: 0, message: message.into() })
 }
 
-/// What the apply task does next.
-enum Next {
-    /// In [`Apply::entry`].
-    Entry,
-    Snapshot(Box<ReceivedSnapshot>),
-    SnapshotWanted,
-    Look,
+/// What there is to do: entries, queries, and what is rare. It stays on the node's core, wherever the replica is.
+struct Intake {
+    node: Rc<Replicated>,
+    /// The entry in hand, where there is one, or an earlier one.
+    entry: CommittedEntry,
+    snapshot_not_before: Instant,
 }
 
 struct Apply<S> {
     node: Rc<Replicated>,
+    intake: Intake,
     /// A pointer, since it may be handed to another core and back.
     replica: Box<Replica<S>>,
-    /// The entry in hand.
-    entry: CommittedEntry,
     reply: Vec<u8>,
     /// Entries of this turn that the node has not been told of, and the chain after each.
     passed: Vec<(LogIndex, u64)>,
-    snapshot_not_before: Instant,
+}
+
+impl Intake {
+    /// Whether something goes before any entry: the end of a replica in the wrong, or a snapshot to or from another.
+    fn is_interrupted(&self) -> bool {
+        let shard = &self.node.shard;
+        shard.fenced().is_some() || shard.has_snapshot() || self.is_snapshot_due()
+    }
+
+    fn is_snapshot_due(&self) -> bool {
+        self.node.shard.snapshot_wanted_now().is_some() && now() >= self.snapshot_not_before
+    }
+
+    /// Waits for something to do; true where it is an entry, which is in hand then. What is rare comes first: entries without end must not
+    /// hide it.
+    async fn next(&mut self) -> bool {
+        let Intake { node, entry, snapshot_not_before } = self;
+        let shard = &node.shard;
+        let mut pause = sleep_until(*snapshot_not_before);
+        poll_fn(|cx| {
+            loop {
+                if shard.fenced().is_some() || shard.has_snapshot() {
+                    return Poll::Ready(false);
+                }
+                if shard.snapshot_wanted_now().is_some() && Pin::new(&mut pause).poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                if shard.try_next_committed(entry) {
+                    return Poll::Ready(true);
+                }
+                if node.jobs.added.poll_raised(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                if shard.poll_work(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
 }
 
 impl<S: Service> Apply<S> {
     fn new(node: Rc<Replicated>, replica: Replica<S>) -> Self {
-        Apply {
-            node,
-            replica: Box::new(replica),
-            entry: CommittedEntry::default(),
-            reply: Vec::new(),
-            passed: Vec::with_capacity(JOBS_PER_TURN),
-            snapshot_not_before: Instant::ZERO,
-        }
+        let intake =
+            Intake { node: node.clone(), entry: CommittedEntry::default(), snapshot_not_before: Instant::ZERO };
+        let passed = Vec::with_capacity(JOBS_PER_TURN);
+        Apply { node, intake, replica: Box::new(replica), reply: Vec::new(), passed }
     }
 
     async fn run(&mut self) -> Result<(), Box<Halt>> {
@@ -238,14 +273,9 @@ impl<S: Service> Apply<S> {
                 trimaran_runtime::yield_now().await;
                 continue;
             }
-            match self.next().await {
-                Next::Entry => {
-                    self.let_leader_go_first().await;
-                    is_in_hand = true;
-                }
-                Next::Snapshot(snapshot) => self.install(*snapshot).await?,
-                Next::SnapshotWanted => self.give_out().await,
-                Next::Look => {}
+            is_in_hand = self.intake.next().await;
+            if is_in_hand {
+                self.let_leader_go_first().await;
             }
         }
     }
@@ -267,44 +297,10 @@ impl<S: Service> Apply<S> {
         if let Some(snapshot) = self.node.shard.try_next_snapshot() {
             self.install(snapshot).await?;
         }
-        if self.is_snapshot_due() {
+        if self.intake.is_snapshot_due() {
             self.give_out().await;
         }
         Ok(())
-    }
-
-    fn is_snapshot_due(&self) -> bool {
-        self.node.shard.snapshot_wanted_now().is_some() && now() >= self.snapshot_not_before
-    }
-
-    /// Waits for the next thing to do. What is rare comes first: entries without end must not hide it.
-    async fn next(&mut self) -> Next {
-        let Apply { node, entry, snapshot_not_before, .. } = self;
-        let shard = &node.shard;
-        let mut pause = sleep_until(*snapshot_not_before);
-        poll_fn(|cx| {
-            loop {
-                if shard.fenced().is_some() {
-                    return Poll::Ready(Next::Look);
-                }
-                if let Some(snapshot) = shard.try_next_snapshot() {
-                    return Poll::Ready(Next::Snapshot(Box::new(snapshot)));
-                }
-                if shard.snapshot_wanted_now().is_some() && Pin::new(&mut pause).poll(cx).is_ready() {
-                    return Poll::Ready(Next::SnapshotWanted);
-                }
-                if shard.try_next_committed(entry) {
-                    return Poll::Ready(Next::Entry);
-                }
-                if node.jobs.added.poll_raised(cx).is_ready() {
-                    return Poll::Ready(Next::Look);
-                }
-                if shard.poll_work(cx).is_pending() {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await
     }
 
     /// Another replica's state takes the place of this one's.
@@ -332,7 +328,7 @@ impl<S: Service> Apply<S> {
             }
             // A state that cannot be saved: the peer stays out, and this replica goes on.
             Ok(Taken::Unsaved) | Err(_) => {
-                self.snapshot_not_before = now() + SNAPSHOT_PAUSE;
+                self.intake.snapshot_not_before = now() + SNAPSHOT_PAUSE;
                 return;
             }
         };
@@ -348,7 +344,9 @@ impl<S: Service> Apply<S> {
     async fn burst(&mut self, mut is_in_hand: bool) -> Result<usize, Box<Halt>> {
         self.learn_cluster();
         let (mut left, mut end) = (JOBS_PER_TURN, Ok(()));
-        while left > 0 && (std::mem::take(&mut is_in_hand) || self.node.shard.try_next_committed(&mut self.entry)) {
+        while left > 0
+            && (std::mem::take(&mut is_in_hand) || self.node.shard.try_next_committed(&mut self.intake.entry))
+        {
             end = self.execute().await;
             if end.is_err() {
                 break;
@@ -362,7 +360,7 @@ impl<S: Service> Apply<S> {
 
     /// The entry in hand.
     async fn execute(&mut self) -> Result<(), Box<Halt>> {
-        let CommittedEntry { index, ref header, ref body } = self.entry;
+        let CommittedEntry { index, ref header, ref body } = self.intake.entry;
         let outcome = self.replica.entry(index, header, body, &mut self.reply).await?;
         self.passed.push((index, self.replica.chain));
         self.node.timer_at(self.replica.cx.timers.next_at(), self.replica.cx.now);
@@ -434,20 +432,9 @@ impl<S: Service> Apply<S> {
         }
     }
 
-    /// What a query is told that sees the state as it is.
-    fn read_cx(&self, request: &Request) -> ReadCx {
-        ReadCx {
-            policy: request.policy,
-            method: request.method(),
-            client: request.triple.client,
-            applied: self.replica.cx.index,
-            now: self.replica.cx.now,
-            place: self.replica.cx.place,
-        }
-    }
-
     fn query(&mut self, sight: Sight, request: &Request) {
-        let cx = self.read_cx(request);
+        let Cx { index, now, place, .. } = self.replica.cx;
+        let cx = read_cx(request, index, now, place);
         self.reply.clear();
         let service = &self.replica.service;
         let reply = &mut self.reply;
@@ -461,4 +448,9 @@ impl<S: Service> Apply<S> {
             Err(panic) => self.node.handler_panicked(request, &panic_message(panic.as_ref())),
         }
     }
+}
+
+/// What a query is told that sees the state after `applied`.
+fn read_cx(request: &Request, applied: LogIndex, now: LogTime, place: ShardPlace) -> ReadCx {
+    ReadCx { policy: request.policy, method: request.method(), client: request.triple.client, applied, now, place }
 }

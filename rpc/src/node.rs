@@ -170,8 +170,8 @@ impl Node {
     /// `#[replicated]` and `#[read]` methods. Run it on another core; packets and elections then have this one to themselves.
     /// Looks of `#[local]` handlers, snapshots and digests stay here.
     ///
-    /// Each loan of the state costs two hand-overs between the cores, some microseconds, and carries up to 64 entries or 200 us of
-    /// work: for handlers of less than a microsecond [`Node::start_in`] is faster.
+    /// Each loan costs two hand-overs between the cores, some microseconds, and carries up to 64 entries or 100 us of work: for handlers
+    /// of less than a microsecond [`Node::start_in`] is faster.
     ///
     /// # Errors
     /// Those of [`Node::start_in`].
@@ -181,7 +181,7 @@ impl Node {
         service: S,
         directory: Option<DataDirectory>,
     ) -> Result<(Node, Applier<S>), NodeError> {
-        let (here, there) = handoff();
+        let (here, there) = handoff(apply::elsewhere::LOANS);
         let run = |node, replica| -> Applying { Box::pin(apply::run_elsewhere(node, replica, here)) };
         Ok((Node::assemble(net, config, service, directory, run)?, Applier::new(there)))
     }

@@ -1,39 +1,42 @@
-//! One value that goes to and fro between two tasks, on one core or on two: who holds it owns it.
+//! A few values that go to and fro between two tasks, on one core or on two: who holds one owns it.
 //!
-//! For work that one core lends to another. A locked slot for each direction: a hand-over costs two uncontended locks and a
-//! wake-up of the other side, so what is handed over should be worth some microseconds. What passes in streams belongs into a ring.
+//! For work that one core lends to another. A locked queue of a few places for each direction: a hand-over costs two uncontended locks
+//! and a wake-up of the other side, so what is handed over should be worth some microseconds. What passes in streams belongs into a ring.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
-/// The two ends of a hand-over. Neither holds anything yet.
-pub fn handoff<T: Send>() -> (Handoff<T>, Handoff<T>) {
-    let slots = Arc::new([Slot::new(), Slot::new()]);
-    (Handoff { slots: slots.clone(), own: 0 }, Handoff { slots, own: 1 })
+/// The two ends of a hand-over. Neither holds anything yet. So many values, one at least, may wait at each to be taken.
+pub fn handoff<T: Send>(places: usize) -> (Handoff<T>, Handoff<T>) {
+    let places = places.max(1);
+    let queues = Arc::new([Queue::new(places), Queue::new(places)]);
+    (Handoff { queues: queues.clone(), own: 0, places }, Handoff { queues, own: 1, places })
 }
 
 /// One end: gives to the other, and takes what that one gave. Goes to any thread.
 pub struct Handoff<T> {
-    slots: Arc<[Slot<T>; 2]>,
+    queues: Arc<[Queue<T>; 2]>,
     /// Where the other end puts what it gives.
     own: usize,
+    places: usize,
 }
 
-struct Slot<T>(Mutex<Content<T>>);
+struct Queue<T>(Mutex<Content<T>>);
 
 struct Content<T> {
-    value: Option<T>,
+    values: VecDeque<T>,
     /// The task that waits for a value.
     waiting: Option<Waker>,
     /// One of the ends is gone: nothing comes any more.
     closed: bool,
 }
 
-impl<T> Slot<T> {
-    fn new() -> Self {
-        Slot(Mutex::new(Content { value: None, waiting: None, closed: false }))
+impl<T> Queue<T> {
+    fn new(places: usize) -> Self {
+        Queue(Mutex::new(Content { values: VecDeque::with_capacity(places), waiting: None, closed: false }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Content<T>> {
@@ -56,40 +59,43 @@ impl<T: Send> Handoff<T> {
     /// Gives `value` to the other end and wakes who waits there. Never waits.
     ///
     /// # Errors
-    /// The value, where the other end is gone, or has not taken the one before.
+    /// The value, where the other end is gone, or has not taken those before and no place is left.
     pub fn give(&self, value: T) -> Result<(), T> {
         let waiting = {
-            let mut content = self.slots[1 - self.own].lock();
-            if content.closed || content.value.is_some() {
+            let mut content = self.queues[1 - self.own].lock();
+            if content.closed || content.values.len() >= self.places {
                 return Err(value);
             }
-            content.value = Some(value);
+            content.values.push_back(value);
             content.waiting.take()
         };
         waiting.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
-    /// Waits for what the other end gives; `None` once that is gone and what it gave last is taken. Of several tasks that wait
-    /// at one end only the last is woken.
+    /// Waits for what the other end gives, oldest first; `None` once that is gone and what it gave last is taken. Of several tasks that
+    /// wait at one end only the last is woken.
     pub fn take(&self) -> impl Future<Output = Option<T>> + '_ {
-        poll_fn(|cx| {
-            let mut content = self.slots[self.own].lock();
-            match content.value.take() {
-                Some(value) => Poll::Ready(Some(value)),
-                None if content.closed => Poll::Ready(None),
-                None => {
-                    content.waiting = Some(cx.waker().clone());
-                    Poll::Pending
-                }
+        poll_fn(|cx| self.poll_take(cx))
+    }
+
+    /// As [`Handoff::take`], for a task that waits for something else, too.
+    pub fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let mut content = self.queues[self.own].lock();
+        match content.values.pop_front() {
+            Some(value) => Poll::Ready(Some(value)),
+            None if content.closed => Poll::Ready(None),
+            None => {
+                content.waiting = Some(cx.waker().clone());
+                Poll::Pending
             }
-        })
+        }
     }
 }
 
 impl<T> Drop for Handoff<T> {
     fn drop(&mut self) {
-        self.slots.iter().for_each(Slot::close);
+        self.queues.iter().for_each(Queue::close);
     }
 }
 
@@ -103,7 +109,6 @@ impl<T> fmt::Debug for Handoff<T> {
 mod tests {
     use super::*;
     use std::pin::pin;
-    use std::task::Context;
 
     fn now<T>(future: impl Future<Output = T>) -> Option<T> {
         match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -114,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_value_is_at_one_end_or_the_other() {
-        let (here, there) = handoff();
+        let (here, there) = handoff(1);
         assert_eq!(now(there.take()), None);
         assert_eq!(here.give(1), Ok(()));
         // Nothing is taken back or overwritten.
@@ -124,10 +129,19 @@ mod tests {
         assert_eq!(now(here.take()), Some(Some(3)));
     }
 
+    #[test]
+    fn as_many_wait_as_there_are_places_and_leave_in_order() {
+        let (here, there) = handoff(2);
+        assert_eq!((here.give(1), here.give(2), here.give(3)), (Ok(()), Ok(()), Err(3)));
+        assert_eq!(now(there.take()), Some(Some(1)));
+        assert_eq!(here.give(4), Ok(()));
+        assert_eq!((now(there.take()), now(there.take()), now(there.take())), (Some(Some(2)), Some(Some(4)), None));
+    }
+
     /// What was given before the end is not lost; who waits is told.
     #[test]
     fn an_end_that_is_gone_gives_no_more_and_takes_none() {
-        let (here, there) = handoff();
+        let (here, there) = handoff(1);
         assert_eq!(there.give(1), Ok(()));
         drop(there);
         assert_eq!(here.give(2), Err(2));

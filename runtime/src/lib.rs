@@ -12,7 +12,7 @@
 //!                      +------------------------------------------------------------------+
 //!
 //!   disk.rs   files, in the same turn: io_uring or a thread; sim/disk.rs, a disk with faults
-//!   handoff.rs  one value between two cores
+//!   handoff.rs  a few values between two cores
 //!   run.rs    one core per thread, pinned, on the machine's clock       sim.rs    many cores on one thread, in virtual
 //!   clock.rs  where time comes from                                               time: the same core, one seed, one trace
 //!   time.rs   now, sleep, timeout, interval        stats.rs, stall.rs   what is counted, and slow polls

@@ -1,42 +1,52 @@
-//! Handlers on a core of their own: the apply task lends the replica, with a run of the log and the queries behind it, and gets it
-//! back with what came of them.
+//! Handlers on a core of their own: the apply task lends the replica, with runs of the log and the queries behind them, and hears what
+//! came of each.
 //!
 //! ```text
-//!   the node's core    gather k+1 ─► lend ─► answer k ────────► gather k+2 ─► lend ─► answer k+1 ..
-//!                                     │                 ▲                      │
-//!   the applier's                     └─ execute k+1 ───┘                      └─ execute k+2 ..
+//!   the node's core    lend k ─► lend k+1    answer k ─► lend k+2    answer k+1 ─► lend k+3 ..
+//!                        │          └──────┐ ▲              └──────┐ ▲
+//!   the applier's        └─ execute k ─────┼─┴─ execute k+1 ───────┼─┴─ execute k+2 ..
 //! ```
 //!
-//! The state goes to and fro as a pointer, so it is in one place at any moment and needs no lock. Requests are in the copies that are
-//! made of the log's in any case, replies are written where they are sent from; the same buffers go round. While the replica is
-//! away, packets and elections have their core to themselves. Snapshots, digests and looks at the service wait until it is back,
-//! and are done on the node's core.
+//! One loan waits while another is executed, so that the applier never waits for the node's core, which may be in the middle of a long
+//! turn. The state goes with the first of them, as a pointer, and stays with the applier until the node asks for it back; it is in one
+//! place at any moment and needs no lock. Requests are in the copies that are made of the log's in any case, replies are written where
+//! they are sent from; the same buffers go round. While the replica is away, packets and elections have their core to themselves.
+//! Snapshots, digests and looks at the service wait until it is back, and are done on the node's core.
 
-use super::{Apply, Halt, JOBS_PER_TURN, Job, Next};
+use super::{Apply, Halt, Intake, JOBS_PER_TURN, Job, read_cx};
 use crate::log_time::LogTime;
 use crate::reads::Sight;
 use crate::replica::{Outcome, Replica, panic_message};
 use crate::replicated::Replicated;
 use crate::request::Request;
 use crate::service::{Answer, ReadCx, Service};
+use crate::shards::ShardPlace;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::rc::Rc;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 use trimaran_raft::{CommittedEntry, LogIndex};
 use trimaran_runtime::{Handoff, read_clock};
 
+/// Loans that are away at most: one that is executed, and one that waits for that.
+pub(crate) const LOANS: usize = 2;
 /// A loan is as long as brings this much work, by what an entry has taken lately: the first reply of it waits for the last.
-const LOAN_WORK: Duration = Duration::from_micros(200);
+const LOAN_WORK: Duration = Duration::from_micros(100);
 /// A buffer that a large request or reply has blown up is given back.
 const KEPT_BYTES: usize = 64 << 10;
 
 /// The node's end.
 pub(crate) type Loans<S> = Handoff<Box<Loan<S>>>;
 
-/// What is lent.
+/// What is lent, and given back.
 pub(crate) struct Loan<S> {
-    replica: Box<Replica<S>>,
+    /// With the first loan of several, and with the last when it comes back.
+    replica: Option<Box<Replica<S>>>,
     work: Work,
+    /// The replica shall come back with it.
+    is_last: bool,
 }
 
 /// Executes a node's handlers: the other end of its loans. Run it on another core than the node's.
@@ -49,9 +59,16 @@ impl<S: Service> Applier<S> {
 
     /// Until the node ends. A node whose applier ends before stops applying (E0313).
     pub async fn run(self) {
+        let mut lent = None;
         while let Some(mut loan) = self.0.take().await {
-            let Loan { replica, work } = &mut *loan;
-            work.run(replica).await;
+            lent = loan.replica.take().or(lent);
+            // What comes after an entry that could not be executed goes back as it came.
+            if let Some(replica) = &mut lent {
+                loan.work.run(replica).await;
+            }
+            if loan.is_last || loan.work.halt.is_some() {
+                loan.replica = lent.take();
+            }
             if self.0.give(loan).is_err() {
                 return;
             }
@@ -158,10 +175,6 @@ impl Work {
         }
     }
 
-    fn is_empty(&self) -> bool {
-        self.entries.used == 0 && self.queries.used == 0
-    }
-
     /// For the next loan. What large requests and replies have taken is given back.
     fn clear(&mut self) {
         let fit = |buffer: &mut Vec<u8>| {
@@ -190,6 +203,10 @@ struct Batch {
 }
 
 impl Batch {
+    fn is_empty(&self) -> bool {
+        self.work.entries.used == 0 && self.work.queries.used == 0
+    }
+
     /// Answers what is done, on the node's core, and is empty afterwards.
     fn settle(&mut self, node: &Replicated) {
         let done = self.work.done;
@@ -247,103 +264,186 @@ impl Length {
     }
 }
 
-/// Runs until the replica halts, and says why. The replica comes back unless the applier ended with it.
-pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> (Box<Halt>, Option<Box<Replica<S>>>) {
-    let mut length = Length { entry_takes: Duration::ZERO };
-    // What is gathered next, and what has come back and is not answered yet.
-    let (mut batch, mut done) = (Batch::default(), Batch::default());
+/// The node's end: what is gathered, and what is away.
+struct Lender<S> {
+    loans: Loans<S>,
+    place: ShardPlace,
+    length: Length,
+    /// Gathered, and not lent yet.
+    batch: Batch,
+    /// Oldest first, without their work.
+    away: VecDeque<Batch>,
+    /// Buffers for the next ones.
+    spare: Vec<Batch>,
+    /// What the replica will have applied with all that is gathered or away.
+    last: LogIndex,
+}
+
+/// Why nothing is applied any more. The replica comes back unless the applier ended with it.
+type End<S> = (Box<Halt>, Option<Box<Replica<S>>>);
+
+/// Runs until the replica halts, and says why.
+pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> End<S> {
+    let mut lender = Lender {
+        loans,
+        place: apply.replica.cx.place,
+        length: Length { entry_takes: Duration::ZERO },
+        batch: Batch::default(),
+        away: VecDeque::with_capacity(LOANS),
+        spare: Vec::with_capacity(LOANS),
+        last: LogIndex::ZERO,
+    };
     loop {
         // Not while an entry is in hand: a snapshot that is taken on may hold it, and it would be executed twice.
-        if batch.work.is_empty() && apply.has_other_work() {
-            done.settle(&apply.node);
-            if let Err(halt) = apply.snapshots().await {
-                return (halt, Some(apply.replica));
-            }
-            apply.other_jobs().await;
+        if let Err(halt) = apply.snapshots().await {
+            return (halt, Some(apply.replica));
         }
-        apply.gather(&mut batch, length.limit());
-        if batch.work.is_empty() {
-            done.settle(&apply.node);
-            match apply.next().await {
-                Next::Entry => apply.first(&mut batch),
-                Next::Snapshot(snapshot) => {
-                    if let Err(halt) = apply.install(*snapshot).await {
-                        return (halt, Some(apply.replica));
-                    }
-                }
-                Next::SnapshotWanted => apply.give_out().await,
-                Next::Look => {}
-            }
+        apply.other_jobs().await;
+        lender.last = apply.replica.cx.index;
+        lender.gather(&apply.intake);
+        while lender.batch.is_empty() && !apply.intake.wants_replica() {
+            lender.look(&mut apply.intake).await;
+        }
+        if lender.batch.is_empty() {
             continue;
         }
         apply.learn_cluster();
-        let Apply { node, replica, entry, reply, passed, snapshot_not_before } = apply;
-        let work = std::mem::take(&mut batch.work);
-        let lent = loans.give(Box::new(Loan { replica, work })).is_ok();
-        done.settle(&node);
-        std::mem::swap(&mut batch, &mut done);
-        let back = if lent { loans.take().await } else { None };
-        let Some(Loan { replica, work }) = back.map(|loan| *loan) else {
-            done.settle(&node);
-            return (ended(&node), None);
-        };
-        length.learn(work.took, work.done);
-        done.work = work;
-        if let Some(halt) = done.work.halt.take() {
-            done.settle(&node);
-            return (halt, Some(replica));
+        let Apply { node, mut intake, replica, reply, passed } = apply;
+        match lender.lend(&mut intake, replica).await {
+            Ok(replica) => apply = Apply { node, intake, replica, reply, passed },
+            Err(end) => return end,
         }
-        apply = Apply { node, replica, entry, reply, passed, snapshot_not_before };
     }
 }
 
-fn ended(node: &Rc<Replicated>) -> Box<Halt> {
-    let message = "the core that executes this replica's handlers has ended, and its state with it".to_owned();
-    let index = node.applied().next().0;
-    Box::new(Halt { code: Halt::PANICKED.into(), index, method: 0, request_hash: 0, message })
+/// What ends a lender's wait.
+enum Woken<S> {
+    /// `None`: the applier has ended.
+    Back(Option<Box<Loan<S>>>),
+    /// It is in hand.
+    Entry,
+    Look,
 }
 
-impl<S: Service> Apply<S> {
-    /// Whether something is to be done here, on the node's core, before the next loan.
-    fn has_other_work(&self) -> bool {
-        let shard = &self.node.shard;
-        let is_query = |job: &Job| matches!(job, Job::Query { .. });
-        shard.fenced().is_some()
-            || shard.has_snapshot()
-            || self.is_snapshot_due()
-            || !self.node.jobs.queue.borrow().iter().all(is_query)
-    }
-
-    /// Does the queued jobs that are no queries.
-    async fn other_jobs(&mut self) {
-        let waiting = self.node.jobs.queue.borrow().len();
-        for _ in 0..waiting {
-            let Some(job) = self.node.jobs.queue.borrow_mut().pop_front() else { break };
-            match job {
-                Job::Query { .. } => self.node.jobs.queue.borrow_mut().push_back(job),
-                job => self.other_job(job).await,
+impl<S: Service> Lender<S> {
+    /// Lends the replica with what is gathered, and all that follows, until something is to be done here that needs it. Nothing is away
+    /// before and after, nor gathered after.
+    async fn lend(&mut self, intake: &mut Intake, replica: Box<Replica<S>>) -> Result<Box<Replica<S>>, End<S>> {
+        let node = intake.node.clone();
+        let mut replica = Some(replica);
+        let mut is_called_back = false;
+        loop {
+            // What is gathered goes first: a snapshot that is taken on may hold it, and it would be executed twice.
+            let calls_back = !is_called_back && self.batch.is_empty() && intake.wants_replica();
+            if !is_called_back && !calls_back {
+                self.gather(intake);
+            }
+            if (calls_back || !self.batch.is_empty()) && self.away.len() < LOANS {
+                is_called_back = calls_back;
+                if !self.give(replica.take(), is_called_back) {
+                    return Err(self.ended(&node));
+                }
+                continue;
+            }
+            let may_look = !is_called_back && !calls_back && self.batch.is_empty();
+            match self.woken(intake, may_look).await {
+                Woken::Entry => self.first(intake),
+                Woken::Look => {}
+                Woken::Back(None) => return Err(self.ended(&node)),
+                Woken::Back(Some(loan)) => {
+                    let Loan { replica, work, .. } = *loan;
+                    if let Some(halt) = self.settle(&node, work) {
+                        self.settle_the_rest(&node).await;
+                        return Err((halt, replica));
+                    }
+                    if let Some(replica) = replica {
+                        return Ok(replica);
+                    }
+                }
             }
         }
+    }
+
+    /// What is gathered goes away, or nothing, to call the replica back. `false`: the applier has ended.
+    fn give(&mut self, replica: Option<Box<Replica<S>>>, is_last: bool) -> bool {
+        let mut batch = std::mem::replace(&mut self.batch, self.spare.pop().unwrap_or_default());
+        let work = std::mem::take(&mut batch.work);
+        self.away.push_back(batch);
+        self.loans.give(Box::new(Loan { replica, work, is_last })).is_ok()
+    }
+
+    async fn woken(&mut self, intake: &mut Intake, may_look: bool) -> Woken<S> {
+        let mut next = pin!(intake.next());
+        poll_fn(|cx| match self.loans.poll_take(cx) {
+            Poll::Ready(loan) => Poll::Ready(Woken::Back(loan)),
+            Poll::Pending if may_look => {
+                next.as_mut().poll(cx).map(|is_entry| if is_entry { Woken::Entry } else { Woken::Look })
+            }
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Waits for something to do while the replica is here, and gathers it.
+    async fn look(&mut self, intake: &mut Intake) {
+        if intake.next().await {
+            self.first(intake);
+        }
+        self.gather(intake);
+    }
+
+    /// Answers what has come back, the oldest that was away.
+    fn settle(&mut self, node: &Replicated, work: Work) -> Option<Box<Halt>> {
+        let mut batch = self.away.pop_front()?;
+        batch.work = work;
+        self.length.learn(batch.work.took, batch.work.done);
+        let halt = batch.work.halt.take();
+        batch.settle(node);
+        self.spare.push(batch);
+        halt
+    }
+
+    /// After an entry that could not be executed: what was away behind it comes back as it went, and its queries are refused, as are
+    /// those that are gathered.
+    async fn settle_the_rest(&mut self, node: &Replicated) {
+        while !self.away.is_empty() {
+            let Some(loan) = self.loans.take().await else { break };
+            self.settle(node, loan.work);
+        }
+        self.refuse_all(node);
+    }
+
+    /// What was away went with the applier.
+    fn ended(&mut self, node: &Replicated) -> End<S> {
+        self.refuse_all(node);
+        let message = "the core that executes this replica's handlers has ended, and its state with it".to_owned();
+        let index = node.applied().next().0;
+        (Box::new(Halt { code: Halt::PANICKED.into(), index, method: 0, request_hash: 0, message }), None)
+    }
+
+    fn refuse_all(&mut self, node: &Replicated) {
+        self.away.drain(..).chain([std::mem::take(&mut self.batch)]).for_each(|mut batch| batch.settle(node));
     }
 
     /// Takes what is committed and the queries that may see the state behind it.
-    fn gather(&mut self, batch: &mut Batch, limit: usize) {
-        let Batch { work, asked, .. } = batch;
+    fn gather(&mut self, intake: &Intake) {
+        let limit = self.length.limit();
+        let Batch { work, asked, .. } = &mut self.batch;
         while work.entries.used < limit {
             let entry = work.entries.next();
-            if !self.node.shard.try_next_committed(&mut entry.committed) {
+            if !intake.node.shard.try_next_committed(&mut entry.committed) {
                 work.entries.undo();
                 break;
             }
+            self.last = entry.committed.index;
         }
-        let last = work.entries.used().last().map_or(self.replica.cx.index, |entry| entry.committed.index);
-        let mut queue = self.node.jobs.queue.borrow_mut();
+        let mut queue = intake.node.jobs.queue.borrow_mut();
         for _ in 0..queue.len() {
             match queue.pop_front() {
-                Some(Job::Query { sight, request }) if sight.at <= last && work.queries.used < JOBS_PER_TURN => {
+                Some(Job::Query { sight, request }) if sight.at <= self.last && work.queries.used < JOBS_PER_TURN => {
                     let query = work.queries.next();
                     query.request.extend_from_slice(request.body.bytes());
-                    query.cx = Some(self.read_cx(&request));
+                    query.cx = Some(read_cx(&request, self.last, LogTime::ZERO, self.place));
                     asked.push((sight, request));
                 }
                 // Its index comes with a later entry, or its turn with a later loan.
@@ -354,8 +454,31 @@ impl<S: Service> Apply<S> {
     }
 
     /// The entry that was waited for.
-    fn first(&mut self, batch: &mut Batch) {
-        std::mem::swap(&mut batch.work.entries.next().committed, &mut self.entry);
+    fn first(&mut self, intake: &mut Intake) {
+        self.last = intake.entry.index;
+        std::mem::swap(&mut self.batch.work.entries.next().committed, &mut intake.entry);
+    }
+}
+
+impl Intake {
+    /// Whether something is to be done here, on the node's core, with the replica.
+    fn wants_replica(&self) -> bool {
+        let is_query = |job: &Job| matches!(job, Job::Query { .. });
+        self.is_interrupted() || !self.node.jobs.queue.borrow().iter().all(is_query)
+    }
+}
+
+impl<S: Service> Apply<S> {
+    /// Does the queued jobs that are no queries.
+    async fn other_jobs(&mut self) {
+        let waiting = self.node.jobs.queue.borrow().len();
+        for _ in 0..waiting {
+            let Some(job) = self.node.jobs.queue.borrow_mut().pop_front() else { break };
+            match job {
+                Job::Query { .. } => self.node.jobs.queue.borrow_mut().push_back(job),
+                job => self.other_job(job).await,
+            }
+        }
     }
 }
 
@@ -368,10 +491,10 @@ mod tests {
         let mut length = Length { entry_takes: Duration::ZERO };
         assert_eq!(length.limit(), JOBS_PER_TURN);
         (0..64).for_each(|_| length.learn(Duration::from_micros(640), 64));
-        assert_eq!(length.limit(), 20);
+        assert_eq!(length.limit(), 10);
         // One that is slow, and one that takes longer than a whole loan should.
         length.learn(Duration::from_millis(1), 10);
-        assert!((8..20).contains(&length.limit()), "{}", length.limit());
+        assert!((4..10).contains(&length.limit()), "{}", length.limit());
         (0..64).for_each(|_| length.learn(Duration::from_millis(1), 1));
         assert_eq!(length.limit(), 1);
         length.learn(Duration::ZERO, 0);
@@ -385,7 +508,7 @@ mod tests {
         work.entries.next().reply.resize(1 << 20, 0);
         let first = work.entries.all[0].committed.body.as_ptr();
         work.clear();
-        assert!(work.is_empty());
+        assert_eq!((work.entries.used, work.queries.used), (0, 0));
         let again = work.entries.next();
         assert!(again.committed.body.is_empty() && again.committed.body.as_ptr() == first);
         assert!(work.entries.next().reply.capacity() <= KEPT_BYTES);
