@@ -286,7 +286,7 @@ impl Client {
         let is_pinned = call.policy != Policy::FixedRoute;
         let manner =
             Manner { call_id: None, is_read, is_pinned, consistency: Consistency::Linearizable, replica: None };
-        self.lanes.call(call, None, manner, now() + within).await
+        self.lanes.call(&call, None, &manner, now() + within).await
     }
 
     /// As [`Client::call`], in the shard of a key, by the hash of [`shard_key`](crate::shards::shard_key); without one in the shard
@@ -303,26 +303,25 @@ impl Client {
         let is_read = call.policy == Policy::ReplicatedRouteNoSideEffects;
         let manner =
             Manner { call_id: None, is_read, is_pinned: true, consistency: Consistency::Linearizable, replica: None };
-        self.lanes.call(call, key, manner, now() + within).await
+        self.lanes.call(&call, key, &manner, now() + within).await
     }
 }
 
 impl Lane {
-    /// Makes a call in this lane. `map_version` says by which map it was chosen.
+    /// Makes a call in this lane, whatever shard it names. `map_version` says by which map the lane was chosen.
     async fn call(
         &self,
-        call: MethodCall<'_>,
+        call: &MethodCall<'_>,
         map_version: u32,
-        manner: Manner,
+        manner: &Manner,
         deadline: Instant,
     ) -> Result<Reply, Failure> {
         let core = self;
         let server = match manner.replica {
             None => call.server,
-            Some(Replica::At(base)) => shard_address(base, call.shard),
+            Some(Replica::At(base)) => shard_address(base, self.shared.shard),
             Some(Replica::Slot(slot)) => Some(follow::find(&self.shared, slot, deadline).await?),
         };
-        let call = MethodCall { server, ..call };
         let is_write = call.policy == Policy::ReplicatedRoute;
         let mut renamings = 0;
         loop {
@@ -349,9 +348,10 @@ impl Lane {
             if let Naming::Cluster(_) = naming {
                 core.get_pinned(map_version);
             }
-            let segments = Running::segments(&core.shared, &call)?;
+            let segments = Running::segments(&core.shared, call)?;
             let end = {
-                let mut running = Running::new(&core.shared, call, segments, (naming, repeat), map_version, deadline);
+                let manner = (naming, repeat);
+                let mut running = Running::new(&core.shared, call, server, segments, manner, map_version, deadline);
                 running.run().await
             };
             let call_id = claim.as_ref().map(|claim| claim.id);

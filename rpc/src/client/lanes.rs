@@ -113,9 +113,9 @@ impl Lanes {
     /// another.
     pub(super) async fn call(
         &self,
-        call: MethodCall<'_>,
+        call: &MethodCall<'_>,
         key: Option<u64>,
-        manner: Manner,
+        manner: &Manner,
         deadline: Instant,
     ) -> Result<Reply, CallError> {
         let mut refreshes = 0;
@@ -134,7 +134,7 @@ impl Lanes {
                 continue;
             }
             let lane = self.lane(shard)?;
-            let end = lane.call(MethodCall { shard, ..call }, map.version(), manner, deadline).await;
+            let end = lane.call(call, map.version(), manner, deadline).await;
             match end {
                 Ok(reply) => return Ok(reply),
                 Err(Failure::WrongShard { untouched: true }) if refreshes < REFRESHES_MAX && now() < deadline => {

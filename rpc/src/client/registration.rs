@@ -188,7 +188,7 @@ async fn register(shared: &Shared, map_version: u32) {
     let deadline = now() + shared.config.deadline.max(REGISTRATION_MIN);
     let manner = (Naming::Registration, Repeat::Recognised);
     let end = match Running::segments(shared, &call) {
-        Ok(segments) => Running::new(shared, call, segments, manner, map_version, deadline).run().await,
+        Ok(segments) => Running::new(shared, &call, None, segments, manner, map_version, deadline).run().await,
         Err(error) => Err(error.into()),
     };
     let mut pool = shared.pool.borrow_mut();

@@ -72,7 +72,9 @@ impl From<CallError> for Failure {
 /// One call of [`Client::call`](super::Client::call) on its way.
 pub(super) struct Running<'a> {
     shared: &'a Shared,
-    call: MethodCall<'a>,
+    call: &'a MethodCall<'a>,
+    /// The server to ask, where it is not for the client to choose.
+    server: Option<SocketAddrV4>,
     naming: Naming,
     repeat: Repeat,
     /// Of the map by which its shard was chosen.
@@ -124,7 +126,8 @@ impl<'a> Running<'a> {
     /// Nothing is sent yet.
     pub(super) fn new(
         shared: &'a Shared,
-        call: MethodCall<'a>,
+        call: &'a MethodCall<'a>,
+        server: Option<SocketAddrV4>,
         segments: Segments,
         (naming, repeat): (Naming, Repeat),
         map_version: u32,
@@ -134,6 +137,7 @@ impl<'a> Running<'a> {
         Running {
             shared,
             call,
+            server,
             naming,
             repeat,
             map_version,
@@ -212,7 +216,7 @@ impl<'a> Running<'a> {
         if self.go_on_searching(pause)? {
             return Ok(());
         }
-        let picked = self.call.server.or_else(|| {
+        let picked = self.server.or_else(|| {
             let route = self.shared.route.borrow();
             if self.is_for_any() { route.pick_any() } else { route.pick() }
         });
@@ -262,13 +266,13 @@ impl<'a> Running<'a> {
 
     /// Whether any replica may answer.
     fn is_for_any(&self) -> bool {
-        self.call.server.is_none() && matches!(self.naming, Naming::Cluster(wanted) if wanted.is_for_any_replica())
+        self.server.is_none() && matches!(self.naming, Naming::Cluster(wanted) if wanted.is_for_any_replica())
     }
 
     /// Whether the replica that is asked shall answer a read itself.
     fn is_here(&self) -> bool {
         let is_read = self.call.policy == Policy::ReplicatedRouteNoSideEffects;
-        is_read && (self.call.server.is_some() || self.is_for_any())
+        is_read && (self.server.is_some() || self.is_for_any())
     }
 
     /// A server was silent, or could not help.
@@ -283,7 +287,7 @@ impl<'a> Running<'a> {
 
     /// Each copy that is sent has a block of its own.
     fn write_block(&mut self) {
-        let (shard, map_version, method) = (self.call.shard, self.map_version, self.call.method);
+        let (shard, map_version, method) = (self.shared.shard, self.map_version, self.call.method);
         let block = RequestBlock { shard, map_version, method, ..RequestBlock::default() };
         let mut pool = self.shared.pool.borrow_mut();
         let block = match self.naming {
@@ -304,7 +308,7 @@ impl<'a> Running<'a> {
     /// Asks the next server who leads, unless that was done less than `pause` ago, by this call or another.
     fn probe(&mut self, pause: Duration) -> Result<(), CallError> {
         let Some(to) = self.shared.route.borrow_mut().probe(now(), pause) else { return Ok(()) };
-        let block = RequestBlock { shard: self.call.shard, method: PROBE_METHOD, ..RequestBlock::default() }.emit();
+        let block = RequestBlock { shard: self.shared.shard, method: PROBE_METHOD, ..RequestBlock::default() }.emit();
         let segments = self.shared.segmenter.own_request(block.len()).map_err(too_large)?;
         let probes = self.probes.get_or_insert_with(|| Tries::new(self.shared));
         probes.send(to, own_header(Policy::FixedRoute), &segments, [&block, &[]])
@@ -315,7 +319,7 @@ impl<'a> Running<'a> {
     fn go_on_searching(&mut self, pause: Duration) -> Result<bool, CallError> {
         let search = self.search.take();
         let is_once = self.call.policy == Policy::ReplicatedRoute && self.repeat == Repeat::Never;
-        if !is_once || self.call.server.is_some() {
+        if !is_once || self.server.is_some() {
             return Ok(false);
         }
         let mut search = {
@@ -424,7 +428,7 @@ impl<'a> Running<'a> {
         // Of others that may know more one is asked at once, too.
         let is_elsewhere = match self.is_for_any() {
             true => route.borrow().servers() > 1,
-            false => redirected && leader.is_some() && self.call.server.is_none(),
+            false => redirected && leader.is_some() && self.server.is_none(),
         };
         self.go_on(error, is_elsewhere)?;
         Ok(None)

@@ -264,7 +264,7 @@ impl Client {
         let deadline = now() + call.within.unwrap_or(self.config().deadline);
         let key = call.request.shard_key.filter(|_| call.shard.is_none());
         let call = MethodCall { method, policy, shard: call.shard.unwrap_or(0), body, server: None };
-        self.lanes.call(call, key, manner, deadline).await
+        self.lanes.call(&call, key, &manner, deadline).await
     }
 }
 
