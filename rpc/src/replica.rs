@@ -10,10 +10,9 @@ use crate::service::{Answer, Cx, Mark, Service};
 use crate::session::{Admission, CallId, Sessions};
 use crate::state::{Reader, StateError, Turns, Writer};
 use crate::timers::Timers;
-use futures::FutureExt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::mem::replace;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -201,13 +200,12 @@ impl<S: Service> Replica<S> {
         self.cx.rng = None;
         let end = {
             // The call itself is inside, since what runs before there is a future may panic as well.
-            let call = async { self.service.apply(&mut self.cx, request, reply).await };
-            let mut handler = pin!(AssertUnwindSafe(call).catch_unwind());
-            poll_fn(|cx| match handler.as_mut().poll(cx) {
-                Poll::Ready(Ok(answer)) => Poll::Ready(Ok(answer)),
-                Poll::Ready(Err(panic)) => Poll::Ready(Err((Halt::PANICKED, panic_message(panic.as_ref())))),
-                Poll::Pending if yielded.swap(false, Ordering::Relaxed) => Poll::Pending,
-                Poll::Pending => {
+            let mut handler = pin!(async { self.service.apply(&mut self.cx, request, reply).await });
+            poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+                Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),
+                Err(panic) => Poll::Ready(Err((Halt::PANICKED, panic_message(panic.as_ref())))),
+                Ok(Poll::Pending) if yielded.swap(false, Ordering::Relaxed) => Poll::Pending,
+                Ok(Poll::Pending) => {
                     let message = "a replicated handler awaited something the log does not order";
                     Poll::Ready(Err((Halt::AWAITED, message.to_owned())))
                 }

@@ -266,7 +266,11 @@ impl Replicated {
     /// Tells a client that its session is none of this cluster's.
     pub(crate) fn refuse_session(&self, request: &Request) {
         self.counters.count(Event::ForeignSession);
-        self.answers.respond(request.triple, Some(&self.block(Status::SessionExpired, Refusal::Unspecified)), &[]);
+        self.answers.respond(
+            request.triple,
+            Some(&self.block(Status::SessionExpired, Refusal::Unspecified, LogIndex::ZERO)),
+            &[],
+        );
     }
 
     fn is_pending(&self, name: &Name, hash: u64) -> bool {
@@ -379,8 +383,7 @@ impl Replicated {
             return self.counters.drop_for(DropReason::LoopbackClient);
         }
         let own_block = header.flags & 1 != 0;
-        let block =
-            own_block.then(|| ResponseBlock { index: outcome.index.0, ..self.block(outcome.status, outcome.reason) });
+        let block = own_block.then(|| self.block(outcome.status, outcome.reason, outcome.index));
         match outcome.status {
             // Applied or not, a client that knows no blocks would take an empty reply for a good one.
             Status::NotApplied if !own_block => self.answers.refuse(triple),
@@ -393,7 +396,7 @@ impl Replicated {
         let (status, reason) = status_of(answer);
         match request.block {
             Some(_) => {
-                let block = ResponseBlock { index: applied.0, ..self.block(status, reason) };
+                let block = self.block(status, reason, applied);
                 self.answers.respond(request.triple, Some(&block), reply);
             }
             None if status == Status::NotApplied => self.refuse(request, reason),
@@ -406,7 +409,7 @@ impl Replicated {
         tracing::error!(method = request.method(), message, "a handler panicked");
         self.counters.count(Event::HandlerPanicked);
         if request.block.is_some() {
-            let block = self.block(Status::Internal, Refusal::Unspecified);
+            let block = self.block(Status::Internal, Refusal::Unspecified, LogIndex::ZERO);
             self.answers.respond(request.triple, Some(&block), message.as_bytes());
         }
     }
@@ -419,7 +422,11 @@ impl Replicated {
     /// Says no to a call for a shard that this node does not have.
     pub(crate) fn wrong_shard(&self, request: &Request) {
         self.counters.count(Event::Refused);
-        self.answers.respond(request.triple, Some(&self.block(Status::WrongShard, Refusal::Unspecified)), &[]);
+        self.answers.respond(
+            request.triple,
+            Some(&self.block(Status::WrongShard, Refusal::Unspecified, LogIndex::ZERO)),
+            &[],
+        );
     }
 
     /// Stops serving: the apply task cannot go on.
@@ -470,11 +477,12 @@ impl Replicated {
             return self.answers.refuse(triple);
         }
         let status = if why == Refusal::NoLeader { Status::NoQuorum } else { Status::NotApplied };
-        self.answers.respond(triple, Some(&self.block(status, why)), &[]);
+        self.answers.respond(triple, Some(&self.block(status, why, LogIndex::ZERO)), &[]);
     }
 
-    /// What every response block says of this node and its cluster.
-    pub(crate) fn block(&self, status: Status, reason: Refusal) -> ResponseBlock {
+    /// A response block: besides the call's end it says how this node and its cluster are.
+    #[inline]
+    pub(crate) fn block(&self, status: Status, reason: Refusal, index: LogIndex) -> ResponseBlock {
         let now = now();
         self.shard.with_machine(|machine| {
             let term = machine.term();
@@ -491,7 +499,7 @@ impl Replicated {
                 reachable,
                 total: machine.configuration().voters.len() as u8,
                 term: term.0,
-                index: 0,
+                index: index.0,
             }
         })
     }
