@@ -7,6 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use trimaran_net::{Link, SocketOptions, UdpSocket};
 use trimaran_rpc::admin;
@@ -22,16 +24,18 @@ use trimaran_rpc::state::{Reader, State, StateError, Writer};
 struct Tally {
     executed: u64,
     undigestible: bool,
+    saved: Arc<AtomicU64>,
 }
 
 impl State for Tally {
     async fn save(&self, to: &mut Writer) {
         assert!(!self.undigestible, "asked to");
+        self.saved.fetch_add(1, Ordering::Relaxed);
         to.item(&self.executed).await;
     }
 
     async fn load(_: u32, from: &mut Reader<'_>) -> Result<Self, StateError> {
-        Ok(Tally { executed: from.item().await?, undigestible: false })
+        Ok(Tally { executed: from.item().await?, ..Tally::default() })
     }
 }
 
@@ -282,4 +286,22 @@ fn an_operators_question_that_is_lost_is_asked_again() {
         });
         assert!(seen.is_ok_and(|probe| probe.cluster.is_some()), "answer lost: {is_answer}");
     }
+}
+
+/// Each status goes over the whole state: who asks while one is made is told the same.
+#[test]
+fn questions_how_a_node_is_are_answered_together() {
+    let saved = Arc::new(AtomicU64::new(0));
+    let counter = saved.clone();
+    let make = move || Tally { saved: counter.clone(), ..Tally::default() };
+    let mut cluster = Cluster::new(25, ClusterConfig::default(), make);
+    assert!(cluster.run_until(SECOND * 2, |cluster| cluster.leader().is_some()), "nobody was elected");
+    let (address, before) = (cluster.addresses()[0], saved.load(Ordering::Relaxed));
+    let seen = ask(&mut cluster, move |client| async move {
+        futures::future::join_all((0..8).map(|_| admin::status(&client, address, SECOND))).await
+    });
+    assert!(seen.iter().all(Result::is_ok), "{:?}", seen.iter().map(|one| one.as_ref().err()).collect::<Vec<_>>());
+    let digests = saved.load(Ordering::Relaxed) - before;
+    // Those that came when the first was done already have another.
+    assert!((1..=4).contains(&digests), "{digests}");
 }

@@ -15,7 +15,7 @@ use trimaran_rpc::client::{
 use trimaran_rpc::node::{Node, NodeConfig};
 use trimaran_rpc::r2p2::Policy;
 use trimaran_rpc::session::SessionId;
-use trimaran_runtime::sleep;
+use trimaran_runtime::{Lane, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
 const METHOD: u32 = 7;
@@ -122,4 +122,47 @@ fn nothing_of_a_replaced_cluster_is_taken_for_the_old_one() {
         async move { admin::status(&client, node, SECOND).await }
     });
     assert_eq!(status.expect("a status").role, "leader");
+}
+
+/// States that are on other cores when the cluster is formed: each opens sessions under that cluster, and all come to the same.
+#[test]
+fn a_state_that_was_lent_before_init_learns_its_cluster() {
+    let mut lab = Lab::new(2);
+    let (machines, user): (Vec<_>, _) = ([1, 2, 3].map(|number| lab.machine(number)).into(), lab.machine(9));
+    let contacts: Vec<_> = machines.iter().map(|machine| machine.addr(8100)).collect();
+    let nodes: Vec<Node> = (1..=3u8)
+        .map(|slot| {
+            let (machine, handlers) = (&machines[usize::from(slot) - 1], lab.machine(10 + slot));
+            let contacts = contacts.clone();
+            let config = NodeConfig { slot: Slot(slot), contacts, ..config(machine, u64::from(slot)) };
+            let start = || Node::start_with_applier(&machine.net, config, Counter::default(), None).expect("a node");
+            let (node, applier) = lab.world.enter(machine.core, start);
+            lab.world.spawn(handlers.core, Lane::Normal, applier.run()).detach();
+            node
+        })
+        .collect();
+    let servers: Vec<_> = machines.iter().map(|machine| machine.addr(8000)).collect();
+    let (net, local) = (user.net.clone(), user.addr(0));
+    let open = || Client::new(&net, local, servers.clone(), ClientConfig::default()).expect("a client");
+    let client = lab.world.enter(user.core, open);
+    let (asking, asked) = (client.clone(), servers.clone());
+    lab.finish(&user, async move {
+        for server in asked {
+            asking.call_raw(server, Policy::LbRoute, b"how much", SECOND).await.expect("an answer");
+        }
+    });
+    let (asking, asked) = (client.clone(), servers.clone());
+    let formed = lab.finish(&user, async move { admin::init(&asking, "one", &asked, ClusterId(77), SECOND).await });
+    assert!(formed.is_ok(), "{formed:?}");
+    let written = call(&mut lab, &user, &client, any(Policy::ReplicatedRoute));
+    assert!(written.is_ok(), "{written:?}");
+    lab.world.run_for(SECOND);
+    let (asking, asked) = (client.clone(), servers.clone());
+    let digests = lab.finish(&user, async move {
+        let seen = asked.iter().map(|server| admin::status(&asking, *server, SECOND));
+        let seen = futures::future::join_all(seen).await;
+        seen.into_iter().map(|status| status.expect("a status").digest).collect::<Vec<_>>()
+    });
+    assert!(digests[0].is_some() && digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+    assert!(nodes.iter().all(|node| node.shard().fenced().is_none()));
 }

@@ -28,7 +28,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 use trimaran_raft::{CommittedEntry, LogIndex};
-use trimaran_runtime::{Handoff, read_clock};
+use trimaran_runtime::{Handoff, read_clock, yield_now};
 
 /// Loans that are away at most: one that is executed, and one that waits for that.
 pub(crate) const LOANS: usize = 2;
@@ -42,7 +42,7 @@ pub(crate) type Loans<S> = Handoff<Box<Loan<S>>>;
 
 /// What is lent, and given back.
 pub(crate) struct Loan<S> {
-    /// With the first loan of several, and with the last when it comes back.
+    /// With the first loan of several, and when the last comes back, or one that has come to an entry that could not be executed.
     replica: Option<Box<Replica<S>>>,
     work: Work,
     /// The replica shall come back with it.
@@ -72,6 +72,8 @@ impl<S: Service> Applier<S> {
             if self.0.give(loan).is_err() {
                 return;
             }
+            // Another one may wait already.
+            yield_now().await;
         }
     }
 }
@@ -330,8 +332,10 @@ impl<S: Service> Lender<S> {
     /// before and after, nor gathered after.
     async fn lend(&mut self, intake: &mut Intake, replica: Box<Replica<S>>) -> Result<Box<Replica<S>>, End<S>> {
         let node = intake.node.clone();
+        // Until it knows its cluster it comes back after each loan, to be told (`learn_cluster`): queries come before `init`, too.
+        let is_nameless = replica.cx.cluster == 0;
         let mut replica = Some(replica);
-        let mut is_called_back = false;
+        let (mut is_called_back, mut owes_turn) = (false, false);
         loop {
             // What is gathered goes first: a snapshot that is taken on may hold it, and it would be executed twice.
             let calls_back = !is_called_back && self.batch.is_empty() && intake.wants_replica();
@@ -339,11 +343,15 @@ impl<S: Service> Lender<S> {
                 self.gather(intake);
             }
             if (calls_back || !self.batch.is_empty()) && self.away.len() < LOANS {
-                is_called_back = calls_back;
+                is_called_back = calls_back || is_nameless;
                 if !self.give(replica.take(), is_called_back) {
                     return Err(self.ended(&node));
                 }
                 continue;
+            }
+            // Where loans come back as fast as they go, others of this core have their turn in between.
+            if std::mem::take(&mut owes_turn) {
+                yield_now().await;
             }
             let may_look = !is_called_back && !calls_back && self.batch.is_empty();
             match self.woken(intake, may_look).await {
@@ -351,6 +359,7 @@ impl<S: Service> Lender<S> {
                 Woken::Look => {}
                 Woken::Back(None) => return Err(self.ended(&node)),
                 Woken::Back(Some(loan)) => {
+                    owes_turn = true;
                     let Loan { replica, work, .. } = *loan;
                     if let Some(halt) = self.settle(&node, work) {
                         self.settle_the_rest(&node).await;
