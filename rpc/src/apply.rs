@@ -310,8 +310,9 @@ impl<S: Service> Apply<S> {
         self.node.timer_at(self.replica.cx.timers.next_at(), self.replica.cx.now);
         // Not earlier: until all was read, an error had to leave the old state in place. Not later, beside the next entries: another
         // snapshot might come, and there would be three states.
-        if let Ok(bytes) = Rc::try_unwrap(received.bytes) {
-            Turns::new().drop_vec(bytes).await;
+        match Rc::try_unwrap(received.bytes) {
+            Ok(bytes) => Turns::new().drop_vec(bytes).await,
+            Err(shared) => snapshot::give_back(shared),
         }
         discard(former).await;
         Ok(())
@@ -333,6 +334,7 @@ impl<S: Service> Apply<S> {
             }
         };
         let bytes = snapshot.bytes.len();
+        snapshot::give_back(snapshot.bytes.clone());
         match self.node.shard.offer_snapshot(snapshot).await {
             Ok(()) => tracing::info!(bytes, "a snapshot is given out"),
             Err(error) => tracing::warn!(bytes, %error, "a snapshot was not taken"),
@@ -414,7 +416,10 @@ impl<S: Service> Apply<S> {
                 let (service, digest) = (S::NAME, self.replica.chain);
                 let state = |bytes| TakenState { service, index, term, log_time, digest, bytes };
                 let whole = match taken {
-                    Ok(Taken::Whole(snapshot)) => Some(state(snapshot.bytes)),
+                    Ok(Taken::Whole(snapshot)) => {
+                        snapshot::give_back(snapshot.bytes.clone());
+                        Some(state(snapshot.bytes))
+                    }
                     _ => None,
                 };
                 let _ = to.send(whole);

@@ -8,14 +8,21 @@ use crate::apply::Halt;
 use crate::log_time::LogTime;
 use crate::replica::{Contents, Replica};
 use crate::service::Service;
-use crate::state::{Reader, StateError, Writer};
+use crate::state::{Reader, StateError, Turns, Writer};
 use std::rc::Rc;
+use std::time::Duration;
 use trimaran_raft::{ReceivedSnapshot, Snapshot};
+use trimaran_runtime::{Lane, sleep, spawn_in};
 
 /// What every snapshot begins with.
 const MAGIC: [u8; 8] = *b"trimaran";
 /// The form of what follows.
 const FORMAT: u32 = 1;
+
+/// What is freed in one go: it takes some tens of microseconds.
+const SMALL_BYTES: usize = 1 << 20;
+/// Between two looks whether anybody still holds the bytes of a snapshot.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How the writing of a state has ended.
 pub(crate) enum Taken {
@@ -49,6 +56,25 @@ pub(crate) async fn take<S: Service>(replica: &Replica<S>, limit_bytes: u64) -> 
     }
 }
 
+/// Sees to it that bytes which others hold, too (Raft for a peer, the log device until they last), are freed a slice at a time: whoever let
+/// go of them last would free a gigabyte in one go, which takes some 70 ms.
+pub(crate) fn give_back(bytes: Rc<Vec<u8>>) {
+    if bytes.len() <= SMALL_BYTES {
+        return;
+    }
+    let give_back = async {
+        let mut held = bytes;
+        loop {
+            match Rc::try_unwrap(held) {
+                Ok(bytes) => return Turns::new().drop_vec(bytes).await,
+                Err(shared) => held = shared,
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    spawn_in(Lane::Normal, "snapshot freed", give_back).detach();
+}
+
 /// Takes on a received state and its place in the log, and returns the state before it. On an error nothing has changed.
 pub(crate) async fn install<S: Service>(
     replica: &mut Replica<S>,
@@ -79,4 +105,29 @@ async fn read<S: Service>(replica: &mut Replica<S>, bytes: &[u8]) -> Result<Cont
         return Err(StateError::Invalid(format!("format {format} is not known; this build reads {FORMAT}")));
     }
     replica.load(version, reader).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use trimaran_net::{NetConfig, NetDriver, SimNet};
+    use trimaran_runtime::sim::World;
+
+    /// Others let go of them without freeing them; they are freed soon after.
+    #[test]
+    fn what_others_hold_is_freed_here() {
+        let (mut world, wire) = (World::new(1), SimNet::new(1));
+        let (driver, _net) = NetDriver::new(wire.port(Ipv4Addr::new(10, 0, 0, 1)), NetConfig::default());
+        let core = world.add_core("node", driver);
+        let bytes = Rc::new(vec![7; 4 * SMALL_BYTES]);
+        let held = Rc::downgrade(&bytes);
+        world.enter(core, || give_back(bytes.clone()));
+        world.run_for(10 * LOOK_EVERY);
+        assert_eq!(held.strong_count(), 2);
+        drop(bytes);
+        assert_eq!(held.strong_count(), 1, "not in one go");
+        world.run_for(10 * LOOK_EVERY);
+        assert_eq!(held.strong_count(), 0);
+    }
 }
