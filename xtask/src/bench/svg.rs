@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 330.0;
+/// What a mark's label takes, about.
+const LABEL_WIDTH: f64 = 38.0;
 const LEFT: f64 = 66.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 34.0;
@@ -318,14 +320,20 @@ fn axes(out: &mut String, x: &Scale, y: &Scale, x_marks: &[f64], x_name: &str, y
             label(tick)
         );
     }
+    let bottom = up(0.0);
+    let mut labelled = f64::NEG_INFINITY;
     for tick in x_marks {
         let place = across(x.place(*tick));
-        let bottom = up(0.0);
         let _ = writeln!(
             out,
             "<line class=\"grid\" x1=\"{place:.1}\" x2=\"{place:.1}\" y1=\"{bottom}\" y2=\"{}\"/>",
             bottom + 5.0
         );
+        // One that lies close to the one before would be written over it.
+        if place - labelled < LABEL_WIDTH {
+            continue;
+        }
+        labelled = place;
         let _ = writeln!(
             out,
             "<text x=\"{place:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
@@ -424,6 +432,13 @@ mod tests {
             assert!((LEFT..=WIDTH - RIGHT).contains(&x) && (TOP..=HEIGHT - BOTTOM).contains(&y), "{line}");
         }
         assert_eq!(plot(Vec::new()), "");
+    }
+
+    #[test]
+    fn marks_that_lie_close_share_a_label() {
+        let out = plot(vec![Series::new("put", vec![(100.0, 1.0), (246_000.0, 2.0), (250_000.0, 3.0)])]);
+        let labelled = |text: &str| out.contains(&format!("text-anchor=\"middle\">{text}</text>"));
+        assert!(labelled("100") && labelled("246k") && !labelled("250k"), "{out}");
     }
 
     #[test]
