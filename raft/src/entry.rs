@@ -1,4 +1,4 @@
-//! The header of a log entry: 64 bytes, one cache line, kept apart from the body it describes.
+//! Log entries: the header, 64 bytes, one cache line, kept apart from the body it describes; what is proposed, and what is committed.
 
 use crate::id::{LogIndex, Term};
 use crate::wire::{Reader, Writer};
@@ -82,17 +82,6 @@ pub struct EntryHeader {
 
 const _: () = assert!(size_of::<EntryHeader>() == ENTRY_HEADER_BYTES);
 
-/// A committed entry as whoever applies it gets it. Used for one after the other: the body's buffer is kept, and nothing is moved.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CommittedEntry {
-    /// Its place in the log.
-    pub index: LogIndex,
-    /// What the log knows of it.
-    pub header: EntryHeader,
-    /// A copy of its body.
-    pub body: Vec<u8>,
-}
-
 impl EntryHeader {
     /// Bytes that the entry costs of a budget: header and body.
     pub const fn cost_bytes(&self) -> u64 {
@@ -155,6 +144,17 @@ impl EntryHeader {
     pub(crate) fn read(r: &mut Reader<'_>) -> Option<EntryHeader> {
         Self::decode(&r.array()?)
     }
+}
+
+/// A committed entry as whoever applies it gets it. Used for one after the other: the body's buffer is kept, and nothing is moved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommittedEntry {
+    /// Its place in the log.
+    pub index: LogIndex,
+    /// What the log knows of it.
+    pub header: EntryHeader,
+    /// A copy of its body.
+    pub body: Vec<u8>,
 }
 
 /// An entry as the caller hands it in: everything but term, log time and check sum.
