@@ -4,7 +4,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 use trimaran_rpc::r2p2::reassembly::{Limits, Outcome, Requests};
-use trimaran_rpc::r2p2::{Call, Flags, Header, MessageType, Policy, Replies, Reply, ReplyLimits, Rid};
+use trimaran_rpc::r2p2::{Call, Flags, Header, MessageType, Policy, Replies, Reply, ReplyLimits, ResponseBlock, Rid};
 use trimaran_runtime::Instant;
 
 const LIMITS: Limits = Limits {
@@ -23,8 +23,8 @@ const HELD_BYTES: usize = 8 << 10;
 enum Step<'a> {
     Datagram { client: u8, bytes: &'a [u8] },
     Packet { client: u8, rid: u8, first: bool, last: bool, own_block: bool, policy: u8, order: u8, bytes: &'a [u8] },
-    Answer { client: u8, rid: u8, kind: u8, first: bool, last: bool, order: u8, bytes: &'a [u8] },
-    Ask { multi_packet: bool, own_block: bool },
+    Answer { client: u8, rid: u8, kind: u8, first: bool, last: bool, echo: Option<u8>, order: u8, bytes: &'a [u8] },
+    Ask { multi_packet: bool, echo: Option<u8> },
     GiveUp { rid: u8 },
     Pass { ms: u8 },
 }
@@ -71,16 +71,20 @@ pub fn run(data: &[u8]) {
                     _ => {}
                 }
             }
-            Step::Answer { client: number, rid, kind, first, last, order, bytes } => {
+            Step::Answer { client: number, rid, kind, first, last, echo, order, bytes } => {
                 let kind = [MessageType::Response, MessageType::Ack, MessageType::Drop][usize::from(kind) % 3];
                 let single = Header::single(kind, Policy::FixedRoute, Rid(rid.into()));
-                let header = Header { flags: Flags { first, last, own_block: false }, p_order: order.into(), ..single };
+                let flags = Flags { first, last, own_block: echo.is_some() };
+                let header = Header { flags, p_order: order.into(), ..single };
+                let block = echo.map(|echo| ResponseBlock { echo: u64::from(echo % 4), ..ResponseBlock::default() });
+                let bytes = &[block.map_or(Vec::new(), |block| block.emit().to_vec()), bytes.to_vec()].concat();
                 if let Reply::Assembled(reply) = replies.on_packet(client(number), &header, bytes) {
                     assert!(reply.len() <= limits.reply_bytes);
                 }
             }
-            Step::Ask { multi_packet, own_block } => {
-                let asked = replies.begin(now, Call { multi_packet, own_block });
+            Step::Ask { multi_packet, echo } => {
+                let echo = echo.map(|echo| u64::from(echo % 4));
+                let asked = replies.begin(now, Call { multi_packet, echo });
                 assert!(asked.is_ok() || replies.waiting() == CALLS);
             }
             Step::GiveUp { rid } => replies.end(now, Rid(rid.into())),

@@ -26,11 +26,14 @@ use std::task::Poll;
 use std::time::Duration;
 use trimaran_raft::{CommittedEntry, LogIndex, ReceivedSnapshot, Term};
 use trimaran_runtime::channel::{OneshotSender, Signal};
-use trimaran_runtime::{Instant, now, sleep_until};
+use trimaran_runtime::{Instant, now, read_clock, sleep_until};
 
 /// Entries executed, and queries answered, before other tasks of the core get a turn. Each has a share of its own: a log
 /// that is never short of entries must not keep the readers waiting.
 const JOBS_PER_TURN: usize = 64;
+/// Fewer where they take longer than this together, by what they have taken lately: elections and heartbeats wait for them, and so do
+/// their own answers, which leave when all of them are made.
+const TURN_WORK: Duration = Duration::from_micros(100);
 
 /// Between two tries to save a state that could not be saved.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
@@ -64,10 +67,8 @@ impl Halt {
 /// A look at the service, which is the `Any`: the queue knows no services.
 pub(crate) type Look = Box<dyn FnOnce(&dyn Any)>;
 
-/// Something to do with the state besides applying entries.
+/// Something to do with the state besides applying entries and answering queries.
 pub(crate) enum Job {
-    /// Answer the request from a state that it may see.
-    Query { sight: Sight, request: Request },
     /// Hash the whole state.
     Digest(OneshotSender<StateDigest>),
     /// Write the whole state down.
@@ -113,28 +114,79 @@ pub struct StateDigest {
     pub chain: u64,
 }
 
-/// Queries waiting for the apply task, at most `limit` of them.
+/// What waits for the apply task besides the log: at most `limit` queries, and as many other jobs.
 pub(crate) struct Jobs {
-    queue: RefCell<VecDeque<Job>>,
+    queries: RefCell<VecDeque<(Sight, Request)>>,
+    others: RefCell<VecDeque<Job>>,
     limit: usize,
     added: Signal,
 }
 
 impl Jobs {
     pub(crate) fn new(limit: usize) -> Self {
-        Jobs { queue: RefCell::default(), limit, added: Signal::new() }
+        Jobs { queries: RefCell::default(), others: RefCell::default(), limit, added: Signal::new() }
     }
 
     /// Queues a job, or gives it back where the queue is full.
     #[allow(clippy::result_large_err, reason = "a refused job comes back without an allocation")]
     pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
-        let mut queue = self.queue.borrow_mut();
+        let mut queue = self.others.borrow_mut();
         if queue.len() >= self.limit {
             return Err(job);
         }
         queue.push_back(job);
         self.added.raise();
         Ok(())
+    }
+
+    /// Queues a request that is to be answered from a state which it may see, or gives it back where the queue is full.
+    #[allow(clippy::result_large_err, reason = "a refused request comes back without an allocation")]
+    pub(crate) fn push_query(&self, sight: Sight, request: Request) -> Result<(), Request> {
+        let mut queue = self.queries.borrow_mut();
+        if queue.len() >= self.limit {
+            return Err(request);
+        }
+        queue.push_back((sight, request));
+        self.added.raise();
+        Ok(())
+    }
+
+    /// The next query that may be answered from a state of which entries up to `applied` are part. Each query is looked at once in `looks`:
+    /// one whose index comes with a later entry goes to the end, and the others do not wait for it.
+    fn next_query(&self, applied: LogIndex, looks: &mut usize) -> Option<(Sight, Request)> {
+        let mut queue = self.queries.borrow_mut();
+        while *looks > 0 {
+            *looks -= 1;
+            let (sight, request) = queue.pop_front()?;
+            if sight.at <= applied {
+                return Some((sight, request));
+            }
+            queue.push_back((sight, request));
+        }
+        None
+    }
+}
+
+/// How many of a kind are done in one go.
+struct Share {
+    each_takes: Duration,
+}
+
+impl Share {
+    const fn new() -> Self {
+        Share { each_takes: Duration::ZERO }
+    }
+
+    fn limit(&self) -> usize {
+        let fit = TURN_WORK.as_nanos() / self.each_takes.as_nanos().max(1);
+        (fit as usize).clamp(1, JOBS_PER_TURN)
+    }
+
+    /// An eighth of what is new counts: one slow handler does not make all turns short.
+    fn learn(&mut self, took: Duration, count: usize) {
+        if count > 0 {
+            self.each_takes = (self.each_takes * 7 + took / count as u32) / 8;
+        }
     }
 }
 
@@ -174,10 +226,11 @@ async fn halted<S: Service>(node: &Replicated, halt: Halt, replica: Option<Box<R
 
 async fn refuse_all(node: &Replicated) {
     loop {
-        let job = node.jobs.queue.borrow_mut().pop_front();
-        match job {
-            Some(Job::Query { request, .. }) => node.refuse_halted(&request),
-            Some(Job::Digest(_) | Job::Backup(_) | Job::Look(_) | Job::Effects(..)) => {}
+        // Who asked for something else hears that it is gone.
+        node.jobs.others.borrow_mut().clear();
+        let query = node.jobs.queries.borrow_mut().pop_front();
+        match query {
+            Some((_, request)) => node.refuse_halted(&request),
             None => node.jobs.added.raised().await,
         }
     }
@@ -209,6 +262,8 @@ struct Apply<S> {
     /// A pointer, since it may be handed to another core and back.
     replica: Box<Replica<S>>,
     reply: Vec<u8>,
+    entries_share: Share,
+    queries_share: Share,
     /// Entries of this turn that the node has not been told of, and the chain after each.
     passed: Vec<(LogIndex, u64)>,
 }
@@ -258,7 +313,8 @@ impl<S: Service> Apply<S> {
         let intake =
             Intake { node: node.clone(), entry: CommittedEntry::default(), snapshot_not_before: Instant::ZERO };
         let passed = Vec::with_capacity(JOBS_PER_TURN);
-        Apply { node, intake, replica: Box::new(replica), reply: Vec::new(), passed }
+        let (entries_share, queries_share) = (Share::new(), Share::new());
+        Apply { node, intake, replica: Box::new(replica), reply: Vec::new(), entries_share, queries_share, passed }
     }
 
     async fn run(&mut self) -> Result<(), Box<Halt>> {
@@ -268,11 +324,12 @@ impl<S: Service> Apply<S> {
             if !is_in_hand {
                 self.snapshots().await?;
             }
-            let left = self.burst(std::mem::take(&mut is_in_hand)).await?;
-            if self.jobs(JOBS_PER_TURN).await == 0 || left == 0 {
+            let has_more = self.burst(std::mem::take(&mut is_in_hand)).await?;
+            if self.queries() || has_more {
                 trimaran_runtime::yield_now().await;
                 continue;
             }
+            self.other_jobs().await;
             is_in_hand = self.intake.next().await;
             if is_in_hand {
                 self.let_leader_go_first().await;
@@ -341,11 +398,12 @@ impl<S: Service> Apply<S> {
         }
     }
 
-    /// Executes what is committed, first of all the entry in hand where there is one, and tells the node of all of it at once. Returns what
-    /// is left of the turn's share.
-    async fn burst(&mut self, mut is_in_hand: bool) -> Result<usize, Box<Halt>> {
+    /// Executes what is committed, first of all the entry in hand where there is one, and tells the node of all of it at once. Whether
+    /// there may be more than its share.
+    async fn burst(&mut self, mut is_in_hand: bool) -> Result<bool, Box<Halt>> {
         self.learn_cluster();
-        let (mut left, mut end) = (JOBS_PER_TURN, Ok(()));
+        let (share, from) = (self.entries_share.limit(), read_clock());
+        let (mut left, mut end) = (share, Ok(()));
         while left > 0
             && (std::mem::take(&mut is_in_hand) || self.node.shard.try_next_committed(&mut self.intake.entry))
         {
@@ -357,7 +415,10 @@ impl<S: Service> Apply<S> {
         }
         self.node.passed(&self.passed);
         self.passed.clear();
-        end.map(|()| left)
+        if left < share {
+            self.entries_share.learn(read_clock().saturating_since(from), share - left);
+        }
+        end.map(|()| left == 0)
     }
 
     /// The entry in hand.
@@ -382,30 +443,35 @@ impl<S: Service> Apply<S> {
         }
     }
 
-    /// Does queued jobs whose index is reached; returns what is left of the budget.
-    async fn jobs(&mut self, mut left: usize) -> usize {
-        let mut waiting = self.node.jobs.queue.borrow().len();
-        while left > 0 && waiting > 0 {
-            waiting -= 1;
-            let Some(job) = self.node.jobs.queue.borrow_mut().pop_front() else { break };
-            match job {
-                Job::Query { sight, request } if sight.at > self.replica.cx.index => {
-                    // Its index comes with a later entry; the others need not wait for it.
-                    self.node.jobs.queue.borrow_mut().push_back(Job::Query { sight, request });
-                    continue;
-                }
-                Job::Query { sight, request } => self.query(sight, &request),
-                job => self.other_job(job).await,
-            }
-            left -= 1;
+    /// Answers waiting queries whose index is reached; whether there may be more than their share.
+    fn queries(&mut self) -> bool {
+        let mut looks = self.node.jobs.queries.borrow().len();
+        if looks == 0 {
+            return false;
         }
-        left
+        let (share, from, mut done) = (self.queries_share.limit(), read_clock(), 0);
+        while done < share
+            && let Some((sight, request)) = self.node.jobs.next_query(self.replica.cx.index, &mut looks)
+        {
+            self.query(sight, &request);
+            done += 1;
+        }
+        self.queries_share.learn(read_clock().saturating_since(from), done);
+        done == share
     }
 
-    /// Does a job that is no query. Who asked may have given up meanwhile.
+    /// Does the jobs that are no queries.
+    async fn other_jobs(&mut self) {
+        let waiting = self.node.jobs.others.borrow().len();
+        for _ in 0..waiting {
+            let Some(job) = self.node.jobs.others.borrow_mut().pop_front() else { break };
+            self.other_job(job).await;
+        }
+    }
+
+    /// Who asked may have given up meanwhile.
     async fn other_job(&mut self, job: Job) {
         match job {
-            Job::Query { .. } => {}
             // A panic is the asker's loss, who gets no answer.
             Job::Look(look) => _ = std::panic::catch_unwind(AssertUnwindSafe(|| look(&self.replica.service))),
             Job::Effects(which, to) => _ = to.send(which.of(&self.replica.cx.outbox)),
@@ -458,4 +524,24 @@ impl<S: Service> Apply<S> {
 /// What a query is told that sees the state after `applied`.
 fn read_cx(request: &Request, applied: LogIndex, now: LogTime, place: ShardPlace) -> ReadCx {
     ReadCx { policy: request.policy, method: request.method(), client: request.triple.client, applied, now, place }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_as_large_as_what_it_takes_allows() {
+        let mut share = Share::new();
+        assert_eq!(share.limit(), JOBS_PER_TURN);
+        (0..64).for_each(|_| share.learn(Duration::from_micros(640), 64));
+        assert_eq!(share.limit(), 10);
+        // One that is slow, and one that takes longer than a whole turn should.
+        share.learn(Duration::from_millis(1), 10);
+        assert!((4..10).contains(&share.limit()), "{}", share.limit());
+        (0..64).for_each(|_| share.learn(Duration::from_millis(1), 1));
+        assert_eq!(share.limit(), 1);
+        share.learn(Duration::ZERO, 0);
+        assert_eq!(share.limit(), 1);
+    }
 }

@@ -151,7 +151,7 @@ impl Endpoint {
                     _ => Refusal::Busy,
                 };
                 self.node.note_copy(block);
-                self.node.refuse_counted(triple, block.is_some(), why);
+                self.node.refuse_counted(triple, block.map(|block| block.echo()), why);
             }
             Outcome::Refused { .. } => self.node.counters.count(Event::ForwardedRefused),
             Outcome::Complete | Outcome::Pending | Outcome::Dropped(_) => {}
@@ -214,7 +214,7 @@ impl Endpoint {
 
 fn refuse(node: &Replicated, given_up: GivenUp, why: Refusal) {
     node.note_copy(given_up.block);
-    node.refuse_triple(given_up.triple, given_up.block.is_some(), why);
+    node.refuse_triple(given_up.triple, given_up.block.map(|block| block.echo()), why);
 }
 
 /// The first packet of a replicated request of several, in good order: the leader must ask for the rest of it.

@@ -38,6 +38,7 @@ mod late_copies;
 pub mod log_rng;
 pub mod log_time;
 pub mod node;
+mod open_reads;
 pub mod outbox;
 mod peer;
 mod pending;

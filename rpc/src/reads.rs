@@ -6,8 +6,8 @@
 //!   the same of this very replica, and what must be waited for ──► `waiting` ──┘
 //! ```
 
-use crate::apply::Job;
 use crate::consistency::Consistency;
+use crate::open_reads::OpenReads;
 use crate::peer::PeerTransport;
 use crate::r2p2::block::Refusal;
 use crate::r2p2::counters::DropReason;
@@ -37,6 +37,8 @@ pub(crate) struct Reads {
     waiting_added: Notify,
     /// How many of these there are, those included that have left the queue.
     open: Cell<usize>,
+    /// All of this node's, wherever they wait.
+    copies: RefCell<OpenReads>,
     /// Most of each; one more is refused as busy.
     limit: usize,
     /// Whether this node answers by its lease.
@@ -51,9 +53,15 @@ impl Reads {
             waiting: RefCell::default(),
             waiting_added: Notify::new(),
             open: Cell::new(0),
+            copies: RefCell::new(OpenReads::new()),
             limit,
             leases,
         }
+    }
+
+    /// A request is answered, refused, or sent on: a copy of it is another read from now on.
+    pub(crate) fn ended(&self, request: &Request) {
+        self.copies.borrow_mut().end(request);
     }
 
     /// Most requests in each of a node's queues.
@@ -92,6 +100,9 @@ impl Sight {
 impl Replicated {
     /// A read of this replica's own state, whatever that is.
     pub(crate) fn look(&self, request: Request) {
+        if self.is_copy(&request) {
+            return;
+        }
         self.query(Sight::at(LogIndex::ZERO, Event::ReadAny), request);
     }
 
@@ -109,10 +120,22 @@ impl Replicated {
         if wanted == Wanted::Lease && !self.reads.leases {
             return self.refuse(&request, Refusal::LeasesOff);
         }
+        if self.is_copy(&request) {
+            return;
+        }
         if wanted == Wanted::Linearizable && !block.is_here() {
             return self.read_in_round(request);
         }
         self.read_here(wanted, request);
+    }
+
+    /// Whether a copy of this read is on its way through this node already; that one will be answered.
+    fn is_copy(&self, request: &Request) -> bool {
+        let is_copy = !self.reads.copies.borrow_mut().begin(request);
+        if is_copy {
+            self.counters.drop_for(DropReason::CopyPending);
+        }
+        is_copy
     }
 
     fn read_in_round(&self, request: Request) {
@@ -154,7 +177,7 @@ impl Replicated {
     }
 
     fn query(&self, sight: Sight, request: Request) {
-        if let Err(Job::Query { request, .. }) = self.jobs.push(Job::Query { sight, request }) {
+        if let Err(request) = self.jobs.push_query(sight, request) {
             self.refuse(&request, Refusal::Busy);
         }
     }

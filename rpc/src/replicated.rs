@@ -8,7 +8,7 @@ use crate::log_time::LogTime;
 use crate::outbox::{Effect, EffectId};
 use crate::peer::PeerTransport;
 use crate::pending::{Appended, Name, PendingWrites};
-use crate::r2p2::block::{Refusal, RequestBlock, ResponseBlock, Status};
+use crate::r2p2::block::{Refusal, RequestBlock, ResponseBlock, Status, echo};
 use crate::r2p2::counters::DropReason;
 use crate::r2p2::header::{Header, Rid, Triple};
 use crate::r2p2::policy::Policy;
@@ -266,11 +266,9 @@ impl Replicated {
     /// Tells a client that its session is none of this cluster's.
     pub(crate) fn refuse_session(&self, request: &Request) {
         self.counters.count(Event::ForeignSession);
-        self.answers.respond(
-            request.triple,
-            Some(&self.block(Status::SessionExpired, Refusal::Unspecified, LogIndex::ZERO)),
-            &[],
-        );
+        let echo = request.block.unwrap_or_default().echo();
+        let block = self.block(Status::SessionExpired, Refusal::Unspecified, LogIndex::ZERO, echo);
+        self.answers.respond(request.triple, Some(&block), &[]);
     }
 
     fn is_pending(&self, name: &Name, hash: u64) -> bool {
@@ -292,6 +290,7 @@ impl Replicated {
 
     /// Sends a request on, once; what was already sent on, or came from a follower, stops here.
     pub(crate) fn to_leader(&self, request: Request, leader: Option<Member>) {
+        self.reads.ended(&request);
         if request.forwarded {
             return self.counters.count(Event::ForwardedAgain);
         }
@@ -318,20 +317,20 @@ impl Replicated {
             return false;
         }
         self.shard.want_leader();
-        let own_block = header.flags.own_block;
+        let echo = first_echo(header, payload);
         match self.shard.leader().filter(|leader| leader.id != self.me) {
             // Our own clients follow the leader by the answer's hint, which saves the detour for all the rest.
-            Some(_) if own_block => self.refuse_triple(triple, true, Refusal::NotLeader),
+            Some(_) if echo.is_some() => self.refuse_triple(triple, echo, Refusal::NotLeader),
             Some(leader) if is_foreign_loopback(triple.client, leader.peer) => {
                 self.counters.drop_for(DropReason::LoopbackClient);
-                self.refuse_triple(triple, own_block, Refusal::NotLeader);
+                self.refuse_triple(triple, echo, Refusal::NotLeader);
             }
             Some(leader) => {
                 if !self.forward(&leader, triple.client, header, payload) {
-                    self.refuse_triple(triple, own_block, Refusal::Busy);
+                    self.refuse_triple(triple, echo, Refusal::Busy);
                 }
             }
-            None => self.refuse_triple(triple, own_block, Refusal::NoLeader),
+            None => self.refuse_triple(triple, echo, Refusal::NoLeader),
         }
         true
     }
@@ -367,8 +366,8 @@ impl Replicated {
 
     /// The apply task has executed an entry that a client asked for: whoever leads now answers it.
     ///
-    /// Of what an earlier life has left in the log nobody waits for an answer under the request id in it: by now the client may use
-    /// that id for another call, for which it would take this answer.
+    /// Of what an earlier life has left in the log nobody waits for an answer under the request id in it: by now a client that knows no
+    /// blocks may use that id for another call, for which it would take this answer.
     pub(crate) fn answer_applied(&self, index: LogIndex, header: &EntryHeader, outcome: &Outcome, reply: &[u8]) {
         if index <= self.recovered {
             return;
@@ -383,7 +382,10 @@ impl Replicated {
             return self.counters.drop_for(DropReason::LoopbackClient);
         }
         let own_block = header.flags & 1 != 0;
-        let block = own_block.then(|| self.block(outcome.status, outcome.reason, outcome.index));
+        let block = own_block.then(|| {
+            let echo = echo(header.session, header.seq, header.acked);
+            self.block(outcome.status, outcome.reason, outcome.index, echo)
+        });
         match outcome.status {
             // Applied or not, a client that knows no blocks would take an empty reply for a good one.
             Status::NotApplied if !own_block => self.answers.refuse(triple),
@@ -393,10 +395,11 @@ impl Replicated {
 
     /// A query or a local handler has answered; the state that it saw, if any, was that of `applied`.
     pub(crate) fn answer(&self, request: &Request, applied: LogIndex, answer: Answer, reply: &[u8]) {
+        self.reads.ended(request);
         let (status, reason) = status_of(answer);
         match request.block {
-            Some(_) => {
-                let block = self.block(status, reason, applied);
+            Some(asked) => {
+                let block = self.block(status, reason, applied, asked.echo());
                 self.answers.respond(request.triple, Some(&block), reply);
             }
             None if status == Status::NotApplied => self.refuse(request, reason),
@@ -408,8 +411,9 @@ impl Replicated {
     pub(crate) fn handler_panicked(&self, request: &Request, message: &str) {
         tracing::error!(method = request.method(), message, "a handler panicked");
         self.counters.count(Event::HandlerPanicked);
-        if request.block.is_some() {
-            let block = self.block(Status::Internal, Refusal::Unspecified, LogIndex::ZERO);
+        self.reads.ended(request);
+        if let Some(asked) = request.block {
+            let block = self.block(Status::Internal, Refusal::Unspecified, LogIndex::ZERO, asked.echo());
             self.answers.respond(request.triple, Some(&block), message.as_bytes());
         }
     }
@@ -422,11 +426,9 @@ impl Replicated {
     /// Says no to a call for a shard that this node does not have.
     pub(crate) fn wrong_shard(&self, request: &Request) {
         self.counters.count(Event::Refused);
-        self.answers.respond(
-            request.triple,
-            Some(&self.block(Status::WrongShard, Refusal::Unspecified, LogIndex::ZERO)),
-            &[],
-        );
+        let echo = request.block.unwrap_or_default().echo();
+        let block = self.block(Status::WrongShard, Refusal::Unspecified, LogIndex::ZERO, echo);
+        self.answers.respond(request.triple, Some(&block), &[]);
     }
 
     /// Stops serving: the apply task cannot go on.
@@ -450,39 +452,38 @@ impl Replicated {
     /// Says no to a request that was certainly not appended: DROP, or a block for our own clients. A forwarded request
     /// gets silence: another copy of it may be on its way through another node.
     pub(crate) fn refuse(&self, request: &Request, why: Refusal) {
+        self.reads.ended(request);
         if request.forwarded {
             return self.counters.count(Event::ForwardedRefused);
         }
-        self.refuse_triple(request.triple, request.block.is_some(), why);
+        self.refuse_triple(request.triple, request.block.map(|block| block.echo()), why);
     }
 
-    pub(crate) fn refuse_triple(&self, triple: Triple, own_block: bool, why: Refusal) {
+    pub(crate) fn refuse_triple(&self, triple: Triple, echo: Option<u64>, why: Refusal) {
         self.counters.count(Event::Refused);
         match why {
             Refusal::NoLeader => self.counters.drop_for(DropReason::NoLeader),
             Refusal::Busy => self.counters.drop_for(DropReason::Overloaded),
             _ => {}
         }
-        self.say_no(triple, own_block, why);
+        self.say_no(triple, echo, why);
     }
 
     /// As [`refuse_triple`](Self::refuse_triple), for a reason that was counted where it was found.
-    pub(crate) fn refuse_counted(&self, triple: Triple, own_block: bool, why: Refusal) {
+    pub(crate) fn refuse_counted(&self, triple: Triple, echo: Option<u64>, why: Refusal) {
         self.counters.count(Event::Refused);
-        self.say_no(triple, own_block, why);
+        self.say_no(triple, echo, why);
     }
 
-    fn say_no(&self, triple: Triple, own_block: bool, why: Refusal) {
-        if !own_block {
-            return self.answers.refuse(triple);
-        }
+    fn say_no(&self, triple: Triple, echo: Option<u64>, why: Refusal) {
+        let Some(echo) = echo else { return self.answers.refuse(triple) };
         let status = if why == Refusal::NoLeader { Status::NoQuorum } else { Status::NotApplied };
-        self.answers.respond(triple, Some(&self.block(status, why, LogIndex::ZERO)), &[]);
+        self.answers.respond(triple, Some(&self.block(status, why, LogIndex::ZERO, echo)), &[]);
     }
 
     /// A response block: besides the call's end it says how this node and its cluster are.
     #[inline]
-    pub(crate) fn block(&self, status: Status, reason: Refusal, index: LogIndex) -> ResponseBlock {
+    pub(crate) fn block(&self, status: Status, reason: Refusal, index: LogIndex, echo: u64) -> ResponseBlock {
         let now = now();
         self.shard.with_machine(|machine| {
             let term = machine.term();
@@ -500,9 +501,16 @@ impl Replicated {
                 total: machine.configuration().voters.len() as u8,
                 term: term.0,
                 index: index.0,
+                echo,
             }
         })
     }
+}
+
+/// What an answer to this first packet repeats, where its client bears blocks.
+fn first_echo(header: &Header, payload: &[u8]) -> Option<u64> {
+    let block = header.flags.own_block.then(|| RequestBlock::parse(payload).ok())?;
+    block.map(|(block, _)| block.echo())
 }
 
 /// Whether copies of this call are told apart.

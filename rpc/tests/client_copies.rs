@@ -46,7 +46,9 @@ impl Bench {
         let (kept, mut sessions) = (seen.clone(), 0);
         let log = lab.serve(&server, move |socket: &UdpSocket, seen: &Seen| {
             let Ok((request, arguments)) = RequestBlock::parse(&seen.payload) else { return };
-            let ok = ResponseBlock { status: Status::Ok, leader: 1, term: 5, index: 77, ..ResponseBlock::default() };
+            let echo = request.echo();
+            let ok =
+                ResponseBlock { status: Status::Ok, leader: 1, term: 5, index: 77, echo, ..ResponseBlock::default() };
             let (block, body) = match request.method {
                 PROBE_METHOD => {
                     let (status, reason) = (Status::NotApplied, Refusal::UnknownMethod);

@@ -64,6 +64,10 @@ fn server(mood: Rc<Cell<Mood>>) -> impl FnMut(&UdpSocket, &Seen) + 'static {
             _ => return,
         };
         let (request, arguments) = RequestBlock::parse(&message).unwrap();
+        let mood = match mood {
+            Mood::Says(block) => Mood::Says(ResponseBlock { echo: request.echo(), ..block }),
+            other => other,
+        };
         match mood {
             Mood::Says(block) if request.method == PROBE_METHOD => {
                 let told = ResponseBlock { status: Status::NotApplied, reason: Refusal::UnknownMethod, ..block };
@@ -343,7 +347,8 @@ fn a_slow_read_is_still_heard() {
         let (header, payload) = trimaran_rpc::r2p2::Header::parse(packet.data()).unwrap();
         let seen = Seen { from: packet.src(), header, payload: payload.to_vec() };
         sleep(35 * MILLI).await;
-        answer(&socket, &seen, true, &ResponseBlock { index: 9, ..ResponseBlock::default() }.emit());
+        let echo = RequestBlock::parse(&seen.payload).unwrap().0.echo();
+        answer(&socket, &seen, true, &ResponseBlock { index: 9, echo, ..ResponseBlock::default() }.emit());
         std::future::pending::<()>().await;
     };
     lab.world.spawn(slow.core, trimaran_runtime::Lane::Normal, task).detach();
@@ -484,7 +489,8 @@ fn a_block_in_place_of_the_ack() {
     let (user, machine) = (lab.machine(100), lab.machine(1));
     let log = lab.serve(&machine, |socket, seen| {
         let reason = Refusal::TooLarge;
-        let block = ResponseBlock { status: Status::NotApplied, reason, ..ResponseBlock::default() };
+        let echo = RequestBlock::parse(&seen.payload).unwrap().0.echo();
+        let block = ResponseBlock { status: Status::NotApplied, reason, echo, ..ResponseBlock::default() };
         answer(socket, seen, true, &block.emit());
     });
     let open = || {

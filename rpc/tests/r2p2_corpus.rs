@@ -110,7 +110,7 @@ fn prepare(lines: &[&str]) -> Side {
                 }
             }
             ["call", packets, block] => {
-                calls.push(Call { multi_packet: packets == "multi", own_block: block == "own" });
+                calls.push(Call { multi_packet: packets == "multi", echo: (block == "own").then_some(0) });
             }
             _ => {}
         }

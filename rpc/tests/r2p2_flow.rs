@@ -60,7 +60,7 @@ fn bursts(arrivals: &Arrivals) -> Vec<(Instant, usize)> {
 /// Puts the reply to `rid` together from packets that must come in order.
 fn assemble(arrivals: &Arrivals, rid: u16) -> Option<Vec<u8>> {
     let mut replies = Replies::new(ReplyLimits::default(), Rid(rid));
-    let call = Call { multi_packet: false, own_block: false };
+    let call = Call { multi_packet: false, echo: None };
     assert_eq!(replies.begin(Instant::ZERO, call), Ok(Rid(rid)));
     let mut order = 0;
     let from = SocketAddrV4::new([10, 0, 0, 9].into(), 8000);

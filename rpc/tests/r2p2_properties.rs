@@ -126,7 +126,7 @@ proptest! {
     ) {
         let body = message(bytes);
         let mut replies = Replies::new(ReplyLimits::default(), Rid(7));
-        let call = Call { multi_packet: false, own_block: false };
+        let call = Call { multi_packet: false, echo: None };
         let rid = replies.begin(Instant::ZERO, call).unwrap();
         let packets = fragments(response(rid, false), &body, &cuts);
         let mut arrived = vec![false; packets.len()];
@@ -203,7 +203,7 @@ proptest! {
         let mut replies = Replies::new(ReplyLimits::default(), Rid(0));
         for own_block in [false, true] {
             for multi_packet in [false, true] {
-                replies.begin(Instant::ZERO, Call { multi_packet, own_block }).unwrap();
+                replies.begin(Instant::ZERO, Call { multi_packet, echo: own_block.then_some(7) }).unwrap();
             }
         }
         for (plausible, kind, flags, rid, p_order, bytes) in datagrams {
@@ -246,6 +246,7 @@ proptest! {
             total: four[3],
             term: session,
             index: seq,
+            echo: acked,
         };
         let bytes = block.emit();
         prop_assert_eq!(ResponseBlock::parse(&bytes), Ok((block, &[][..])));
@@ -273,7 +274,7 @@ fn the_longest_messages_arrive() {
 
     let body = message(371_856);
     let mut replies = Replies::new(ReplyLimits::default(), Rid(1));
-    let rid = replies.begin(Instant::ZERO, Call { multi_packet: false, own_block: false }).unwrap();
+    let rid = replies.begin(Instant::ZERO, Call { multi_packet: false, echo: None }).unwrap();
     let mut last = None;
     for (header, range) in Segmenter::default().reply(body.len()).unwrap().packets_from(response(rid, false), 0) {
         last = Some(replies.on_packet(client(9), &header, &body[range]));
@@ -300,7 +301,7 @@ fn abandoned_requests_are_told() {
 /// is, too, until its quarantine is over.
 #[test]
 fn request_ids_are_not_reused_too_early() {
-    let call = Call { multi_packet: false, own_block: false };
+    let call = Call { multi_packet: false, echo: None };
     let limits = ReplyLimits { quarantine: Duration::from_micros(20), ..ReplyLimits::default() };
     let mut replies = Replies::new(limits, Rid(u16::MAX));
     let waiting = replies.begin(Instant::ZERO, call).unwrap();
@@ -336,4 +337,24 @@ fn of_ended_requests_the_newest_are_remembered() {
     assert_eq!(begin(&mut requests, 1024), Outcome::Dropped(DropReason::FirstReplayed));
     assert_eq!(begin(&mut requests, 1), Outcome::Dropped(DropReason::FirstReplayed));
     assert_eq!(begin(&mut requests, 0), Outcome::Begun, "there is no room for it any more");
+}
+
+/// A request id that comes round again while the first packet under it waits for the rest: what follows is the later call's, and the two
+/// are never put together.
+#[test]
+fn a_first_packet_of_a_later_call_begins_anew() {
+    let mut requests = Requests::new(Limits::default());
+    let first = |seq| RequestBlock { session: 1, seq, ..RequestBlock::default() }.emit();
+    let flags = |first, last| Flags { first, last, own_block: first };
+    let single = Header::single(MessageType::Request, Policy::ReplicatedRoute, Rid(3));
+    let mut feed = |flags, p_order, bytes: &[u8]| {
+        requests.on_packet(Instant::ZERO, client(1), &Header { flags, p_order, ..single }, bytes)
+    };
+    assert_eq!(feed(flags(true, false), 2, &first(1)), Outcome::Begun);
+    assert_eq!(feed(flags(true, false), 2, &first(1)), Outcome::Dropped(DropReason::FirstRepeated));
+    assert_eq!(feed(flags(true, false), 2, &first(2)), Outcome::Begun);
+    let Outcome::Assembled(message) = feed(flags(false, true), 1, b"rest") else { panic!("it is whole") };
+    assert_eq!(message.body, [&first(2)[..], b"rest"].concat());
+    assert_eq!((requests.pending_messages(), requests.held_bytes()), (0, 0));
+    assert_eq!(requests.counters().get(DropReason::Abandoned), 1);
 }

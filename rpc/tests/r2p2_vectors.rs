@@ -75,7 +75,7 @@ fn replay(name: &str) -> Tally {
                 let triple = Triple { client: from, rid: header.rid };
                 if header.flags.first {
                     let mut client = Replies::new(ReplyLimits::default(), header.rid);
-                    let call = Call { multi_packet: !header.flags.last, own_block: false };
+                    let call = Call { multi_packet: !header.flags.last, echo: None };
                     assert_eq!(client.begin(at, call), Ok(header.rid));
                     clients.insert(triple, client);
                 }

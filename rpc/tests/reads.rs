@@ -3,8 +3,8 @@
 mod reads_support;
 
 use reads_support::{
-    ADD, GET, MS, Slow, begin, call, cut_off, end, leased, mixed_reads, read, slot, stopped_before_the_answer, wait,
-    write, written,
+    ADD, GET, MS, Slow, begin, call, cut_off, end, hash_slowly, leased, mixed_reads, read, slot,
+    stopped_before_the_answer, wait, write, written,
 };
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -280,4 +280,28 @@ fn what_a_server_does_not_understand_it_refuses() {
     assert_eq!(*told.borrow(), [unknown, unknown, unknown, unknown, (Status::Ok, Refusal::Unspecified)]);
     let leader = cluster.leader().expect("a leader");
     assert_eq!(status(&mut cluster, leader).counters["r2p2.unknown_consistency"], 4);
+}
+
+/// A read waits while the state is being hashed, and its client asks again and again: it is executed once, whoever was asked and under
+/// whatever request id.
+#[test]
+fn a_read_that_waits_is_executed_once() {
+    let mut cluster = leased(8, Sabotage::default());
+    written(&mut cluster);
+    let leader = cluster.leader().expect("a leader");
+    for (kind, counter, replica) in [
+        (Consistency::Linearizable, "server.read_linearizable", None),
+        (Consistency::Any, "server.read_any", slot(leader)),
+    ] {
+        let count = |cluster: &mut Cluster<Slow>| status(cluster, leader).counters.get(counter).copied().unwrap_or(0);
+        let before = count(&mut cluster);
+        hash_slowly(&mut cluster, leader, 200_000);
+        let begun = cluster.now();
+        let told = begin(&mut cluster, read(kind, replica));
+        let (ended, answer) = end(&mut cluster, &told);
+        answer.expect("answered");
+        assert!(ended - begun > MS * 50, "the state was hashed too fast: {:?}", ended - begun);
+        cluster.run_for(MS * 100);
+        assert_eq!(count(&mut cluster) - before, 1, "{kind}");
+    }
 }

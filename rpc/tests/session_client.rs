@@ -70,6 +70,7 @@ impl Bench {
             logs.push(lab.serve(&machine, move |socket: &UdpSocket, seen: &Seen| {
                 let Ok((request, arguments)) = RequestBlock::parse(&seen.payload) else { return };
                 if let Some((block, body)) = script.borrow_mut()(slot, &request, arguments) {
+                    let block = ResponseBlock { echo: request.echo(), ..block };
                     answer(socket, seen, true, &[&block.emit()[..], &body].concat());
                 }
             }));
@@ -410,7 +411,10 @@ fn reads_are_pinned() {
             sleep(MILLI).await;
         });
     }
-    assert_eq!(bench.names(1), [(0, 0, 0), (SessionId::pin(CLUSTER).0, 0, 0)]);
+    let names = bench.names(1);
+    let sessions: Vec<_> = names.iter().map(|(session, seq, _)| (*session, *seq)).collect();
+    assert_eq!(sessions, [(0, 0), (SessionId::pin(CLUSTER).0, 0)]);
+    assert_ne!(names[0].2, names[1].2, "each read has a number of its own");
 }
 
 /// Dropped, a call's number is given up at once; its late answer belongs to nobody.

@@ -167,7 +167,12 @@ fn the_state_before_a_snapshot_is_given_back() {
         assert_eq!(DISCARDED.get(), 0);
         isolate(&cluster, away, false);
         cluster.run_for(SECOND);
-        assert_eq!(DISCARDED.get(), 7, "those of the one that was away");
+        // Those of the one that was away; and where it had to be sent a later state, too, those of the first that came.
+        match status(&mut cluster, away.0).counters["raft.snapshots_installed"] {
+            1 => assert_eq!(DISCARDED.get(), 7),
+            2 => assert!((7 + 8..7 + 47).contains(&DISCARDED.get()), "{}", DISCARDED.get()),
+            more => panic!("{more} snapshots"),
+        }
         assert!(agreed(&mut cluster) > 47);
     }
 }

@@ -13,7 +13,7 @@
 //! they are sent from; the same buffers go round. While the replica is away, packets and elections have their core to themselves.
 //! Snapshots, digests and looks at the service wait until it is back, and are done on the node's core.
 
-use super::{Apply, Halt, Intake, JOBS_PER_TURN, Job, read_cx};
+use super::{Apply, Halt, Intake, Share, read_cx};
 use crate::log_time::LogTime;
 use crate::reads::Sight;
 use crate::replica::{Outcome, Replica, panic_message};
@@ -32,8 +32,6 @@ use trimaran_runtime::{Handoff, read_clock, yield_now};
 
 /// Loans that are away at most: one that is executed, and one that waits for that.
 pub(crate) const LOANS: usize = 2;
-/// A loan is as long as brings this much work, by what an entry has taken lately: the first reply of it waits for the last.
-const LOAN_WORK: Duration = Duration::from_micros(100);
 /// A buffer that a large request or reply has blown up is given back.
 const KEPT_BYTES: usize = 64 << 10;
 
@@ -94,6 +92,7 @@ pub(crate) struct Work {
     /// The entry after those could not be.
     halt: Option<Box<Halt>>,
     took: Duration,
+    queries_took: Duration,
 }
 
 #[derive(Default)]
@@ -166,7 +165,8 @@ impl Work {
             entry.adds_effects = replica.cx.outbox.newest().is_some_and(|id| id.index == index.0);
             self.done += 1;
         }
-        self.took = read_clock().saturating_since(from);
+        let between = read_clock();
+        self.took = between.saturating_since(from);
         for query in self.queries.used() {
             let Some(cx) = &mut query.cx else { continue };
             (cx.applied, cx.now) = (replica.cx.index, replica.cx.now);
@@ -175,6 +175,7 @@ impl Work {
             let answer = std::panic::catch_unwind(AssertUnwindSafe(call));
             query.answer = Some(answer.map_err(|panic| panic_message(panic.as_ref())));
         }
+        self.queries_took = read_clock().saturating_since(between);
     }
 
     /// For the next loan. What large requests and replies have taken is given back.
@@ -247,30 +248,13 @@ impl Batch {
     }
 }
 
-/// How many entries a loan holds.
-struct Length {
-    entry_takes: Duration,
-}
-
-impl Length {
-    fn limit(&self) -> usize {
-        let fit = LOAN_WORK.as_nanos() / self.entry_takes.as_nanos().max(1);
-        (fit as usize).clamp(1, JOBS_PER_TURN)
-    }
-
-    /// An eighth of what is new counts: one slow entry does not make all loans short.
-    fn learn(&mut self, took: Duration, entries: usize) {
-        if entries > 0 {
-            self.entry_takes = (self.entry_takes * 7 + took / entries as u32) / 8;
-        }
-    }
-}
-
 /// The node's end: what is gathered, and what is away.
 struct Lender<S> {
     loans: Loans<S>,
     place: ShardPlace,
-    length: Length,
+    /// How many entries a loan holds: the first reply of it waits for the last.
+    entries_share: Share,
+    queries_share: Share,
     /// Gathered, and not lent yet.
     batch: Batch,
     /// Oldest first, without their work.
@@ -289,7 +273,8 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> End
     let mut lender = Lender {
         loans,
         place: apply.replica.cx.place,
-        length: Length { entry_takes: Duration::ZERO },
+        entries_share: Share::new(),
+        queries_share: Share::new(),
         batch: Batch::default(),
         away: VecDeque::with_capacity(LOANS),
         spare: Vec::with_capacity(LOANS),
@@ -310,9 +295,9 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> End
             continue;
         }
         apply.learn_cluster();
-        let Apply { node, mut intake, replica, reply, passed } = apply;
+        let Apply { node, mut intake, replica, reply, entries_share, queries_share, passed } = apply;
         match lender.lend(&mut intake, replica).await {
-            Ok(replica) => apply = Apply { node, intake, replica, reply, passed },
+            Ok(replica) => apply = Apply { node, intake, replica, reply, entries_share, queries_share, passed },
             Err(end) => return end,
         }
     }
@@ -405,7 +390,8 @@ impl<S: Service> Lender<S> {
     fn settle(&mut self, node: &Replicated, work: Work) -> Option<Box<Halt>> {
         let mut batch = self.away.pop_front()?;
         batch.work = work;
-        self.length.learn(batch.work.took, batch.work.done);
+        self.entries_share.learn(batch.work.took, batch.work.done);
+        self.queries_share.learn(batch.work.queries_took, batch.work.queries.used);
         let halt = batch.work.halt.take();
         batch.settle(node);
         self.spare.push(batch);
@@ -436,7 +422,7 @@ impl<S: Service> Lender<S> {
 
     /// Takes what is committed and the queries that may see the state behind it.
     fn gather(&mut self, intake: &Intake) {
-        let limit = self.length.limit();
+        let limit = self.entries_share.limit();
         let Batch { work, asked, .. } = &mut self.batch;
         while work.entries.used < limit {
             let entry = work.entries.next();
@@ -446,19 +432,15 @@ impl<S: Service> Lender<S> {
             }
             self.last = entry.committed.index;
         }
-        let mut queue = intake.node.jobs.queue.borrow_mut();
-        for _ in 0..queue.len() {
-            match queue.pop_front() {
-                Some(Job::Query { sight, request }) if sight.at <= self.last && work.queries.used < JOBS_PER_TURN => {
-                    let query = work.queries.next();
-                    query.request.extend_from_slice(request.body.bytes());
-                    query.cx = Some(read_cx(&request, self.last, LogTime::ZERO, self.place));
-                    asked.push((sight, request));
-                }
-                // Its index comes with a later entry, or its turn with a later loan.
-                Some(job) => queue.push_back(job),
-                None => break,
-            }
+        let jobs = &intake.node.jobs;
+        let (limit, mut looks) = (self.queries_share.limit(), jobs.queries.borrow().len());
+        while work.queries.used < limit
+            && let Some((sight, request)) = jobs.next_query(self.last, &mut looks)
+        {
+            let query = work.queries.next();
+            query.request.extend_from_slice(request.body.bytes());
+            query.cx = Some(read_cx(&request, self.last, LogTime::ZERO, self.place));
+            asked.push((sight, request));
         }
     }
 
@@ -472,43 +454,13 @@ impl<S: Service> Lender<S> {
 impl Intake {
     /// Whether something is to be done here, on the node's core, with the replica.
     fn wants_replica(&self) -> bool {
-        let is_query = |job: &Job| matches!(job, Job::Query { .. });
-        self.is_interrupted() || !self.node.jobs.queue.borrow().iter().all(is_query)
-    }
-}
-
-impl<S: Service> Apply<S> {
-    /// Does the queued jobs that are no queries.
-    async fn other_jobs(&mut self) {
-        let waiting = self.node.jobs.queue.borrow().len();
-        for _ in 0..waiting {
-            let Some(job) = self.node.jobs.queue.borrow_mut().pop_front() else { break };
-            match job {
-                Job::Query { .. } => self.node.jobs.queue.borrow_mut().push_back(job),
-                job => self.other_job(job).await,
-            }
-        }
+        self.is_interrupted() || !self.node.jobs.others.borrow().is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_loan_is_as_long_as_its_entries_allow() {
-        let mut length = Length { entry_takes: Duration::ZERO };
-        assert_eq!(length.limit(), JOBS_PER_TURN);
-        (0..64).for_each(|_| length.learn(Duration::from_micros(640), 64));
-        assert_eq!(length.limit(), 10);
-        // One that is slow, and one that takes longer than a whole loan should.
-        length.learn(Duration::from_millis(1), 10);
-        assert!((4..10).contains(&length.limit()), "{}", length.limit());
-        (0..64).for_each(|_| length.learn(Duration::from_millis(1), 1));
-        assert_eq!(length.limit(), 1);
-        length.learn(Duration::ZERO, 0);
-        assert_eq!(length.limit(), 1);
-    }
 
     #[test]
     fn buffers_go_round_but_not_large_ones() {

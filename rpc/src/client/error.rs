@@ -132,6 +132,11 @@ pub(super) fn is_passing(error: &CallError) -> bool {
     }
 }
 
+/// Whether the server had no room for the call.
+pub(super) fn is_busy(error: &CallError) -> bool {
+    matches!(error, CallError::NotApplied(NotApplied::Refused(Refusal::Busy)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

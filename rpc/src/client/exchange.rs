@@ -21,7 +21,8 @@ use trimaran_net::UdpSocket;
 use trimaran_runtime::channel::Notify;
 use trimaran_runtime::{Instant, now, recv_or_deadline, sleep, yield_now};
 
-/// Tries of one call that may wait for an answer at once. One more, and the oldest is given up.
+/// Tries of one call that may wait for an answer at once. One more, and the oldest but the first is given up: where a handler takes
+/// longer than all of them live, the first is answered.
 const TRIES_MAX: usize = 8;
 /// Packets sent before others get their turn.
 const BURST_PACKETS: u16 = 32;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     /// A question about the members waits for its answer.
     pub(super) asks_members: Cell<bool>,
     pub(super) pool: RefCell<Pool>,
+    /// Of the next call without a name.
+    next_number: Cell<u64>,
     /// Calls that wait for a name.
     pub(super) nameless: Cell<usize>,
     /// A session has been opened or has room again, or a registration has ended: for the calls that wait for one.
@@ -77,6 +80,8 @@ pub(super) enum What {
 #[derive(Default)]
 struct Mailbox {
     events: RefCell<VecDeque<Event>>,
+    /// When the last packet came of a reply that is not there whole.
+    arriving_at: Cell<Option<Instant>>,
     reader: Cell<Option<Waker>>,
 }
 
@@ -129,6 +134,8 @@ impl Shared {
             members_wanted: Notify::new(),
             asks_members: Cell::new(false),
             pool: RefCell::new(Pool::new(config.sessions_max(), nonce)),
+            // Another client may have had this address a moment ago.
+            next_number: Cell::new(nonce as u64),
             nameless: Cell::new(0),
             pool_changed: Notify::new(),
             config,
@@ -154,6 +161,11 @@ impl Shared {
         }
     }
 
+    /// A number for a call without a name; no other such call of this client has it.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next_number.replace(self.next_number.get().wrapping_add(1))
+    }
+
     /// Ends once the leader is known or more than `since` probes have been answered.
     pub(super) async fn told(&self, since: u64) {
         while self.route.borrow().leader().is_none() && self.route.borrow().answers() == since {
@@ -176,7 +188,13 @@ impl Shared {
                 Reply::Assembled(body) => What::Answered(Body::Assembled(body, 0)),
                 Reply::Refused => What::Refused,
                 Reply::SendRest => What::SendRest,
-                Reply::Pending | Reply::Dropped(_) => continue,
+                Reply::Pending => {
+                    if let Some(call) = self.waiting.borrow().get(header.rid) {
+                        call.arriving_at.set(Some(now()));
+                    }
+                    continue;
+                }
+                Reply::Dropped(_) => continue,
             };
             let ended = !matches!(what, What::SendRest);
             let call = match ended {
@@ -216,6 +234,7 @@ impl Shared {
         {
             emptied.events.get_mut().clear();
             emptied.reader.set(None);
+            emptied.arriving_at.set(None);
             spare.push(Rc::clone(mailbox));
         }
     }
@@ -243,22 +262,23 @@ impl<'a> Tries<'a> {
         Tries { shared, mailbox: shared.mailbox(), open: SmallVec::new(), lost_one: false, stamp: now() }
     }
 
-    /// Sends the first packet of a message to `to` under a new request id. With [`TRIES_MAX`] tries open the oldest is
-    /// given up.
+    /// Sends the first packet of a message to `to` under a new request id. With [`TRIES_MAX`] tries open the oldest but the first
+    /// is given up. `echo` as [`Call::echo`].
     pub(super) fn send(
         &mut self,
         to: SocketAddrV4,
         message: Header,
         segments: &Segments,
         parts: Parts<'_>,
+        echo: Option<u64>,
     ) -> Result<(), CallError> {
         self.stamp = now();
         if self.open.len() >= TRIES_MAX {
-            let oldest = self.open.remove(0);
-            self.lost_one |= oldest.acked || segments.packets() == 1;
-            self.end(oldest.rid);
+            let given_up = self.open.remove(1);
+            self.lost_one |= given_up.acked || segments.packets() == 1;
+            self.end(given_up.rid);
         }
-        let call = Call { multi_packet: segments.packets() > 1, own_block: message.flags.own_block };
+        let call = Call { multi_packet: segments.packets() > 1, echo };
         let begun = self.shared.replies.borrow_mut().begin(self.stamp, call);
         let rid = begun.map_err(|full| CallError::NotApplied(NotApplied::TooManyCalls(full)))?;
         self.open.push(Try { rid, to, acked: false });
@@ -336,6 +356,11 @@ impl<'a> Tries<'a> {
     /// Whether a try was given up without proof that it was not applied.
     pub(super) fn lost_one(&self) -> bool {
         self.lost_one
+    }
+
+    /// Whether a packet of a long reply has come within `pause`: asked for again now, all of it would come twice.
+    pub(super) fn are_being_answered(&self, pause: Duration) -> bool {
+        self.mailbox.arriving_at.get().is_some_and(|at| at + pause > now())
     }
 
     /// How many are unanswered.

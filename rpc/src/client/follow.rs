@@ -35,10 +35,11 @@ pub(super) async fn follow(shared: &Shared) {
 }
 
 async fn ask(shared: &Shared, node: SocketAddrV4, until: Instant) -> Option<Members> {
-    let block = RequestBlock { method: method_key(MEMBERS), ..RequestBlock::default() }.emit();
+    let block = RequestBlock { method: method_key(MEMBERS), acked: shared.next_number(), ..RequestBlock::default() };
+    let (echo, block) = (block.echo(), block.emit());
     let segments = shared.segmenter.own_request(block.len()).ok()?;
     let mut tries = Tries::new(shared);
-    tries.send(node, own_header(Policy::FixedRoute), &segments, [&block, &[]]).ok()?;
+    tries.send(node, own_header(Policy::FixedRoute), &segments, [&block, &[]], Some(echo)).ok()?;
     // Silence says nothing of the node that its other callers do not learn by themselves.
     let What::Answered(answer) = tries.event(until).await?.what else { return None };
     let (_, body) = ResponseBlock::parse(answer.bytes()).ok()?;

@@ -231,10 +231,11 @@ fn open(
 }
 
 async fn ask(shared: &Shared, node: SocketAddrV4, until: Instant) -> Option<Probe> {
-    let block = RequestBlock { method: method_key(PROBE), ..RequestBlock::default() }.emit();
+    let block = RequestBlock { method: method_key(PROBE), acked: shared.next_number(), ..RequestBlock::default() };
+    let (echo, block) = (block.echo(), block.emit());
     let segments = shared.segmenter.own_request(block.len()).ok()?;
     let mut tries = Tries::new(shared);
-    tries.send(node, own_header(Policy::FixedRoute), &segments, [&block, &[]]).ok()?;
+    tries.send(node, own_header(Policy::FixedRoute), &segments, [&block, &[]], Some(echo)).ok()?;
     let What::Answered(answer) = tries.event(until).await?.what else { return None };
     let (_, body) = ResponseBlock::parse(answer.bytes()).ok()?;
     serde_json::from_slice(body).ok()

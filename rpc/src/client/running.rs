@@ -2,7 +2,7 @@
 
 mod early_copies;
 
-use super::error::{is_passing, of_block};
+use super::error::{is_busy, is_passing, of_block};
 use super::exchange::{Event, Shared, Tries, What};
 use super::{CallError, Consistency, MethodCall, NotApplied, PROBE_METHOD, Reply, too_large};
 use crate::r2p2::layout::REQUEST_BLOCK_BYTES;
@@ -22,6 +22,10 @@ const REDIRECTS_MAX: u32 = 3;
 const PROMPT_TRIES: u32 = 8;
 /// Longest wait for an answer, or for the ACK of a request of several packets, before another server is asked.
 const PATIENCE_MAX: Duration = Duration::from_millis(160);
+
+/// Longest pause between later tries of a read: a quarter of its age until then, so that a read that takes long is seldom asked for
+/// again, and the answer to a later try is heard if the first was lost.
+const SLOW_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What is known about a call's repetition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,10 +83,13 @@ pub(super) struct Running<'a> {
     repeat: Repeat,
     /// Of the map by which its shard was chosen.
     map_version: u32,
+    /// Of a call without a name in a session: this client's number for it, on all of its copies.
+    number: u64,
     message: Header,
     segments: Segments,
     /// As of the latest try.
     block: [u8; REQUEST_BLOCK_BYTES],
+    begun: Instant,
     deadline: Instant,
     /// When to try again or to probe.
     next_at: Instant,
@@ -96,6 +103,8 @@ pub(super) struct Running<'a> {
     sent_once: bool,
     /// How long the next slow try waits.
     patience: Duration,
+    /// How long a server that was full is left in peace the next time.
+    busy_pause: Duration,
     redirects: u32,
     /// Tries so far.
     asked: u32,
@@ -141,9 +150,11 @@ impl<'a> Running<'a> {
             naming,
             repeat,
             map_version,
+            number: if let Naming::Call(_) = naming { 0 } else { shared.next_number() },
             message: own_header(call.policy),
             segments,
             block: [0; REQUEST_BLOCK_BYTES],
+            begun: now,
             deadline,
             next_at: now,
             again_at: now,
@@ -151,6 +162,7 @@ impl<'a> Running<'a> {
             copies: None,
             sent_once: false,
             patience: shared.config.probe,
+            busy_pause: shared.config.probe,
             redirects: 0,
             asked: 0,
             refusal: None,
@@ -197,10 +209,15 @@ impl<'a> Running<'a> {
         let pause = self.shared.config.probe;
         self.next_at = now() + pause;
         self.copies = None;
+        if self.tries.are_being_answered(pause) {
+            return Ok(());
+        }
         if let Some(silent) = self.tries.last_asked() {
             match self.repeat {
-                Repeat::Recognised => self.shared.route.borrow_mut().avoid_if_silent(silent, self.sent_at),
-                Repeat::Anywhere | Repeat::Never => self.avoid(silent),
+                Repeat::Recognised | Repeat::Never => {
+                    self.shared.route.borrow_mut().avoid_if_silent(silent, self.sent_at);
+                }
+                Repeat::Anywhere => self.avoid(silent),
             }
             if self.segments.packets() > 1 && self.repeat == Repeat::Never {
                 // Only the first packet is out, so nothing can have been applied.
@@ -209,6 +226,10 @@ impl<'a> Running<'a> {
             }
         }
         if !self.tries.is_empty() && !self.may_send_again() {
+            if self.repeat == Repeat::Never {
+                // It may well be a handler that waits for something: nothing hangs on who leads but where the next call goes.
+                self.next_at = now() + self.next_patience();
+            }
             // A probe that cannot be sent is as good as lost.
             let _ = self.probe(pause);
             return Ok(());
@@ -224,14 +245,13 @@ impl<'a> Running<'a> {
         self.asked += 1;
         self.sent_at = now();
         if self.repeat == Repeat::Recognised {
-            self.again_at = now() + self.patience;
-            self.patience = (self.patience * 2).min(PATIENCE_MAX);
+            self.again_at = now() + self.next_patience();
         } else if self.segments.packets() > 1 || self.asked > PROMPT_TRIES {
-            self.next_at = now() + self.patience;
-            self.patience = (self.patience * 2).min(PATIENCE_MAX);
+            let age = now() - self.begun;
+            self.next_at = now() + self.next_patience().max((age / 4).min(SLOW_PAUSE_MAX));
         }
-        self.write_block();
-        let sent = self.tries.send(to, self.message, &self.segments, [&self.block, self.call.body]);
+        let echo = self.write_block();
+        let sent = self.tries.send(to, self.message, &self.segments, [&self.block, self.call.body], Some(echo));
         self.sent_once = self.asked == 1;
         if sent.is_ok() {
             self.prepare_copies(to);
@@ -248,6 +268,12 @@ impl<'a> Running<'a> {
             Err(_) if self.tries.lost_one() => Err(CallError::Unknown { call_id: None }),
             sent => sent,
         }
+    }
+
+    /// Each wait is twice as long as the one before, up to [`PATIENCE_MAX`].
+    fn next_patience(&mut self) -> Duration {
+        let doubled = (self.patience * 2).min(PATIENCE_MAX);
+        std::mem::replace(&mut self.patience, doubled)
     }
 
     /// Whether a call that is on its way may be sent once more now.
@@ -285,10 +311,10 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Each copy that is sent has a block of its own.
-    fn write_block(&mut self) {
+    /// Each copy that is sent has a block of its own. What its answer must repeat.
+    fn write_block(&mut self) -> u64 {
         let (shard, map_version, method) = (self.shared.shard, self.map_version, self.call.method);
-        let block = RequestBlock { shard, map_version, method, ..RequestBlock::default() };
+        let block = RequestBlock { shard, map_version, method, acked: self.number, ..RequestBlock::default() };
         let mut pool = self.shared.pool.borrow_mut();
         let block = match self.naming {
             Naming::Nothing | Naming::Registration => block,
@@ -303,15 +329,18 @@ impl<'a> Running<'a> {
             }
         };
         self.block = block.emit();
+        block.echo()
     }
 
     /// Asks the next server who leads, unless that was done less than `pause` ago, by this call or another.
     fn probe(&mut self, pause: Duration) -> Result<(), CallError> {
         let Some(to) = self.shared.route.borrow_mut().probe(now(), pause) else { return Ok(()) };
-        let block = RequestBlock { shard: self.shared.shard, method: PROBE_METHOD, ..RequestBlock::default() }.emit();
+        let (shard, acked) = (self.shared.shard, self.shared.next_number());
+        let block = RequestBlock { shard, method: PROBE_METHOD, acked, ..RequestBlock::default() };
+        let (echo, block) = (block.echo(), block.emit());
         let segments = self.shared.segmenter.own_request(block.len()).map_err(too_large)?;
         let probes = self.probes.get_or_insert_with(|| Tries::new(self.shared));
-        probes.send(to, own_header(Policy::FixedRoute), &segments, [&block, &[]])
+        probes.send(to, own_header(Policy::FixedRoute), &segments, [&block, &[]], Some(echo))
     }
 
     /// `true`: a write is still better held back, and the next server has been asked who leads. It is sent to one server
@@ -373,6 +402,7 @@ impl<'a> Running<'a> {
             && let Ok((block, _)) = ResponseBlock::parse(message.bytes())
         {
             self.shared.learn(from, Policy::FixedRoute, &block);
+            self.shared.route.borrow_mut().heard(from, now());
         }
         self.shared.answered(from);
     }
@@ -391,7 +421,7 @@ impl<'a> Running<'a> {
             What::Refused => {
                 let asked = self.tries.close(event.rid);
                 self.avoid(asked.unwrap_or(event.from));
-                self.go_on(CallError::NotApplied(NotApplied::Dropped), false)?;
+                self.go_on(CallError::NotApplied(NotApplied::Dropped), false, event.rid)?;
                 return Ok(None);
             }
             What::Answered(answer) => answer,
@@ -430,12 +460,12 @@ impl<'a> Running<'a> {
             true => route.borrow().servers() > 1,
             false => redirected && leader.is_some() && self.server.is_none(),
         };
-        self.go_on(error, is_elsewhere)?;
+        self.go_on(error, is_elsewhere, event.rid)?;
         Ok(None)
     }
 
-    /// After a refusal: tries again, at once where somebody else may do better, unless the refusal is final.
-    fn go_on(&mut self, refusal: CallError, is_elsewhere: bool) -> Result<(), CallError> {
+    /// After a refusal of the try `rid`: tries again, at once where somebody else may do better, unless the refusal is final.
+    fn go_on(&mut self, refusal: CallError, is_elsewhere: bool, rid: Rid) -> Result<(), CallError> {
         if !is_passing(&refusal) {
             return Err(refusal);
         }
@@ -448,7 +478,13 @@ impl<'a> Running<'a> {
             self.next_at = now();
         } else {
             self.redirects = 0;
-            self.next_at = now() + self.shared.config.probe;
+            let mut pause = self.shared.config.probe;
+            if is_busy(&refusal) {
+                // A full server is not helped by being asked as often as ever, nor by all who were refused together coming back together.
+                pause = self.busy_pause + self.busy_pause / 64 * u32::from(rid.0 % 16);
+                self.busy_pause = (self.busy_pause * 2).min(PATIENCE_MAX);
+            }
+            self.next_at = now() + pause;
         }
         self.again_at = self.again_at.min(self.next_at);
         Ok(())

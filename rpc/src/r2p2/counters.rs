@@ -85,6 +85,8 @@ reasons! {
 
     /// A RESPONSE that no pending call waits for.
     ResponseWithoutCall = "response_without_call",
+    /// A RESPONSE to an earlier call of the same request id, or what followed its first packet.
+    ResponseOfAnother = "response_of_another",
     /// A RESPONSE to a multi-packet request that no server has asked the rest of.
     ResponseBeforeAck = "response_before_ack",
     /// A reply's fragment from another server than its first one.

@@ -13,7 +13,7 @@ pub const FEEDBACK_BYTES: usize = 16;
 /// Bytes of the block that opens a request of our own clients.
 pub const REQUEST_BLOCK_BYTES: usize = 40;
 /// Bytes of the block that opens a response to our own clients.
-pub const RESPONSE_BLOCK_BYTES: usize = 24;
+pub const RESPONSE_BLOCK_BYTES: usize = 32;
 /// Bytes in front of the client's payload in a forwarded request, after the peer header.
 pub const FORWARD_BYTES: usize = 16;
 
@@ -70,6 +70,7 @@ pub(super) mod response_block {
     pub(in super::super) const TOTAL: usize = 7;
     pub(in super::super) const TERM: Range<usize> = 8..16;
     pub(in super::super) const INDEX: Range<usize> = 16..24;
+    pub(in super::super) const ECHO: Range<usize> = 24..32;
 }
 
 /// The forwarded request's framing, little endian.
@@ -123,7 +124,7 @@ mod tests {
         {
             use response_block::*;
             let head = [byte(VERSION), byte(STATUS), REASON, byte(LEADER), byte(DURABILITY)];
-            let tail = [byte(REACHABLE), byte(TOTAL), TERM, INDEX];
+            let tail = [byte(REACHABLE), byte(TOTAL), TERM, INDEX, ECHO];
             contiguous(RESPONSE_BLOCK_BYTES, &[head.as_slice(), tail.as_slice()].concat());
         }
         {

@@ -1,4 +1,5 @@
-//! The client's side: ACK, DROP and RESPONSE matched to pending calls by request id, from whatever server they come.
+//! The client's side: ACK, DROP and RESPONSE matched to pending calls by request id, from whatever server they come; those of our own
+//! calls also by what their blocks repeat of the request.
 //!
 //! The caller's duties: [`Replies::begin`] before a call's first packet leaves; do what each [`Reply`] says;
 //! [`Replies::end`] at the call's deadline or when its caller loses interest.
@@ -47,8 +48,9 @@ impl Default for ReplyLimits {
 pub struct Call {
     /// The request has more than one packet: an ACK must ask for the rest.
     pub multi_packet: bool,
-    /// The request carries a block of our own clients, so its answer does, too.
-    pub own_block: bool,
+    /// The request carries a block of our own clients, so its answer does, too: one that repeats this
+    /// ([`RequestBlock::echo`](super::RequestBlock::echo)).
+    pub echo: Option<u64>,
 }
 
 /// What to do about a datagram.
@@ -80,6 +82,8 @@ pub struct TooManyCalls {
 struct Waiting {
     call: Call,
     acked: bool,
+    /// This server's answer to an earlier call of the same request id has begun to arrive; what of it comes later bears no block.
+    astray: Option<SocketAddrV4>,
     /// The reply so far and the server it comes from.
     assembly: Option<Box<(SocketAddrV4, Assembly)>>,
 }
@@ -131,7 +135,7 @@ impl Replies {
             if self.quarantine.contains_key(&rid) {
                 continue;
             }
-            if self.waiting.insert(rid, Waiting { call, acked: false, assembly: None }) {
+            if self.waiting.insert(rid, Waiting { call, acked: false, astray: None, assembly: None }) {
                 return Ok(rid);
             }
         }
@@ -205,15 +209,23 @@ impl Replies {
 
     fn on_response(&mut self, from: SocketAddrV4, header: &Header, payload: &[u8]) -> Result<Reply, DropReason> {
         let waiting = self.waiting.get_mut(header.rid).ok_or(DropReason::ResponseWithoutCall)?;
-        if waiting.call.multi_packet && !waiting.acked && !waiting.call.own_block {
+        if waiting.call.multi_packet && !waiting.acked && waiting.call.echo.is_none() {
             // One of our own calls may be refused by a response block instead of the ACK.
             return Err(DropReason::ResponseBeforeAck);
         }
-        if header.flags.first && waiting.call.own_block {
-            if !header.flags.own_block {
+        if let Some(echo) = waiting.call.echo {
+            if !header.flags.first {
+                if waiting.astray == Some(from) {
+                    return Err(DropReason::ResponseOfAnother);
+                }
+            } else if !header.flags.own_block {
                 return Err(DropReason::BlockMissing);
+            } else if super::block::ResponseBlock::parse(payload)?.0.echo != echo {
+                waiting.astray = Some(from);
+                return Err(DropReason::ResponseOfAnother);
+            } else {
+                waiting.astray = None;
             }
-            super::block::ResponseBlock::parse(payload)?;
         }
         if header.flags.is_single() {
             if header.p_order != 1 {

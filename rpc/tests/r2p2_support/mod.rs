@@ -71,11 +71,13 @@ impl Lab {
             loop {
                 let packet = socket.recv().await;
                 let (header, payload) = Header::parse(packet.data()).unwrap();
-                if RequestBlock::parse(payload).is_ok_and(|(block, _)| block.method == method_key("trimaran.members/1"))
+                if let Ok((block, _)) = RequestBlock::parse(payload)
+                    && block.method == method_key("trimaran.members/1")
                 {
                     let unknown = ResponseBlock {
                         status: Status::NotApplied,
                         reason: Refusal::UnknownMethod,
+                        echo: block.echo(),
                         ..ResponseBlock::default()
                     };
                     let seen = Seen { from: packet.src(), header, payload: Vec::new() };

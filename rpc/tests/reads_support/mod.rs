@@ -128,18 +128,24 @@ pub(crate) fn cut_off(cluster: &Cluster<Slow>, apart: NodeIndex, is_cut: bool) {
     }
 }
 
+/// From now on a node hashes its state, which takes so many turns; its apply task does nothing else meanwhile.
+pub(crate) fn hash_slowly(cluster: &mut Cluster<Slow>, node: NodeIndex, turns: u32) {
+    SAVE_TURNS.set(turns);
+    let (servers, address) = (cluster.addresses(), cluster.addresses()[node.0]);
+    cluster.client(servers, move |client: Client| async move {
+        let _ = admin::status(&client, address, MS * 1000).await;
+    });
+    cluster.run_for(MS / 2);
+    SAVE_TURNS.set(0);
+}
+
 /// The leader lets a read in, and is stopped before it can look at the state, which is just being hashed. The others go on without it,
 /// and it hears of that only a while after it has woken up. The indexes of the answer that its client gets in the end, and of what was acknowledged a while before the leader woke up.
 pub(crate) fn stopped_before_the_answer(wanted: Consistency, sabotage: Sabotage) -> (LogIndex, LogIndex) {
     let mut cluster = leased(1, sabotage);
     written(&mut cluster);
     let old = cluster.leader().expect("a leader");
-    SAVE_TURNS.set(5000);
-    let (servers, address) = (cluster.addresses(), cluster.addresses()[old.0]);
-    cluster.client(servers, move |client: Client| async move {
-        let _ = admin::status(&client, address, MS * 1000).await;
-    });
-    cluster.run_for(MS / 2);
+    hash_slowly(&mut cluster, old, 5000);
     // Its first try is still open when the leader wakes up.
     let patient = ClientConfig { probe: MS * 3000, ..ClientConfig::default() };
     let waits = OwnedCall { within: Some(MS * 8000), ..read(wanted, slot(old)) };

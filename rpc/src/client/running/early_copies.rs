@@ -41,13 +41,14 @@ impl Running<'_> {
             self.copies = Some(Copies { at: copies.since + wait, ..copies });
             return;
         }
-        if !pace.affords_copy() || !self.tries.asks(copies.to) {
+        if !pace.affords_copy() || !self.tries.asks(copies.to) || self.tries.are_being_answered(wait) {
             return;
         }
         self.sent_once = false;
         drop(pace);
-        self.write_block();
-        if self.tries.send(copies.to, self.message, &self.segments, [&self.block, self.call.body]).is_err() {
+        let echo = self.write_block();
+        let parts = [&self.block[..], self.call.body];
+        if self.tries.send(copies.to, self.message, &self.segments, parts, Some(echo)).is_err() {
             // No room, for now: others need it more.
             return;
         }
