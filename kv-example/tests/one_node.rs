@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 /// A node that ends with the test, and its configuration.
@@ -82,6 +82,36 @@ fn handlers_may_have_a_thread_of_their_own() {
     let tasks = fs::read_dir(format!("/proc/{}/task", node.child.id())).expect("Linux");
     let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
     assert!(names.collect::<Vec<_>>().iter().any(|name| name.starts_with("applier 1")));
+}
+
+/// Beside a pinned core, which it is to relieve, and not on that core's processor as a thread of Linux would be.
+#[test]
+fn an_applier_stays_where_it_is_told_to_or_goes_where_the_process_may() {
+    let allowed = processors("/proc/self/status");
+    let numbers: Vec<&str> = allowed.split([',', '-']).collect();
+    let (first, last) = (numbers[0], numbers[numbers.len() - 1]);
+    if first == last {
+        println!("only one processor is allowed here: this shows little");
+    }
+    for (of, key, expected) in
+        [("free", String::new(), allowed.as_str()), ("pinned", format!("applier_cpus = [{last}]"), last)]
+    {
+        let node = Node::start_with(of, &format!("[cores]\ncpus = [{first}]\napplier = true\n{key}"));
+        let process = format!("/proc/{}", node.child.id());
+        let tasks = fs::read_dir(format!("{process}/task")).expect("Linux").map(|task| task.expect("a task").path());
+        let is_applier =
+            |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("applier 1"));
+        let applier = tasks.into_iter().find(is_applier).expect("an applier");
+        assert_eq!(processors(applier.join("status")), expected, "{of}");
+        assert_eq!(processors(format!("{process}/status")), first, "{of}");
+    }
+}
+
+/// Those on which a thread may run, as the kernel lists them: `0-3,8`.
+fn processors(status: impl AsRef<Path>) -> String {
+    let status = fs::read_to_string(status).expect("Linux");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("a thread has some");
+    list.trim().to_owned()
 }
 
 #[test]

@@ -35,7 +35,8 @@ pub struct CoreConfig {
     pub name: String,
     /// The core's number among the process's cores, for logs.
     pub core_id: u16,
-    /// The CPU to pin the thread to; `None` leaves the choice to the kernel.
+    /// The CPU to pin the thread to; `None` leaves the choice to the kernel, also where a pinned core starts this one: its thread may
+    /// run wherever that one could before it was pinned.
     pub cpu: Option<usize>,
     /// For run-queue order, where that is drawn.
     pub seed: u64,

@@ -22,6 +22,7 @@
 //! "did it come in time?" sees all that came. A task that wakes itself runs once a turn. A turn never blocks; `park` is
 //! the only call that does.
 
+mod affinity;
 pub mod channel;
 pub mod clock;
 pub mod core;

@@ -2,6 +2,7 @@
 
 mod several;
 
+use crate::affinity;
 use crate::clock::Monotonic;
 use crate::core::{Core, CoreConfig};
 use crate::driver::Driver;
@@ -10,14 +11,14 @@ use crate::local::{Inbox, Job};
 use crate::mesh::{Doorbell, MeshEnd};
 use crate::stats::Stats;
 use crate::task::{Lane, Panicked, spawn_in};
-use rustix::thread::{CpuSet, sched_setaffinity, set_current_timer_slack};
+use rustix::thread::set_current_timer_slack;
 use std::convert::Infallible;
 use std::future::Future;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 pub use several::{Abroad, CoreFailure, Failure, Lost, Runtime, Seat, core_number, spawn_on};
 
@@ -59,9 +60,7 @@ where
         let stop = stop.clone();
         let name = config.name.clone();
         let run = move || run_alone(config, driver, main, &stop, |inbox, stats| drop(started.send((inbox, stats))));
-        // This is where a core is started.
-        #[allow(clippy::disallowed_methods)]
-        std::thread::Builder::new().name(name).spawn(run).map_err(RuntimeError::Thread)?
+        affinity::start_thread(Builder::new().name(name), run).map_err(RuntimeError::Thread)?
     };
     match wait.recv() {
         Ok((inbox, stats)) => Ok(CoreHandle { thread, stop, inbox, stats }),
@@ -153,7 +152,7 @@ where
     F: Future + 'static,
 {
     if let Some(cpu) = config.cpu {
-        pin(cpu)?;
+        affinity::pin(cpu)?;
     }
     // A nanosecond, the least there is: by default the kernel may let a sleep end 50 us late.
     if let Err(error) = set_current_timer_slack(NonZeroU64::new(1)) {
@@ -172,14 +171,4 @@ where
     let end = core.run_main(main, || stop.flag.load(Ordering::Acquire));
     core.shutdown();
     Ok(Ok(end))
-}
-
-/// Pins the calling thread to one CPU.
-fn pin(cpu: usize) -> Result<(), RuntimeError> {
-    if cpu >= CpuSet::MAX_CPU {
-        return Err(RuntimeError::Pin { cpu, source: rustix::io::Errno::INVAL.into() });
-    }
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).map_err(|error| RuntimeError::Pin { cpu, source: error.into() })
 }

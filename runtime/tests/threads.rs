@@ -1,8 +1,11 @@
 //! Cores on threads: sleeping and waking, starting and ending. Everything is awaited or counted, nothing is timed.
 
+mod support;
+
 use std::cell::Cell;
 use std::future::pending;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -10,8 +13,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
+use support::files::Scratch;
+use trimaran_runtime::disk::Engine;
 use trimaran_runtime::{
-    CoreConfig, Driver, Flushed, Idle, Instant, Polled, RuntimeError, run, sleep, spawn, start, yield_now,
+    BLOCK_BYTES, CoreConfig, Disk, DiskConfig, Doorbell, Driver, Flushed, Idle, Instant, NoDevice, Op, Polled, Runtime,
+    RuntimeError, Seat, run, sleep, spawn, start, yield_now,
 };
 
 /// No packets, but it sleeps as a real device does, and says so from inside of the sleep.
@@ -222,4 +228,44 @@ fn a_core_is_pinned_where_the_configuration_says_and_only_where_that_exists() {
         let failed = start(nowhere, || Sleeper { asleep: None }, || async {});
         assert!(matches!(failed, Err(RuntimeError::Pin { cpu: told, .. }) if told == cpu));
     }
+}
+
+/// What a pinned core starts without a CPU would share that core's, as threads of Linux do, and is mostly there to relieve it.
+#[test]
+fn what_a_pinned_core_starts_may_run_where_that_core_could_before_it_was_pinned() {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    if allowed.count() < 2 {
+        println!("only one processor is allowed here: this shows nothing");
+    }
+    let cpu = (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| allowed.is_set(cpu)).unwrap();
+    let pinned = CoreConfig { cpu: Some(cpu), ..config(Idle::default()) };
+    let affinity = || async { rustix::thread::sched_getaffinity(None).unwrap() };
+    let beside = move || start(config(Idle::default()), || NoDevice, affinity).unwrap().join().unwrap();
+    let main = move || async move {
+        let free = beside();
+        // Also where the one between the two is not pinned, or several belong together.
+        let further = start(config(Idle::default()), || NoDevice, move || async move { beside() });
+        let boot = move |_: Seat| Ok((NoDevice, move || async move { Ok::<_, String>(affinity().await) }));
+        let several = Runtime::start(vec![Doorbell::new()], vec![(config(Idle::default()), boot)]);
+        let several = several.unwrap().join().unwrap();
+        // A disk's thread is there as long as the disk is, and ready once it has done something.
+        let scratch = Scratch::new(&std::env::temp_dir());
+        let config = DiskConfig { engine: Engine::Thread, ..DiskConfig::default() };
+        let disk = Disk::open(scratch.path(), config).unwrap();
+        disk.submit(Op::Create { name: "file".into(), bytes: BLOCK_BYTES as u64 }).unwrap();
+        disk.completion().await.result.unwrap();
+        [free, further.unwrap().join().unwrap(), several[0], affinity_of_thread("disk"), affinity().await]
+    };
+    let [free, further, several, disk, own] = start(pinned, || Sleeper { asleep: None }, main).unwrap().join().unwrap();
+    assert_eq!(own.count(), 1);
+    assert_eq!([free, further, several, disk], [allowed; 4]);
+}
+
+/// Of this process's thread of that name.
+fn affinity_of_thread(name: &str) -> rustix::thread::CpuSet {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let is_named = |task: &PathBuf| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let task = tasks.into_iter().find(is_named).expect("such a thread");
+    let id: i32 = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    rustix::thread::sched_getaffinity(rustix::thread::Pid::from_raw(id)).unwrap()
 }

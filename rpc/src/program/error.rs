@@ -69,7 +69,7 @@ pub enum Error {
     #[error("{smaller} may not exceed {larger}")]
     LimitsContradict { smaller: &'static str, larger: &'static str, place: Box<Place> },
     #[error("{problem}")]
-    PortContradicts { problem: String, help: String, place: Box<Place> },
+    KeysContradict { problem: String, help: String, place: Box<Place> },
     #[error("{problem}")]
     Usage { problem: String, help: String },
 
@@ -163,7 +163,7 @@ impl Error {
             Error::TimingTight { .. } => "E0212",
             Error::LimitsContradict { .. } => "E0213",
             Error::Usage { .. } => "E0215",
-            Error::PortContradicts { .. } => "E0216",
+            Error::KeysContradict { .. } => "E0216",
             Error::NoQuorum { .. } => "E0301",
             Error::Unreachable { .. } => "E0302",
             Error::Uninitialised { .. } => "E0303",
@@ -216,7 +216,7 @@ impl Error {
             | Error::DurabilityMissing { place }
             | Error::DurabilityContradicts { place, .. }
             | Error::TimingTight { place, .. }
-            | Error::PortContradicts { place, .. }
+            | Error::KeysContradict { place, .. }
             | Error::LimitsContradict { place, .. } => Some(place),
             _ => None,
         }
@@ -273,7 +273,7 @@ impl Error {
             }
             Error::LimitsContradict { smaller, larger, .. } => format!("lower {smaller}, or raise {larger}"),
             Error::Usage { help, .. }
-            | Error::PortContradicts { help, .. }
+            | Error::KeysContradict { help, .. }
             | Error::MachineLacks { help, .. }
             | Error::DpdkRefused { help, .. }
             | Error::DataRefused { help, .. } => help.clone(),

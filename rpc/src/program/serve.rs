@@ -111,7 +111,7 @@ impl Part {
             let node = node_config(config, place)?;
             let directory = data::open(config, place, node.incarnation, changes_durability)?;
             let directory = directory.map(|found| if anew { found.begin_anew() } else { found });
-            start(&net, node, service(), directory, config)
+            start(&net, core, node, service(), directory, config)
         };
         let mut nodes: Vec<Vec<Seat>> = Vec::new();
         for config in &configs {
@@ -170,6 +170,7 @@ fn load(path: &Path, serve: &Serve) -> Result<Config, Error> {
 
 fn start<S: Service>(
     net: &Net,
+    on: usize,
     node: NodeConfig,
     service: S,
     directory: Option<DataDirectory>,
@@ -191,7 +192,8 @@ fn start<S: Service>(
     }
     let node = if config.cores.applier {
         let (node, applier) = Node::start_with_applier(net, node, service, directory).map_err(failed)?;
-        let core = CoreConfig { name: format!("applier {slot}{of}"), seed: u64::from(slot), ..CoreConfig::default() };
+        let (name, cpu) = (format!("applier {slot}{of}"), config.cores.applier_cpus.get(on).copied());
+        let core = CoreConfig { name, cpu, seed: u64::from(slot), ..CoreConfig::default() };
         // It ends with the node.
         start_core(core, || NoDevice, move || applier.run()).map_err(runtime_error)?;
         node

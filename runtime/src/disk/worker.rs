@@ -1,5 +1,6 @@
 //! A thread that does jobs one after the other: those that the ring cannot, or all of them where there is none.
 
+use crate::affinity::start_thread;
 use crate::disk::directory::{Directory, Job, Outcome};
 use crate::disk::{Aligned, DiskError, Ticket};
 use crate::local::Inbox;
@@ -7,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 /// A job's end.
 #[derive(Debug)]
@@ -48,10 +49,8 @@ impl Worker {
             stop: AtomicBool::new(false),
         });
         let theirs = results.clone();
-        let thread = std::thread::Builder::new().name("disk".into());
         // Some calls of a file system always block, and the loop must not: this is the thread that does.
-        #[allow(clippy::disallowed_methods)]
-        let thread = thread.spawn(move || work(&directory, &queue, &theirs))?;
+        let thread = start_thread(Builder::new().name("disk".into()), move || work(&directory, &queue, &theirs))?;
         Ok(Worker { jobs: Some(jobs), results, thread: Some(thread) })
     }
 

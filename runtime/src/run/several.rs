@@ -8,6 +8,7 @@
 //! ```
 
 use super::{Stop, run_until};
+use crate::affinity::start_thread;
 use crate::core::CoreConfig;
 use crate::driver::Driver;
 use crate::error::RuntimeError;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 
 /// Closures that may wait for another core, of each pair of cores.
 const JOBS_MAX: usize = 256;
@@ -140,10 +141,7 @@ impl<T: Send + 'static, E: Send + 'static> Runtime<T, E> {
             let name = config.name.clone();
             let shared = runtime.shared.clone();
             let thread = move || run_one(&shared, Seat { core, cores: count }, config, jobs, boot, started);
-            // This is where cores are started.
-            #[allow(clippy::disallowed_methods)]
-            let spawned = std::thread::Builder::new().name(name.clone()).spawn(thread);
-            match spawned {
+            match start_thread(Builder::new().name(name.clone()), thread) {
                 Ok(thread) => {
                     runtime.cores.push(Running { name, thread: Some(thread), stats: None });
                     waits.push(wait);

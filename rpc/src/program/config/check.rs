@@ -85,7 +85,7 @@ pub(super) fn warnings(members: &[PlacedMember]) -> Vec<Warning> {
 /// The section that says which device to use.
 pub(super) fn port(net: &Net, dpdk: &Option<DpdkPlan>, place: Box<Place>) -> Result<(), Error> {
     match (net.port, dpdk) {
-        (PortKind::Dpdk, None) => Err(Error::PortContradicts {
+        (PortKind::Dpdk, None) => Err(Error::KeysContradict {
             problem: "`port = \"dpdk\"` needs a [dpdk] section that names a device".into(),
             help: "add [dpdk] with `device = \"net_af_packet0,iface=eth0\"`, or a card's PCI address".into(),
             place,

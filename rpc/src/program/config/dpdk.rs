@@ -47,7 +47,7 @@ pub(super) fn read(
         ..DpdkPlan::new(ip)
     };
     let contradicts = |problem: String, help: &str, place: Box<Place>| {
-        Err(Error::PortContradicts { problem, help: help.into(), place })
+        Err(Error::KeysContradict { problem, help: help.into(), place })
     };
     if let Some(queues) = section.find("queues")
         && queues.integer(1, 1024)? > 1

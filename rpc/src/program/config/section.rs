@@ -41,7 +41,7 @@ pub(super) const DPDK: &[&str] = &[
     "file_prefix",
 ];
 pub(super) const DISK: &[&str] = &["file_bytes", "files", "snapshot_every_bytes"];
-pub(super) const CORES: &[&str] = &["shards", "count", "cpus", "applier"];
+pub(super) const CORES: &[&str] = &["shards", "count", "cpus", "applier", "applier_cpus"];
 pub(super) const MEMBER: &[&str] = &["slot", "client", "peer"];
 pub(super) const READS: &[&str] = &["lease", "clock_drift_ppm"];
 pub(super) const LIMITS: &[&str] = &[

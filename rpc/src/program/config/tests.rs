@@ -324,10 +324,13 @@ fn cores_are_read_and_fit_the_shards() {
     let cores = |section: &str| {
         Config::parse("n.toml", &with_section(&format!("[cores]\n{section}\n"))).expect("correct").0.cores
     };
-    assert_eq!(cores(""), Cores { shards: 1, count: 1, cpus: Vec::new(), applier: false });
+    let one = Cores { shards: 1, count: 1, cpus: Vec::new(), applier: false, applier_cpus: Vec::new() };
+    assert_eq!(cores(""), one);
+    let two = Cores { shards: 4, count: 2, cpus: vec![1, 0], ..one };
+    assert_eq!(cores("shards = 4\ncount = 2\ncpus = [1, 0]"), two);
     assert_eq!(
-        cores("shards = 4\ncount = 2\ncpus = [1, 0]"),
-        Cores { shards: 4, count: 2, cpus: vec![1, 0], applier: false }
+        cores("shards = 4\ncount = 2\ncpus = [1, 0]\napplier = true\napplier_cpus = [3, 2]"),
+        Cores { applier: true, applier_cpus: vec![3, 2], ..two }
     );
     assert_eq!(cores("shards = 64").layout().map(|layout| layout.cores()).ok(), Some(1));
     for (section, said) in [
@@ -338,10 +341,26 @@ fn cores_are_read_and_fit_the_shards() {
             "error[E0205]: `cpus` must be a list of 2, one for each core, not a list",
         ),
         ("cpus = [1, 1]", "error[E0205]: `cpus` must be a list of different numbers from 0 to 1023, not a list"),
+        (
+            "shards = 2\ncount = 2\napplier = true\napplier_cpus = [1]",
+            "error[E0205]: `applier_cpus` must be a list of 2, one for each core, not a list",
+        ),
+        (
+            "applier = true\napplier_cpus = [1024]",
+            "error[E0205]: `applier_cpus` must be a list of different numbers from 0 to 1023, not a list",
+        ),
+        (
+            "applier_cpus = [1]",
+            "error[E0216]: `applier_cpus` is for threads that this node does not have\n  --> n.toml:",
+        ),
+        ("applier = false\napplier_cpus = [1]", "error[E0216]: `applier_cpus` is for threads"),
     ] {
         let found = complaint(&with_section(&format!("[cores]\n{section}\n")));
         assert!(found.starts_with(said), "{found}");
     }
     // What the command line makes of it is looked at as well.
     assert!(Cores { shards: 2, count: 3, ..Cores::default() }.layout().is_err());
+    let said = |cores: Cores| cores.layout().map(drop).map_err(|error| (error.code(), error.to_string()));
+    let spread = Cores { shards: 2, count: 2, applier: true, applier_cpus: vec![1], ..Cores::default() };
+    assert_eq!(said(spread), Err(("E0215", "`applier_cpus` names 1 processors for 2 cores".to_owned())));
 }
