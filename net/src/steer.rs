@@ -100,7 +100,7 @@ pub(crate) struct Crossing {
 pub(crate) enum Crossed {
     /// It is on its way to its core.
     Sent,
-    /// The ring to its core is full; it is gone.
+    /// The ring to its core is full, or that core has ended; it is gone.
     Full,
     /// It is nobody's.
     Unbound,

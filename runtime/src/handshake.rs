@@ -32,7 +32,7 @@ impl Handshake {
     }
 
     /// Any thread, after it has put work into the inbox. True: the core may be asleep, and this caller, no other, must
-    /// end its sleep.
+    /// end its sleep. A full fence for the caller, too: departure.rs counts on it.
     pub(crate) fn ring(&self) -> bool {
         // An exchange, not a store: a store would hide the one of a waker just before from the core, and with it what that
         // one put into the inbox.

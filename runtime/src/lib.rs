@@ -26,6 +26,7 @@ mod affinity;
 pub mod channel;
 pub mod clock;
 pub mod core;
+mod departure;
 pub mod disk;
 pub mod driver;
 mod error;
@@ -43,7 +44,7 @@ pub mod task;
 pub mod time;
 mod wheel;
 
-/// What the handshake and the flags of a mesh are made of. Its test puts loom's atomics in this place.
+/// What the handshake, the flags of a mesh and the end of a core in it are made of. Its test puts loom's atomics in this place.
 mod atomic {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 }

@@ -8,8 +8,10 @@
 //! A ring has one writer and one reader, so neither locks anything. It is bounded: what does not fit is given back to whoever
 //! sends, and counted. What is sent in one go, such as the packets of a burst, is announced once, by [`MeshEnd::notify`].
 //!
-//! What a core that has ended was sent is dropped with its rings; once its ring is full, it is given back.
+//! What a core that has ended was sent is dropped with its end of the mesh, or by the sender when it notices (departure.rs): it waits
+//! for nobody. What is sent later is given back.
 
+use crate::departure::Departure;
 use crate::flags::Flags;
 use crate::idle::Bell;
 use crate::local::Inbox;
@@ -47,7 +49,7 @@ impl fmt::Debug for Doorbell {
     }
 }
 
-/// A message that was given back: the ring to that core is full, or there is no such core, or it is the sender's own.
+/// A message that was given back: the ring to that core is full, or there is no such core, or it has ended, or it is the sender's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotTaken<M>(pub M);
 
@@ -69,14 +71,17 @@ pub struct MeshEnd<M> {
     inlets: Vec<Option<rtrb::Consumer<M>>>,
     /// Who has put something into the inlets.
     flags: Arc<Flags>,
+    departure: Arc<Departure>,
     /// Who has been sent something and has not been told.
     untold: u64,
     stats: MeshStats,
 }
 
-struct Outlet<M> {
+/// What leads to one peer.
+pub(crate) struct Outlet<M> {
     ring: rtrb::Producer<M>,
     flags: Arc<Flags>,
+    departure: Arc<Departure>,
     bell: Doorbell,
 }
 
@@ -90,8 +95,8 @@ pub fn mesh<M: Send>(bells: &[Doorbell], capacity: usize) -> Vec<MeshEnd<M>> {
     for from in 0..bells.len() {
         for to in (0..bells.len()).filter(|to| *to != from) {
             let (ring, inlet) = rtrb::RingBuffer::new(capacity);
-            let flags = ends[to].flags.clone();
-            ends[from].outlets[to] = Some(Outlet { ring, flags, bell: bells[to].clone() });
+            let (flags, departure) = (ends[to].flags.clone(), ends[to].departure.clone());
+            ends[from].outlets[to] = Some(Outlet { ring, flags, departure, bell: bells[to].clone() });
             ends[to].inlets[from] = Some(inlet);
         }
     }
@@ -105,6 +110,7 @@ impl<M> MeshEnd<M> {
             outlets: (0..cores).map(|_| None).collect(),
             inlets: (0..cores).map(|_| None).collect(),
             flags: Arc::new(Flags::new()),
+            departure: Arc::new(Departure::new()),
             untold: 0,
             stats: MeshStats::default(),
         }
@@ -120,14 +126,18 @@ impl<M> MeshEnd<M> {
         self.inlets.len()
     }
 
-    /// Puts a message into the ring to another core, which hears of it after [`MeshEnd::notify`]. Costs some nanoseconds.
+    /// Puts a message into the ring to another core, which hears of it after [`MeshEnd::notify`]. Costs some nanoseconds. Taken is not
+    /// delivered: a core that ends drops what it was sent.
     ///
     /// # Errors
-    /// The message, where there is no room for it.
+    /// The message, where there is no room for it, or nobody to take it.
     pub fn send(&mut self, to: usize, message: M) -> Result<(), NotTaken<M>> {
         let Some(outlet) = self.outlets.get_mut(to).and_then(Option::as_mut) else { return Err(NotTaken(message)) };
         // The other core may be asleep, and must be told all the same of what is there already.
         self.untold |= 1 << to;
+        if outlet.departure.is_announced() {
+            return Err(NotTaken(message));
+        }
         match outlet.ring.push(message) {
             Ok(()) => {
                 self.stats.sent += 1;
@@ -140,17 +150,30 @@ impl<M> MeshEnd<M> {
         }
     }
 
-    /// Tells every core that was sent something since the last call, and wakes those that sleep. Call it in the turn that sends.
+    /// Tells every core that was sent something since the last call, and wakes those that sleep. Call it in the turn that sends. Drops
+    /// what was sent to cores that have ended.
     pub fn notify(&mut self) {
+        drop(self.announce());
+    }
+
+    /// As [`MeshEnd::notify`], but returns what leads to cores that have ended, and with it what is left in there, for the caller to
+    /// drop: what that runs may want to send, too.
+    #[must_use = "dropping it may run foreign code"]
+    pub(crate) fn announce(&mut self) -> Vec<Outlet<M>> {
+        let mut departed = Vec::new();
         let mut untold = std::mem::take(&mut self.untold);
         while untold != 0 {
             let to = untold.trailing_zeros() as usize;
             untold &= untold - 1;
-            if let Some(outlet) = &self.outlets[to] {
-                outlet.flags.raise(self.core);
-                outlet.bell.ring();
+            let Some(outlet) = &self.outlets[to] else { continue };
+            outlet.flags.raise(self.core);
+            outlet.bell.ring();
+            // Not before the bell: its fence is what makes sure that either this look or the core's last one finds the message.
+            if outlet.departure.is_announced() {
+                departed.extend(self.outlets[to].take());
             }
         }
+        departed
     }
 
     /// Whether a peer has announced something that has not been taken. Costs a plain load.
@@ -186,6 +209,20 @@ impl<M> MeshEnd<M> {
     }
 }
 
+impl<M> Drop for MeshEnd<M> {
+    /// A ring is dropped with the last of its two ends, and the sender may keep his for long: what waits in there, and whoever waits for
+    /// it, must not.
+    fn drop(&mut self) {
+        self.departure.announce();
+        for inlet in self.inlets.iter_mut().flatten() {
+            // So many, and no more: who sends after this look sees for himself that nobody is there.
+            for _ in 0..inlet.slots() {
+                drop(inlet.pop());
+            }
+        }
+    }
+}
+
 impl<M> fmt::Debug for MeshEnd<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeshEnd").field("core", &self.core).field("stats", &self.stats).finish_non_exhaustive()
@@ -195,6 +232,10 @@ impl<M> fmt::Debug for MeshEnd<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::Job;
+    use crate::local::tests::local;
+    use crate::run::spawn_on;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn three() -> [MeshEnd<u32>; 3] {
         let bells: Vec<_> = (0..3).map(|_| Doorbell::new()).collect();
@@ -255,17 +296,82 @@ mod tests {
         assert_eq!(drained(&mut b, 9).len(), 4);
     }
 
+    /// Two ends, and something to send that tells whether it is still there.
+    fn two() -> (MeshEnd<Arc<()>>, MeshEnd<Arc<()>>, Arc<()>) {
+        let mut ends = mesh(&[Doorbell::new(), Doorbell::new()], 2);
+        let (other, one) = (ends.pop(), ends.pop());
+        (one.expect("two ends"), other.expect("two ends"), Arc::new(()))
+    }
+
     #[test]
-    fn what_an_ended_core_was_sent_is_dropped() {
-        let held = Arc::new(());
-        let bells = [Doorbell::new(), Doorbell::new()];
-        let mut ends = mesh(&bells, 2);
-        let (other, mut one) = (ends.pop(), ends.pop().expect("two ends"));
+    fn what_an_ended_core_was_sent_is_dropped_while_the_sender_lives_on() {
+        let (mut one, other, held) = two();
+        assert!(one.send(1, held.clone()).is_ok());
+        one.notify();
+        assert!(one.send(1, held.clone()).is_ok(), "not announced yet");
+        drop(other);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn an_ended_core_is_sent_nothing() {
+        let (mut one, other, held) = two();
+        drop(other);
+        for _ in 0..2 {
+            assert!(one.send(1, held.clone()).is_err());
+            one.notify();
+        }
+        assert_eq!((Arc::strong_count(&held), one.stats()), (1, MeshStats::default()));
+    }
+
+    /// The sender had looked before the other core ended, and fills the ring after that one's last look.
+    #[test]
+    fn what_is_sent_past_the_last_look_of_a_core_is_dropped_by_the_sender() {
+        let (mut one, other, held) = two();
         assert!(one.send(1, held.clone()).is_ok());
         drop(other);
+        let outlet = one.outlets[1].as_mut().expect("a ring");
+        outlet.ring.push(held.clone()).expect("room");
+        assert_eq!(Arc::strong_count(&held), 2);
         one.notify();
-        assert!(one.send(1, held.clone()).is_ok() && one.send(1, held.clone()).is_err());
-        drop(one);
         assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    /// One end lets go while the other is about to: whoever is the last takes the ring along.
+    #[test]
+    fn what_is_sent_to_a_core_about_to_let_go_is_dropped_when_it_has() {
+        let (mut one, mut other, held) = two();
+        other.departure.announce();
+        one.outlets[1].as_mut().expect("a ring").ring.push(held.clone()).expect("room");
+        one.untold = 1 << 1;
+        one.notify();
+        assert!(one.outlets[1].is_none());
+        // As in the end of a drop, after the last look.
+        other.inlets.clear();
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    /// What a closure holds may send something when it is dropped: the end that the sender has in hand must be free again by then.
+    #[test]
+    fn a_closure_that_the_sender_drops_may_send_in_its_end() {
+        struct Sends(Arc<AtomicUsize>);
+        impl Drop for Sends {
+            fn drop(&mut self) {
+                assert!(spawn_on(1, "farewell", || async {}).is_err());
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let mut ends = mesh::<Job>(&[Doorbell::new(), Doorbell::new()], 2);
+        let (other, mut one) = (ends.pop(), ends.pop().expect("two ends"));
+        drop(other);
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let sends = Sends(dropped.clone());
+        let outlet = one.outlets[1].as_mut().expect("a ring");
+        assert!(outlet.ring.push(Box::new(move || drop(sends))).is_ok());
+        let local = local();
+        *local.jobs.borrow_mut() = Some(one);
+        let _entered = local.enter();
+        assert!(spawn_on(1, "guest", || async {}).is_err());
+        assert_eq!(dropped.load(Ordering::Relaxed), 1);
     }
 }

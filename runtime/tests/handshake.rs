@@ -1,15 +1,18 @@
-//! The sleep handshake and the flags of a mesh under loom: the interleavings of a core that falls asleep with threads that bring
+//! The sleep handshake and the flags of a mesh under loom: the interleavings of a core that falls asleep, or ends, with threads that bring
 //! it work. A lost wake is a deadlock, which loom reports.
 
 mod atomic {
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 }
 
+#[path = "../src/departure.rs"]
+mod departure;
 #[path = "../src/flags.rs"]
 mod flags;
 #[path = "../src/handshake.rs"]
 mod handshake;
 
+use departure::Departure;
 use flags::Flags;
 use handshake::Handshake;
 use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -151,4 +154,50 @@ fn a_message_in_a_ring_is_never_slept_over() {
 #[test]
 fn messages_of_two_peers_announced_together_are_all_seen() {
     mesh_model(2, 2, false, 3);
+}
+
+/// A core ends while a peer sends so many messages, with one announcement for all of them, or for each. The ring is a counter, ordered as
+/// a ring's is. What the core's last look has missed must be in a ring that the peer lets go of.
+fn departure_model(messages: usize, announces_each: bool, preemptions: usize) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(move || {
+        let shared = Arc::new((Handshake::new(), Flags::new(), Departure::new(), AtomicUsize::new(0)));
+        let peer = {
+            let shared = shared.clone();
+            loom::thread::spawn(move || {
+                let (handshake, flags, departure, ring) = &*shared;
+                let announce = || {
+                    flags.raise(0);
+                    handshake.ring();
+                    departure.is_announced()
+                };
+                let mut sent = 0;
+                for message in 1..=messages {
+                    if departure.is_announced() {
+                        // Refused.
+                        return (sent, announce());
+                    }
+                    ring.store(message, Ordering::Release);
+                    sent = message;
+                    if (announces_each || message == messages) && announce() {
+                        return (sent, true);
+                    }
+                }
+                (sent, false)
+            })
+        };
+        let (_, _, departure, ring) = &*shared;
+        departure.announce();
+        let dropped = ring.load(Ordering::Acquire);
+        let (sent, lets_go) = peer.join().unwrap();
+        assert!(lets_go || dropped == sent, "{dropped} of {sent} messages are dropped, and the ring stays");
+    });
+}
+
+#[test]
+fn what_is_sent_to_a_core_that_ends_is_never_kept() {
+    departure_model(1, true, 5);
+    departure_model(2, true, 4);
+    departure_model(2, false, 4);
 }

@@ -1,11 +1,12 @@
 //! Several cores on threads of their own: started together, talking through rings, ended together. Everything is awaited, nothing
 //! is timed.
 
+use std::cell::RefCell;
 use std::future::pending;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 use trimaran_runtime::{
@@ -168,6 +169,90 @@ fn a_task_that_panics_abroad_is_lost_and_ends_nothing() {
     let runtime = Runtime::start(bells(2), cores).unwrap();
     assert_eq!(is_done.recv().unwrap(), Err(Lost));
     runtime.shutdown().unwrap();
+}
+
+/// A core whose main task has ended takes nothing any more, and who waits for it must hear of that.
+#[test]
+fn what_waits_in_the_ring_of_a_core_that_ends_is_lost() {
+    let (ready, sent) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let main = move |core| {
+        let (ready, sent) = (ready.clone(), sent.clone());
+        async move {
+            // The core is held up in here: what it is sent meanwhile would be taken in the next turn, and there is none.
+            ready.wait();
+            if core == 1 {
+                sent.wait();
+                return Ok(1);
+            }
+            let abroad = spawn_on(1, "guest", || async {});
+            sent.wait();
+            assert_eq!(abroad.map_err(drop).unwrap().await, Err(Lost));
+            Ok(0)
+        }
+    };
+    let (cores, _told) = cores(2, main);
+    assert_eq!(Runtime::start(bells(2), cores).unwrap().join().unwrap(), [0, 1]);
+}
+
+#[test]
+fn nothing_is_sent_to_a_core_that_has_ended() {
+    struct Ended(Sender<()>);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    thread_local! {
+        /// Goes with its thread, when all is gone that the core had.
+        static ENDED: RefCell<Option<Ended>> = const { RefCell::new(None) };
+    }
+    let (ended, has_ended) = mpsc::channel();
+    let has_ended = Arc::new(Mutex::new(has_ended));
+    let main = move |core| {
+        let (ended, has_ended) = (ended.clone(), has_ended.clone());
+        async move {
+            if core == 1 {
+                ENDED.set(Some(Ended(ended)));
+                return Ok(1);
+            }
+            has_ended.lock().unwrap().recv().unwrap();
+            for _ in 0..2 {
+                assert!(spawn_on(1, "guest", || async {}).is_err());
+            }
+            Ok(0)
+        }
+    };
+    let (cores, _told) = cores(2, main);
+    assert_eq!(Runtime::start(bells(2), cores).unwrap().join().unwrap(), [0, 1]);
+}
+
+/// Whichever comes first, each is told how it went.
+#[test]
+fn whoever_sends_to_a_core_while_it_ends_is_told() {
+    for round in 0..300 {
+        let main = move |core| async move {
+            if core == 1 {
+                for _ in 0..round % 8 {
+                    yield_now().await;
+                }
+                return Ok(1);
+            }
+            let mut taken = Vec::new();
+            // Until it has ended, or takes too long.
+            while let Ok(abroad) = spawn_on(1, "guest", || async {}) {
+                taken.push(abroad);
+                if round % 2 == 0 {
+                    yield_now().await;
+                }
+            }
+            for abroad in taken {
+                assert!(matches!(abroad.await, Ok(()) | Err(Lost)));
+            }
+            Ok(0)
+        };
+        let (cores, _told) = cores(2, main);
+        assert_eq!(Runtime::start(bells(2), cores).unwrap().join().unwrap(), [0, 1]);
+    }
 }
 
 #[test]

@@ -284,7 +284,8 @@ pub fn core_number() -> usize {
 /// The future need not be `Send`, its output must be. To a core's own number it is started here.
 ///
 /// # Errors
-/// The closure, where 256 are already on their way to that core, where there is no such core, or this one is alone.
+/// The closure, where 256 are already on their way to that core, where there is no such core or it has ended, or this one is alone. Where
+/// that core ends after it was taken, the output is [`Lost`].
 ///
 /// # Panics
 /// Outside of any core. A `build` that panics ends the core that it is sent to, and with it all others.
@@ -310,7 +311,10 @@ where
         }
         Some(end) => {
             let sent = end.send(core, job);
-            end.notify();
+            let departed = end.announce();
+            drop(jobs);
+            // Closures that nobody runs, and what they hold may want to send something itself.
+            drop(departed);
             sent?;
         }
         None => return Err(NotTaken(job)),
@@ -318,7 +322,8 @@ where
     Ok(Abroad(slot))
 }
 
-/// A task on another core, started by [`spawn_on`], that its output is awaited of. Dropped, the task goes on.
+/// A task on another core, started by [`spawn_on`], that its output is awaited of; it ends with [`Lost`] at the latest when that core does.
+/// Dropped, the task goes on.
 #[must_use = "its output is lost where nobody awaits it"]
 pub struct Abroad<T>(Arc<Mutex<Slot<T>>>);
 
