@@ -28,9 +28,23 @@ const NODES: u8 = 3;
 /// Runs every system in turn and prints its rows.
 ///
 /// # Errors
-/// Those of the nodes and the clusters.
+/// Those of the nodes and the clusters, once all systems have had their turn.
 pub fn run(bench: &BenchPeer, program: &Program) -> Result<(), Error> {
-    bench.systems.iter().try_for_each(|&system| run_one(system, bench, program.service))
+    each(&bench.systems, |system| run_one(system, bench, program.service))
+}
+
+/// Gives every system its turn: rows of one are no worse because another has failed. Only whoever interrupts the program wants no more of
+/// them.
+fn each(systems: &[System], mut run: impl FnMut(System) -> Result<(), Error>) -> Result<(), Error> {
+    let mut failed = Vec::new();
+    for &system in systems {
+        match run(system) {
+            Ok(()) => {}
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => failed.push(format!("{} ended with {}: {error}", name(system), error.code())),
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(Error::BenchFailed { what: failed.join("; ") }) }
 }
 
 /// How a system is called in the table.
@@ -177,6 +191,27 @@ mod tests {
             assert!(echo.len() == 4 && echo.iter().all(is_echo), "{system:?}");
         }
         assert_eq!(rows(System::Spinning, &bench).len(), 8);
+    }
+
+    #[test]
+    fn a_system_that_fails_does_not_take_the_later_ones_with_it() {
+        let systems = [System::Apart, System::Durable, System::Echo];
+        let broken = || Error::BenchFailed { what: "no disk".into() };
+        let mut ran = Vec::new();
+        let ended = each(&systems, |system| {
+            ran.push(system);
+            if system == System::Durable { Err(broken()) } else { Ok(()) }
+        });
+        assert_eq!(ran, systems);
+        let told = ended.expect_err("one has failed").to_string();
+        assert!(told.contains("trimaran-durable ended with E0322: ") && told.contains("no disk"), "{told}");
+        assert!(each(&systems, |_| Ok(())).is_ok());
+        ran.clear();
+        let ended = each(&systems, |system| {
+            ran.push(system);
+            Err(Error::Interrupted)
+        });
+        assert!(matches!(ended, Err(Error::Interrupted)) && ran.len() == 1, "nobody waits for more after Ctrl-C");
     }
 
     #[test]

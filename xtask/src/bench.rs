@@ -211,18 +211,7 @@ fn play(context: &Context<'_>, part: &'static Part, bar: &Bar) -> Outcome {
     bar.bar.set_message(part.what);
     let expected = bar.seconds(part);
     let tick = || bar.bar.set_position(before + started.elapsed().as_secs().min(expected));
-    let (rows, why, is_absent) = match context.work(part) {
-        Work::Absent(why) => (Vec::new(), Some(why), true),
-        Work::Failed(why) => (Vec::new(), Some(why), false),
-        Work::Run(commands) => {
-            let (output, why) = output_of(context, part, commands, &tick);
-            (numbers::printed(part.name, &output), why, false)
-        }
-        Work::Peers(commands, file) => {
-            let (_, why) = output_of(context, part, commands, &tick);
-            (numbers::peers(&fs::read_to_string(file).unwrap_or_default()), why, false)
-        }
-    };
+    let (rows, why, is_absent) = done(context, part, context.work(part), &tick);
     let why = why.or_else(|| rows.is_empty().then(|| "it printed no rows".to_owned()));
     bar.bar.set_position(before + expected);
     let outcome = Outcome { part, rows, why, is_absent, took: started.elapsed() };
@@ -232,10 +221,28 @@ fn play(context: &Context<'_>, part: &'static Part, bar: &Bar) -> Outcome {
     outcome
 }
 
+/// The rows of a part's work, why they are not all, and whether it is not there to be run.
+fn done(context: &Context<'_>, part: &Part, work: Work, tick: &dyn Fn()) -> (Vec<Value>, Option<String>, bool) {
+    match work {
+        Work::Absent(why) => (Vec::new(), Some(why), true),
+        Work::Failed(why) => (Vec::new(), Some(why), false),
+        Work::Run(commands) => {
+            let (output, why) = output_of(context, part, commands, tick);
+            (numbers::printed(part.name, &output), why, false)
+        }
+        Work::Peers(commands, expected) => {
+            let (_, why) = output_of(context, part, commands, tick);
+            let rows = numbers::peers(&fs::read_to_string(&expected.results).unwrap_or_default());
+            let log = fs::read_to_string(context.place(part, "log")).unwrap_or_default();
+            let why = why.or_else(|| expected.missing(&rows, &log));
+            (rows, why, false)
+        }
+    }
+}
+
 /// Runs the commands; what they print stays in a file for each stream. Their standard output, and why it is not all, if so.
 fn output_of(context: &Context<'_>, part: &Part, commands: Vec<Command>, tick: &dyn Fn()) -> (String, Option<String>) {
-    let place = |kind: &str| context.scratch.join(format!("{}.{kind}", part.name));
-    let (out, log) = (place("out"), place("log"));
+    let (out, log) = (context.place(part, "out"), context.place(part, "log"));
     let why = run_all(&out, &log, commands, tick).unwrap_or_else(|error| Some(format!("cannot run: {error}")));
     (fs::read_to_string(&out).unwrap_or_default(), why)
 }
@@ -387,6 +394,33 @@ mod tests {
         let missing = run_all(&out, &log, vec![Command::new("/nowhere")], &|| ());
         assert!(missing.is_err());
         [out, log].iter().for_each(|file| fs::remove_file(file).unwrap());
+    }
+
+    /// As harnesses do: it says which system has failed, goes on, and ends well.
+    #[test]
+    fn a_harness_that_goes_on_after_a_system_has_failed_is_no_success() {
+        let scratch = std::env::temp_dir().join(format!("xtask-bench-harness-{}", std::process::id()));
+        fs::create_dir_all(&scratch).unwrap();
+        let workspace = Workspace::load().unwrap();
+        let context = Context { workspace: &workspace, quick: true, peers: None, scratch: scratch.clone() };
+        let part = parts::PARTS.iter().find(|part| part.name == "peers").unwrap();
+        let results = scratch.join("results.tsv");
+        let run = |systems: &[&str]| {
+            let row = "null\\tput\\t64\\t300\\t1\\t2\\t3\\t0\\t0.5\\t0.4\\t0.1\\t4.5\\t9\\n";
+            let mut harness = Command::new("sh");
+            harness.args(["-c", &format!("printf '{row}' > '{}'; echo 'etcd-disk failed' >&2", results.display())]);
+            let systems = systems.iter().map(|system| (*system).to_owned()).collect();
+            let expected = peers::Expected { results: results.clone(), systems, programs: Vec::new() };
+            let (rows, why, is_absent) = done(&context, part, Work::Peers(vec![harness], expected), &|| ());
+            assert_eq!((rows.len(), is_absent), (1, false), "what was measured is kept");
+            why
+        };
+        assert_eq!(
+            run(&["null", "etcd-disk"]).as_deref(),
+            Some("no rows of etcd-disk; the harness says: etcd-disk failed")
+        );
+        assert_eq!(run(&["null"]), None);
+        fs::remove_dir_all(scratch).unwrap();
     }
 
     #[test]

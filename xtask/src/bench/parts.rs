@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::peers;
+use super::peers::{self, Expected};
 use crate::preflight;
 use crate::workspace::Workspace;
 
@@ -61,8 +61,8 @@ pub(crate) struct Context<'a> {
 pub(crate) enum Work {
     /// These, one after the other; their rows are on standard output.
     Run(Vec<Command>),
-    /// These; their rows are in the harness's file.
-    Peers(Vec<Command>, PathBuf),
+    /// These; their rows are in the harness's file, and the harness goes on after a system that has failed.
+    Peers(Vec<Command>, Expected),
     /// Nothing, and why: this machine lacks it, or nobody has asked for it.
     Absent(String),
     /// Nothing, since what was asked for cannot be done, and why.
@@ -72,6 +72,11 @@ pub(crate) enum Work {
 impl Context<'_> {
     pub(crate) fn kv(&self) -> PathBuf {
         self.workspace.target().join("release/kv")
+    }
+
+    /// Where a stream of a part's commands is kept.
+    pub(crate) fn place(&self, part: &Part, stream: &str) -> PathBuf {
+        self.scratch.join(format!("{}.{stream}", part.name))
     }
 
     /// How long each load runs before it is measured, and then.

@@ -8,6 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
+use super::numbers::number;
 use super::parts::{Context, Work};
 
 /// What a copy leaves behind: what the original has built and measured.
@@ -15,8 +18,50 @@ const NOT_COPIED: [&str; 2] = ["target", "results.tsv"];
 
 /// What says with which sources the copy was set up.
 const STAMP: &str = ".set-up";
-/// Our ways to run nodes that join its table.
-const SYSTEMS: &str = "apart,together,echo,raw,spinning,echo-spinning,durable";
+/// Our ways to run nodes that join its table: as `kv bench-peer` takes them, and as it calls them there.
+const OURS: [[&str; 2]; 7] = [
+    ["apart", "trimaran"],
+    ["together", "trimaran-together"],
+    ["echo", "trimaran-echo"],
+    ["raw", "trimaran-raw"],
+    ["spinning", "trimaran-spin"],
+    ["echo-spinning", "trimaran-echo-spin"],
+    ["durable", "trimaran-durable"],
+];
+
+/// What a run of the harness is to bring.
+pub(crate) struct Expected {
+    /// Its rows.
+    pub(crate) results: PathBuf,
+    /// The systems that they are about.
+    pub(crate) systems: Vec<String>,
+    /// The programs among those that it was told to run.
+    pub(crate) programs: Vec<String>,
+}
+
+impl Expected {
+    /// Which systems are not among the rows, and which calls the harness says have failed, by its log: it goes on after them and ends
+    /// well. `None` where nothing is missing.
+    pub(crate) fn missing(&self, rows: &[Value], log: &str) -> Option<String> {
+        let is_measured = |system: &&String| {
+            let is_one = |row: &Value| row["system"] == system.as_str() && number(row, "per_second") > Some(0.0);
+            rows.iter().any(is_one)
+        };
+        let absent: Vec<&str> = self.systems.iter().filter(|system| !is_measured(system)).map(String::as_str).collect();
+        let mut failed: Vec<&str> = Vec::new();
+        for system in log.lines().filter_map(|line| line.trim().strip_suffix(" failed")) {
+            // Other programs write into the log, too.
+            let is_known = self.systems.iter().chain(&self.programs).any(|known| known == system);
+            if is_known && !failed.contains(&system) {
+                failed.push(system);
+            }
+        }
+        let rows = (!absent.is_empty()).then(|| format!("no rows of {}", absent.join(", ")));
+        let told = (!failed.is_empty()).then(|| format!("the harness says: {} failed", failed.join(", ")));
+        let all: Vec<String> = [rows, told].into_iter().flatten().collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
 
 /// Copies the harness, unless it is there, and says what is to be run.
 pub(crate) fn work(context: &Context<'_>, harness: &Path) -> Work {
@@ -35,8 +80,8 @@ fn prepare(context: &Context<'_>, harness: &Path) -> io::Result<Work> {
 
     let ours = copy.join("trimaran");
     // The harness calls a program with its own options only.
-    let kv = context.kv();
-    fs::write(&ours, format!("#!/bin/sh\nexec '{}' bench-peer --systems {SYSTEMS} \"$@\"\n", kv.display()))?;
+    let (kv, systems) = (context.kv(), OURS.map(|[system, _]| system).join(","));
+    fs::write(&ours, format!("#!/bin/sh\nexec '{}' bench-peer --systems {systems} \"$@\"\n", kv.display()))?;
     fs::set_permissions(&ours, fs::Permissions::from_mode(0o755))?;
 
     let mut commands = Vec::new();
@@ -49,12 +94,12 @@ fn prepare(context: &Context<'_>, harness: &Path) -> io::Result<Work> {
         if context.quick { ("1,64,256", "0.3", "1", "1") } else { ("1,8,64,256", "0.5", "1.5", "2") };
     run.env("OUT", out).env("WARMUP", warmup).env("MEASURE", measure).env("REPEAT", repeat);
     // ZooKeeper on a disk is no goal's.
-    run.args(["echo", "null", "raftrs", "etcd-tmpfs", "etcd-disk", "zk-tmpfs"]).arg(&ours);
-    if !context.quick {
-        run.args(["echo-spin", "zk-disk"]);
-    }
+    let others = ["echo", "null", "raftrs", "etcd-tmpfs", "etcd-disk", "zk-tmpfs", "echo-spin", "zk-disk"];
+    let others = &others[..if context.quick { 6 } else { 8 }];
+    run.args(others).arg(&ours);
     commands.push(run);
-    Ok(Work::Peers(commands, results))
+    let systems = others.iter().copied().chain(OURS.map(|[_, name]| name)).map(str::to_owned).collect();
+    Ok(Work::Peers(commands, Expected { results, systems, programs: vec![ours.display().to_string()] }))
 }
 
 /// Sets the copy up, unless that was done with these very sources. The stamp is written by whoever has done it.
@@ -118,6 +163,29 @@ fn stand_alone(manifest: &PathBuf) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_system_that_the_harness_went_on_without_is_missed() {
+        let expected = Expected {
+            results: PathBuf::new(),
+            systems: ["null", "etcd-disk", "trimaran", "trimaran-durable"].map(str::to_owned).into(),
+            programs: vec!["/scratch/trimaran".into()],
+        };
+        let row = |system: &str, per_second: f64| json!({ "system": system, "op": "put", "per_second": per_second });
+        let mut rows = vec![row("null", 9.0), row("trimaran", 5.0), row("trimaran-durable", 3.0)];
+        let told = expected.missing(&rows, "null\tput\t1\netcd-disk failed\nlogin failed\netcd-disk failed\n");
+        assert_eq!(told.as_deref(), Some("no rows of etcd-disk; the harness says: etcd-disk failed"));
+        rows.push(row("etcd-disk", 0.0));
+        assert_eq!(expected.missing(&rows, "").as_deref(), Some("no rows of etcd-disk"), "nothing was answered");
+        rows[3] = row("etcd-disk", 1.0);
+        assert_eq!(expected.missing(&rows, "the election failed\n"), None);
+        rows.remove(2);
+        assert_eq!(
+            expected.missing(&rows, "/scratch/trimaran failed\n").as_deref(),
+            Some("no rows of trimaran-durable; the harness says: /scratch/trimaran failed")
+        );
+    }
 
     #[test]
     fn a_copy_stands_alone_and_is_not_touched_again_while_its_original_stays() {
