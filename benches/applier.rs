@@ -80,6 +80,8 @@ struct Figures {
     /// In a closed loop, before that.
     per_second: f64,
     answered_per_second: f64,
+    /// Of the calls asked for then those that were not answered within their deadline.
+    failed_share: f64,
     /// Changes of role, term or leader that the replicas have counted: an attempt to be elected is one.
     changes: u64,
     /// Terms that have begun.
@@ -98,17 +100,19 @@ fn main() {
             format!("one replica, handlers of {HANDLER:?} {place:<24} {rate:>8.0} /s of {possible:.0} ({share:.2})");
         tell(&format!("applier.one.{id}.per_second"), rate, "/s", &line);
         tell(&format!("applier.one.{id}.share"), share, "share", "");
-        let Figures { per_second, answered_per_second, changes, terms } =
+        let Figures { per_second, answered_per_second, failed_share, changes, terms } =
             three(with_applier, Duration::from_secs(seconds));
         let asked = per_second * LOAD;
         let line = format!(
             "three replicas, handlers {place:<24} {per_second:>8.0} /s; {seconds} s at {asked:.0} /s: {answered_per_second:.0} /s, \
-             {changes} changes of role, term or leader, {terms} new terms"
+             {:.2} % not answered, {changes} changes of role, term or leader, {terms} new terms",
+            100.0 * failed_share
         );
         tell(&format!("applier.three.{id}.per_second"), per_second, "/s", &line);
         for (name, value, unit) in [
             ("seconds_at_80_percent", seconds as f64, "s"),
             ("answered_of_asked", answered_per_second / asked, "share"),
+            ("failed_share", failed_share, "share"),
             ("leadership_changes", changes as f64, ""),
             ("new_terms", terms as f64, ""),
         ] {
@@ -261,9 +265,15 @@ async fn under_load(client: &Client, servers: &[SocketAddrV4], seen: &[Seen; 3],
     };
     let per_second = closed_loop(client).await;
     let before = look();
-    let answered_per_second = open_loop(client, per_second * LOAD, minute).await;
+    let Asked { asked, answered, .. } = open_loop(client, per_second * LOAD, minute).await;
     let after = look();
-    Figures { per_second, answered_per_second, changes: after.0 - before.0, terms: after.1 - before.1 }
+    Figures {
+        per_second,
+        answered_per_second: answered as f64 / minute.as_secs_f64(),
+        failed_share: (asked - answered) as f64 / asked.max(1) as f64,
+        changes: after.0 - before.0,
+        terms: after.1 - before.1,
+    }
 }
 
 async fn put(client: &Client) -> bool {
@@ -291,9 +301,17 @@ async fn closed_loop(client: &Client) -> f64 {
     answered.get() as f64 / MEASURE.as_secs_f64()
 }
 
-/// Asks for so many calls a second, whatever is answered; returns what was.
-async fn open_loop(client: &Client, per_second: f64, span: Duration) -> f64 {
-    let answered = Rc::new(Cell::new(0u64));
+/// What became of an open loop's calls.
+#[derive(Clone, Copy, Default)]
+struct Asked {
+    asked: u64,
+    answered: u64,
+    ended: u64,
+}
+
+/// Asks for so many calls a second, whatever is answered, until the last has been answered or has come to its deadline.
+async fn open_loop(client: &Client, per_second: f64, span: Duration) -> Asked {
+    let counts = Rc::new(Cell::new(Asked::default()));
     let from = now();
     let mut asked = 0u64;
     let mut at: Instant = from;
@@ -302,15 +320,20 @@ async fn open_loop(client: &Client, per_second: f64, span: Duration) -> f64 {
         sleep_until(at).await;
         let due = (now().saturating_since(from).as_secs_f64() * per_second) as u64;
         for _ in asked..due {
-            let (client, answered) = (client.clone(), answered.clone());
+            let (client, counts) = (client.clone(), counts.clone());
             spawn(async move {
                 let more = u64::from(put(&client).await);
-                answered.set(answered.get() + more);
+                let Asked { asked, answered, ended } = counts.get();
+                counts.set(Asked { asked, answered: answered + more, ended: ended + 1 });
             })
             .detach();
         }
         asked = due;
     }
-    sleep(Duration::from_millis(200)).await;
-    answered.get() as f64 / span.as_secs_f64()
+    // Calls end by their deadline, but for a core that is late.
+    let give_up = now() + 2 * DEADLINE;
+    while counts.get().ended < asked && now() < give_up {
+        sleep(LOOK_EVERY).await;
+    }
+    Asked { asked, ..counts.get() }
 }

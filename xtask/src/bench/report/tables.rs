@@ -273,7 +273,8 @@ fn told(rows: &[Value]) -> String {
 pub(super) fn applier(findings: &Findings) -> String {
     let rows = findings.rows("applier");
     let text = "<p>Handlers of 10 us. One replica with its client on its core; and three replicas with a thread each, of which changes of role, \
-                term or leader are counted while they have 80 % of what they bear.</p>\n";
+                term or leader are counted while they have 80 % of what they bear; failed_share are the calls that were not answered then: \
+                a load that was not carried would say nothing of elections.</p>\n";
     super::missing(findings, "applier") + if rows.is_empty() { "" } else { text } + &told(rows)
 }
 
