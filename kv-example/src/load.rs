@@ -18,7 +18,7 @@ use trimaran_rpc::r2p2::Status;
 use trimaran_rpc::r2p2::policy::Policy;
 use trimaran_runtime::{Instant, Panicked, TaskGroup, now, sleep, sleep_until};
 
-pub use measure::{Measured, Percentiles};
+pub use measure::{Measured, Percentiles, median};
 
 /// Calls that an open loop may have on their way; more that are due wait, and their latency grows.
 pub const OPEN_LOOP_SLOTS: usize = 8192;

@@ -72,8 +72,9 @@ pub fn run(bench: &BenchScale) -> Result<(), Error> {
         ))?;
         ratios.push(work / machine);
     }
-    ratios.sort_by(f64::total_cmp);
-    say(&format!("scaling from 1 to 2 cores, median of {}: {:.3}\n", ratios.len(), ratios[ratios.len() / 2]))
+    let rounds = ratios.len();
+    let middle = load::median(ratios).ok_or(Error::Interrupted)?;
+    say(&format!("scaling from 1 to 2 cores, median of {rounds}: {middle:.3}\n"))
 }
 
 /// CPU time of the calling thread.

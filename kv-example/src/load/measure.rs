@@ -165,9 +165,26 @@ impl Measured {
     }
 }
 
+/// The middle one of what several rounds have come to, of an even number of them the mean of the two in the middle: else one of these
+/// would count and the other not. `None` of none.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = *values.get(values.len().checked_sub(1)? / 2)?;
+    Some((lower + upper) / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_even_number_of_rounds_both_in_the_middle_count() {
+        assert_eq!(median(vec![9.0, 1.0, 4.0]), Some(4.0));
+        assert_eq!(median(vec![9.0, 1.0, 4.0, 5.0]), Some(4.5));
+        assert_eq!(median(vec![1.0, 0.5]), Some(0.75));
+        assert_eq!(median(Vec::new()), None);
+    }
     use trimaran_rpc::r2p2::Status;
 
     fn ok() -> Result<Answered, Failure> {

@@ -3,7 +3,7 @@
 
 use super::{DPDK, LINKS, LOOPBACK, PLACEMENTS, Round, Row, UDP};
 use crate::cli::BenchPorts;
-use crate::load::{Measured, Percentiles};
+use crate::load::{self, Measured, Percentiles};
 use serde_json::{Value, json};
 use std::time::Duration;
 use trimaran_rpc::program::nodes::Placement;
@@ -17,12 +17,12 @@ struct Spread {
 }
 
 impl Spread {
-    /// `None` where there are none. Of an even number the lower one of the two in the middle counts.
+    /// `None` where there are none.
     fn of(values: impl Iterator<Item = f64>) -> Option<Spread> {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let median = *values.get(values.len().checked_sub(1)? / 2)?;
-        Some(Spread { median, min: *values.first()?, max: *values.last()? })
+        let values: Vec<f64> = values.collect();
+        let (min, max) =
+            values.iter().fold((f64::MAX, f64::MIN), |(min, max), value| (min.min(*value), max.max(*value)));
+        Some(Spread { median: load::median(values)?, min, max })
     }
 }
 
@@ -136,6 +136,6 @@ mod tests {
         assert_eq!(Spread::of([].into_iter()), None);
         let spread = Spread::of([9.0, 1.0, 30.0, 2.0, 8.0].into_iter());
         assert_eq!(spread, Some(Spread { median: 8.0, min: 1.0, max: 30.0 }));
-        assert_eq!(Spread::of([4.0, 2.0].into_iter()).map(|spread| spread.median), Some(2.0));
+        assert_eq!(Spread::of([4.0, 2.0].into_iter()).map(|spread| spread.median), Some(3.0));
     }
 }

@@ -302,9 +302,11 @@ fn instructions(findings: &Findings) -> String {
     Lengths { title: "instructions, by callgrind", unit: "", lengths: rows.filter_map(of).collect(), mark: None }.draw()
 }
 
+/// Of an even number the mean of the two in the middle.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    let (lower, upper) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some((lower + upper) / 2.0)
 }
 
 /// By the number of cores, the median of the rounds.
@@ -369,6 +371,7 @@ mod tests {
         ];
         assert_eq!(by_cores(&rows, "per_second"), [(1.0, 90.0), (2.0, 160.0)]);
         assert_eq!(by_cores(&rows, "per_cpu_second"), [(1.0, 100.0), (2.0, 98.0)]);
+        assert_eq!(by_cores(&rows[..4], "per_second"), [(1.0, 85.0), (2.0, 160.0)], "of two rounds what lies between");
         assert!(by_cores(&[json!({ "one_to_two": 1.0 })], "per_second").is_empty());
     }
 
