@@ -232,7 +232,7 @@ fn done(context: &Context<'_>, part: &Part, work: Work, tick: &dyn Fn()) -> (Vec
         }
         Work::Peers(commands, expected) => {
             let (_, why) = output_of(context, part, commands, tick);
-            let rows = numbers::peers(&fs::read_to_string(&expected.results).unwrap_or_default());
+            let rows = expected.rows();
             let log = fs::read_to_string(context.place(part, "log")).unwrap_or_default();
             let why = why.or_else(|| expected.missing(&rows, &log));
             (rows, why, false)
@@ -410,7 +410,8 @@ mod tests {
             let mut harness = Command::new("sh");
             harness.args(["-c", &format!("printf '{row}' > '{}'; echo 'etcd-disk failed' >&2", results.display())]);
             let systems = systems.iter().map(|system| (*system).to_owned()).collect();
-            let expected = peers::Expected { results: results.clone(), systems, programs: Vec::new() };
+            let table = peers::Expectation { results: results.clone(), value_bytes: 64, systems };
+            let expected = peers::Expected { tables: vec![table], programs: Vec::new() };
             let (rows, why, is_absent) = done(&context, part, Work::Peers(vec![harness], expected), &|| ());
             assert_eq!((rows.len(), is_absent), (1, false), "what was measured is kept");
             why

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use super::goals::Metrics;
 use super::texts;
 
+/// Bytes of a value where nothing else is said.
+pub(crate) const USUAL_BYTES: u32 = 64;
 /// Columns of the table that compares systems; tabs separate them.
 const PEER_COLUMNS: usize = 13;
 
@@ -47,11 +49,20 @@ pub(crate) fn load_name(row: &Value) -> Option<String> {
         (_, Some(rate)) => format!("rate-{rate}"),
         _ => return None,
     };
-    let value = match number(row, "value_bytes") {
-        Some(64.0) | None => String::new(),
-        Some(bytes) => format!(".v{bytes}"),
-    };
-    Some(format!("{asked}.{pace}{value}"))
+    Some(format!("{asked}.{pace}{}", size_name(row)))
+}
+
+/// Whether a load has values of the usual size.
+pub(crate) fn is_usual(row: &Value) -> bool {
+    number(row, "value_bytes").is_none_or(|bytes| bytes == f64::from(USUAL_BYTES))
+}
+
+/// Ends the name of a load whose values are not of the usual size.
+fn size_name(row: &Value) -> String {
+    match number(row, "value_bytes") {
+        Some(bytes) if !is_usual(row) => format!(".v{bytes}"),
+        _ => String::new(),
+    }
 }
 
 /// The numbers of one part.
@@ -78,7 +89,7 @@ pub(crate) fn of(part: &str, rows: &[Value]) -> Metrics {
             }
             "peers" => {
                 let name = ["system", "op"].map(|key| word(row, key).unwrap_or_default()).join(".");
-                let name = format!("peer.{name}.{}", number(row, "out").unwrap_or(0.0));
+                let name = format!("peer.{name}.{}{}", number(row, "out").unwrap_or(0.0), size_name(row));
                 for key in ["per_second", "p50_us", "p99_us", "p999_us", "server_us"] {
                     put(format!("{name}.{key}"), number(row, key));
                 }
@@ -173,8 +184,8 @@ fn load(part: &str, row: &Value, put: &mut impl FnMut(String, Option<f64>)) {
     put(format!("{name}.mib"), mib);
 }
 
-/// The rows of the harness's file, of each system, operation and number of outstanding requests the one with the most operations.
-pub(crate) fn peers(text: &str) -> Vec<Value> {
+/// The rows of a file of the harness's, measured with values of one size, of each system, operation and number of outstanding requests the one with the most operations.
+pub(crate) fn peers(text: &str, value_bytes: u32) -> Vec<Value> {
     let mut best: Vec<Value> = Vec::new();
     for line in text.lines() {
         let columns: Vec<&str> = line.split('\t').collect();
@@ -187,7 +198,7 @@ pub(crate) fn peers(text: &str) -> Vec<Value> {
         let row = json!({
             "system": columns[0], "op": columns[1], "out": out, "per_second": per_second, "p50_us": numbers[4], "p99_us": numbers[5],
             "p999_us": numbers[6], "errors": numbers[7], "other_cores": numbers[8], "client_cores": numbers[9], "server_cores": columns[10],
-            "server_us": numbers[11], "rss_mib": columns[12],
+            "server_us": numbers[11], "rss_mib": columns[12], "value_bytes": value_bytes,
         });
         let same = |other: &&mut Value| ["system", "op", "out"].iter().all(|key| other[key] == row[key]);
         match best.iter_mut().find(same) {
@@ -253,14 +264,17 @@ mod tests {
             "etcd-tmpfs failed".into(),
             row("echo", "9"),
         ];
-        let rows = peers(&text.join("\n"));
+        let rows = peers(&text.join("\n"), 64);
         assert_eq!(rows.len(), 2, "{rows:?}");
         let metrics = of("peers", &rows);
         assert_eq!(metrics.get("peer.null.put.64.per_second"), Some(&300.0));
         assert_eq!(metrics.get("peer.echo.put.64.server_us"), Some(&4.5));
         assert_eq!(metrics.get("peer.echo.put.64.failed_share"), Some(&0.0));
         let failing = row("null", "99").replace("\t0\t0.5", "\t1\t0.5");
-        assert_eq!(of("peers", &peers(&failing)).get("peer.null.put.64.failed_share"), Some(&0.01));
+        assert_eq!(of("peers", &peers(&failing, 64)).get("peer.null.put.64.failed_share"), Some(&0.01));
+        let large = of("peers", &peers(&text.join("\n"), 8192));
+        assert_eq!(large.get("peer.null.put.64.v8192.per_second"), Some(&300.0), "beside those of the usual size");
+        assert!(!large.contains_key("peer.null.put.64.per_second"));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) const PARTS: &[Part] = &[
     part("ring", "whole nodes over rings of packets, one thread", [16, 17]),
     part("instructions", "instructions of a put, a packet, a timer", [2, 3]),
     part("dpdk", "the loop over a virtual device of DPDK's, beside testpmd", [0, 25]),
-    part("peers", "beside etcd, ZooKeeper, raftrs, null and echo", [197, 480]),
+    part("peers", "beside etcd, ZooKeeper, raftrs, null and echo", [197, 570]),
 ];
 
 /// What parts need to know.
@@ -61,7 +61,7 @@ pub(crate) struct Context<'a> {
 pub(crate) enum Work {
     /// These, one after the other; their rows are on standard output.
     Run(Vec<Command>),
-    /// These; their rows are in the harness's file, and the harness goes on after a system that has failed.
+    /// These; their rows are in the harness's files, and the harness goes on after a system that has failed.
     Peers(Vec<Command>, Expected),
     /// Nothing, and why: this machine lacks it, or nobody has asked for it.
     Absent(String),

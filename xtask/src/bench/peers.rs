@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::numbers::number;
+use super::numbers::{self, number};
 use super::parts::{Context, Work};
 
 /// What a copy leaves behind: what the original has built and measured.
@@ -18,6 +18,8 @@ const NOT_COPIED: [&str; 2] = ["target", "results.tsv"];
 
 /// What says with which sources the copy was set up.
 const STAMP: &str = ".set-up";
+/// The variable that names some of our ways to run nodes; without it there are all.
+const OURS_KEY: &str = "TRIMARAN_SYSTEMS";
 /// Our ways to run nodes that join its table: as `kv bench-peer` takes them, and as it calls them there.
 const OURS: [[&str; 2]; 7] = [
     ["apart", "trimaran"],
@@ -29,30 +31,66 @@ const OURS: [[&str; 2]; 7] = [
     ["durable", "trimaran-durable"],
 ];
 
-/// What a run of the harness is to bring.
+/// Sizes of values of which a full run has a row each of these systems, besides the usual ones.
+const LARGE_VALUES: [u32; 2] = [1024, 8192];
+const WITH_LARGE_VALUES: [&str; 2] = ["etcd-tmpfs", "zk-tmpfs"];
+
+/// What the runs of the harness are to bring.
 pub(crate) struct Expected {
-    /// Its rows.
-    pub(crate) results: PathBuf,
-    /// The systems that they are about.
-    pub(crate) systems: Vec<String>,
+    pub(crate) tables: Vec<Expectation>,
     /// The programs among those that it was told to run.
     pub(crate) programs: Vec<String>,
 }
 
+/// What one run of it is to bring.
+pub(crate) struct Expectation {
+    /// Its rows.
+    pub(crate) results: PathBuf,
+    /// Of values of so many bytes, which the rows do not say.
+    pub(crate) value_bytes: u32,
+    /// The systems that they are about.
+    pub(crate) systems: Vec<String>,
+}
+
+impl Expectation {
+    /// As its rows are called, those of the usual size by their system alone.
+    fn absent<'a>(&'a self, rows: &'a [Value]) -> impl Iterator<Item = String> + 'a {
+        let bytes = self.value_bytes;
+        let is_measured = move |system: &&String| {
+            let is_one = |row: &Value| {
+                let is_of_size =
+                    number(row, "value_bytes").map_or(bytes == numbers::USUAL_BYTES, |of| of == f64::from(bytes));
+                row["system"] == system.as_str() && is_of_size && number(row, "per_second") > Some(0.0)
+            };
+            rows.iter().any(is_one)
+        };
+        let name = move |system: &String| match bytes == numbers::USUAL_BYTES {
+            true => system.clone(),
+            false => format!("{system} with values of {bytes} bytes"),
+        };
+        self.systems.iter().filter(move |system| !is_measured(system)).map(name)
+    }
+}
+
 impl Expected {
+    /// All rows that there are.
+    pub(crate) fn rows(&self) -> Vec<Value> {
+        let of = |table: &Expectation| {
+            numbers::peers(&fs::read_to_string(&table.results).unwrap_or_default(), table.value_bytes)
+        };
+        self.tables.iter().flat_map(of).collect()
+    }
+
     /// Which systems are not among the rows, and which calls the harness says have failed, by its log: it goes on after them and ends
     /// well. `None` where nothing is missing.
     pub(crate) fn missing(&self, rows: &[Value], log: &str) -> Option<String> {
-        let is_measured = |system: &&String| {
-            let is_one = |row: &Value| row["system"] == system.as_str() && number(row, "per_second") > Some(0.0);
-            rows.iter().any(is_one)
-        };
-        let absent: Vec<&str> = self.systems.iter().filter(|system| !is_measured(system)).map(String::as_str).collect();
+        let absent: Vec<String> = self.tables.iter().flat_map(|table| table.absent(rows)).collect();
+        let systems = self.tables.iter().flat_map(|table| &table.systems).chain(&self.programs);
+        let known: Vec<&str> = systems.map(String::as_str).collect();
         let mut failed: Vec<&str> = Vec::new();
         for system in log.lines().filter_map(|line| line.trim().strip_suffix(" failed")) {
             // Other programs write into the log, too.
-            let is_known = self.systems.iter().chain(&self.programs).any(|known| known == system);
-            if is_known && !failed.contains(&system) {
+            if known.contains(&system) && !failed.contains(&system) {
                 failed.push(system);
             }
         }
@@ -80,26 +118,42 @@ fn prepare(context: &Context<'_>, harness: &Path) -> io::Result<Work> {
 
     let ours = copy.join("trimaran");
     // The harness calls a program with its own options only.
-    let (kv, systems) = (context.kv(), OURS.map(|[system, _]| system).join(","));
-    fs::write(&ours, format!("#!/bin/sh\nexec '{}' bench-peer --systems {systems} \"$@\"\n", kv.display()))?;
+    let (kv, systems) = (context.kv().display().to_string(), OURS.map(|[system, _]| system).join(","));
+    let script = format!("#!/bin/sh\nexec '{kv}' bench-peer --systems \"${{{OURS_KEY}:-{systems}}}\" \"$@\"\n");
+    fs::write(&ours, script)?;
     fs::set_permissions(&ours, fs::Permissions::from_mode(0o755))?;
 
     let mut commands = Vec::new();
     commands.extend(set_up(&copy, sources.finish()));
+    let run = |results: &Path| {
+        let _ = fs::remove_file(results);
+        let mut run = Command::new("bash");
+        run.current_dir(&copy).arg("run.sh").env("RESULTS", results).env("DISK", &copy);
+        run
+    };
     let results = copy.join("results.tsv");
-    let _ = fs::remove_file(&results);
-    let mut run = Command::new("bash");
-    run.current_dir(&copy).arg("run.sh").env("RESULTS", &results).env("DISK", &copy);
+    let mut usual = run(&results);
     let (out, warmup, measure, repeat) =
         if context.quick { ("1,64,256", "0.3", "1", "1") } else { ("1,8,64,256", "0.5", "1.5", "2") };
-    run.env("OUT", out).env("WARMUP", warmup).env("MEASURE", measure).env("REPEAT", repeat);
+    usual.env("OUT", out).env("WARMUP", warmup).env("MEASURE", measure).env("REPEAT", repeat);
     // ZooKeeper on a disk is no goal's.
     let others = ["echo", "null", "raftrs", "etcd-tmpfs", "etcd-disk", "zk-tmpfs", "echo-spin", "zk-disk"];
     let others = &others[..if context.quick { 6 } else { 8 }];
-    run.args(others).arg(&ours);
-    commands.push(run);
+    usual.args(others).arg(&ours);
+    commands.push(usual);
     let systems = others.iter().copied().chain(OURS.map(|[_, name]| name)).map(str::to_owned).collect();
-    Ok(Work::Peers(commands, Expected { results, systems, programs: vec![ours.display().to_string()] }))
+    let mut tables = vec![Expectation { results, value_bytes: numbers::USUAL_BYTES, systems }];
+    for value_bytes in LARGE_VALUES.into_iter().filter(|_| !context.quick) {
+        let results = copy.join(format!("results-{value_bytes}.tsv"));
+        let mut large = run(&results);
+        large.env("VALUE", value_bytes.to_string()).env("OPS", "put").env("OUT", "64").env(OURS_KEY, OURS[0][0]);
+        large.env("WARMUP", warmup).env("MEASURE", measure).env("REPEAT", repeat);
+        large.args(WITH_LARGE_VALUES).arg(&ours);
+        commands.push(large);
+        let systems = WITH_LARGE_VALUES.into_iter().chain([OURS[0][1]]).map(str::to_owned).collect();
+        tables.push(Expectation { results, value_bytes, systems });
+    }
+    Ok(Work::Peers(commands, Expected { tables, programs: vec![ours.display().to_string()] }))
 }
 
 /// Sets the copy up, unless that was done with these very sources. The stamp is written by whoever has done it.
@@ -167,11 +221,13 @@ mod tests {
 
     #[test]
     fn a_system_that_the_harness_went_on_without_is_missed() {
-        let expected = Expected {
+        let table = |value_bytes, systems: &[&str]| Expectation {
             results: PathBuf::new(),
-            systems: ["null", "etcd-disk", "trimaran", "trimaran-durable"].map(str::to_owned).into(),
-            programs: vec!["/scratch/trimaran".into()],
+            value_bytes,
+            systems: systems.iter().map(|system| (*system).to_owned()).collect(),
         };
+        let usual = table(64, &["null", "etcd-disk", "trimaran", "trimaran-durable"]);
+        let mut expected = Expected { tables: vec![usual], programs: vec!["/scratch/trimaran".into()] };
         let row = |system: &str, per_second: f64| json!({ "system": system, "op": "put", "per_second": per_second });
         let mut rows = vec![row("null", 9.0), row("trimaran", 5.0), row("trimaran-durable", 3.0)];
         let told = expected.missing(&rows, "null\tput\t1\netcd-disk failed\nlogin failed\netcd-disk failed\n");
@@ -180,6 +236,10 @@ mod tests {
         assert_eq!(expected.missing(&rows, "").as_deref(), Some("no rows of etcd-disk"), "nothing was answered");
         rows[3] = row("etcd-disk", 1.0);
         assert_eq!(expected.missing(&rows, "the election failed\n"), None);
+        expected.tables.push(table(8192, &["trimaran"]));
+        assert_eq!(expected.missing(&rows, "").as_deref(), Some("no rows of trimaran with values of 8192 bytes"));
+        rows.push(json!({ "system": "trimaran", "op": "put", "per_second": 4.0, "value_bytes": 8192 }));
+        assert_eq!(expected.missing(&rows, ""), None);
         rows.remove(2);
         assert_eq!(
             expected.missing(&rows, "/scratch/trimaran failed\n").as_deref(),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Findings;
 use super::goals::{Verdict, short};
-use super::numbers::number;
+use super::numbers::{is_usual, number};
 use super::svg::{Bars, Lengths, Plot, Series, escape};
 use tables::Table;
 
@@ -27,7 +27,10 @@ pub(crate) fn html(findings: &Findings) -> String {
     let _ = write!(out, "<style>\n{}</style>\n", include_str!("report/style.css"));
     out += &head(findings);
     out += &section("Goals", &goals(findings));
-    out += &section("Beside other systems", &(plots(&ratios(findings)) + &tables::peers(findings)));
+    out += &section(
+        "Beside other systems",
+        &(plots(&ratios(findings)) + &tables::peers(findings) + &tables::sizes_beside(findings)),
+    );
     out += &section("Throughput and latency", &throughput(findings));
     out += &section("Mixes, reads, sizes", &mixes(findings));
     out += &section("When the leader dies", &failover(findings));
@@ -140,7 +143,7 @@ fn throughput(findings: &Findings) -> String {
     ];
     let peers = findings.rows("peers");
     for system in ["etcd-tmpfs", "zk-tmpfs"] {
-        let is_put = |row: &Value| row["system"] == system && row["op"] == "put";
+        let is_put = |row: &Value| row["system"] == system && row["op"] == "put" && is_usual(row);
         rates.push(Series::new(format!("{system}, put"), points(peers, is_put, "out", rate)).dashed());
     }
     let p50: fn(&Value) -> Option<f64> = |row| Some(number(row, "latency_ns/p50")? / 1e3);
@@ -277,9 +280,9 @@ fn failover(findings: &Findings) -> String {
 /// How often trimaran does an operation while another system does it once, for each operation and number of outstanding requests.
 fn ratios(findings: &Findings) -> Vec<String> {
     let rows = findings.rows("peers");
-    let is_ours = |row: &&Value| row["system"] == "trimaran";
+    let is_ours = |row: &&Value| row["system"] == "trimaran" && is_usual(row);
     let plot = |ours: &Value| {
-        let is_same = |row: &&Value| row["op"] == ours["op"] && row["out"] == ours["out"];
+        let is_same = |row: &&Value| row["op"] == ours["op"] && row["out"] == ours["out"] && is_usual(row);
         let is_other = |row: &&Value| !row["system"].as_str().is_some_and(|name| name.starts_with("trimaran"));
         let others = rows.iter().filter(is_same).filter(is_other);
         let ratio = |row: &Value| {

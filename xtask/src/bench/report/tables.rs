@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::Findings;
 use super::super::goals::short;
-use super::super::numbers::{failed, number};
+use super::super::numbers::{failed, is_usual, number};
 use super::super::svg::escape;
 
 /// What is longer than so many bytes may take several lines.
@@ -62,10 +62,10 @@ fn word(row: &Value, key: &str) -> String {
 
 /// The systems in one table, with how often trimaran does each operation while another does it once.
 pub(super) fn peers(findings: &Findings) -> String {
-    let rows = findings.rows("peers");
-    if rows.is_empty() {
+    if findings.rows("peers").is_empty() {
         return super::missing(findings, "peers");
     }
+    let rows: Vec<&Value> = findings.rows("peers").iter().filter(|row| is_usual(row)).collect();
     let head = [
         "system",
         "operation",
@@ -80,12 +80,8 @@ pub(super) fn peers(findings: &Findings) -> String {
         "errors",
     ];
     let mut table = Table::new(&head);
-    for row in rows {
-        let ours = rows
-            .iter()
-            .find(|other| other["system"] == "trimaran" && other["op"] == row["op"] && other["out"] == row["out"]);
-        let ratio = ours
-            .and_then(|ours| Some(number(ours, "per_second")? / number(row, "per_second").filter(|rate| *rate > 0.0)?));
+    for &row in &rows {
+        let ratio = over_it(&rows, row);
         let numbers = ["p50_us", "p99_us", "server_us"].map(|key| shown(number(row, key)));
         let mut cells = vec![
             word(row, "system"),
@@ -98,9 +94,76 @@ pub(super) fn peers(findings: &Findings) -> String {
         cells.extend([word(row, "server_cores"), word(row, "rss_mib"), shown_count(number(row, "errors"))]);
         table.row(&cells);
     }
+    super::missing(findings, "peers")
+        + &format!(
+            "<p>Clusters of three on this machine, one at a time; what is unreplicated appears as put.</p>\n{}",
+            table.html()
+        )
+}
+
+/// How often trimaran does what a row is about while that row's system does it once.
+fn over_it(rows: &[&Value], row: &Value) -> Option<f64> {
+    let is_ours = |other: &&&Value| {
+        other["system"] == "trimaran" && ["op", "out", "value_bytes"].iter().all(|key| other[key] == row[key])
+    };
+    Some(number(rows.iter().find(is_ours)?, "per_second")? / number(row, "per_second").filter(|rate| *rate > 0.0)?)
+}
+
+/// Systems that answer with values of several sizes, and what they use while little is asked.
+pub(super) fn sizes_beside(findings: &Findings) -> String {
+    let all: Vec<&Value> = findings.rows("peers").iter().filter(|row| row["op"] == "put").collect();
+    let sizes_of = |system: &Value| {
+        let mut sizes: Vec<&&Value> = all.iter().filter(|row| row["system"] == *system && row["out"] == 64.0).collect();
+        sizes.sort_by_key(|row| row["value_bytes"].as_u64());
+        sizes
+    };
+    let mut systems: Vec<&Value> = Vec::new();
+    for row in all.iter().filter(|row| !is_usual(row)) {
+        if !systems.contains(&&row["system"]) {
+            systems.push(&row["system"]);
+        }
+    }
+    let head = [
+        "system",
+        "bytes of a value",
+        "puts a second",
+        "trimaran / it",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "server us each",
+        "errors",
+    ];
+    let mut sizes = Table::new(&head);
+    let mut little = Table::new(&["system", "puts a second", "servers' cores", "server us each"]);
+    for &system in &systems {
+        for &row in sizes_of(system) {
+            let ratio = over_it(&all, row).map_or("-".into(), |ratio| format!("{ratio:.2}"));
+            let mut cells = vec![
+                word(row, "system"),
+                shown_count(number(row, "value_bytes")),
+                shown(number(row, "per_second")),
+                ratio,
+            ];
+            cells.extend(["p50_us", "p99_us", "p999_us", "server_us"].map(|key| shown(number(row, key))));
+            cells.push(shown_count(number(row, "errors")));
+            sizes.row(&cells);
+        }
+        for row in all.iter().filter(|row| row["system"] == *system && row["out"] == 1.0 && is_usual(row)) {
+            let [rate, each] = ["per_second", "server_us"].map(|key| shown(number(row, key)));
+            little.row(&[word(row, "system"), rate, word(row, "server_cores"), each]);
+        }
+    }
+    if systems.is_empty() {
+        return String::new();
+    }
     format!(
-        "<p>Clusters of three on this machine, one at a time; what is unreplicated appears as put.</p>\n{}",
-        table.html()
+        "<p>Values of several sizes, puts, 64 outstanding. The harness tells no p99.99; trimaran's are with its own loads below.</p>\n{}\
+         <p>What servers use while little is asked. The harness has closed loops only, so that it cannot tell what others use at 100 to 10,000 \
+         requests a second, as the table of trimaran's own open loops does below, or at none; one request at a time is the least that it asks \
+         for.</p>\n{}",
+        sizes.html(),
+        little.html()
     )
 }
 
@@ -313,7 +376,30 @@ pub(super) fn parts(findings: &Findings) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::tests::findings;
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn sizes_of_values_stand_beside_other_systems_and_out_of_the_usual_rows() {
+        let row = |system: &str, out: f64, bytes: u32, rate: f64| json!({ "system": system, "op": "put", "out": out, "value_bytes": bytes, "per_second": rate, "p50_us": 5.0, "p99_us": 9.0, "server_cores": "0.1/0.2/0.3" });
+        let rows = vec![
+            row("null", 64.0, 64, 900_000.0),
+            row("etcd-tmpfs", 1.0, 64, 2_345.0),
+            row("etcd-tmpfs", 64.0, 64, 20_000.0),
+            row("trimaran", 64.0, 64, 240_000.0),
+            row("etcd-tmpfs", 64.0, 8192, 7_000.0),
+            row("trimaran", 64.0, 8192, 35_000.0),
+        ];
+        let findings = findings(&[("peers", Ok(rows))]);
+        let sizes = sizes_beside(&findings);
+        assert!(sizes.contains("<td>8192</td><td>7,000</td><td>5.00</td>"), "of the same size: {sizes}");
+        assert!(sizes.contains("<td>64</td><td>20,000</td><td>12.00</td>") && !sizes.contains("null"), "{sizes}");
+        assert!(sizes.contains("no p99.99") && sizes.contains("<td>2,345</td>"), "{sizes}");
+        let usual = peers(&findings);
+        assert!(usual.contains("20,000") && !usual.contains("7,000") && !usual.contains("35,000"), "{usual}");
+        assert_eq!(sizes_beside(&super::super::super::tests::findings(&[("peers", Ok(Vec::new()))])), "");
+    }
 
     #[test]
     fn words_stand_at_the_left_and_numbers_at_the_right() {
