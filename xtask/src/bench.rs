@@ -79,7 +79,8 @@ pub(crate) struct Outcome {
 /// Everything that a run has found.
 pub(crate) struct Findings {
     machine: Value,
-    noise: Option<machine::Noise>,
+    /// Before the parts and after them: what comes in between may be restless alone.
+    noise: [Option<machine::Noise>; 2],
     outcomes: Vec<Outcome>,
     metrics: Metrics,
     goals: Vec<(goals::Goal, goals::Verdict)>,
@@ -123,10 +124,12 @@ fn measure(workspace: &Workspace, args: &Args) -> Result<Findings, String> {
 
     build(&context, &parts)?;
     println!("{:<18} a loop of arithmetic, again and again", "machine");
-    let (machine, noise) = (machine::describe(workspace), machine::noise());
+    let (machine, before) = (machine::describe(workspace), machine::noise());
     let bar = Bar::new(&parts, args.quick);
     let outcomes: Vec<Outcome> = parts.into_iter().map(|part| play(&context, part, &bar)).collect();
     bar.end();
+    println!("{:<18} the same loop once more", "machine");
+    let noise = [before, machine::noise()];
 
     let mut metrics = Metrics::new();
     for outcome in &outcomes {
@@ -291,7 +294,8 @@ impl Findings {
         };
         json!({
             "machine": self.machine,
-            "noise": self.noise.map(machine::Noise::json),
+            "noise": self.noise[0].map(machine::Noise::json),
+            "noise_after": self.noise[1].map(machine::Noise::json),
             "quick": self.quick,
             "parts": self.outcomes.iter().map(part).collect::<BTreeMap<_, _>>(),
             "metrics": self.metrics,
@@ -305,14 +309,19 @@ impl Findings {
         self.goals.iter().for_each(|(goal, verdict)| println!("{}", goals::line(goal, *verdict)));
         let count = |word: &str| self.goals.iter().filter(|(_, verdict)| verdict.word() == word).count();
         println!("\n{} met, {} missed, {} not measured", count("met"), count("missed"), count("not measured"));
-        if let Some(noise) = self.noise {
-            println!("noise: {}", noise.text());
-        }
+        self.noises().iter().for_each(|(when, noise)| println!("noise {when}: {noise}"));
         for outcome in &self.outcomes {
             if let Some(why) = &outcome.why {
                 println!("part {} {}: {why}", outcome.part.name, outcome.state());
             }
         }
+    }
+
+    /// How restless the machine was, in words.
+    fn noises(&self) -> [(&'static str, String); 2] {
+        let text = |noise: Option<machine::Noise>| noise.map_or("not measured".to_owned(), machine::Noise::text);
+        let [before, after] = self.noise.map(text);
+        [("before the parts", before), ("after them", after)]
     }
 
     /// The parts that were to run and could not, or not to their end.
@@ -349,7 +358,7 @@ mod tests {
         parts.iter().for_each(|(name, result)| metrics.extend(numbers::of(name, result.as_deref().unwrap_or(&[]))));
         let goals = goals::load().unwrap().into_iter().map(|goal| (goal.clone(), goal.judge(&metrics))).collect();
         let machine = json!({ "cpu": "<a processor>", "cores": 2, "date": "today" });
-        Findings { machine, noise: None, outcomes, metrics, goals, quick: true }
+        Findings { machine, noise: [None; 2], outcomes, metrics, goals, quick: true }
     }
 
     #[test]

@@ -78,11 +78,11 @@ fn head(findings: &Findings) -> String {
     );
     let (cpu, cores, memory, kernel, load) = (word("cpu"), word("cores"), word("memory"), word("kernel"), word("load"));
     let _ = writeln!(out, "<p>{kind}: {cpu}, {cores} cores, {memory}; Linux {kernel}; load before the run {load}</p>");
-    let noise = findings.noise.map_or("not measured".to_owned(), |noise| noise.text());
+    let noise = findings.noises().map(|(when, noise)| format!("{when}: {}", escape(&noise)));
     let _ = writeln!(
         out,
-        "<p>noise: {}. Compare ratios within this run; absolute times of a shared machine mean little.</p>",
-        escape(&noise)
+        "<p>noise {}. Compare ratios within this run; absolute times of a shared machine mean little.</p>",
+        noise.join("; ")
     );
     out
 }
@@ -386,6 +386,22 @@ mod tests {
         let (from, _, counts) = histogram(&[150.0]).unwrap();
         assert!((from - 150.0).abs() < 0.02 && counts == [1.0]);
         assert_eq!(histogram(&[]), None);
+    }
+
+    #[test]
+    fn the_noise_of_both_ends_of_a_run_is_told() {
+        let mut findings = findings(&[("load", Ok(Vec::new()))]);
+        let noise = |median| super::super::machine::Noise { median_ms: 5.0, median, p90: 0.2, max: 0.3 };
+        findings.noise = [Some(noise(0.01)), Some(noise(0.17))];
+        let page = html(&findings);
+        let place = |words: &str| page.find(words).unwrap_or_else(|| panic!("no {words} in {page}"));
+        assert!(place("noise before the parts: ") < place("took 1.0 % longer"));
+        assert!(
+            place("took 1.0 % longer") < place("after them: ") && place("after them: ") < place("took 17.0 % longer")
+        );
+        let data = findings.json();
+        assert_eq!(data["noise"]["median_over_shortest"], json!(0.01));
+        assert_eq!(data["noise_after"]["median_over_shortest"], json!(0.17));
     }
 
     #[test]
