@@ -157,7 +157,7 @@ fn share(failed: f64, answered: f64) -> f64 {
 }
 
 /// What share of all calls that was.
-fn failed_share(row: &Value) -> Option<f64> {
+pub(crate) fn failed_share(row: &Value) -> Option<f64> {
     Some(share(failed(row)?, number(row, "answered")?))
 }
 

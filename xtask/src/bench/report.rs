@@ -8,8 +8,8 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::Findings;
-use super::goals::{Verdict, short};
-use super::numbers::{is_usual, number};
+use super::goals::{FAILED_MAX, Verdict, short};
+use super::numbers::{failed_share, is_usual, number};
 use super::svg::{Bars, Lengths, Plot, Series, escape};
 use tables::Table;
 
@@ -156,8 +156,9 @@ fn throughput(findings: &Findings) -> String {
         of("put p50, one process", together, "put", p50),
         of("put p99, one process", together, "put", p99).dashed(),
     ];
-    let offered =
-        |key| Series::new(format!("put {key}"), points(load, |row| row.get("rate").is_some(), "rate", us(key)));
+    let is_carried = |row: &Value| failed_share(row).is_none_or(|share| share <= FAILED_MAX);
+    let of_carried = |row: &Value| row.get("rate").is_some() && is_carried(row);
+    let offered = |key| Series::new(format!("put {key}"), points(load, of_carried, "rate", us(key)));
     let closed = load.iter().filter(|row| row.get("outstanding").is_some()).find_map(rate);
     let closed = closed.map_or(String::new(), |rate| {
         let rate = short(rate);
@@ -195,7 +196,24 @@ fn throughput(findings: &Findings) -> String {
     missing(findings, "throughput")
         + &plots(&drawn)
         + &closed
+        + &not_carried(load)
         + &tables::loads(&[(APART, apart), (TOGETHER, together), (APART, load)])
+}
+
+/// Says which open loops are not in the plot: their latencies are of the calls that were answered.
+fn not_carried(load: &[Value]) -> String {
+    let of = |row: &Value| {
+        let share = failed_share(row).filter(|share| *share > FAILED_MAX)?;
+        Some(format!("{} a second ({} %)", short(number(row, "rate")?), short(share * 100.0)))
+    };
+    let left_out: Vec<String> = load.iter().filter_map(of).collect();
+    if left_out.is_empty() {
+        return String::new();
+    }
+    let (most, which) = (FAILED_MAX * 100.0, left_out.join(", "));
+    format!(
+        "<p>Of these loads more than {most} % of the puts failed, so that their latencies are those of the others, and left out there: {which}.</p>\n"
+    )
 }
 
 fn mixes(findings: &Findings) -> String {
@@ -386,6 +404,25 @@ mod tests {
         let (from, _, counts) = histogram(&[150.0]).unwrap();
         assert!((from - 150.0).abs() < 0.02 && counts == [1.0]);
         assert_eq!(histogram(&[]), None);
+    }
+
+    #[test]
+    fn a_load_that_was_not_carried_is_no_point_of_the_plot() {
+        let offered = |rate: f64, p99_us: f64, unknown: u32| {
+            let us = p99_us * 1e3;
+            json!({ "op": "put", "rate": rate, "answered": 1000, "unknown": unknown, "latency_ns": { "p50": us, "p99": us, "p99.9": us } })
+        };
+        let page = |unknown| {
+            let rows = vec![offered(1e3, 50.0, 0), offered(1e4, 60.0, 1), offered(4e5, 70.0, unknown)];
+            throughput(&findings(&[("load", Ok(rows))]))
+        };
+        let points = |page: &str| page.matches("<circle").count();
+        let (carried, failing) = (page(1), page(250));
+        assert_eq!((points(&carried), points(&failing)), (9, 6));
+        assert!(
+            failing.contains("left out there: 400,000 a second (20.0 %).") && !carried.contains("left out"),
+            "{failing}"
+        );
     }
 
     #[test]
