@@ -113,6 +113,8 @@ pub struct Outcome {
     pub measured: Measured,
     /// The latencies of each kind of call.
     pub kinds: Vec<(Kind, Histogram<u64>)>,
+    /// Keys that there are afterwards, those that it has inserted among them.
+    pub keys: u64,
     /// Read-modify-writes that were overtaken and began anew.
     pub conflicts: u64,
     /// What own nodes cost.
@@ -163,11 +165,12 @@ async fn run_loads(
     connections: &[Connection],
     mut watched: impl FnMut() -> Result<Option<Watched>, Error>,
 ) -> Result<(), Error> {
-    let (mut filled, mut reached) = (None, 0.0);
+    let (mut there, mut reached) = (There::default(), 0.0);
     for (load, share) in plan(bench) {
-        let load = share.map_or(load, |percent| share_of(load, percent, reached));
-        fill_once(connections, &load, &mut filled).await?;
+        let load = there.known_to(share.map_or(load, |percent| share_of(load, percent, reached)));
+        fill_once(connections, &load, &mut there).await?;
         let outcome = measure(connections, &load, watched()?).await?;
+        there.keys = there.keys.max(outcome.keys);
         if share.is_none() {
             reached = outcome.measured.per_second(load.measure);
         }
@@ -274,13 +277,32 @@ impl Own {
     }
 }
 
+/// What earlier loads have left in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct There {
+    /// Keys; an insert is of one beyond them.
+    keys: u64,
+    /// Length of the values with which all of them were filled.
+    filled_with: Option<u32>,
+}
+
+impl There {
+    /// The load with the keys that earlier ones have inserted: its own inserts would be overwrites of those.
+    fn known_to(self, load: Load) -> Load {
+        Load { keys: load.keys.max(self.keys), ..load }
+    }
+
+    /// Whether the load finds what it reads.
+    fn serves(self, load: &Load) -> bool {
+        !load.asking.reads() || (self.filled_with == Some(load.value) && self.keys >= load.keys)
+    }
+}
+
 /// Writes what a load reads, unless it is there already: so many keys, values of such a length.
-async fn fill_once(connections: &[Connection], load: &Load, filled: &mut Option<(u64, u32)>) -> Result<(), Error> {
-    let wanted = Some((load.keys, load.value));
-    if load.asking.reads() && *filled != wanted {
-        let Some(connection) = connections.first() else { return Ok(()) };
+async fn fill_once(connections: &[Connection], load: &Load, there: &mut There) -> Result<(), Error> {
+    if let (Some(connection), false) = (connections.first(), there.serves(load)) {
         fill(connection, load).await?;
-        *filled = wanted;
+        *there = There { keys: load.keys, filled_with: Some(load.value) };
     }
     Ok(())
 }
@@ -351,9 +373,9 @@ pub async fn measure(connections: &[Connection], load: &Load, watched: Option<Wa
         None => None,
     };
     let mut workload = workload.borrow_mut();
-    let (kinds, conflicts) = (workload.times(), workload.conflicts());
+    let (kinds, keys, conflicts) = (workload.times(), workload.keys(), workload.conflicts());
     let measured = measured.take();
-    Ok(Outcome { load: *load, measured, kinds, conflicts, cost })
+    Ok(Outcome { load: *load, measured, kinds, keys, conflicts, cost })
 }
 
 async fn show_progress(plan: Plan, asking: Asking, measured: Rc<RefCell<Measured>>) {
@@ -419,6 +441,22 @@ mod tests {
         assert_eq!(share_of(load, 10, 123_456.7).pace, Pace::Open { per_second: 12_345 });
         assert_eq!(share_of(load, 10, 0.0).pace, Pace::Open { per_second: 1 }, "nothing was answered");
         assert!(Cli::try_parse_from("kv bench --rate 5 --share 10".split(' ')).is_err());
+    }
+
+    /// YCSB's E inserts as D has done before it, on the same cluster.
+    #[test]
+    fn a_load_goes_on_behind_the_keys_that_earlier_ones_have_inserted() {
+        let all = loads("kv bench --mix d,e,f --keys 100 --value 64,1024");
+        let mut there = There::default();
+        assert!(!there.serves(&all[0]), "nothing is there");
+        there = There { keys: 100, filled_with: Some(64) };
+        // What the first has inserted.
+        there.keys = 130;
+        let [e, f, larger] = [1, 2, 3].map(|at| there.known_to(all[at]));
+        assert_eq!((e.asking, e.keys, f.keys), (Asking::Mix(Mix::E), 130, 130));
+        assert!(there.serves(&e) && there.serves(&f), "none is written anew");
+        assert!(larger.keys == 130 && !there.serves(&larger), "all of them get values of the new length");
+        assert_eq!(BenchWorkload::new(&e).keys(), 130, "the next insert is of a new key");
     }
 
     #[test]

@@ -226,7 +226,7 @@ mod tests {
             node_packets: None,
         };
         let measured = Measured::of((1..=1000).map(Duration::from_micros));
-        let outcome = Outcome { load, measured, kinds: Vec::new(), conflicts: 0, cost: Some(cost) };
+        let outcome = Outcome { load, measured, kinds: Vec::new(), keys: load.keys, conflicts: 0, cost: Some(cost) };
         let row = row("trimaran", "put", &outcome);
         assert_eq!(row, "trimaran\tput\t8\t1000\t500.2\t990.2\t999.4\t0\t0.50\t0.25\t0.00/0.00/0.00\t3.0\t9/9/9\n");
         assert_eq!(row.trim_end().split('\t').count(), HEADER.split('\t').count());

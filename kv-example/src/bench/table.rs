@@ -143,7 +143,8 @@ mod tests {
     use std::time::Duration;
 
     fn outcome(line: &str, measured: Measured) -> Outcome {
-        Outcome { load: loads(line)[0], measured, kinds: Vec::new(), conflicts: 0, cost: None }
+        let load = loads(line)[0];
+        Outcome { load, measured, kinds: Vec::new(), keys: load.keys, conflicts: 0, cost: None }
     }
 
     #[test]

@@ -114,6 +114,11 @@ impl BenchWorkload {
         times
     }
 
+    /// Keys that there are with those whose insert is under way.
+    pub(super) fn keys(&self) -> u64 {
+        self.inserted
+    }
+
     /// Writes of a read-modify-write that found another version.
     pub(super) fn conflicts(&self) -> u64 {
         self.conflicts
