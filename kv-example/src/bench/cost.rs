@@ -152,7 +152,7 @@ mod tests {
         assert_eq!((cost.of_nodes(), cost.others), (ms(600), ms(300)));
         assert!((cost.cores(cost.of_nodes()) - 0.3).abs() < 1e-9);
         assert!(cost.nodes[1].leads && cost.nodes[1].resident_bytes == 7);
-        // Ticks of 10 ms may add up to more than the machine's own count.
+        // The machine's own count is in ticks of 10 ms and may lag behind.
         let cost = look([300, 500], 1000, 8000).since(&look([100, 100], 900, 8000), Duration::from_secs(2));
         assert_eq!(cost.others, Duration::ZERO);
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Processes looked at in search of a socket's owner.
 const PROCESSES_MAX: usize = 32_768;
+/// Threads of one process that are added up.
+const THREADS_MAX: usize = 4096;
 
 /// The process that has bound `address`, as `name (pid N)`. `None` where there is none, or where this user may not see it.
 pub fn udp_owner(address: SocketAddrV4) -> Option<String> {
@@ -37,12 +39,31 @@ fn inode_of(line: &str, address: SocketAddrV4) -> Option<u64> {
     (is_here && is_port).then_some(inode)
 }
 
-/// CPU time, user and system, that all threads of a process have used.
+/// CPU time, user and system, that all threads of a process have used: to the nanosecond where the kernel tells that of each thread,
+/// else in ticks of mostly 10 ms.
 pub fn cpu_time(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let ticks = cpu_ticks(&stat)?;
     let per_second = rustix::param::clock_ticks_per_second();
-    Some(Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second.max(1))))
+    let ticks = Duration::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second.max(1)));
+    // The ticks are those of the whole process, cut off; threads that have ended are in them only. So the larger of the two is nearer.
+    Some(threads_time(pid).map_or(ticks, |threads| threads.max(ticks)))
+}
+
+/// What the threads that a process has now have used. `None` where this kernel does not tell it (`CONFIG_SCHED_INFO`).
+fn threads_time(pid: u32) -> Option<Duration> {
+    let mut all_ns: Option<u64> = None;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten().take(THREADS_MAX) {
+        // One that has just ended has no file any more.
+        let Ok(schedstat) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
+        all_ns = Some(all_ns.unwrap_or(0).saturating_add(cpu_ns(&schedstat)?));
+    }
+    all_ns.map(Duration::from_nanos)
+}
+
+/// The first number of a `schedstat`: nanoseconds on a processor.
+fn cpu_ns(schedstat: &str) -> Option<u64> {
+    schedstat.split_whitespace().next()?.parse().ok()
 }
 
 /// utime + stime of a `/proc/PID/stat` line. The name in parentheses may hold anything, also `)`.
@@ -114,6 +135,38 @@ mod tests {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 17 5 0 0 20 0 1 0 100 1000 10 0 0";
         assert_eq!(cpu_ticks(stat), Some(22));
         assert_eq!(cpu_ticks("42 (kv) S 1"), None);
+    }
+
+    #[test]
+    fn the_first_number_of_a_schedstat_is_time_on_a_processor() {
+        assert_eq!(cpu_ns("64493671 263741450 169\n"), Some(64_493_671));
+        assert_eq!((cpu_ns(""), cpu_ns("x 1 2")), (None, None));
+        assert_eq!(threads_time(u32::MAX), None, "a process that is no more");
+    }
+
+    /// A node that waits uses some milliseconds of a second: two readings in ticks would tell none of them, or ten.
+    #[test]
+    fn what_a_process_uses_is_told_more_finely_than_in_ticks() {
+        use rustix::time::{ClockId, clock_gettime};
+        let own = std::process::id();
+        if !std::path::Path::new("/proc/self/schedstat").exists() {
+            return;
+        }
+        let used = || {
+            let time = clock_gettime(ClockId::ThreadCPUTime);
+            Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        };
+        for _ in 0..5 {
+            let (before, from) = (cpu_time(own).expect("this process"), used());
+            while used() - from < Duration::from_millis(3) {
+                std::hint::spin_loop();
+            }
+            // The kernel adds up what a thread has used when that leaves its processor.
+            std::thread::park_timeout(Duration::from_millis(1));
+            let told = cpu_time(own).expect("this process") - before;
+            assert!(told >= Duration::from_micros(2900), "{told:?}");
+            assert_ne!(told.subsec_nanos() % 1_000_000, 0, "{told:?} is whole milliseconds: ticks");
+        }
     }
 
     #[test]
