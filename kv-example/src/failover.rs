@@ -50,6 +50,8 @@ pub(crate) struct Findings {
     puts: Measured,
     /// Longest election timeout.
     election_max: Duration,
+    /// After how long without an answer the client asks the next server, where that is not as usual.
+    probe: Option<Duration>,
 }
 
 /// Runs the benchmark and prints its result.

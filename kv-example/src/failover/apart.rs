@@ -76,7 +76,7 @@ async fn kill_again(cluster: &mut LocalCluster, bench: &BenchFailover) -> Result
     puts.borrow_mut().is_over = true;
     load.await.and_then(|ended| ended).map_err(panicked)?;
     let (puts, election_max) = (measured.take(), Timing::of(Profile::Shared).election_max);
-    Ok(Findings { outages, elections: Vec::new(), repairs, puts, election_max })
+    Ok(Findings { outages, elections: Vec::new(), repairs, puts, election_max, probe: None })
 }
 
 /// Waits until no change of the members is under way: a leader killed in the middle of one may leave its cluster without a majority.

@@ -25,7 +25,7 @@ use trimaran_rpc::shards::ShardPlace;
 use trimaran_runtime::{CoreConfig, Instant, now, sleep, spawn};
 
 const NAME: &str = "failover";
-/// A client of such a cluster asks the next server after so long without an answer.
+/// A client of such a cluster asks the next server after so long without an answer: the usual wait is longer than its elections.
 const PROBE: Duration = Duration::from_millis(1);
 /// Between two looks at who leads.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
@@ -207,6 +207,6 @@ impl Cluster {
         puts.borrow_mut().is_over = true;
         load.await.and_then(|ended| ended).map_err(panicked)?;
         let puts = measured.take();
-        Ok(Findings { outages, elections, repairs, puts, election_max: Timing::US.election_max })
+        Ok(Findings { outages, elections, repairs, puts, election_max: Timing::US.election_max, probe: Some(PROBE) })
     }
 }

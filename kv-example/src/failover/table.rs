@@ -4,6 +4,7 @@ use super::Findings;
 use crate::cli::BenchFailover;
 use serde_json::{Value, json};
 use std::time::Duration;
+use trimaran_rpc::client::ClientConfig;
 
 /// Rows of the histogram in words.
 const ROWS_MAX: usize = 24;
@@ -81,6 +82,13 @@ pub(super) fn text(bench: &BenchFailover, findings: &Findings) -> String {
         100.0 * share_within(findings),
         ms(bound(findings))
     );
+    if let Some(probe) = findings.probe {
+        out += &format!(
+            "  by a client that asks the next server after {} ms without an answer, where a usual one waits {} ms and may see as much more\n",
+            ms(probe),
+            ms(ClientConfig::default().probe)
+        );
+    }
     let (width, counts) = histogram(&findings.outages);
     let most = counts.iter().max().copied().unwrap_or(0).max(1);
     let first = counts.iter().position(|count| *count > 0).unwrap_or(0);
@@ -100,6 +108,7 @@ pub(super) fn json(bench: &BenchFailover, findings: &Findings) -> Value {
         "kills": findings.outages.len(),
         "nodes": bench.nodes,
         "rate": bench.rate,
+        "client_probe_ms": ms(findings.probe.unwrap_or(ClientConfig::default().probe)),
         "outage_ms": named(&findings.outages),
         "election_ms": named(&findings.elections),
         "repair_ms": named(&findings.repairs),
@@ -123,7 +132,8 @@ mod tests {
 
     fn findings(outages: Vec<Duration>) -> Findings {
         let puts = Measured::of([400, 90_000].map(Duration::from_micros));
-        Findings { outages, elections: Vec::new(), repairs: Vec::new(), puts, election_max: Duration::from_millis(6) }
+        let election_max = Duration::from_millis(6);
+        Findings { outages, elections: Vec::new(), repairs: Vec::new(), puts, election_max, probe: None }
     }
 
     fn bench() -> BenchFailover {
@@ -150,6 +160,17 @@ mod tests {
         assert_eq!(histogram(&[]).1, Vec::<usize>::new());
         let (_, counts) = histogram(&[Duration::from_secs(1_000_000)]);
         assert_eq!(counts.iter().sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn a_client_that_is_not_as_others_are_is_told() {
+        let usual = findings(times([5]));
+        assert!(!text(&bench(), &usual).contains("without an answer"));
+        assert_eq!(json(&bench(), &usual)["client_probe_ms"], json!(10.0));
+        let quicker = Findings { probe: Some(Duration::from_millis(1)), ..usual };
+        let said = text(&bench(), &quicker);
+        assert!(said.contains("after 1 ms without an answer, where a usual one waits 10 ms"), "{said}");
+        assert_eq!(json(&bench(), &quicker)["client_probe_ms"], json!(1.0));
     }
 
     #[test]

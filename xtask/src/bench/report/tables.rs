@@ -241,6 +241,7 @@ pub(super) fn failover(findings: &Findings) -> String {
         "whole again: p50 ms",
         "p99",
         "within bound",
+        "client asks the next after",
     ];
     let mut table = Table::new(&head);
     for row in ["failover-us", "failover-shared"].iter().flat_map(|part| findings.rows(part)) {
@@ -261,7 +262,7 @@ pub(super) fn failover(findings: &Findings) -> String {
             "repair_ms/p99",
         ];
         cells.extend(paths.map(ms));
-        cells.push(within);
+        cells.extend([within, format!("{} ms", ms("client_probe_ms"))]);
         table.row(&cells);
     }
     table.html()
