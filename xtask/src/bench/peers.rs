@@ -247,6 +247,44 @@ mod tests {
         );
     }
 
+    /// A harness that brings a row of each system that it is told to run, with the size of values as its rate.
+    const FAKE: &str = r#"for system in "$@"; do
+    case $system in */*) system=${TRIMARAN_SYSTEMS:+trimaran} ;; esac
+    for name in ${system:-trimaran trimaran-together trimaran-echo trimaran-raw trimaran-spin trimaran-echo-spin trimaran-durable}; do
+        printf '%s\t%s\t%s\t%s\t1\t2\t3\t0\t0\t0\t0\t1\t9\n' "$name" "${OPS:-put}" "${OUT##*,}" "${VALUE:-64}" >> "$RESULTS"
+    done
+done
+"#;
+
+    #[test]
+    fn a_full_run_puts_large_values_into_the_systems_that_keep_them() {
+        let place = std::env::temp_dir().join(format!("xtask-peers-sizes-{}", std::process::id()));
+        let harness = place.join("harness");
+        fs::create_dir_all(harness.join("bench")).unwrap();
+        fs::write(harness.join("bench/Cargo.toml"), "[package]\n").unwrap();
+        fs::write(harness.join("setup.sh"), "exit 0\n").unwrap();
+        fs::write(harness.join("run.sh"), FAKE).unwrap();
+        let workspace = crate::workspace::Workspace::load().unwrap();
+        for quick in [true, false] {
+            let context = Context { workspace: &workspace, quick, peers: None, scratch: place.clone() };
+            let Work::Peers(commands, expected) = work(&context, &harness) else { panic!("commands") };
+            for mut command in commands {
+                assert!(command.status().unwrap().success(), "{command:?}");
+            }
+            let rows = expected.rows();
+            assert_eq!(expected.missing(&rows, ""), None, "{rows:?}");
+            let large = rows.iter().filter(|row| !numbers::is_usual(row));
+            let large: Vec<_> = large.map(|row| (row["system"].as_str().unwrap(), number(row, "per_second"))).collect();
+            let systems = ["etcd-tmpfs", "zk-tmpfs", "trimaran"];
+            let of = |bytes: f64| systems.map(|system| (system, Some(bytes)));
+            assert_eq!(large, if quick { Vec::new() } else { [of(1024.0), of(8192.0)].concat() });
+            assert!(
+                rows.iter().filter(|row| numbers::is_usual(row)).all(|row| number(row, "per_second") == Some(64.0))
+            );
+        }
+        fs::remove_dir_all(place).unwrap();
+    }
+
     #[test]
     fn a_copy_stands_alone_and_is_not_touched_again_while_its_original_stays() {
         let place = std::env::temp_dir().join(format!("xtask-peers-{}", std::process::id()));
