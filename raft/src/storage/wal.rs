@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use super::device::{BLOCK_BYTES, Device, DeviceCompletion, DeviceError, Op};
 use super::{Completion, Storage, Write};
-use crate::id::{ClusterId, Incarnation, LogIndex, Nanos, NodeId, ShardId, Slot, nanos_of};
+use crate::id::{ClusterId, Incarnation, LogIndex, Nanos, NodeId, ShardId, Slot, Term, nanos_of};
 use crate::log::{Log, ReceivedSnapshot};
 use crate::sabotage::{Fault, Sabotage};
 
@@ -253,6 +253,8 @@ pub struct Wal<D: Device> {
     durable: u64,
     /// The last entry of the log as written.
     end: LogIndex,
+    /// What the log once reached, until it does again: each record says so.
+    fence: Option<(Term, LogIndex)>,
     /// What was written last, and when it is to be said again.
     last_write: Option<Write>,
     seal_at: Option<Nanos>,
@@ -311,6 +313,7 @@ impl<D: Device> Wal<D> {
         wal.superblock.boot = settings.boot;
         wal.superblock.cluster = wal.superblock.cluster.or(recovered.cluster);
         wal.end = recovered.log.last();
+        wal.fence = recovered.fence;
         if let Some(cluster) = recovered.cluster
             && settings.durability == Durability::Durable
         {
@@ -347,6 +350,7 @@ impl<D: Device> Wal<D> {
             previous: resume.last,
             durable: resume.last.0,
             end: LogIndex::ZERO,
+            fence: None,
             last_write: None,
             seal_at: None,
             files: Files::new(&resume.files, resume.newest_file),

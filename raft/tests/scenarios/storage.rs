@@ -187,6 +187,45 @@ fn damage_is_remembered_until_it_is_mended() {
     }
 }
 
+/// A snapshot that is saved before the log reaches as far again covers the hole, and what shows that there was one: the records behind it
+/// would go on from the snapshot, but for those that have gone on from before the hole meanwhile. What was lost is no less lost.
+#[test]
+fn a_snapshot_does_not_hide_a_hole() {
+    let journal = journal(6);
+    let mut platter = journal.disk.platter();
+    rot(&mut platter, 3);
+    let mut model = journal.model.clone();
+    model.entries.truncate(2);
+    let found = recovered(&platter, Sabotage::NONE).expect("readable").expect("a life");
+    let mut next = Journal::resume(Faulty::new(platter, true), SETTINGS, found, model);
+    next.settle();
+    for _ in 0..2 {
+        next.append(50);
+        next.settle();
+    }
+    next.committed = LogIndex(4);
+    next.save(5000);
+    next.settle();
+    for _ in 0..2 {
+        let found = recovered(&next.disk.platter(), Sabotage::NONE).expect("readable").expect("a life");
+        assert_eq!(
+            (found.snapshot.as_ref().map(|held| held.index), found.log.last()),
+            (Some(LogIndex(4)), LogIndex(4))
+        );
+        assert_eq!(found.fence, Some((Term(2), LogIndex(6))), "{}", found.report);
+        let model = next.model.clone();
+        next = Journal::resume(Faulty::new(next.disk.platter(), true), SETTINGS, found, model);
+        next.vote(3, 1);
+        next.settle();
+    }
+    for _ in 0..2 {
+        next.append(50);
+        next.settle();
+    }
+    let found = recovered(&next.disk.platter(), Sabotage::NONE).expect("readable").expect("a life");
+    assert_eq!((found.log.last(), found.fence), (LogIndex(6), None), "{}", found.report);
+}
+
 #[test]
 fn a_misdirected_write_is_found_out() {
     let mut journal = journal(3);
@@ -438,6 +477,32 @@ fn rot_in_the_snapshot_is_damage_and_not_an_empty_log() {
     let found = recovered(&platter, Sabotage::NONE).expect("readable").expect("a life");
     assert_eq!((found.report.broken_snapshots, found.log.last()), (1, LogIndex::ZERO));
     assert_eq!(found.fence, Some((Term(2), LogIndex(50))), "{}", found.report);
+}
+
+/// By its name it is known how far the log had come, though nothing else says so: what a snapshot covers is written over.
+#[test]
+fn a_broken_snapshot_is_damage_though_nothing_follows_it() {
+    let mut journal = journal(5);
+    journal.committed = LogIndex(4);
+    journal.save(5000);
+    journal.settle();
+    for _ in 0..5 {
+        journal.append(100);
+        journal.settle();
+    }
+    journal.committed = LogIndex(10);
+    journal.save(6000);
+    journal.settle();
+    let mut platter = journal.disk.platter();
+    let file = log_files(&platter)[0].clone();
+    platter.file_mut(&file)[6 * BLOCK..].fill(0);
+    let found = recovered(&platter, Sabotage::NONE).expect("readable").expect("a life");
+    assert_eq!((found.log.last(), found.fence), (LogIndex(10), None), "the snapshot has it all");
+    let name = platter.names().into_iter().rfind(|name| name.starts_with("snapshot-")).expect("saved");
+    platter.file_mut(&name)[BLOCK + 3] ^= 1;
+    let found = recovered(&platter, Sabotage::NONE).expect("readable").expect("a life");
+    assert_eq!((found.report.broken_snapshots, found.log.last()), (1, LogIndex(5)), "{}", found.report);
+    assert_eq!(found.fence, Some((Term(2), LogIndex(10))), "{}", found.report);
 }
 
 fn buffered() -> (Journal, WalSettings) {

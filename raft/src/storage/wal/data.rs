@@ -94,6 +94,7 @@ impl<D: Device> Wal<D> {
             return self.fail(&DeviceError::Failed("a write without a file: a fault of the program".to_owned()));
         };
         let sequence = self.next_sequence;
+        self.fence = self.fence.filter(|fence| *fence > (write.to_term, write.to));
         let mut record = Record {
             hash: 0,
             payload_crc32c,
@@ -110,6 +111,7 @@ impl<D: Device> Wal<D> {
             from: write.from,
             before_term,
             to_term: write.to_term,
+            fence: self.fence,
         };
         record.encode(&mut buffer, self.superblock.salt);
         let used = RECORD_HEADER_BYTES + payload_bytes as usize;

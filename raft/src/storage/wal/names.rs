@@ -22,10 +22,16 @@ pub(super) fn snapshot(index: LogIndex, term: Term) -> String {
     format!("snapshot-{:016x}-{:016x}", index.0, term.0)
 }
 
-pub(super) fn snapshot_index(name: &str) -> Option<LogIndex> {
+/// Term and index of the last entry in a snapshot.
+pub(super) fn snapshot_place(name: &str) -> Option<(Term, LogIndex)> {
     let (index, term) = name.strip_prefix("snapshot-")?.split_once('-')?;
     let (index, term) = (u64::from_str_radix(index, 16).ok()?, u64::from_str_radix(term, 16).ok()?);
-    (snapshot(LogIndex(index), Term(term)) == name).then_some(LogIndex(index))
+    let place = (Term(term), LogIndex(index));
+    (snapshot(place.1, place.0) == name).then_some(place)
+}
+
+pub(super) fn snapshot_index(name: &str) -> Option<LogIndex> {
+    snapshot_place(name).map(|(_, index)| index)
 }
 
 pub(super) fn is_snapshot(name: &str) -> bool {

@@ -3,15 +3,16 @@
 //! ```text
 //!   hash u64 | magic u32 | payload_crc32c u32 | payload_bytes u32 | count u32 | cluster u128 | incarnation u64
 //!   sequence u64 | previous u64 | previous_hash u64 | durable u64 | place_file u32 | place_block u32
-//!   term u64 | vote_incarnation u64 | vote_slot u8 | has_vote u8 | 6 zeroes | from u64 | before_term u64 | to_term u64
-//!   8 zeroes
+//!   term u64 | vote_incarnation u64 | vote_slot u8 | has_vote u8 | fence_term u48 | from u64 | before_term u64 | to_term u64
+//!   fence_index u64 (0: no fence)
 //!   payload: count times (entry header of 64 bytes, body); zeroes to the end of the block
 //! ```
 //!
 //! Little endian, 144 bytes before the payload. `hash` is xxh3 of the rest of the header, with a salt that never leaves the disk as
 //! its seed: what a client has put into an entry cannot pass for a record. It is also the link of the chain: each record names the
 //! one before by sequence and hash, and so the first of a new life says which records it does not follow. Hard state and entries are
-//! one record, so neither is there without the other. `durable` is the highest sequence up to which all records were durable when
+//! one record, so neither is there without the other. A fence is what the log once reached, where it does not any more (recovery.rs): what
+//! shows that may be written over long before the log reaches as far again. `durable` is the highest sequence up to which all records were durable when
 //! this one was begun: a hole at or below it is damage, one above it never was acknowledged.
 //!
 //! A record is never written over while it counts: a block that holds an acknowledged entry and is torn by the next write would lose
@@ -28,6 +29,9 @@ use crate::wire::{Reader, Writer};
 
 /// Changes with the form of the records.
 pub(super) const MAGIC: u32 = 0x3157_5254;
+/// Of a fence's term. Later ones are told as the last of these, which no cluster comes to: a term a millisecond takes 9,000 years.
+const FENCE_TERM_BYTES: usize = 6;
+const FENCE_TERM_MAX: u64 = (1 << (8 * FENCE_TERM_BYTES)) - 1;
 /// Bytes before the payload.
 pub(super) const RECORD_HEADER_BYTES: usize = 144;
 
@@ -58,6 +62,8 @@ pub(super) struct Record {
     /// The term of the entry before `from`.
     pub(super) before_term: Term,
     pub(super) to_term: Term,
+    /// What the log once reached, and did not when this was written.
+    pub(super) fence: Option<(Term, LogIndex)>,
 }
 
 impl Record {
@@ -85,9 +91,12 @@ impl Record {
         let place = Place { file: r.u32()?, block: r.u32()? };
         let (term, voted) = (Term(r.u64()?), Incarnation(r.u64()?));
         let (slot, has_vote) = (Slot(r.u8()?), r.u8()?);
-        r.bytes(6)?;
+        let mut fence_term = [0; 8];
+        fence_term[..FENCE_TERM_BYTES].copy_from_slice(r.bytes(FENCE_TERM_BYTES)?);
         let vote = (has_vote != 0).then_some(NodeId { slot, incarnation: voted });
         let (from, before_term, to_term) = (LogIndex(r.u64()?), Term(r.u64()?), Term(r.u64()?));
+        let fence_index = LogIndex(r.u64()?);
+        let fence = (fence_index > LogIndex::ZERO).then_some((Term(u64::from_le_bytes(fence_term)), fence_index));
         Some(Record {
             hash,
             payload_crc32c,
@@ -104,6 +113,7 @@ impl Record {
             from,
             before_term,
             to_term,
+            fence,
         })
     }
 
@@ -129,12 +139,12 @@ impl Record {
         w.u64(vote.incarnation.0);
         w.u8(vote.slot.0);
         w.u8(u8::from(self.hard.vote.is_some()));
-        w.bytes(&[0; 6]);
+        let (fence_term, fence_index) = self.fence.unwrap_or_default();
+        w.bytes(&fence_term.0.min(FENCE_TERM_MAX).to_le_bytes()[..FENCE_TERM_BYTES]);
         w.u64(self.from.0);
         w.u64(self.before_term.0);
         w.u64(self.to_term.0);
-        // Buffers are used again: what is left over must not be an earlier record's.
-        w.u64(0);
+        w.u64(fence_index.0);
         self.hash = hash_of(header, salt);
         header[..8].copy_from_slice(&self.hash.to_le_bytes());
     }
@@ -198,12 +208,18 @@ mod tests {
             from: LogIndex(15),
             before_term: Term(16),
             to_term: Term(17),
+            fence: Some((Term(18), LogIndex(19))),
         }
     }
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
         let mut bytes = [0; RECORD_HEADER_BYTES];
+        for fence in [None, Some((Term(FENCE_TERM_MAX), LogIndex(1)))] {
+            let mut written = Record { fence, ..record() };
+            written.encode(&mut bytes, 99);
+            assert_eq!(Record::decode(&bytes, 99), Some(written));
+        }
         let mut written = record();
         written.encode(&mut bytes, 99);
         assert_eq!(Record::decode(&bytes, 99), Some(written));

@@ -4,7 +4,8 @@
 //! before it. Where that one is missing there is a hole, and
 //! * a later record that follows the last one before the hole was written by a later life, which had cut what lies between;
 //! * a later record that says that the hole was durable makes it **damage**: nothing is cut. What the log once reached is
-//!   remembered as a fence, below which the node neither votes nor stands, until it has been sent that much again;
+//!   remembered as a fence, below which the node neither votes nor stands, until it has been sent that much again. A snapshot that is
+//!   broken makes one as well, by its name. Every record written meanwhile bears it, since files that show it are used again;
 //! * else it is a **torn tail**: acknowledgements cover contiguous records only, so nobody was ever told of it, nor of what follows.
 //!
 //! Damage that no later record follows cannot be told from a torn tail. Whether the entries of a record go on from the log so far is
@@ -110,7 +111,7 @@ pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: S
     let Some(superblock) = Superblock::read(directory, &files)? else { return Ok(Recovery::Nothing) };
     check(&superblock, expected)?;
     let mut report = Report::new(superblock.id, superblock.generation);
-    let (snapshot, snapshots) = newest_snapshot(directory, &files, &superblock, expected, &mut report)?;
+    let (snapshot, snapshots, broken) = newest_snapshot(directory, &files, &superblock, expected, &mut report)?;
     let scan = Scan::of(directory, &files, superblock.salt, &mut report)?;
     let mut replay = Replay::after(snapshot.as_ref());
     let mut cluster = superblock.cluster.or(expected.cluster);
@@ -133,6 +134,7 @@ pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: S
     }
     let newest = chosen.last().map(|at| &scan.records[*at].record);
     let last = newest.map_or((0, 0), |record| (record.sequence, record.hash));
+    replay.lost(&broken);
     report.finish(newest, &replay.log, replay.fence);
     let short = expected.witness.is_some_and(|witness| witness > last.0);
     if short && !sabotage.has(Fault::IgnoreWitness) {
@@ -194,20 +196,22 @@ fn check(superblock: &Superblock, expected: &Expected) -> Result<(), WalError> {
 
 type FoundSnapshot = Option<(ClusterId, ReceivedSnapshot)>;
 
-/// The newest whole snapshot, and the names of all.
+/// The newest whole snapshot, the names of all, and where newer ones were that are broken.
 fn newest_snapshot(
     directory: &impl Directory,
     files: &[(String, u64)],
     superblock: &Superblock,
     expected: &Expected,
     report: &mut Report,
-) -> Result<(FoundSnapshot, Vec<String>), WalError> {
+) -> Result<(FoundSnapshot, Vec<String>, Vec<(Term, LogIndex)>), WalError> {
     let mut candidates: Vec<_> = files.iter().filter(|(name, _)| names::is_snapshot(name)).collect();
     candidates.sort_by_key(|(name, _)| std::cmp::Reverse(names::snapshot_index(name)));
     let all = candidates.iter().map(|(name, _)| name.clone()).collect();
+    let mut broken = Vec::new();
     for (name, bytes) in candidates {
         let Some((cluster, snapshot)) = image::read(directory, name, *bytes, superblock.salt)? else {
             report.broken_snapshot(name);
+            broken.extend(names::snapshot_place(name));
             continue;
         };
         let own = superblock.cluster.or(expected.cluster);
@@ -215,9 +219,9 @@ fn newest_snapshot(
             return Err(WalError::AnotherCluster { found: cluster, expected: own });
         }
         report.snapshot(snapshot.index, snapshot.bytes.len());
-        return Ok((Some((cluster, snapshot)), all));
+        return Ok((Some((cluster, snapshot)), all, broken));
     }
-    Ok((None, all))
+    Ok((None, all, broken))
 }
 
 /// Which of the records, in the order of their sequences, count.
@@ -283,6 +287,7 @@ impl Replay {
         if record.from <= base && to < base {
             // Older than the snapshot.
             self.log.truncate(base.next());
+            self.bears(record.fence);
             return Ok(());
         }
         let mut payload = vec![0; record.payload_bytes as usize];
@@ -295,9 +300,25 @@ impl Replay {
         } else {
             self.fence_at(record.to_term, to);
         }
-        let reached = (self.log.last_term(), self.log.last());
-        self.fence = self.fence.filter(|fence| *fence > reached && fence.1 > base);
+        self.bears(record.fence);
         Ok(())
+    }
+
+    /// The log went on like this while it did not reach what it once had.
+    fn bears(&mut self, fence: Option<(Term, LogIndex)>) {
+        self.fence = self.fence.max(fence);
+        self.mend();
+    }
+
+    /// These snapshots are gone: the log reached as far as each.
+    fn lost(&mut self, broken: &[(Term, LogIndex)]) {
+        self.fence = self.fence.max(broken.iter().max().copied());
+        self.mend();
+    }
+
+    fn mend(&mut self) {
+        let (base, reached) = (self.log.base(), (self.log.last_term(), self.log.last()));
+        self.fence = self.fence.filter(|fence| *fence > reached && fence.1 > base);
     }
 
     fn entries(&mut self, record: &Record, entries: &[(crate::entry::EntryHeader, &[u8])]) {
@@ -353,6 +374,7 @@ mod tests {
             from: LogIndex(1),
             before_term: Term(0),
             to_term: Term(0),
+            fence: None,
         };
         Found { record }
     }
