@@ -31,9 +31,11 @@ use trimaran_runtime::{Instant, now, read_clock, sleep_until};
 /// Entries executed, and queries answered, before other tasks of the core get a turn. Each has a share of its own: a log
 /// that is never short of entries must not keep the readers waiting.
 const JOBS_PER_TURN: usize = 64;
-/// Fewer where they take longer than this together, by what they have taken lately: elections and heartbeats wait for them, and so do
+/// Fewer where they take longer than this together, or would by what they have taken lately: elections and heartbeats wait for them, and so do
 /// their own answers, which leave when all of them are made.
 const TURN_WORK: Duration = Duration::from_micros(100);
+/// So many are done between two looks at the clock.
+const JOBS_PER_LOOK: usize = 4;
 
 /// Between two tries to save a state that could not be saved.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(1);
@@ -182,6 +184,11 @@ impl Share {
         (fit as usize).clamp(1, JOBS_PER_TURN)
     }
 
+    /// Whether `done` of them, the first of which began at `from`, have taken all the time that there is.
+    fn is_used_up(done: usize, from: Instant) -> bool {
+        done.is_multiple_of(JOBS_PER_LOOK) && read_clock().saturating_since(from) >= TURN_WORK
+    }
+
     /// An eighth of what is new counts: one slow handler does not make all turns short.
     fn learn(&mut self, took: Duration, count: usize) {
         if count > 0 {
@@ -324,12 +331,13 @@ impl<S: Service> Apply<S> {
             if !is_in_hand {
                 self.snapshots().await?;
             }
-            let has_more = self.burst(std::mem::take(&mut is_in_hand)).await?;
-            if self.queries() || has_more {
+            let mut has_more = self.burst(std::mem::take(&mut is_in_hand)).await?;
+            has_more |= self.queries();
+            has_more |= self.other_jobs().await;
+            if has_more {
                 trimaran_runtime::yield_now().await;
                 continue;
             }
-            self.other_jobs().await;
             is_in_hand = self.intake.next().await;
             if is_in_hand {
                 self.let_leader_go_first().await;
@@ -403,22 +411,23 @@ impl<S: Service> Apply<S> {
     async fn burst(&mut self, mut is_in_hand: bool) -> Result<bool, Box<Halt>> {
         self.learn_cluster();
         let (share, from) = (self.entries_share.limit(), read_clock());
-        let (mut left, mut end) = (share, Ok(()));
-        while left > 0
+        let (mut done, mut end, mut has_more) = (0, Ok(()), false);
+        while !has_more
             && (std::mem::take(&mut is_in_hand) || self.node.shard.try_next_committed(&mut self.intake.entry))
         {
             end = self.execute().await;
             if end.is_err() {
                 break;
             }
-            left -= 1;
+            done += 1;
+            has_more = done == share || Share::is_used_up(done, from);
         }
         self.node.passed(&self.passed);
         self.passed.clear();
-        if left < share {
-            self.entries_share.learn(read_clock().saturating_since(from), share - left);
+        if done > 0 {
+            self.entries_share.learn(read_clock().saturating_since(from), done);
         }
-        end.map(|()| left == 0)
+        end.map(|()| has_more)
     }
 
     /// The entry in hand.
@@ -449,24 +458,23 @@ impl<S: Service> Apply<S> {
         if looks == 0 {
             return false;
         }
-        let (share, from, mut done) = (self.queries_share.limit(), read_clock(), 0);
-        while done < share
-            && let Some((sight, request)) = self.node.jobs.next_query(self.replica.cx.index, &mut looks)
-        {
+        let (share, from, mut done, mut has_more) = (self.queries_share.limit(), read_clock(), 0, false);
+        while !has_more && let Some((sight, request)) = self.node.jobs.next_query(self.replica.cx.index, &mut looks) {
             self.query(sight, &request);
             done += 1;
+            has_more = done == share || Share::is_used_up(done, from);
         }
         self.queries_share.learn(read_clock().saturating_since(from), done);
-        done == share
+        has_more
     }
 
-    /// Does the jobs that are no queries.
-    async fn other_jobs(&mut self) {
-        let waiting = self.node.jobs.others.borrow().len();
-        for _ in 0..waiting {
-            let Some(job) = self.node.jobs.others.borrow_mut().pop_front() else { break };
+    /// Does the jobs that are no queries, each turn some of them: work without end must not hide them. Whether there are more.
+    async fn other_jobs(&mut self) -> bool {
+        for _ in 0..JOBS_PER_TURN {
+            let Some(job) = self.node.jobs.others.borrow_mut().pop_front() else { return false };
             self.other_job(job).await;
         }
+        true
     }
 
     /// Who asked may have given up meanwhile.

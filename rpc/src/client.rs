@@ -9,7 +9,7 @@
 //! R2P2 neither retransmits nor cancels; what may be sent again is decided here, by what is known about the effect:
 //!
 //! * A read has none. While it is unanswered, another server is asked every [`ClientConfig::probe`], and ever more rarely after eight
-//!   tries. The first try stays open to the end, seven others with it, and a node executes one of those that reach it. What any replica may answer ([`Consistency`]) goes to the same one as long as it answers, and at once to the
+//!   tries. The first four stay open to the end, the newest four with them, and a node executes one of those that reach it. What any replica may answer ([`Consistency`]) goes to the same one as long as it answers, and at once to the
 //!   next where it cannot; clients begin with different ones.
 //! * A write has a name, the number of the call in one of the client's sessions, by which the cluster recognises a copy. It
 //!   is sent to the leader, or to any server where none is known. While it is unanswered, others are asked who leads, at

@@ -1,7 +1,7 @@
 //! Reads that are on their way through this node, so that a copy of one does not execute it once more.
 //!
 //! A client that hears nothing asks again, under another request id, and cannot know that its read waits, or takes long: executed each
-//! time, slow reads would make a loaded node slower still. The first copy is answered; the client keeps the first try open to the end. Nothing
+//! time, slow reads would make a loaded node slower still. The first copy is answered; the client keeps its first tries open to the end. Nothing
 //! hangs on a place being kept: a copy that is not recognised is executed, as it would be if the first had been lost.
 
 use crate::r2p2::Policy;

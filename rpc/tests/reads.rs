@@ -305,3 +305,23 @@ fn a_read_that_waits_is_executed_once() {
         assert_eq!(count(&mut cluster) - before, 1, "{kind}");
     }
 }
+
+/// Handlers take all the time that there is, on every node: whoever asks how a node is, or what it holds, is told all the same.
+#[test]
+fn a_node_that_is_never_done_tells_its_status() {
+    let mut cluster = leased(9, Sabotage::default());
+    written(&mut cluster);
+    let servers = cluster.addresses();
+    for _ in 0..8 {
+        cluster.client(servers.clone(), move |client: Client| async move {
+            loop {
+                let _ = client.submit(OwnedCall { within: Some(MS * 4000), ..write(2) }).await;
+            }
+        });
+    }
+    cluster.run_for(MS * 200);
+    for node in nodes(&cluster) {
+        let status = status(&mut cluster, node);
+        assert!(status.digest.is_some(), "{status:?}");
+    }
+}

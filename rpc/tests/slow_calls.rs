@@ -69,17 +69,19 @@ impl Bench {
         Bench { lab, user, server, client, log }
     }
 
-    /// One server whose handler takes so long, for each copy, all at once; what `loses` says of the copies from 0 on never arrives.
+    /// One server whose handler takes so long, and which executes the first copy that arrives; what `loses` says of the copies from 0
+    /// on never does.
     fn slow(takes: Duration, mut loses: impl FnMut(usize) -> bool + 'static) -> Bench {
-        let mut copies = 0;
+        let (mut copies, is_open) = (0, Rc::new(Cell::new(false)));
         Bench::new(ClientConfig::default(), move |socket, seen| {
             copies += 1;
-            if loses(copies - 1) {
+            if loses(copies - 1) || is_open.replace(true) {
                 return;
             }
-            let (socket, seen) = (socket.clone(), seen.clone());
+            let (socket, seen, is_open) = (socket.clone(), seen.clone(), is_open.clone());
             spawn(async move {
                 sleep(takes).await;
+                is_open.set(false);
                 say(&socket, &seen, leads());
             })
             .detach();
@@ -114,7 +116,7 @@ impl Bench {
 /// However long the handler takes, the first try is waited for, and the others become rare.
 #[test]
 fn a_read_that_takes_long_is_answered_by_its_first_try() {
-    for (takes, most) in [(60 * MILLI, 8), (200 * MILLI, 13), (1500 * MILLI, 20), (20 * SECOND, 40)] {
+    for (takes, most) in [(60 * MILLI, 8), (200 * MILLI, 13), (1500 * MILLI, 20), (20 * SECOND, 60)] {
         let mut bench = Bench::slow(takes, |_| false);
         let (end, took) = bench.call(READ, 50 * SECOND);
         end.expect("answered");
@@ -124,14 +126,14 @@ fn a_read_that_takes_long_is_answered_by_its_first_try() {
     }
 }
 
-/// A later try is open for several times its age by then.
+/// The node executes another try than the client's first, and drops the later ones as copies of that.
 #[test]
 fn a_read_that_takes_long_is_answered_though_its_first_tries_are_lost() {
-    for takes in [200 * MILLI, 1500 * MILLI, 5 * SECOND] {
+    for takes in [200 * MILLI, 1500 * MILLI, 20 * SECOND] {
         let mut bench = Bench::slow(takes, |copy| copy < 3);
         let (end, took) = bench.call(READ, 50 * SECOND);
         end.expect("answered");
-        assert!(took < 3 * takes, "{takes:?}: {took:?}");
+        assert!(took < takes + 40 * MILLI, "{takes:?}: {took:?}");
     }
 }
 

@@ -285,7 +285,9 @@ pub(super) async fn run<S: Service>(mut apply: Apply<S>, loans: Loans<S>) -> End
         if let Err(halt) = apply.snapshots().await {
             return (halt, Some(apply.replica));
         }
-        apply.other_jobs().await;
+        while apply.other_jobs().await {
+            yield_now().await;
+        }
         lender.last = apply.replica.cx.index;
         lender.gather(&apply.intake);
         while lender.batch.is_empty() && !apply.intake.wants_replica() {

@@ -21,8 +21,8 @@ use trimaran_net::UdpSocket;
 use trimaran_runtime::channel::Notify;
 use trimaran_runtime::{Instant, now, recv_or_deadline, sleep, yield_now};
 
-/// Tries of one call that may wait for an answer at once. One more, and the oldest but the first is given up: where a handler takes
-/// longer than all of them live, the first is answered.
+/// Tries of one call that may wait for an answer at once. One more, and the one in the middle is given up: of those that reach a node it
+/// executes the first, which is one of the oldest, however long that takes.
 const TRIES_MAX: usize = 8;
 /// Packets sent before others get their turn.
 const BURST_PACKETS: u16 = 32;
@@ -262,8 +262,8 @@ impl<'a> Tries<'a> {
         Tries { shared, mailbox: shared.mailbox(), open: SmallVec::new(), lost_one: false, stamp: now() }
     }
 
-    /// Sends the first packet of a message to `to` under a new request id. With [`TRIES_MAX`] tries open the oldest but the first
-    /// is given up. `echo` as [`Call::echo`].
+    /// Sends the first packet of a message to `to` under a new request id. With [`TRIES_MAX`] tries open the one in the middle is
+    /// given up. `echo` as [`Call::echo`].
     pub(super) fn send(
         &mut self,
         to: SocketAddrV4,
@@ -274,7 +274,7 @@ impl<'a> Tries<'a> {
     ) -> Result<(), CallError> {
         self.stamp = now();
         if self.open.len() >= TRIES_MAX {
-            let given_up = self.open.remove(1);
+            let given_up = self.open.remove(TRIES_MAX / 2);
             self.lost_one |= given_up.acked || segments.packets() == 1;
             self.end(given_up.rid);
         }

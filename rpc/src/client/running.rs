@@ -20,12 +20,12 @@ const REDIRECTS_MAX: u32 = 3;
 /// Tries of a call that follow each other at the pace of probes; later ones take longer and longer, so that many calls
 /// without an answer do not use up the request ids.
 const PROMPT_TRIES: u32 = 8;
-/// Longest wait for an answer, or for the ACK of a request of several packets, before another server is asked.
+/// Longest wait for an answer to a write, or for the ACK of a request of several packets, before another server is asked.
 const PATIENCE_MAX: Duration = Duration::from_millis(160);
 
 /// Longest pause between later tries of a read: a quarter of its age until then, so that a read that takes long is seldom asked for
-/// again, and the answer to a later try is heard if the first was lost.
-const SLOW_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// again.
+const SLOW_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// What is known about a call's repetition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,8 +247,8 @@ impl<'a> Running<'a> {
         if self.repeat == Repeat::Recognised {
             self.again_at = now() + self.next_patience();
         } else if self.segments.packets() > 1 || self.asked > PROMPT_TRIES {
-            let age = now() - self.begun;
-            self.next_at = now() + self.next_patience().max((age / 4).min(SLOW_PAUSE_MAX));
+            let slow = if self.segments.packets() > 1 { Duration::ZERO } else { (now() - self.begun) / 4 };
+            self.next_at = now() + self.next_patience().max(slow.min(SLOW_PAUSE_MAX));
         }
         let echo = self.write_block();
         let sent = self.tries.send(to, self.message, &self.segments, [&self.block, self.call.body], Some(echo));

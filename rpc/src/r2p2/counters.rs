@@ -85,8 +85,10 @@ reasons! {
 
     /// A RESPONSE that no pending call waits for.
     ResponseWithoutCall = "response_without_call",
-    /// A RESPONSE to an earlier call of the same request id, or what followed its first packet.
+    /// A RESPONSE to an earlier call of the same request id.
     ResponseOfAnother = "response_of_another",
+    /// A later packet of a RESPONSE with a block whose first packet has not come.
+    ReplyUnopened = "reply_unopened",
     /// A RESPONSE to a multi-packet request that no server has asked the rest of.
     ResponseBeforeAck = "response_before_ack",
     /// A reply's fragment from another server than its first one.

@@ -189,10 +189,10 @@ impl Requests {
             Some(Pending { block: Some(former), .. })
                 if header.flags.first && block.is_some_and(|block| block.echo() != former.echo()) =>
             {
-                // The request id has come round again: what follows is this call's, and must not complete the other.
-                self.take(triple);
-                self.counters.record(DropReason::Abandoned);
-                self.first_packet(now, triple, header, block, payload)
+                // The request id has come round again. Of what follows nobody could say whose it is: neither call is put together,
+                // and their client asks again under other ids.
+                self.end(now, triple);
+                Outcome::Dropped(DropReason::Abandoned)
             }
             Some(_) => self.next_packet(now, triple, header, payload),
             None if header.flags.first => self.first_packet(now, triple, header, block, payload),
@@ -282,12 +282,6 @@ impl Requests {
 
     /// Takes a message out of every table and remembers that it ended.
     fn end(&mut self, now: Instant, triple: Triple) -> Option<Pending> {
-        let pending = self.take(triple)?;
-        self.remember_ended(now, triple);
-        Some(pending)
-    }
-
-    fn take(&mut self, triple: Triple) -> Option<Pending> {
         let pending = self.pending.remove(&triple)?;
         self.deadlines.remove(&(pending.deadline, triple));
         self.held_bytes -= pending.assembly.charged_bytes();
@@ -297,6 +291,7 @@ impl Requests {
                 self.per_source.remove(triple.client.ip());
             }
         }
+        self.remember_ended(now, triple);
         Some(pending)
     }
 

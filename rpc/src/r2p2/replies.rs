@@ -82,8 +82,6 @@ pub struct TooManyCalls {
 struct Waiting {
     call: Call,
     acked: bool,
-    /// This server's answer to an earlier call of the same request id has begun to arrive; what of it comes later bears no block.
-    astray: Option<SocketAddrV4>,
     /// The reply so far and the server it comes from.
     assembly: Option<Box<(SocketAddrV4, Assembly)>>,
 }
@@ -135,7 +133,7 @@ impl Replies {
             if self.quarantine.contains_key(&rid) {
                 continue;
             }
-            if self.waiting.insert(rid, Waiting { call, acked: false, astray: None, assembly: None }) {
+            if self.waiting.insert(rid, Waiting { call, acked: false, assembly: None }) {
                 return Ok(rid);
             }
         }
@@ -213,19 +211,16 @@ impl Replies {
             // One of our own calls may be refused by a response block instead of the ACK.
             return Err(DropReason::ResponseBeforeAck);
         }
-        if let Some(echo) = waiting.call.echo {
-            if !header.flags.first {
-                if waiting.astray == Some(from) {
-                    return Err(DropReason::ResponseOfAnother);
-                }
-            } else if !header.flags.own_block {
-                return Err(DropReason::BlockMissing);
-            } else if super::block::ResponseBlock::parse(payload)?.0.echo != echo {
-                waiting.astray = Some(from);
+        match waiting.call.echo {
+            // What follows says nothing of whose reply it is: before the first packet it may be any call's that had this request id.
+            Some(_) if !header.flags.first && waiting.assembly.is_none() => return Err(DropReason::ReplyUnopened),
+            Some(_) if !header.flags.first => {}
+            Some(_) if !header.flags.own_block => return Err(DropReason::BlockMissing),
+            Some(echo) if super::block::ResponseBlock::parse(payload)?.0.echo != echo => {
                 return Err(DropReason::ResponseOfAnother);
-            } else {
-                waiting.astray = None;
             }
+            None if header.flags.first && header.flags.own_block => return Err(DropReason::ResponseOfAnother),
+            _ => {}
         }
         if header.flags.is_single() {
             if header.p_order != 1 {
