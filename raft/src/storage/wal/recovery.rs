@@ -111,7 +111,8 @@ pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: S
     let Some(superblock) = Superblock::read(directory, &files)? else { return Ok(Recovery::Nothing) };
     check(&superblock, expected)?;
     let mut report = Report::new(superblock.id, superblock.generation);
-    let (snapshot, snapshots, broken) = newest_snapshot(directory, &files, &superblock, expected, &mut report)?;
+    let FoundSnapshots { newest: snapshot, names: snapshots, broken } =
+        find_snapshots(directory, &files, &superblock, expected, &mut report)?;
     let scan = Scan::of(directory, &files, superblock.salt, &mut report)?;
     let mut replay = Replay::after(snapshot.as_ref());
     let mut cluster = superblock.cluster.or(expected.cluster);
@@ -194,24 +195,31 @@ fn check(superblock: &Superblock, expected: &Expected) -> Result<(), WalError> {
     }
 }
 
-type FoundSnapshot = Option<(ClusterId, ReceivedSnapshot)>;
+/// The snapshots of a directory.
+struct FoundSnapshots {
+    /// The newest whole one, and whose it is.
+    newest: Option<(ClusterId, ReceivedSnapshot)>,
+    /// Of all of them.
+    names: Vec<String>,
+    /// The last entries of newer ones that are broken.
+    broken: Vec<(Term, LogIndex)>,
+}
 
-/// The newest whole snapshot, the names of all, and where newer ones were that are broken.
-fn newest_snapshot(
+fn find_snapshots(
     directory: &impl Directory,
     files: &[(String, u64)],
     superblock: &Superblock,
     expected: &Expected,
     report: &mut Report,
-) -> Result<(FoundSnapshot, Vec<String>, Vec<(Term, LogIndex)>), WalError> {
+) -> Result<FoundSnapshots, WalError> {
     let mut candidates: Vec<_> = files.iter().filter(|(name, _)| names::is_snapshot(name)).collect();
     candidates.sort_by_key(|(name, _)| std::cmp::Reverse(names::snapshot_index(name)));
-    let all = candidates.iter().map(|(name, _)| name.clone()).collect();
-    let mut broken = Vec::new();
+    let names = candidates.iter().map(|(name, _)| name.clone()).collect();
+    let mut found = FoundSnapshots { newest: None, names, broken: Vec::new() };
     for (name, bytes) in candidates {
         let Some((cluster, snapshot)) = image::read(directory, name, *bytes, superblock.salt)? else {
             report.broken_snapshot(name);
-            broken.extend(names::snapshot_place(name));
+            found.broken.extend(names::snapshot_place(name));
             continue;
         };
         let own = superblock.cluster.or(expected.cluster);
@@ -219,9 +227,10 @@ fn newest_snapshot(
             return Err(WalError::AnotherCluster { found: cluster, expected: own });
         }
         report.snapshot(snapshot.index, snapshot.bytes.len());
-        return Ok((Some((cluster, snapshot)), all, broken));
+        found.newest = Some((cluster, snapshot));
+        break;
     }
-    Ok((None, all, broken))
+    Ok(found)
 }
 
 /// Which of the records, in the order of their sequences, count.
