@@ -55,7 +55,7 @@ struct Round {
 pub fn run(bench: &BenchRestart, program: &Program) -> Result<(), Error> {
     let signals = Signals::watch()?;
     let log_mib = bench.log.div_ceil(1 << 20).max(1);
-    // A snapshot is saved when half of the files are in use: there are more than three times as many as needed.
+    // A snapshot is saved when half of the files or of the budget is in use: there is more than three times as much as needed.
     let files = log_mib.div_ceil(FILE_MIB) * 3 + 4;
     let plan = nodes::Plan {
         service: program.service,
@@ -64,7 +64,7 @@ pub fn run(bench: &BenchRestart, program: &Program) -> Result<(), Error> {
         durability: Durability::Durable,
         config: format!(
             "\n[limits]\nlog_bytes = \"{}MiB\"\n[disk]\nfile_bytes = \"{FILE_MIB}MiB\"\nfiles = {files}\nsnapshot_every_bytes = \"1024GiB\"\n",
-            (log_mib * 2).max(256)
+            (log_mib * 3).max(256)
         ),
         ..nodes::Plan::default()
     };

@@ -165,6 +165,13 @@ impl Log {
         (to.0 - after.0) * ENTRY_HEADER_BYTES as u64 + (self.body_end(to) - self.body_end(after))
     }
 
+    /// Bytes of all entries up to `index` since the log began after a snapshot or at all, held or not, of those at or after
+    /// [`Log::base`]: two of them differ by the bytes between. O(1).
+    pub fn offset_bytes(&self, index: LogIndex) -> u64 {
+        let index = index.clamp(self.base(), self.last());
+        index.0 * ENTRY_HEADER_BYTES as u64 + self.body_end(index)
+    }
+
     /// The first of the newest entries that together cost at most `bytes`; one after the last where none does. O(log of the
     /// number of entries).
     pub fn newest_within(&self, bytes: u64) -> LogIndex {

@@ -28,6 +28,7 @@ mod propose;
 mod quiet;
 mod read;
 mod replication;
+mod room;
 mod snapshot;
 mod stopped;
 mod timeless;
@@ -135,6 +136,8 @@ pub struct Machine {
     failed: bool,
     /// No room on the disk but what is kept for entries without which nothing moves.
     full: bool,
+    /// How far a snapshot on the disk reaches, in [`Log::offset_bytes`]; none where nothing is on a disk.
+    saved_bytes: Option<u64>,
     /// Bytes of entries that the next write may have.
     room_bytes: u64,
     /// The log once reached this, and may have acknowledged it, but lost it to its disk.
@@ -262,6 +265,7 @@ impl Machine {
             stalled: false,
             failed: false,
             full: false,
+            saved_bytes: None,
             room_bytes: u64::MAX,
             damage: None,
             leader: None,
@@ -349,6 +353,7 @@ impl Machine {
             Input::StorageStalled(stalled) => self.stalled = stalled,
             Input::StorageFull(full) => self.storage_full(full),
             Input::StorageRoom(bytes) => self.room_bytes = bytes,
+            Input::StorageSaved(offset_bytes) => self.storage_saved(offset_bytes, log),
             Input::Applied(states) => self.applied(states, log),
             Input::Stopped => self.stop_applying(log),
             // That somebody waits for it has been noticed.

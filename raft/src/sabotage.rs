@@ -58,6 +58,8 @@ pub enum Fault {
     BelieveAnyFarewell,
     /// No room is kept for what a leader cannot do without.
     NoReservedRoom,
+    /// What is on the disk after its newest snapshot grows beyond what memory holds.
+    UnboundedUnsaved,
     /// Whether an entry has room is asked before what it replaces is gone.
     RoomBeforeTruncation,
     /// A replica whose state is wrong stands for election.

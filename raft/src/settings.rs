@@ -43,7 +43,8 @@ impl Timing {
 /// Budgets of a shard. Entries cost their body and 64 bytes each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// The log in memory. Proposals beyond it are refused as overloaded; a follower accepts only what fits.
+    /// The log in memory, and what is on a disk after the newest snapshot there, which a start reads back. Proposals beyond it are refused
+    /// as overloaded; a follower accepts only what fits.
     pub log_bytes: u64,
     /// How far a member may lag behind a quorum, at most half of the log. For one that lags more for an election timeout the log keeps
     /// nothing, live or not: it costs a cursor, and returns by a snapshot and what follows.

@@ -86,6 +86,8 @@ struct Inner<T, S> {
     received: Option<ReceivedSnapshot>,
     snapshots: Waiters,
     wanted: Waiters,
+    /// The snapshot that the storage is making durable, and its [`Log::offset_bytes`].
+    saving: Option<(LogIndex, u64)>,
     /// Raised with each of `committed`, `fences`, `snapshots` and `wanted`.
     work: Signal,
     /// Reads the clock, where the stamp of the turn is not enough.
@@ -144,13 +146,21 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             received: None,
             snapshots: Waiters::default(),
             wanted: Waiters::default(),
+            saving: None,
             work: Signal::new(),
             clock: None,
             waiting_applies: 0,
             read_patience: config.reads.patience,
             halted: false,
         };
-        Shard { inner: Rc::new(RefCell::new(inner)) }
+        let shard = Shard { inner: Rc::new(RefCell::new(inner)) };
+        {
+            let inner = &mut *shard.inner.borrow_mut();
+            if inner.storage.reads_back() {
+                inner.step(Input::StorageSaved(inner.log.offset_bytes(inner.log.base())));
+            }
+        }
+        shard
     }
 
     /// Drives the replica until its storage fails. Each wake takes what has arrived, then the deadlines, then flushes.
@@ -419,7 +429,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
                     tracing::warn!(node = %self.machine.me().id, full, "room for the log");
                     self.step(Input::StorageFull(full));
                 }
-                Completion::Saved(index) => tracing::info!(node = %self.machine.me().id, %index, "a snapshot is saved"),
+                Completion::Saved(index) => self.saved(index),
             }
         }
         if self.saves_now() {
@@ -431,10 +441,18 @@ impl<T: Transport, S: Storage> Inner<T, S> {
     /// Whether the storage wants this replica's own state.
     fn saves_now(&self) -> bool {
         let used = self.machine.fenced().is_none() && !self.machine.has_stopped() && self.received.is_none();
-        used && self.storage.wants_snapshot(self.machine.applied_index())
+        let pressed = self.machine.is_short_of_saved(&self.log);
+        used && self.storage.wants_snapshot(self.machine.applied_index(), pressed)
     }
 
-    /// An input that cannot be refused.
+    fn saved(&mut self, index: LogIndex) {
+        tracing::info!(node = %self.machine.me().id, %index, "a snapshot is saved");
+        // One that was received was counted when it replaced the log.
+        if let Some((_, offset_bytes)) = self.saving.take_if(|(saving, _)| *saving == index) {
+            self.step(Input::StorageSaved(offset_bytes));
+        }
+    }
+
     /// Takes what a client wants. Where that ends the group's quiet, the deadlines are others now.
     fn ask(&mut self, input: Input<'_>) -> Result<Accepted, Refused> {
         let was_quiet = self.machine.is_quiet();
@@ -445,6 +463,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
         result
     }
 
+    /// An input that cannot be refused.
     fn step(&mut self, input: Input<'_>) {
         let _ = self.machine.step(stamp(), input, &mut self.log);
     }
@@ -500,6 +519,7 @@ impl<T: Transport, S: Storage> Inner<T, S> {
                     tracing::info!(node = %self.machine.me().id, index = %snapshot.index, bytes = snapshot.bytes.len(), "snapshot");
                     self.storage.install(self.machine.cluster().unwrap_or_default(), &snapshot);
                     self.counters.snapshots_installed += 1;
+                    self.saving = None;
                     self.delivered = snapshot.index;
                     self.received = Some(snapshot);
                     self.snapshots.reach(LogIndex(u64::MAX));

@@ -69,8 +69,14 @@ pub trait Storage {
     /// durable.
     fn install(&mut self, cluster: ClusterId, snapshot: &ReceivedSnapshot);
 
+    /// Whether a start reads back what was written after the newest snapshot. The machine then holds that to the budget of the log.
+    fn reads_back(&self) -> bool {
+        false
+    }
+
     /// Whether a snapshot of this replica's own state, which is the one after `applied`, is to be saved, so that the log stays short.
-    fn wants_snapshot(&self, _applied: LogIndex) -> bool {
+    /// `pressed`: entries have no room until one is.
+    fn wants_snapshot(&self, _applied: LogIndex, _pressed: bool) -> bool {
         false
     }
 

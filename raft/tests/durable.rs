@@ -16,9 +16,9 @@ use harness::device::{Faulty, Platter};
 use harness::journal::{EXPECTED, ID, SETTINGS};
 use harness::{CLUSTER, member};
 use trimaran_raft::seed::{Legacy, Seeding};
-use trimaran_raft::wal::{Fresh, Recovery, Wal, recover};
+use trimaran_raft::wal::{Fresh, Recovery, Wal, WalSettings, recover};
 use trimaran_raft::{
-    CommittedEntry, Configuration, EntryHeader, EntryKind, Error, Log, LogIndex, Member, Nanos, Proposal,
+    CommittedEntry, Configuration, EntryHeader, EntryKind, Error, Limits, Log, LogIndex, Member, Nanos, Proposal,
     ReceivedSnapshot, Shard, ShardConfig, ShardId, Snapshot, Term, Transport,
 };
 use trimaran_runtime::sim::{CoreIndex, World};
@@ -71,21 +71,25 @@ struct One {
 impl One {
     /// A node on this disk: a first life where there is none yet.
     fn start(seed: u64, platter: Platter) -> One {
+        One::start_with(seed, platter, SETTINGS, Limits::default())
+    }
+
+    fn start_with(seed: u64, platter: Platter, settings: WalSettings, limits: Limits) -> One {
         let mut world = World::new(seed);
         let core = world.add_core("node", Nothing);
         let found = recover(&platter, &EXPECTED).expect("its own disk");
         let disk = Faulty::new(platter, true);
         let mut me = member(0, 1);
         me.id = ID;
-        let config = ShardConfig::new(me, seed);
+        let config = ShardConfig { limits, ..ShardConfig::new(me, seed) };
         let shard = world.enter(core, || match found {
             Recovery::Resumed(found) => {
-                let wal = Wal::resume(disk.clone(), SETTINGS, &found, Nanos(0));
+                let wal = Wal::resume(disk.clone(), settings, &found, Nanos(0));
                 Shard::resume(config, Nothing, wal, *found)
             }
             Recovery::Nothing => {
                 let fresh = Fresh { id: ID, shard: ShardId(0), salt: 1 };
-                let shard = Shard::new(config, Nothing, Wal::create(disk.clone(), SETTINGS, fresh, &[], Nanos(0)));
+                let shard = Shard::new(config, Nothing, Wal::create(disk.clone(), settings, fresh, &[], Nanos(0)));
                 shard.bootstrap(CLUSTER, &[me], 0).expect("fresh");
                 shard
             }
@@ -233,6 +237,40 @@ fn a_full_disk_refuses_proposals_until_there_is_room() {
     node.run(200);
     assert!(node.shard.is_leader() && !node.shard.status().storage_full);
     node.propose(&[7; 400]).expect("there is room");
+}
+
+/// What a start reads back stays in memory until its commit is learnt: however seldom a snapshot is due, the log must not be let grow
+/// beyond what memory holds.
+#[test]
+fn what_a_start_reads_back_is_bounded_however_seldom_snapshots_are_due() {
+    let settings = WalSettings { files_max: 64, snapshot_every_bytes: u64::MAX, ..SETTINGS };
+    let limits =
+        Limits { log_bytes: 128 << 10, uncommitted_bytes: 32 << 10, entry_bytes: 8 << 10, ..Limits::default() };
+    let mut node = One::start_with(12, Platter::default(), settings, limits);
+    node.run(1000);
+    let (mut written, mut unsaved, mut most, mut snapshots) = (0, 0, 0, 0);
+    for life in 0..3 {
+        for at in 0..1000_u32 {
+            match node.propose(&[at as u8; 400]) {
+                Ok(_) => written += 464,
+                Err(Error::Overloaded) => {}
+                Err(other) => panic!("{other}"),
+            }
+            node.run(1);
+            let shard = &node.shard;
+            unsaved = unsaved.max(shard.with_log(|log| shard.with_machine(|machine| machine.unsaved_bytes(log))));
+        }
+        snapshots += node.shard.with_storage(|wal| wal.counters().snapshots);
+        let platter = node.disk.platter().after(|_, _| false, |_| false);
+        let Recovery::Resumed(found) = recover(&platter, &EXPECTED).expect("its own disk") else { panic!("a life") };
+        most = most.max(found.log.bytes());
+        node = One::start_with(13 + life, platter, settings, limits);
+        node.run(1000);
+        assert!(node.shard.is_leader(), "{:?}", node.shard.status());
+    }
+    assert!(written > 1_300_000, "seldom refused: {written} bytes");
+    assert!((48 << 10..=128 << 10).contains(&unsaved) && most <= unsaved, "{unsaved} bytes unsaved, {most} read back");
+    assert!((12..60).contains(&snapshots), "{snapshots} snapshots");
 }
 
 #[test]

@@ -31,6 +31,7 @@
 //! | 6 reserved disk | `no_disk_reserved` |
 //! | 6 what has reserved room passes beyond credit | `reserved_room_that_waits_for_credit` |
 //! | 6 a probe ignores zero credit | `no_probe_without_credit` |
+//! | 6 what a start reads back is bounded as memory is | `a_disk_that_holds_more_than_memory` |
 //! | 6 conflict truncated before checking room | `room_asked_for_before_the_truncation` |
 //! | 7 a majority of states decides | `states_not_compared` |
 //! | 7 a minority leader hands over | `a_wrong_state_that_goes_on_leading` |
@@ -286,6 +287,11 @@ fn reserved_room_that_waits_for_credit() {
 #[test]
 fn no_probe_without_credit() {
     assert_goes_wrong(Fault::CreditBindsProbes, rules::full_log_inherited, "is not probed");
+}
+
+#[test]
+fn a_disk_that_holds_more_than_memory() {
+    assert_goes_wrong(Fault::UnboundedUnsaved, rules::two_that_begin_again, "budget");
 }
 
 #[test]

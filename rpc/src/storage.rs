@@ -124,10 +124,17 @@ impl Storage for NodeStorage {
         }
     }
 
-    fn wants_snapshot(&self, applied: LogIndex) -> bool {
+    fn reads_back(&self) -> bool {
         match self {
-            NodeStorage::Memory(memory) => memory.wants_snapshot(applied),
-            NodeStorage::Disk(wal) => wal.wants_snapshot(applied),
+            NodeStorage::Memory(memory) => memory.reads_back(),
+            NodeStorage::Disk(wal) => wal.reads_back(),
+        }
+    }
+
+    fn wants_snapshot(&self, applied: LogIndex, pressed: bool) -> bool {
+        match self {
+            NodeStorage::Memory(memory) => memory.wants_snapshot(applied, pressed),
+            NodeStorage::Disk(wal) => wal.wants_snapshot(applied, pressed),
         }
     }
 

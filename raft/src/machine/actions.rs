@@ -57,6 +57,9 @@ pub enum Input<'a> {
     StorageStalled(bool),
     /// The log device has no room but what is kept for entries without which nothing moves (true), or has some again (false).
     StorageFull(bool),
+    /// A snapshot on the disk holds what the log says up to here, as [`crate::Log::offset_bytes`] counts: what comes after it is what a start
+    /// would read back, and is bounded as the log in memory is. Never told where nothing is read back.
+    StorageSaved(u64),
     /// The next write may have so many bytes of entries, headers included; with 0 none may begin. Without limit at first.
     StorageRoom(u64),
     /// The state machine has applied these entries, oldest first; with each the digest of the state after it. One is enough.

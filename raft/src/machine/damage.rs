@@ -1,11 +1,11 @@
-//! What a disk has lost of a log that it may have acknowledged, and a disk without room.
+//! What a disk has lost of a log that it may have acknowledged.
 //!
 //! Acknowledged is acknowledged: a log that has lost its middle does not deny what came after. Until it holds an entry as late as the
 //! last it once had, by term and index, this node gives its vote only to logs that reach as far, and does not stand itself. What it has
 //! left it acknowledges, and the leader sends the rest as to anyone who lags. A later leader whose log is another's is believed: its
 //! first entry is later than all that was lost.
 
-use super::{Machine, Role};
+use super::Machine;
 use crate::id::{LogIndex, Term};
 use crate::log::Log;
 
@@ -20,11 +20,6 @@ impl Machine {
         self.damage
     }
 
-    /// Whether the disk takes only what is kept room for.
-    pub fn is_full(&self) -> bool {
-        self.full
-    }
-
     /// What this node's log counts as in votes.
     pub(super) fn reached(&self, log: &Log) -> (Term, LogIndex) {
         self.damage.unwrap_or_default().max((log.last_term(), log.last()))
@@ -37,11 +32,5 @@ impl Machine {
         {
             self.damage = None;
         }
-    }
-
-    /// A follower tells its leader, so that it is sent nothing that it cannot keep.
-    pub(super) fn storage_full(&mut self, full: bool) {
-        self.full = full;
-        self.ack_due |= self.role == Role::Follower && self.leader.is_some();
     }
 }

@@ -10,9 +10,6 @@ use crate::log::Log;
 use crate::message::{Ack, AppendHead, Conflict, Entries};
 use crate::sabotage::Fault;
 
-/// Room of the log's budget kept for the entries without which a leader makes no progress; an eighth of a small budget.
-const RESERVED_BYTES: u64 = 64 << 10;
-
 impl Machine {
     pub(super) fn on_append(
         &mut self,
@@ -189,8 +186,7 @@ impl Machine {
         let verified = if self.sabotaged(Fault::AcknowledgeUnverified) { log.last() } else { self.verified };
         let durable = if self.sabotaged(Fault::AcknowledgeVolatile) { log.last() } else { self.durable };
         let matched = durable.min(verified);
-        let used = log.bytes() - log.bytes_between(matched, log.last());
-        let credit_bytes = if self.full { 0 } else { self.plain_bytes().saturating_sub(used) };
+        let credit_bytes = self.credit_bytes(matched, log);
         self.credit_advertised = credit_bytes;
         let conflict = self.conflict.take().filter(|conflict| conflict.rejected > self.verified);
         Ack {
@@ -209,30 +205,5 @@ impl Machine {
             snapshot_bytes: log.inbound_bytes(),
             mark: self.mark(),
         }
-    }
-
-    /// A leader that was told of little room hears at once when there is more.
-    pub(super) fn advertise_credit(&mut self, log: &Log) {
-        let low = u64::from(self.settings.limits.entry_bytes).min(self.plain_bytes() / 4);
-        let room = self.plain_bytes().saturating_sub(log.bytes());
-        if self.role == Role::Follower && self.leader.is_some() && self.credit_advertised < low && room >= low {
-            self.ack_due = true;
-        }
-    }
-
-    /// Whether an entry fits the log, this node's own or its leader's.
-    pub(super) fn has_room(&self, header: &EntryHeader, log: &Log) -> bool {
-        let reserved = header.kind.is_reserved() && !self.sabotaged(Fault::NoReservedRoom);
-        if self.full && !reserved {
-            return false;
-        }
-        let budget = if reserved { self.settings.limits.log_bytes } else { self.plain_bytes() };
-        log.bytes() + header.cost_bytes() <= budget
-    }
-
-    /// The part of the budget that is open to every entry.
-    fn plain_bytes(&self) -> u64 {
-        let log_bytes = self.settings.limits.log_bytes;
-        log_bytes - RESERVED_BYTES.min(log_bytes / 8)
     }
 }

@@ -44,6 +44,7 @@ impl Machine {
             | Input::StorageStalled(_)
             | Input::StorageFull(_)
             | Input::StorageRoom(_)
+            | Input::StorageSaved(_)
             | Input::Applied(_) => return,
             _ => {}
         }

@@ -390,6 +390,7 @@ impl Machine {
         self.last_entry_at = self.now;
         self.history.reset(index, snapshot.configuration.clone());
         log.install(snapshot);
+        self.storage_replaced(log);
         // What was durable belonged to the log before; this one is once its first write is.
         self.written = LogIndex::ZERO;
         self.durable = if self.sabotaged(Fault::DurableAcrossInstall) { self.durable } else { LogIndex::ZERO };

@@ -45,6 +45,7 @@ impl<T: Transport, S: Storage> Shard<T, S> {
             let own = inner.machine.own_snapshot(&snapshot, &inner.log).filter(|_| inner.saves_now());
             let saves = own.is_some();
             if let Some(own) = own {
+                inner.saving = Some((own.index, inner.log.offset_bytes(own.index)));
                 inner.storage.save(own, state_hash);
                 inner.wake();
             }

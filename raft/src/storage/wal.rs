@@ -79,7 +79,8 @@ pub struct WalSettings {
     pub record_bytes: usize,
     /// Records under way at most. Each has a buffer of `record_bytes`.
     pub window: usize,
-    /// A snapshot is asked for after so many bytes of entries.
+    /// A snapshot is asked for after so many bytes of entries; before the budget of the log in memory ([`crate::Limits::log_bytes`]) is used up
+    /// in any case.
     pub snapshot_every_bytes: u64,
     /// Bytes of a snapshot written at once; whole blocks.
     pub slice_bytes: usize,
@@ -472,11 +473,16 @@ impl<D: Device> Storage for Wal<D> {
         self.install_snapshot(snapshot);
     }
 
-    fn wants_snapshot(&self, applied: LogIndex) -> bool {
+    fn reads_back(&self) -> bool {
+        true
+    }
+
+    fn wants_snapshot(&self, applied: LogIndex, pressed: bool) -> bool {
         let room = self.files.in_use(self.saved) * 2 > self.settings.files_max || self.full;
         // What was written while the last one was saved counts as in it, even if it is not.
-        let due =
-            self.unsaved_bytes >= self.settings.snapshot_every_bytes || room && (self.unsaved_bytes > 0 || self.full);
+        let due = pressed
+            || self.unsaved_bytes >= self.settings.snapshot_every_bytes
+            || room && (self.unsaved_bytes > 0 || self.full);
         self.ready
             && !self.failed
             && due

@@ -168,7 +168,7 @@ fn operate(journal: &mut Journal, dice: &mut Dice, term: &mut u64, crashes: &mut
                 journal.committed = trimaran_raft::LogIndex(at);
             }
         }
-        10 if journal.wal.wants_snapshot(journal.committed) => {
+        10 if journal.wal.wants_snapshot(journal.committed, false) => {
             crashes.snapshots += 1;
             journal.save(100 + dice.below(20_000));
         }

@@ -37,6 +37,8 @@ pub(crate) struct Disk {
     unfinished: VecDeque<Operation>,
     /// Writes begun while this is set complete only on demand.
     pub(crate) holds: bool,
+    /// No snapshot is ever saved: a restart sees everything.
+    pub(crate) keeps_all: bool,
 }
 
 impl Storage for Disk {
@@ -56,7 +58,9 @@ impl Storage for Disk {
     }
 
     fn trim(&mut self, to: LogIndex) {
-        self.unfinished.push_back(Operation::Trim(to));
+        if !self.keeps_all {
+            self.unfinished.push_back(Operation::Trim(to));
+        }
     }
 
     fn poll_completion(&mut self, _cx: &mut Context<'_>) -> Poll<Completion> {

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use super::{Cluster, LATENCY_NS, MS, member, reads, staged};
 use trimaran_raft::{
-    AppendHead, Ask, Body, ChunkHead, ClusterId, DropReason, Entries, EntryKind, Envelope, Error, Fence, Input,
-    LogIndex, Message, Proposal, Refused, Sabotage, ShardConfig, SnapshotId, Verdict,
+    AppendHead, Ask, Body, ChunkHead, ClusterId, DropReason, ENTRY_HEADER_BYTES, Entries, EntryKind, Envelope, Error,
+    Fence, Input, LogIndex, Message, Proposal, Refused, Sabotage, ShardConfig, SnapshotId, Verdict,
 };
 
 fn of(nodes: &[usize]) -> Vec<(usize, u64)> {
@@ -128,6 +128,64 @@ pub(crate) fn full_log_inherited(sabotage: Sabotage) {
     cluster.flights.clear();
     cluster.run_for(50 * MS);
     assert_eq!(cluster.machine(1).commit(), cluster.log(1).last(), "who has no room is not probed");
+}
+
+/// Two nodes that have saved no snapshot begin again from their disks, knowing of nothing that it is committed, while the third is gone:
+/// the one that lacks what the other has must have room for it.
+pub(crate) fn two_that_begin_again(sabotage: Sabotage) {
+    let mut cluster = Cluster::with(3, |config| {
+        config.limits.log_bytes = 64 << 10;
+        config.sabotage = sabotage;
+    });
+    let on_disks = |cluster: &mut Cluster, index: usize| {
+        cluster.nodes[index].disk.keeps_all = true;
+        cluster.step(index, Input::StorageSaved(0)).expect("an input that is never refused");
+    };
+    (0..3).for_each(|index| on_disks(&mut cluster, index));
+    cluster.elect(0);
+    let write = |cluster: &mut Cluster, bytes: usize| {
+        for _ in 0..bytes / 500 {
+            if cluster.propose(0, &[1; 500 - ENTRY_HEADER_BYTES]).is_ok() {
+                cluster.run_for(MS);
+            }
+        }
+        cluster.run_for(50 * MS);
+    };
+    write(&mut cluster, 40_000);
+    cluster.isolate(&[1]);
+    cluster.run_for(3000 * MS);
+    write(&mut cluster, 200_000);
+    assert_eq!(cluster.machine(0).commit(), cluster.log(0).last());
+    let lacks = cluster.log(0).last().0 - cluster.log(1).last().0;
+    assert!(lacks > 20, "{lacks} entries");
+    // The third never comes back.
+    (0..3).for_each(|index| cluster.crash(index));
+    cluster.heal();
+    for index in [0, 1] {
+        cluster.restart(index);
+        on_disks(&mut cluster, index);
+    }
+    cluster.run_for(3000 * MS);
+    let leader = cluster.leader().expect("one of two leads");
+    assert_eq!(leader, 0, "the other lacks what is committed");
+    let last = cluster.log(0).last();
+    assert_eq!(
+        (cluster.machine(0).commit(), cluster.machine(1).commit()),
+        (last, last),
+        "what was read back stays uncommitted"
+    );
+    // Until a snapshot is saved there is no room; then there is.
+    assert_eq!(cluster.propose(0, &[1; 1000]), Err(Error::Overloaded));
+    for index in [0, 1] {
+        assert!(cluster.machine(index).is_short_of_saved(cluster.log(index)));
+        let saved = cluster.log(index).offset_bytes(cluster.machine(index).applied_index());
+        cluster.step(index, Input::StorageSaved(saved)).expect("an input that is never refused");
+        assert!(!cluster.machine(index).is_short_of_saved(cluster.log(index)));
+        assert_eq!(cluster.machine(index).unsaved_bytes(cluster.log(index)), 0);
+    }
+    let index = cluster.propose(0, &[1; 1000]).expect("there is room");
+    cluster.run_for(50 * MS);
+    assert_eq!(cluster.machine(0).commit(), index);
 }
 
 /// A log that is full to the brim with what another leader never committed takes the new leader's entries in its place.

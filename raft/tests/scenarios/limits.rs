@@ -346,6 +346,11 @@ fn a_follower_with_less_room_than_its_leader_does_not_wait_for_one_that_is_down(
 }
 
 #[test]
+fn two_that_begin_again_have_room_for_what_the_other_has() {
+    rules::two_that_begin_again(Sabotage::default());
+}
+
+#[test]
 fn a_log_full_of_what_is_replaced_takes_in_what_replaces_it() {
     rules::full_of_what_is_replaced(Sabotage::default());
 }

@@ -406,7 +406,7 @@ fn a_log_stays_short() {
         journal.append(1000);
         journal.settle();
         journal.committed = LogIndex(journal.last_acknowledged() as u64);
-        if journal.wal.wants_snapshot(journal.committed) {
+        if journal.wal.wants_snapshot(journal.committed, false) {
             journal.save(20_000);
             journal.settle();
         }

@@ -46,30 +46,30 @@ fn a_file_is_filled_before_the_next_is_begun() {
 fn a_snapshot_is_wanted_once_more_than_half_of_the_files_are_in_use() {
     let settings = WalSettings { snapshot_every_bytes: u64::MAX, ..SETTINGS };
     let mut journal = voted(settings);
-    assert!(!journal.wal.wants_snapshot(LogIndex(1)), "nothing is in use");
+    assert!(!journal.wal.wants_snapshot(LogIndex(1), false), "nothing is in use");
     let mut last = LogIndex::ZERO;
     for _ in 0..60 {
         append(&mut journal, 1);
         last = LogIndex(journal.last_acknowledged() as u64);
         let used = written_files(&journal);
-        assert_eq!(journal.wal.wants_snapshot(last), used > settings.files_max / 2, "{used} files");
+        assert_eq!(journal.wal.wants_snapshot(last, false), used > settings.files_max / 2, "{used} files");
         assert_eq!(journal.wal.counters().file_bytes, used as u64 * settings.file_bytes);
     }
-    assert!(journal.wal.wants_snapshot(last) && !journal.wal.wants_snapshot(LogIndex::ZERO));
+    assert!(journal.wal.wants_snapshot(last, false) && !journal.wal.wants_snapshot(LogIndex::ZERO, false));
     // One that frees next to nothing is not followed by the next at once, but when more has been written.
     journal.committed = LogIndex(1);
     journal.save(1000);
     journal.settle();
-    assert!(!journal.wal.wants_snapshot(last));
+    assert!(!journal.wal.wants_snapshot(last, false));
     append(&mut journal, 1);
     last = last.next();
-    assert!(journal.wal.wants_snapshot(last));
+    assert!(journal.wal.wants_snapshot(last, false));
     journal.committed = last;
     journal.save(1000);
     journal.settle();
     append(&mut journal, 1);
     assert_eq!(journal.saved, last);
-    assert!(!journal.wal.wants_snapshot(last.next()), "the files are free again");
+    assert!(!journal.wal.wants_snapshot(last.next(), false), "the files are free again");
     assert_eq!(journal.wal.counters().file_bytes, settings.file_bytes);
 }
 
@@ -83,7 +83,7 @@ fn a_log_with_all_its_files_in_use_is_full_until_a_snapshot_is_saved() {
     for _ in 0..3 {
         journal.tick(SETTINGS.retry.as_nanos() as u64);
         journal.settle();
-        assert!(journal.full && journal.wal.wants_snapshot(last), "only a snapshot helps");
+        assert!(journal.full && journal.wal.wants_snapshot(last, false), "only a snapshot helps");
     }
     journal.committed = last;
     journal.save(1000);
@@ -140,13 +140,13 @@ fn a_received_snapshot_waits_until_the_directory_is_in_order() {
 fn a_failed_log_saves_nothing() {
     let mut journal = voted(WalSettings { snapshot_every_bytes: 1, ..SETTINGS });
     append(&mut journal, 3);
-    assert!(journal.wal.wants_snapshot(LogIndex(3)), "one is due");
+    assert!(journal.wal.wants_snapshot(LogIndex(3), false), "one is due");
     journal.disk.set(|faults| faults.eio = true);
     append(&mut journal, 1);
     assert!(journal.failed);
     journal.disk.set(|faults| faults.eio = false);
     let before = journal.disk.events();
-    assert!(!journal.wal.wants_snapshot(LogIndex(3)));
+    assert!(!journal.wal.wants_snapshot(LogIndex(3), false));
     journal.committed = LogIndex(3);
     journal.save(100);
     journal.settle();

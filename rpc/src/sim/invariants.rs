@@ -143,8 +143,6 @@ struct Seen {
     snapshots: u64,
     quiet: bool,
     donates_to: Option<NodeId>,
-    /// Bytes of the log when the node was first looked at in this life.
-    began_with_bytes: Option<u64>,
 }
 
 /// The history of a whole cluster, as far as the invariants need it.
@@ -266,7 +264,6 @@ impl Invariants {
             snapshots: before.snapshots,
             quiet: machine.is_quiet(),
             donates_to: machine.donates_to(),
-            began_with_bytes: before.began_with_bytes.or(Some(log.bytes())),
         };
         for (what, from, to) in [
             ("term", before.term.0, now.term.0),
@@ -315,9 +312,8 @@ impl Invariants {
         if is_due && *self.digests.entry(now.applied).or_insert(digest) != digest {
             return Err(Violation::DigestDiffers { node, index: now.applied });
         }
-        // What its disk held since its last snapshot a node must read, whatever that is; it takes nothing more then.
-        let budget = machine.limits().log_bytes.max(now.began_with_bytes.unwrap_or(0));
-        let (bytes, limit) = (log.bytes(), budget + RESERVED_BYTES);
+        // What a start reads back from a disk is no exception.
+        let (bytes, limit) = (log.bytes(), machine.limits().log_bytes + RESERVED_BYTES);
         if bytes > limit {
             return Err(Violation::OverBudget { node, bytes, limit });
         }

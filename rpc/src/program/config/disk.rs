@@ -20,7 +20,7 @@ pub struct DiskLimits {
     pub file_bytes: usize,
     /// Files of the log at most; beyond that writes are refused until a snapshot is saved.
     pub files: usize,
-    /// A snapshot is saved after so many bytes of the log.
+    /// A snapshot is saved after so many bytes of the log, or earlier: `log_bytes` is the limit of what comes after one.
     pub snapshot_every_bytes: usize,
 }
 
