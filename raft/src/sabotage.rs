@@ -112,6 +112,8 @@ pub enum Fault {
     FencedVotesNot,
     /// A disk says that it is full once nothing is left of it.
     NoDiskReserve,
+    /// What records say of a log's lost part is not heard.
+    ForgetFence,
     /// What a crash has torn off the tail of a log counts as damage.
     TornTailAsDamage,
     /// What was verified before a snapshot was installed is all that is verified after it.

@@ -24,6 +24,7 @@
 //! | 5 acknowledgements cover what is durable, without a gap | `an_acknowledgement_before_it_is_durable` `persisted_by_index_only` |
 //! | 5 a record counts once it is durable | `a_record_that_counts_before_it_is_written` |
 //! | 5 damage is never cut | `damage_taken_for_a_torn_tail` |
+//! | 5 nor hidden by a snapshot | `a_hole_hidden_by_a_snapshot` |
 //! | 5 an unacknowledged tail is cut | `a_torn_tail_taken_for_damage` |
 //! | a leader whose log device has stalled falls silent | `a_stalled_leader_that_opens_rounds` |
 //! | names last before they are relied on | `a_directory_that_is_not_synced` |
@@ -501,6 +502,11 @@ fn damage_taken_for_a_torn_tail() {
     let words = broken(|| journal::rotten(Sabotage::only(Fault::DamageAsTornTail)));
     assert!(words.is_some_and(|words| words.contains("denied")));
     journal::rotten(Sabotage::NONE);
+}
+
+#[test]
+fn a_hole_hidden_by_a_snapshot() {
+    assert_goes_wrong(Fault::ForgetFence, journal::hidden_hole, "denied");
 }
 
 #[test]

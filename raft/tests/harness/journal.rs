@@ -320,6 +320,49 @@ pub(crate) fn rotten(sabotage: Sabotage) {
     assert_eq!(reached, (Term(2), LogIndex(4)), "denied to have been acknowledged\n{}", found.report);
 }
 
+/// A snapshot that is saved before the log reaches as far again covers the hole, and what shows that there was one: the records behind it
+/// would go on from the snapshot, but for those that have gone on from before the hole meanwhile. What was lost is no less lost.
+pub(crate) fn hidden_hole(sabotage: Sabotage) {
+    let mut journal = Journal::new(SETTINGS, true);
+    journal.vote(2, 1);
+    journal.settle();
+    for _ in 0..6 {
+        journal.append(100);
+        journal.settle();
+    }
+    let mut platter = journal.disk.platter();
+    platter.file_mut("log-00000000")[3 * 4096 + 200] ^= 1;
+    let mut model = journal.model.clone();
+    model.entries.truncate(2);
+    let found = recovered(&platter, sabotage).expect("readable").expect("a life");
+    let mut next = Journal::resume(Faulty::new(platter, true), SETTINGS, found, model);
+    next.settle();
+    for _ in 0..2 {
+        next.append(50);
+        next.settle();
+    }
+    next.committed = LogIndex(4);
+    next.save(5000);
+    next.settle();
+    for _ in 0..2 {
+        let found = recovered(&next.disk.platter(), sabotage).expect("readable").expect("a life");
+        let snapshot = found.snapshot.as_ref().map(|held| held.index);
+        assert_eq!((snapshot, found.log.last()), (Some(LogIndex(4)), LogIndex(4)));
+        let reached = Some((Term(2), LogIndex(6)));
+        assert_eq!(found.fence, reached, "denied to have been acknowledged\n{}", found.report);
+        let model = next.model.clone();
+        next = Journal::resume(Faulty::new(next.disk.platter(), true), SETTINGS, found, model);
+        next.vote(3, 1);
+        next.settle();
+    }
+    for _ in 0..2 {
+        next.append(50);
+        next.settle();
+    }
+    let found = recovered(&next.disk.platter(), sabotage).expect("readable").expect("a life");
+    assert_eq!((found.log.last(), found.fence), (LogIndex(6), None), "{}", found.report);
+}
+
 /// Three writes overlap, and the first of them is lost with the power: it was not acknowledged, nor was what follows.
 pub(crate) fn torn(sabotage: Sabotage) {
     let mut journal = Journal::new(SETTINGS, true);

@@ -114,7 +114,7 @@ pub fn recover_with(directory: &impl Directory, expected: &Expected, sabotage: S
     let FoundSnapshots { newest: snapshot, names: snapshots, broken } =
         find_snapshots(directory, &files, &superblock, expected, &mut report)?;
     let scan = Scan::of(directory, &files, superblock.salt, &mut report)?;
-    let mut replay = Replay::after(snapshot.as_ref());
+    let mut replay = Replay::after(snapshot.as_ref(), sabotage);
     let mut cluster = superblock.cluster.or(expected.cluster);
     if let Some((known, _)) = &snapshot {
         cluster.get_or_insert(*known);
@@ -278,16 +278,17 @@ struct Replay {
     log: Log,
     hard: HardState,
     fence: Option<(Term, LogIndex)>,
+    sabotage: Sabotage,
     /// What is stored up to here contradicts the snapshot, which was sent by a leader: it is void, and nothing is lost with it.
     void_to: Option<LogIndex>,
 }
 
 impl Replay {
-    fn after(snapshot: Option<&(ClusterId, ReceivedSnapshot)>) -> Replay {
+    fn after(snapshot: Option<&(ClusterId, ReceivedSnapshot)>, sabotage: Sabotage) -> Replay {
         let log = snapshot.map_or_else(Log::default, |(_, snapshot)| {
             Log::starting_after(snapshot.index, snapshot.term, snapshot.log_time)
         });
-        Replay { log, hard: HardState::default(), fence: None, void_to: None }
+        Replay { log, hard: HardState::default(), fence: None, sabotage, void_to: None }
     }
 
     fn record(&mut self, directory: &impl Directory, record: &Record) -> Result<(), WalError> {
@@ -315,7 +316,7 @@ impl Replay {
 
     /// The log went on like this while it did not reach what it once had.
     fn bears(&mut self, fence: Option<(Term, LogIndex)>) {
-        self.fence = self.fence.max(fence);
+        self.fence = self.fence.max(fence.filter(|_| !self.sabotage.has(Fault::ForgetFence)));
         self.mend();
     }
 
