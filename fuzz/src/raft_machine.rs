@@ -207,6 +207,7 @@ fn datagram(input: &mut Unstructured<'_>, replica: &Replica) -> Result<Vec<u8>> 
             stopped: bool::arbitrary(input)?,
             in_use: bool::arbitrary(input)?,
             outgrown: bool::arbitrary(input)?,
+            disk_bound: bool::arbitrary(input)?,
             snapshot_bytes: u32::arbitrary(input)?,
             mark: number(input, replica.now)?,
             conflict: match bool::arbitrary(input)? {

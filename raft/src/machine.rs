@@ -138,6 +138,8 @@ pub struct Machine {
     full: bool,
     /// How far a snapshot on the disk reaches, in [`Log::offset_bytes`]; none where nothing is on a disk.
     saved_bytes: Option<u64>,
+    /// What the log held when this node was recovered.
+    read_back_bytes: u64,
     /// Bytes of entries that the next write may have.
     room_bytes: u64,
     /// The log once reached this, and may have acknowledged it, but lost it to its disk.
@@ -266,6 +268,7 @@ impl Machine {
             failed: false,
             full: false,
             saved_bytes: None,
+            read_back_bytes: 0,
             room_bytes: u64::MAX,
             damage: None,
             leader: None,

@@ -129,6 +129,8 @@ pub struct Ack {
     pub in_use: bool,
     /// Set when the state was too large to be given out of late.
     pub outgrown: bool,
+    /// Set when it is the disk that gives no more credit, and not the log in memory: forgetting entries would not help.
+    pub disk_bound: bool,
     /// Set when an append did not fit the log.
     pub conflict: Option<Conflict>,
     /// Bytes held, without a gap, of a snapshot that is not yet whole.

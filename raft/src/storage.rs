@@ -75,7 +75,7 @@ pub trait Storage {
     }
 
     /// Whether a snapshot of this replica's own state, which is the one after `applied`, is to be saved, so that the log stays short.
-    /// `pressed`: entries have no room until one is.
+    /// `pressed`: entries have no room without one, or soon will not.
     fn wants_snapshot(&self, _applied: LogIndex, _pressed: bool) -> bool {
         false
     }

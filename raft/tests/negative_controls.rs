@@ -292,7 +292,7 @@ fn no_probe_without_credit() {
 
 #[test]
 fn a_disk_that_holds_more_than_memory() {
-    assert_goes_wrong(Fault::UnboundedUnsaved, rules::two_that_begin_again, "budget");
+    assert_goes_wrong(Fault::UnboundedUnsaved, rules::two_that_begin_again, "what was read back stays uncommitted");
 }
 
 #[test]

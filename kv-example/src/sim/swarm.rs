@@ -137,8 +137,12 @@ fn disk_plan(rng: &mut Pcg64Mcg, limits: &mut Limits) -> DiskPlan {
         files_max: rng.random_range(3..10),
         record_bytes: 64 << 10,
         window: rng.random_range(1..=4),
-        // What is in the log after a start must fit into the memory that it may have.
-        snapshot_every_bytes: (limits.log_bytes / 4).min(256 << 10),
+        // Where none is ever due, what memory may hold is the limit of what comes after one.
+        snapshot_every_bytes: if rng.random_range(0..4) == 0 {
+            u64::MAX
+        } else {
+            (limits.log_bytes / 4).min(256 << 10)
+        },
         slice_bytes: 16 << 10,
         ..WalSettings::default()
     };

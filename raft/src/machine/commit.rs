@@ -125,7 +125,7 @@ impl Machine {
                 by_all = by_all.min(needs_after);
                 if self.waits_for(peer) {
                     by_live = by_live.min(needs_after);
-                    others_pressed |= peer.heard.is_some() && peer.credit_bytes < limit / 4;
+                    others_pressed |= peer.is_short_of_memory(limit / 4);
                 }
             }
             by_all = by_all.min(self.kept_for_transfers(log).unwrap_or(by_all));

@@ -201,6 +201,7 @@ impl Machine {
             stopped: self.stopped,
             in_use: self.is_in_use(),
             outgrown: self.outgrown_bytes().is_some(),
+            disk_bound: self.is_bound_by_disk(log),
             conflict,
             snapshot_bytes: log.inbound_bytes(),
             mark: self.mark(),

@@ -16,7 +16,7 @@ impl Machine {
     /// Notes who lags behind a quorum by more than the budget. `done` is what this leader needs no more.
     pub(super) fn find_laggards(&mut self, done: LogIndex, log: &Log) {
         let (log_bytes, max_lag_bytes) = (self.settings.limits.log_bytes, self.settings.limits.max_lag_bytes);
-        let is_short = |peer: &Peer| peer.heard.is_some() && peer.credit_bytes < log_bytes / 4;
+        let is_short = |peer: &Peer| peer.is_short_of_memory(log_bytes / 4);
         if log.bytes() <= max_lag_bytes && !self.peers.iter().any(is_short) {
             self.peers.iter_mut().for_each(|peer| peer.lags_since = None);
             return;
@@ -50,6 +50,11 @@ impl Peer {
     /// It has no use for entries up to here. One that applies nothing more needs what it has to acknowledge, and no more.
     pub(super) fn needs_after(&self) -> LogIndex {
         if self.fenced.is_none() && !self.stopped { self.applied } else { self.matched }
+    }
+
+    /// It has said that its log in memory has room for less than so many bytes: it forgets only what its leader says.
+    pub(super) fn is_short_of_memory(&self, bytes: u64) -> bool {
+        self.heard.is_some() && self.credit_bytes < bytes && !self.disk_bound
     }
 
     /// It needs what the log no longer holds. One that has needed a snapshot of late gets the next ever later, since each costs the

@@ -151,6 +151,7 @@ impl Machine {
         self.hard_durable = hard;
         self.written = log.last();
         self.durable = log.last();
+        self.read_back_bytes = log.bytes();
         self.commit = log.base();
         self.applied = log.base();
         self.last_entry_at = self.now;

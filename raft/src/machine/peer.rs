@@ -85,6 +85,8 @@ pub struct Peer {
     pub(super) donor_failed: bool,
     /// Its state is too large to be given out, as it says itself.
     pub(super) outgrown: bool,
+    /// Its disk gives no more credit, not its memory.
+    pub(super) disk_bound: bool,
     /// When the newest round was opened that it has echoed; earlier where that is not known exactly.
     pub(super) echoed_from: Nanos,
     /// A mark of its clock, and when that arrived.
@@ -135,6 +137,7 @@ impl Peer {
             donor: None,
             donor_failed: false,
             outgrown: false,
+            disk_bound: false,
             echoed_from: Nanos::ZERO,
             mark: 0,
             mark_at: Nanos::ZERO,

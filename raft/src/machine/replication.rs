@@ -88,7 +88,7 @@ impl Machine {
         }
         if ack.round >= peer.echo {
             peer.credit_bytes = ack.credit_bytes;
-            (peer.stopped, peer.outgrown) = (ack.stopped, ack.outgrown);
+            (peer.stopped, peer.outgrown, peer.disk_bound) = (ack.stopped, ack.outgrown, ack.disk_bound);
             peer.unwritten = ack.verified > ack.matched;
             let is_stuck = ack.stopped && ack.credit_bytes == 0;
             peer.stuck_since = is_stuck.then(|| peer.stuck_since.unwrap_or(now));

@@ -6,10 +6,11 @@
 //! the other would have no room for the leader's newest entries, without which nothing before them counts. Where two nodes begin in such a
 //! way and the third is gone, that would be for ever.
 //!
-//! A small part is kept for entries without which nothing moves: those of new leaders, and of changes of the members.
+//! A small part is kept for entries without which nothing moves: those of new leaders, of changes of the members, and of log time. The first two
+//! pass whatever is on the disk, and whatever was read back from it, which may be more than the budget where that was another before.
 
 use super::{Machine, Role};
-use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader};
+use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind};
 use crate::id::LogIndex;
 use crate::log::Log;
 use crate::sabotage::Fault;
@@ -30,7 +31,9 @@ impl Machine {
     }
 
     pub(super) fn storage_saved(&mut self, offset_bytes: u64, log: &Log) {
-        self.saved_bytes = self.saved_bytes.max(Some(offset_bytes));
+        // What was saved was applied. Where the log has begun anew meanwhile, the place belongs to the log before.
+        let applied = log.offset_bytes(self.applied);
+        self.saved_bytes = self.saved_bytes.max(Some(offset_bytes.min(applied)));
         self.advertise_credit(log);
     }
 
@@ -49,8 +52,8 @@ impl Machine {
         saved.map_or(0, |saved| log.offset_bytes(index).saturating_sub(saved))
     }
 
-    /// Whether a snapshot on the disk is needed, so that there is room for entries: much could be free, or there is none left for one.
-    /// It never is where it would free nothing.
+    /// Whether a snapshot on the disk is needed, so that there is room for entries: much could be free, or there is soon none left for one. Where
+    /// there is none, one is not taken for each few entries that are applied: it waits for the largest entry's room, or for the last of them.
     pub fn is_short_of_saved(&self, log: &Log) -> bool {
         if self.saved_bytes.is_none() {
             return false;
@@ -58,7 +61,14 @@ impl Machine {
         let (budget, unsaved, freed) =
             (self.plain_bytes(), self.unsaved_bytes(log), self.unsaved_up_to(self.applied, log));
         let largest = u64::from(self.settings.limits.entry_bytes) + ENTRY_HEADER_BYTES as u64;
-        unsaved >= budget / 2 && freed >= budget / 4 || budget.saturating_sub(unsaved) < largest && freed > 0
+        let much = unsaved >= budget / 2 && freed >= budget / 4;
+        let none = budget.saturating_sub(unsaved) < largest;
+        much || none && (freed >= largest || freed > 0 && self.applied == self.commit)
+    }
+
+    /// Whether what is on the disk leaves less room than what is in memory: nothing that is forgotten makes it more.
+    pub(super) fn is_bound_by_disk(&self, log: &Log) -> bool {
+        !self.full && self.unsaved_bytes(log) > log.bytes()
     }
 
     /// Bytes of entries after `matched` that this node can take.
@@ -79,11 +89,21 @@ impl Machine {
 
     /// Whether an entry fits the log, this node's own or its leader's.
     pub(super) fn has_room(&self, header: &EntryHeader, log: &Log) -> bool {
-        if header.kind.is_reserved() && !self.sabotaged(Fault::NoReservedRoom) {
-            // Whatever is on the disk: without it nothing would ever be saved.
-            return log.bytes() + header.cost_bytes() <= self.settings.limits.log_bytes;
+        let (cost, limits) = (header.cost_bytes(), &self.settings.limits);
+        match header.kind {
+            kind if !kind.is_reserved() || self.sabotaged(Fault::NoReservedRoom) => {
+                !self.full && self.kept_bytes(log) + cost <= self.plain_bytes()
+            }
+            // As many as the service's timers want: they must leave room for those without which nothing is ever saved.
+            EntryKind::Tick => self.kept_bytes(log) + cost <= limits.log_bytes,
+            _ => log.bytes() + cost <= self.log_limit_bytes(),
         }
-        !self.full && self.kept_bytes(log) + header.cost_bytes() <= self.plain_bytes()
+    }
+
+    /// What the log in memory never exceeds: the budget, or what was read back and the reserve, where that is more.
+    pub fn log_limit_bytes(&self) -> u64 {
+        let limit = self.settings.limits.log_bytes;
+        limit.max(self.read_back_bytes.saturating_add(self.reserved_bytes()))
     }
 
     /// Bytes of entries in memory, or to be read back, whichever is more.
@@ -93,7 +113,10 @@ impl Machine {
 
     /// The part of the budget that is open to every entry.
     fn plain_bytes(&self) -> u64 {
-        let log_bytes = self.settings.limits.log_bytes;
-        log_bytes - RESERVED_BYTES.min(log_bytes / 8)
+        self.settings.limits.log_bytes - self.reserved_bytes()
+    }
+
+    fn reserved_bytes(&self) -> u64 {
+        RESERVED_BYTES.min(self.settings.limits.log_bytes / 8)
     }
 }

@@ -38,6 +38,7 @@ const NO_CONFLICT: u64 = u64::MAX;
 const STOPPED: u32 = 1 << 8;
 const IN_USE: u32 = 1 << 9;
 const OUTGROWN: u32 = 1 << 10;
+const DISK_BOUND: u32 = 1 << 11;
 
 pub(super) fn write_header(kind: u8, header: &Envelope, w: &mut Writer<'_>) {
     w.u8(PEER_VERSION);
@@ -251,7 +252,7 @@ fn write_ack(ack: &Ack, w: &mut Writer<'_>) {
     w.u64(ack.applied.0);
     w.u64(ack.digest);
     w.u32(ack.offset);
-    let flags = [(ack.stopped, STOPPED), (ack.in_use, IN_USE), (ack.outgrown, OUTGROWN)];
+    let flags = [(ack.stopped, STOPPED), (ack.in_use, IN_USE), (ack.outgrown, OUTGROWN), (ack.disk_bound, DISK_BOUND)];
     w.u32(flags.into_iter().filter(|(is_set, _)| *is_set).fold(verdict_code(ack.fenced), |all, (_, flag)| all | flag));
     w.u64(ack.conflict.map_or(NO_CONFLICT, |conflict| conflict.rejected.0));
     w.u64(ack.conflict.map_or(0, |conflict| conflict.hint.0));
@@ -273,14 +274,15 @@ fn read_ack(r: &mut Reader<'_>) -> Option<Ack> {
         stopped: false,
         in_use: false,
         outgrown: false,
+        disk_bound: false,
         conflict: None,
         snapshot_bytes: 0,
         mark: 0,
     };
     let flags = r.u32()?;
-    ack.fenced = verdict(flags & !(STOPPED | IN_USE | OUTGROWN))?;
+    ack.fenced = verdict(flags & !(STOPPED | IN_USE | OUTGROWN | DISK_BOUND))?;
     (ack.stopped, ack.in_use) = (flags & STOPPED != 0, flags & IN_USE != 0);
-    ack.outgrown = flags & OUTGROWN != 0;
+    (ack.outgrown, ack.disk_bound) = (flags & OUTGROWN != 0, flags & DISK_BOUND != 0);
     let rejected = r.u64()?;
     let (hint, hint_term) = (LogIndex(r.u64()?), Term(r.u64()?));
     if rejected != NO_CONFLICT {
@@ -350,9 +352,9 @@ mod tests {
             hash,
         });
         let verdict = proptest::sample::select(vec![None, Some(Verdict::NoMajority), Some(Verdict::Minority)]);
-        let flags = (verdict.clone(), any::<[bool; 3]>());
+        let flags = (verdict.clone(), any::<[bool; 4]>());
         let ack = (any::<[u64; 7]>(), any::<[u32; 2]>(), flags, proptest::option::of(conflict)).prop_map(
-            |(n, [offset, snapshot_bytes], (fenced, [stopped, in_use, outgrown]), conflict)| {
+            |(n, [offset, snapshot_bytes], (fenced, [stopped, in_use, outgrown, disk_bound]), conflict)| {
                 let [matched, verified, round, credit_bytes, applied, digest, mark] = n;
                 let [matched, verified, applied] = [matched, verified, applied].map(LogIndex);
                 Ack {
@@ -367,6 +369,7 @@ mod tests {
                     stopped,
                     in_use,
                     outgrown,
+                    disk_bound,
                     conflict,
                     snapshot_bytes,
                     mark,

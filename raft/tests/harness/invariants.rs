@@ -116,7 +116,7 @@ impl Invariants {
         assert!(now.commit >= before.commit, "monotonic: commit of {me} went back");
         assert!(now.applied >= before.applied && now.applied <= now.commit, "monotonic: applied of {me}");
         assert!(now.commit <= log.last(), "commit of {me} is beyond its log");
-        assert!(log.bytes() <= machine.limits().log_bytes, "budget: the log of {me} holds {} bytes", log.bytes());
+        assert!(log.bytes() <= machine.log_limit_bytes(), "budget: the log of {me} holds {} bytes", log.bytes());
         if machine.is_leader() && before.led != Some(now.term) {
             now.led = Some(now.term);
             let first = *self.leaders.entry(now.term).or_insert(me);

@@ -313,7 +313,7 @@ impl Invariants {
             return Err(Violation::DigestDiffers { node, index: now.applied });
         }
         // What a start reads back from a disk is no exception.
-        let (bytes, limit) = (log.bytes(), machine.limits().log_bytes + RESERVED_BYTES);
+        let (bytes, limit) = (log.bytes(), machine.log_limit_bytes().min(machine.limits().log_bytes + RESERVED_BYTES));
         if bytes > limit {
             return Err(Violation::OverBudget { node, bytes, limit });
         }
