@@ -17,7 +17,7 @@ use crate::entry::EntryHeader;
 use crate::id::{ClusterId, LogIndex, Member, NodeId, ShardId, Term};
 
 /// Version of the peer protocol: the first byte of each message.
-pub const PEER_VERSION: u8 = 3;
+pub const PEER_VERSION: u8 = 4;
 
 /// What every datagram between peers begins with, Raft's messages and forwarded requests alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -129,7 +129,7 @@ pub struct Ack {
     pub in_use: bool,
     /// Set when the state was too large to be given out of late.
     pub outgrown: bool,
-    /// Set when it is the disk that gives no more credit, and not the log in memory: forgetting entries would not help.
+    /// Set when the disk leaves less room than the log in memory, or none: forgetting entries would not make the credit more.
     pub disk_bound: bool,
     /// Set when an append did not fit the log.
     pub conflict: Option<Conflict>,

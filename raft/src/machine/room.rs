@@ -7,7 +7,8 @@
 //! way and the third is gone, that would be for ever.
 //!
 //! A small part is kept for entries without which nothing moves: those of new leaders, of changes of the members, and of log time. The first two
-//! pass whatever is on the disk, and whatever was read back from it, which may be more than the budget where that was another before.
+//! pass whatever is on the disk, and whatever was read back from it, which may be more than the budget where that was another before. Then, or
+//! where the budgets of two nodes differ, the one may still have no room for others of the other's entries: a larger budget helps.
 
 use super::{Machine, Role};
 use crate::entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind};
@@ -68,7 +69,7 @@ impl Machine {
 
     /// Whether what is on the disk leaves less room than what is in memory: nothing that is forgotten makes it more.
     pub(super) fn is_bound_by_disk(&self, log: &Log) -> bool {
-        !self.full && self.unsaved_bytes(log) > log.bytes()
+        self.full || self.unsaved_bytes(log) > log.bytes()
     }
 
     /// Bytes of entries after `matched` that this node can take.
@@ -94,13 +95,15 @@ impl Machine {
             kind if !kind.is_reserved() || self.sabotaged(Fault::NoReservedRoom) => {
                 !self.full && self.kept_bytes(log) + cost <= self.plain_bytes()
             }
-            // As many as the service's timers want: they must leave room for those without which nothing is ever saved.
-            EntryKind::Tick => self.kept_bytes(log) + cost <= limits.log_bytes,
+            // As many as the service's timers want: they leave room for those without which nothing is ever committed or saved, and are
+            // bounded by the disk, so that whoever lacks them has room for these behind them.
+            EntryKind::Tick => self.kept_bytes(log) + cost <= limits.log_bytes - self.reserved_bytes() / 2,
             _ => log.bytes() + cost <= self.log_limit_bytes(),
         }
     }
 
-    /// What the log in memory never exceeds: the budget, or what was read back and the reserve, where that is more.
+    /// What the log in memory does not exceed, but for a new leader's own first entry: the budget, or what was read back and the reserve, where
+    /// that is more.
     pub fn log_limit_bytes(&self) -> u64 {
         let limit = self.settings.limits.log_bytes;
         limit.max(self.read_back_bytes.saturating_add(self.reserved_bytes()))

@@ -421,7 +421,9 @@ fn ticks_end_where_the_disk_holds_as_much_as_memory_may() {
         }
     }
     let unsaved = cluster.machine(0).unsaved_bytes(cluster.log(0));
-    assert!(refused.is_some() && ((64 << 10) - 64..=64 << 10).contains(&unsaved), "{refused:?}: {unsaved} bytes");
+    // Half of the reserve, an eighth of the budget, is left.
+    let most = 60 << 10;
+    assert!(refused.is_some() && (most - 64..=most).contains(&unsaved), "{refused:?}: {unsaved} bytes");
     assert!(cluster.log(0).bytes() < 8 << 10, "in memory there is room");
     let saved = cluster.log(0).offset_bytes(cluster.machine(0).applied_index());
     cluster.step(0, Input::StorageSaved(saved)).expect("an input that is never refused");
