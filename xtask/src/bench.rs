@@ -74,6 +74,8 @@ pub(crate) struct Outcome {
     /// It is not there to be run.
     is_absent: bool,
     took: Duration,
+    /// Of the processors' time that was wanted meanwhile, the share that the machine's host gave to others; none where it is not told.
+    withheld: Option<f64>,
 }
 
 /// Everything that a run has found.
@@ -208,7 +210,7 @@ impl Bar {
 
 #[allow(clippy::disallowed_methods, reason = "times a child process, not a task of a core")]
 fn play(context: &Context<'_>, part: &'static Part, bar: &Bar) -> Outcome {
-    let started = Instant::now();
+    let (started, ticks) = (Instant::now(), machine::Ticks::now());
     let before = bar.bar.position();
     bar.bar.set_prefix(part.name);
     bar.bar.set_message(part.what);
@@ -217,10 +219,13 @@ fn play(context: &Context<'_>, part: &'static Part, bar: &Bar) -> Outcome {
     let (rows, why, is_absent) = done(context, part, context.work(part), &tick);
     let why = why.or_else(|| rows.is_empty().then(|| "it printed no rows".to_owned()));
     bar.bar.set_position(before + expected);
-    let outcome = Outcome { part, rows, why, is_absent, took: started.elapsed() };
+    let withheld = machine::Ticks::now().zip(ticks).and_then(|(now, before)| now.withheld_since(before));
+    let outcome = Outcome { part, rows, why, is_absent, took: started.elapsed(), withheld };
     let why = outcome.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
     let (state, seconds, rows) = (outcome.state(), outcome.took.as_secs_f64(), outcome.rows.len());
-    bar.say(&format!("{:<18} {seconds:>6.1} s  {state}, {rows} rows{why}", part.name));
+    let withheld =
+        outcome.withheld_percent().map_or(String::new(), |percent| format!(", {percent} % of the time withheld"));
+    bar.say(&format!("{:<18} {seconds:>6.1} s  {state}, {rows} rows{withheld}{why}", part.name));
     outcome
 }
 
@@ -289,7 +294,9 @@ impl Findings {
     fn json(&self) -> Value {
         let part = |outcome: &Outcome| {
             let (state, seconds) = (outcome.state(), outcome.took.as_secs_f64());
-            let value = json!({ "state": state, "why": outcome.why, "seconds": seconds, "rows": outcome.rows });
+            let value = json!({
+                "state": state, "why": outcome.why, "seconds": seconds, "withheld": outcome.withheld, "rows": outcome.rows,
+            });
             (outcome.part.name.to_owned(), value)
         };
         json!({
@@ -310,6 +317,9 @@ impl Findings {
         let count = |word: &str| self.goals.iter().filter(|(_, verdict)| verdict.word() == word).count();
         println!("\n{} met, {} missed, {} not measured", count("met"), count("missed"), count("not measured"));
         self.noises().iter().for_each(|(when, noise)| println!("noise {when}: {noise}"));
+        if let Some(withheld) = self.withheld() {
+            println!("{withheld}");
+        }
         for outcome in &self.outcomes {
             if let Some(why) = &outcome.why {
                 println!("part {} {}: {why}", outcome.part.name, outcome.state());
@@ -324,6 +334,14 @@ impl Findings {
         [("before the parts", before), ("after them", after)]
     }
 
+    /// In which parts the host gave the processors to others, in words: what was measured then says little of these systems.
+    fn withheld(&self) -> Option<String> {
+        let part = |outcome: &Outcome| Some(format!("{} % in {}", outcome.withheld_percent()?, outcome.part.name));
+        let parts: Vec<String> = self.outcomes.iter().filter_map(part).collect();
+        (!parts.is_empty())
+            .then(|| format!("of the processors' time the machine's host gave to others: {}", parts.join(", ")))
+    }
+
     /// The parts that were to run and could not, or not to their end.
     fn failures(&self) -> impl Iterator<Item = &Outcome> {
         self.outcomes.iter().filter(|outcome| outcome.why.is_some() && !outcome.is_absent)
@@ -331,6 +349,11 @@ impl Findings {
 }
 
 impl Outcome {
+    /// Where it is worth a word.
+    fn withheld_percent(&self) -> Option<u64> {
+        self.withheld.map(|share| (share * 100.0).round() as u64).filter(|percent| *percent > 0)
+    }
+
     fn state(&self) -> &'static str {
         match (&self.why, self.is_absent, self.rows.is_empty()) {
             (None, ..) => "measured",
@@ -352,6 +375,7 @@ mod tests {
             why: result.clone().err(),
             is_absent: false,
             took: Duration::from_secs(1),
+            withheld: None,
         };
         let outcomes: Vec<Outcome> = parts.iter().map(outcome).collect();
         let mut metrics = Metrics::new();

@@ -107,6 +107,37 @@ impl Noise {
     }
 }
 
+/// What became of the processors' time since the start of the machine, in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticks {
+    /// Used by somebody.
+    used: u64,
+    /// Wanted by somebody while the host gave the processor to another machine.
+    withheld: u64,
+}
+
+impl Ticks {
+    /// As the kernel tells it; none where it does not.
+    pub(crate) fn now() -> Option<Ticks> {
+        Ticks::of(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    fn of(stat: &str) -> Option<Ticks> {
+        let line = stat.lines().find(|line| line.starts_with("cpu "))?;
+        let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|ticks| ticks.parse().ok()).collect();
+        // Guests of this machine are counted in `user` and `nice` as well.
+        let [user, nice, system, _idle, _iowait, irq, softirq, withheld, ..] = ticks[..] else { return None };
+        Some(Ticks { used: user + nice + system + irq + softirq, withheld })
+    }
+
+    /// Of the time that was wanted since `before`, the share that the host withheld; none where none was wanted.
+    pub(crate) fn withheld_since(self, before: Ticks) -> Option<f64> {
+        let (used, withheld) = (self.used.saturating_sub(before.used), self.withheld.saturating_sub(before.withheld));
+        let wanted = used + withheld;
+        (wanted > 0).then(|| withheld as f64 / wanted as f64)
+    }
+}
+
 /// Runs a loop of arithmetic, calibrated to some milliseconds, again and again.
 pub(crate) fn noise() -> Option<Noise> {
     // The shortest of several: a neighbour's turn on the processor must not count.
@@ -139,6 +170,16 @@ mod tests {
         assert_eq!(utc(1_709_251_199), "2024-02-29 23:59 UTC");
         assert_eq!(utc(1_709_251_200), "2024-03-01 00:00 UTC");
         assert_eq!(utc(1_795_926_540), "2026-11-29 04:29 UTC");
+    }
+
+    #[test]
+    fn what_the_host_withholds_is_a_share_of_what_was_wanted() {
+        let ticks = |text: &str| Ticks::of(text).unwrap();
+        let before = ticks("cpu  100 10 20 5000 70 1 2 30 9 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
+        let after = ticks("cpu  150 20 30 9000 90 3 5 55 9 9\n");
+        assert_eq!(after.withheld_since(before), Some(0.25), "25 ticks beside 75");
+        assert_eq!(before.withheld_since(before), None);
+        assert_eq!((Ticks::of("cpu  1 2 3 4 5 6 7\n"), Ticks::of("intr 5\n")), (None, None));
     }
 
     #[test]

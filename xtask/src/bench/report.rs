@@ -84,6 +84,9 @@ fn head(findings: &Findings) -> String {
         "<p>noise {}. Compare ratios within this run; absolute times of a shared machine mean little.</p>",
         noise.join("; ")
     );
+    if let Some(withheld) = findings.withheld() {
+        let _ = writeln!(out, "<p class=\"missed\">{}.</p>", escape(&withheld));
+    }
     out
 }
 
@@ -431,7 +434,9 @@ mod tests {
         let mut findings = findings(&[("load", Ok(Vec::new()))]);
         let noise = |median| super::super::machine::Noise { median_ms: 5.0, median, p90: 0.2, max: 0.3 };
         findings.noise = [Some(noise(0.01)), Some(noise(0.17))];
+        findings.outcomes[0].withheld = Some(0.244);
         let page = html(&findings);
+        assert!(page.contains("gave to others: 24 % in load."), "{page}");
         let place = |words: &str| page.find(words).unwrap_or_else(|| panic!("no {words} in {page}"));
         assert!(place("noise before the parts: ") < place("took 1.0 % longer"));
         assert!(
@@ -440,6 +445,7 @@ mod tests {
         let data = findings.json();
         assert_eq!(data["noise"]["median_over_shortest"], json!(0.01));
         assert_eq!(data["noise_after"]["median_over_shortest"], json!(0.17));
+        assert_eq!(data["parts"]["load"]["withheld"], json!(0.244));
     }
 
     #[test]
