@@ -43,6 +43,7 @@
 //! | uncommitted budget | `limits::the_uncommitted_budget_refuses_and_frees` |
 //! | no quorum, no growth | `limits::without_a_quorum_nothing_grows` |
 //! | full log inherited | `limits::a_new_leader_of_a_full_log_commits_its_first_entry` |
+//! | what a start reads back fits | `room::two_that_begin_again_have_room_for_what_the_other_has` |
 //! | conflict truncated before checking room | `limits::a_log_full_of_what_is_replaced_takes_in_what_replaces_it` |
 //! | applied > commit at restart (qdrant #1172) | `replication::nothing_is_applied_before_it_is_known_to_be_committed` |
 //! | **Membership** | |
@@ -181,6 +182,7 @@ mod membership;
 mod quiet;
 mod reads;
 mod replication;
+mod room;
 mod seeding;
 mod snapshots;
 mod stopped;

@@ -112,7 +112,7 @@ impl Noise {
 pub(crate) struct Ticks {
     /// Used by somebody.
     used: u64,
-    /// Wanted by somebody while the host gave the processor to another machine.
+    /// Wanted by somebody while the host gave the processor to another machine: steal time.
     withheld: u64,
 }
 
