@@ -38,6 +38,12 @@ use parts::{Context, Part, Work};
 
 /// A command of a part that takes longer has hung, or builds something on a slow machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20 * 60);
+/// A part is measured again where the host withheld more of the processors' time than this, and the least disturbed of so many times counts:
+/// chosen by what the host did, not by what came out. Some seconds of a full run are always somebody else's.
+const WITHHELD_MAX: f64 = 0.02;
+const TIMES_MAX: u32 = 3;
+/// What all repetitions of a run may take.
+const AGAIN_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// Lines of a failed command's output that are repeated.
 const TAIL_LINES: usize = 5;
 
@@ -76,6 +82,8 @@ pub(crate) struct Outcome {
     took: Duration,
     /// Of the processors' time that was wanted meanwhile, the share that the machine's host gave to others; none where it is not told.
     withheld: Option<f64>,
+    /// How often it was measured, until the host withheld little.
+    times: u32,
 }
 
 /// Everything that a run has found.
@@ -128,7 +136,12 @@ fn measure(workspace: &Workspace, args: &Args) -> Result<Findings, String> {
     println!("{:<18} a loop of arithmetic, again and again", "machine");
     let (machine, before) = (machine::describe(workspace), machine::noise());
     let bar = Bar::new(&parts, args.quick);
-    let outcomes: Vec<Outcome> = parts.into_iter().map(|part| play(&context, part, &bar)).collect();
+    // In a quick run there is no time for it.
+    let mut again = Again { left: if args.quick { Duration::ZERO } else { AGAIN_LIMIT } };
+    let outcomes: Vec<Outcome> = parts
+        .into_iter()
+        .map(|part| again.least_disturbed(bar.expected(part), || play(&context, part, &bar)))
+        .collect();
     bar.end();
     println!("{:<18} the same loop once more", "machine");
     let noise = [before, machine::noise()];
@@ -191,8 +204,8 @@ impl Bar {
         Bar { bar, quick }
     }
 
-    fn seconds(&self, part: &Part) -> u64 {
-        part.seconds[usize::from(!self.quick)].into()
+    fn expected(&self, part: &Part) -> Duration {
+        Duration::from_secs(part.seconds[usize::from(!self.quick)].into())
     }
 
     /// A line above the bar.
@@ -208,19 +221,44 @@ impl Bar {
     }
 }
 
+/// What is left for measuring again what the host has disturbed.
+struct Again {
+    left: Duration,
+}
+
+impl Again {
+    /// A part's least disturbed outcome. One that failed is never tried again: what fails now and then has to be seen.
+    fn least_disturbed(&mut self, expected: Duration, mut play: impl FnMut() -> Outcome) -> Outcome {
+        let mut best = play();
+        while best.times < TIMES_MAX
+            && best.why.is_none()
+            && best.withheld.is_some_and(|withheld| withheld > WITHHELD_MAX)
+            && expected <= self.left
+        {
+            let next = play();
+            self.left = self.left.saturating_sub(next.took);
+            let times = best.times + 1;
+            if next.why.is_some() || next.withheld < best.withheld {
+                best = next;
+            }
+            best.times = times;
+        }
+        best
+    }
+}
+
 #[allow(clippy::disallowed_methods, reason = "times a child process, not a task of a core")]
 fn play(context: &Context<'_>, part: &'static Part, bar: &Bar) -> Outcome {
     let (started, ticks) = (Instant::now(), machine::Ticks::now());
-    let before = bar.bar.position();
+    let (before, expected) = (bar.bar.position(), bar.expected(part).as_secs());
     bar.bar.set_prefix(part.name);
     bar.bar.set_message(part.what);
-    let expected = bar.seconds(part);
     let tick = || bar.bar.set_position(before + started.elapsed().as_secs().min(expected));
     let (rows, why, is_absent) = done(context, part, context.work(part), &tick);
     let why = why.or_else(|| rows.is_empty().then(|| "it printed no rows".to_owned()));
     bar.bar.set_position(before + expected);
     let withheld = machine::Ticks::now().zip(ticks).and_then(|(now, before)| now.withheld_since(before));
-    let outcome = Outcome { part, rows, why, is_absent, took: started.elapsed(), withheld };
+    let outcome = Outcome { part, rows, why, is_absent, took: started.elapsed(), withheld, times: 1 };
     let why = outcome.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
     let (state, seconds, rows) = (outcome.state(), outcome.took.as_secs_f64(), outcome.rows.len());
     let withheld =
@@ -295,7 +333,8 @@ impl Findings {
         let part = |outcome: &Outcome| {
             let (state, seconds) = (outcome.state(), outcome.took.as_secs_f64());
             let value = json!({
-                "state": state, "why": outcome.why, "seconds": seconds, "withheld": outcome.withheld, "rows": outcome.rows,
+                "state": state, "why": outcome.why, "seconds": seconds, "withheld": outcome.withheld, "times": outcome.times,
+                "rows": outcome.rows,
             });
             (outcome.part.name.to_owned(), value)
         };
@@ -336,7 +375,11 @@ impl Findings {
 
     /// In which parts the host gave the processors to others, in words: what was measured then says little of these systems.
     fn withheld(&self) -> Option<String> {
-        let part = |outcome: &Outcome| Some(format!("{} % in {}", outcome.withheld_percent()?, outcome.part.name));
+        let part = |outcome: &Outcome| {
+            let times =
+                if outcome.times > 1 { format!(" (the least of {} times)", outcome.times) } else { String::new() };
+            Some(format!("{} % in {}{times}", outcome.withheld_percent()?, outcome.part.name))
+        };
         let parts: Vec<String> = self.outcomes.iter().filter_map(part).collect();
         (!parts.is_empty())
             .then(|| format!("of the processors' time the machine's host gave to others: {}", parts.join(", ")))
@@ -376,6 +419,7 @@ mod tests {
             is_absent: false,
             took: Duration::from_secs(1),
             withheld: None,
+            times: 1,
         };
         let outcomes: Vec<Outcome> = parts.iter().map(outcome).collect();
         let mut metrics = Metrics::new();
@@ -398,6 +442,39 @@ mod tests {
         assert_eq!(data["parts"]["failover-us"]["state"], json!("measured"));
         let goal = data["goals"].as_array().unwrap().iter().find(|goal| goal["value"] == json!(9.0)).unwrap();
         assert_eq!(goal["verdict"], json!("met"));
+    }
+
+    /// Outcomes of so much withheld, one after the other, and which of them counts: what it took tells it.
+    fn least(left_s: u64, tries: &[(Option<f64>, Option<&str>)]) -> (u64, u32) {
+        let mut played = tries.iter().zip(1..).map(|((withheld, why), took)| Outcome {
+            part: &parts::PARTS[0],
+            rows: vec![json!({})],
+            why: why.map(str::to_owned),
+            is_absent: false,
+            took: Duration::from_secs(took),
+            withheld: *withheld,
+            times: 1,
+        });
+        let mut again = Again { left: Duration::from_secs(left_s) };
+        let outcome = again.least_disturbed(Duration::from_secs(2), || played.next().unwrap());
+        (outcome.took.as_secs(), outcome.times)
+    }
+
+    #[test]
+    fn what_the_host_disturbs_is_measured_again_and_the_least_disturbed_counts() {
+        assert_eq!(least(60, &[(Some(0.02), None)]), (1, 1), "quiet enough");
+        assert_eq!(least(60, &[(None, None)]), (1, 1), "nobody knows");
+        assert_eq!(least(60, &[(Some(0.28), None), (Some(0.01), None)]), (2, 2));
+        assert_eq!(least(60, &[(Some(0.28), None), (Some(0.05), None), (Some(0.09), None)]), (2, 3));
+    }
+
+    #[test]
+    fn measuring_again_has_limits_and_hides_no_failure() {
+        assert_eq!(least(0, &[(Some(0.28), None)]), (1, 1), "no time for it");
+        // The second try uses up what the third would have needed.
+        assert_eq!(least(3, &[(Some(0.28), None), (Some(0.3), None)]), (1, 2));
+        assert_eq!(least(60, &[(Some(0.28), Some("exit status: 1"))]), (1, 1), "a failure stays one");
+        assert_eq!(least(60, &[(Some(0.28), None), (Some(0.5), Some("exit status: 1"))]), (2, 2));
     }
 
     /// A machine without DPDK, or a run without a harness, has not failed.

@@ -38,10 +38,10 @@ pub(crate) const PARTS: &[Part] = &[
     part("failover-us", "leaders killed within one process, 3 to 6 ms", [6, 27]),
     part("failover-shared", "processes of leaders killed, 100 to 200 ms", [9, 27]),
     part("faults", "lost packets, a dead and a stopped follower", [19, 105]),
-    part("scaling", "operations by cores", [10, 17]),
-    part("applier", "handlers of 10 us on the node's core and on their own", [30, 140]),
+    part("scaling", "operations by cores", [10, 51]),
+    part("applier", "handlers of 10 us on the node's core and on their own", [28, 152]),
     part("snapshot", "the longest turn while a state of 1 GB is saved", [0, 10]),
-    part("ring", "whole nodes over rings of packets, one thread", [16, 17]),
+    part("ring", "whole nodes over rings of packets, one thread", [10, 30]),
     part("instructions", "instructions of a put, a packet, a timer", [2, 3]),
     part("dpdk", "the loop over a virtual device of DPDK's, beside testpmd", [0, 25]),
     part("peers", "beside etcd, ZooKeeper, raftrs, null and echo", [197, 570]),
@@ -161,7 +161,7 @@ impl Context<'_> {
             }
             "scaling" if self.knows("bench-scale") => {
                 // Odd numbers have a middle.
-                let rounds = if self.quick { 3 } else { 5 };
+                let rounds = if self.quick { 3 } else { 15 };
                 one(self.command(&kv, &format!("bench-scale --rounds {rounds} --seconds 1")))
             }
             "scaling" => Work::Absent("this `kv` has no bench-scale".into()),
