@@ -38,7 +38,7 @@ pub(crate) const PARTS: &[Part] = &[
     part("failover-us", "leaders killed within one process, 3 to 6 ms", [6, 27]),
     part("failover-shared", "processes of leaders killed, 100 to 200 ms", [9, 27]),
     part("faults", "lost packets, a dead and a stopped follower", [19, 105]),
-    part("scaling", "operations by cores", [10, 51]),
+    part("scaling", "operations by cores", [10, 31]),
     part("applier", "handlers of 10 us on the node's core and on their own", [28, 152]),
     part("snapshot", "the longest turn while a state of 1 GB is saved", [0, 10]),
     part("ring", "whole nodes over rings of packets, one thread", [10, 30]),
@@ -160,8 +160,8 @@ impl Context<'_> {
                     .command(&kv, &format!("bench-faults --json --rounds {rounds} --seconds {seconds} --rate {rate}")))
             }
             "scaling" if self.knows("bench-scale") => {
-                // Odd numbers have a middle.
-                let rounds = if self.quick { 3 } else { 15 };
+                // Odd numbers have a middle; ten are the most, for want of addresses.
+                let rounds = if self.quick { 3 } else { 9 };
                 one(self.command(&kv, &format!("bench-scale --rounds {rounds} --seconds 1")))
             }
             "scaling" => Work::Absent("this `kv` has no bench-scale".into()),
