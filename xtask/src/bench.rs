@@ -140,7 +140,10 @@ fn measure(workspace: &Workspace, args: &Args) -> Result<Findings, String> {
     let mut again = Again { left: if args.quick { Duration::ZERO } else { AGAIN_LIMIT } };
     let outcomes: Vec<Outcome> = parts
         .into_iter()
-        .map(|part| again.least_disturbed(bar.expected(part), || play(&context, part, &bar)))
+        .map(|part| {
+            let expected = bar.expected(part);
+            again.least_disturbed(expected, || bar.bar.inc_length(expected.as_secs()), || play(&context, part, &bar))
+        })
         .collect();
     bar.end();
     println!("{:<18} the same loop once more", "machine");
@@ -227,14 +230,15 @@ struct Again {
 }
 
 impl Again {
-    /// A part's least disturbed outcome. One that failed is never tried again: what fails now and then has to be seen.
-    fn least_disturbed(&mut self, expected: Duration, mut play: impl FnMut() -> Outcome) -> Outcome {
+    /// A part's least disturbed outcome; `again` is told before each repetition. One that failed is never tried again: what fails now and then has to be seen.
+    fn least_disturbed(&mut self, expected: Duration, again: impl Fn(), mut play: impl FnMut() -> Outcome) -> Outcome {
         let mut best = play();
         while best.times < TIMES_MAX
             && best.why.is_none()
             && best.withheld.is_some_and(|withheld| withheld > WITHHELD_MAX)
             && expected <= self.left
         {
+            again();
             let next = play();
             self.left = self.left.saturating_sub(next.took);
             let times = best.times + 1;
@@ -456,7 +460,7 @@ mod tests {
             times: 1,
         });
         let mut again = Again { left: Duration::from_secs(left_s) };
-        let outcome = again.least_disturbed(Duration::from_secs(2), || played.next().unwrap());
+        let outcome = again.least_disturbed(Duration::from_secs(2), || (), || played.next().unwrap());
         (outcome.took.as_secs(), outcome.times)
     }
 
